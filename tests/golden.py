@@ -1,0 +1,143 @@
+"""The reference's recorded outputs, and the generator of the weights and inputs they were recorded with.
+
+`goldens/` holds, for 55 cases, what the official UniFormer modules compute in float64: no weights and no inputs, for
+both come from numpy's PCG64 seeded by name. The weights are made in the reference's own keys, so that every case
+also goes through the key map.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uniformer.checkpoint import from_reference
+from uniformer.config import with_options
+from uniformer.model import UniFormer
+from uniformer.zoo import get_config
+
+FOLDER = Path(__file__).parent / "goldens"
+GAINS = {"pos_embed.weight": 0.3, "qkv.weight": 1.25, "attn.proj.weight": 0.7, "conv2.weight": 0.5, "fc2.weight": 0.5,
+         "head.weight": 0.5, "head_cls.weight": 0.5}  # fmt: skip
+
+
+def _json(name: str) -> dict[str, Any]:
+    return json.loads(gzip.decompress((FOLDER / name).read_bytes()))
+
+
+CASES: dict[str, dict[str, Any]] = _json("cases.json.gz")
+MANIFESTS: dict[str, dict[str, list[int]]] = _json("manifests.json.gz")  # reference key -> shape, in its order
+
+
+def normals(name: str, shape: list[int]) -> np.ndarray:
+    """float64 standard normals of a stream of their own: the seed is the first 8 bytes of the name's sha256."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    return np.random.Generator(np.random.PCG64(seed)).standard_normal(tuple(shape))
+
+
+def golden_tensor(key: str, shape: list[int], prefix: str = "") -> Tensor:
+    """The golden tensor of a reference key: activations stay of order 1 and no softmax is flat or saturated."""
+    leaf = key.rsplit(".", 1)[-1]
+    if leaf == "num_batches_tracked":
+        return torch.zeros(shape, dtype=torch.int64)
+    n = normals(prefix + key, shape)
+    if leaf in ("bias", "running_mean"):
+        n = 0.1 * n
+    elif leaf == "running_var":
+        n = 1.0 + 0.2 * np.abs(n)
+    elif leaf.startswith("gamma_"):
+        n = 0.6 + 0.2 * n
+    elif leaf == "cls_token":
+        n = 0.02 * n
+    elif len(shape) == 1:  # the weight of a norm
+        n = 1.0 + 0.1 * n
+    else:
+        gain = next((g for end, g in GAINS.items() if key.endswith(end)), 1.0)
+        n = n * (gain / np.sqrt(float(math.prod(shape[1:]))))
+    return torch.from_numpy(n.astype(np.float32))
+
+
+def reference_state(manifest: str, prefix: str = "") -> dict[str, Tensor]:
+    """A state dict in the reference's keys and order."""
+    return {key: golden_tensor(key, shape, prefix) for key, shape in MANIFESTS[manifest].items()}
+
+
+def golden_input(case: dict[str, Any]) -> Tensor:
+    name, shape = case["input"]
+    return torch.from_numpy(normals(name, shape).astype(np.float32))
+
+
+def digest(tensors: Any) -> str:
+    h = hashlib.sha256()
+    for t in tensors:
+        h.update(np.ascontiguousarray(t.numpy()).tobytes())
+    return h.hexdigest()
+
+
+def golden_model(case: dict[str, Any]) -> UniFormer:
+    """The case's variant with the golden weights, in float32 and evaluation mode."""
+    model = UniFormer(with_options(get_config(case["arch"]), case["options"]))
+    model.load_state_dict(
+        from_reference(reference_state(case["manifest"], case.get("weights_prefix", ""))), strict=True
+    )
+    return model.eval()
+
+
+def run_with_features(model: UniFormer, run: Callable[[], Any]) -> tuple[Any, dict[str, Tensor]]:
+    """What `run` returns, and what passed the places that the goldens name (`stem`, `stage1`, ..., `aux`)."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda module, args, out: seen.__setitem__(name, out[0] if isinstance(out, tuple) else out)
+
+    def keep_state(number: int) -> Callable[..., None]:
+        def hook(module: Any, args: Any, out: Any) -> None:
+            seen[f"cls{number}"], seen[f"scores{number}"] = out[1]
+
+        return hook
+
+    def keep_pooled_score(module: Any, args: Any) -> None:
+        seen["scores3"] = args[1].score  # what stage 4 receives: after pooling and rescaling
+
+    hooks = [model.stages[0].embed.register_forward_hook(keep("stem"))]
+    hooks += [s.blocks[-1].register_forward_hook(keep(f"stage{i}")) for i, s in enumerate(model.stages, start=1)]
+    if model.config.is_hourglass:
+        hooks += [model.stages[i].blocks[-1].register_forward_hook(keep_state(i + 1)) for i in (2, 3)]
+        hooks.append(model.stages[3].blocks[0].register_forward_pre_hook(keep_pooled_score))
+    hooks += [
+        m.register_forward_hook(keep(n)) for n, m in (("norm", model.norm), ("aux", model.aux_head)) if m is not None
+    ]
+    try:
+        return run(), seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@functools.cache
+def _outputs() -> Any:
+    return np.load(FOLDER / "outputs.npz")
+
+
+def golden_output(case_id: str, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """The recorded float64 values, and the flat positions they were taken at (None: all of them)."""
+    z, key = _outputs(), f"{case_id}/{name}"
+    return z[f"{key}.f64"].reshape(-1), z.get(f"{key}.idx")
+
+
+def difference(case_id: str, name: str, got: Tensor) -> float:
+    """The largest difference between a tensor and its golden."""
+    want, where = golden_output(case_id, name)
+    flat = got.detach().double().reshape(-1).numpy()
+    flat = flat if where is None else flat[where]
+    assert flat.shape == want.shape, f"{name}: {flat.shape} values, {want.shape} recorded"
+    return float(np.abs(flat - want).max())

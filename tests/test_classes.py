@@ -1,0 +1,97 @@
+"""Class lists: sizes, the known anchors of each order, and no imports that cost seconds."""
+
+import subprocess
+import sys
+
+import pytest
+
+from uniformer.data.classes import kinetics400_permutation, load_classes
+from uniformer.errors import InputError
+
+SIZES = {
+    "Kinetics-400": 400,
+    "Kinetics-600": 600,
+    "Something-Something V1": 174,
+    "Something-Something V2": 174,
+    "UCF101": 101,
+    "HMDB51": 51,
+    "ImageNet-1K": 1000,
+}
+
+
+@pytest.mark.parametrize(("dataset", "size"), SIZES.items())
+def test_every_class_has_one_name(dataset: str, size: int) -> None:
+    names = load_classes(dataset)
+    assert isinstance(names, tuple)
+    assert len(names) == len(set(names)) == size
+    assert all(name and name == name.strip() for name in names)
+
+
+# fmt: off
+ANCHORS = [
+    ("Kinetics-400", 370, "yoga"),  # printed in the authors' notebook
+    ("Kinetics-400", 0, "riding a bike"),
+    ("Kinetics-600", 240, "massaging person's head"),
+    ("Something-Something V2", 140, "Spinning [something] that quickly stops spinning"),  # the clips of known class
+    ("Something-Something V2", 127, "Showing [something] on top of [something]"),
+    ("Something-Something V2", 45, "Moving [something] up"),
+    ("Something-Something V2", 75, "Pretending to put [something] onto [something]"),
+    ("Something-Something V2", 109, "Putting [something] on a surface"),
+    ("UCF101", 0, "ApplyEyeMakeup"),
+    ("HMDB51", 50, "wave"),
+    ("ImageNet-1K", 0, "tench"),
+    ("ImageNet-1K", 999, "toilet tissue"),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("dataset", "index", "name"), ANCHORS)
+def test_anchors(dataset: str, index: int, name: str) -> None:
+    assert load_classes(dataset)[index] == name
+
+
+def test_something_something_v2_is_sorted_without_its_brackets() -> None:
+    names = load_classes("Something-Something V2")
+    bare = [name.replace("[", "").replace("]", "") for name in names]
+    assert bare == sorted(bare)
+    assert sum(a != b for a, b in zip(names, sorted(names), strict=True)) == 89
+
+
+def test_other_orders() -> None:
+    assert list(load_classes("Something-Something V1")) == sorted(load_classes("Something-Something V1"))
+    assert list(load_classes("HMDB51")) == sorted(load_classes("HMDB51"))
+    ucf = load_classes("UCF101")
+    assert list(ucf) == sorted(ucf, key=str.lower)
+    assert ucf.index("Hammering") == ucf.index("HammerThrow") - 1
+
+
+def test_kinetics400_permutation_to_torchvision() -> None:
+    meta = pytest.importorskip("torchvision.models._meta")
+    ours, permutation = load_classes("Kinetics-400"), kinetics400_permutation()
+    assert [meta._KINETICS400_CATEGORIES[index] for index in permutation] == list(ours)
+    assert all(index != other for index, other in enumerate(permutation))  # so a wrong order never looks half right
+
+
+def test_imagenet_names_are_torchvisions() -> None:
+    meta = pytest.importorskip("torchvision.models._meta")
+    assert list(load_classes("ImageNet-1K")) == meta._IMAGENET_CATEGORIES
+
+
+@pytest.mark.parametrize("dataset", ["COCO 2017", "ADE20K", ""])
+def test_data_sets_without_names(dataset: str) -> None:
+    with pytest.raises(InputError, match=r"no class names for the data set .*ImageNet-1K") as error:
+        load_classes(dataset)
+    assert "\n" not in str(error.value)
+
+
+def test_near_names_are_suggested() -> None:
+    with pytest.raises(InputError, match="did you mean 'Kinetics-400'"):
+        load_classes("kinetics 400")
+
+
+def test_names_cost_no_heavy_import() -> None:
+    code = (
+        "import sys; from uniformer.data.classes import load_classes; load_classes('ImageNet-1K');"
+        "sys.exit('torch' in sys.modules or 'torchvision' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,206 @@
+"""From pixels to the views a network is fed, as in testing: resize, crop, normalise. No torchvision.
+
+Two traditions, both exact (tests hold them to it):
+
+- clips (SlowFast fork): plain bilinear resize in float, crops rounded up. Here resizing reads only the four source
+  pixels behind each pixel of a crop, so that a clip of full HD never becomes floats as a whole. The views equal those
+  of normalising and `torch.nn.functional.interpolate` on whole pictures to 1e-6.
+- images (torchvision's Resize and CenterCrop on PIL): antialiased bicubic on 8 bits, crops rounded half to even. The
+  views equal torchvision's bit for bit.
+
+`InputSpec.interpolation` decides how pixels are made, `InputSpec.is_video` how lengths are rounded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from uniformer.config import InputSpec
+from uniformer.errors import InputError
+
+Pixels = npt.NDArray[np.uint8] | Tensor
+
+MAX_RESIZED = 2**26  # pixels of a whole picture resized by Pillow: 256 MB, a short side of 256 and 1000 times that
+
+
+def to_views(frames: Pixels, spec: InputSpec) -> Tensor:
+    """Views of a video: uint8 RGB (clips, T, H, W, 3) -> float32 (clips * crops, 3, T, h, w).
+
+    The view of clip i and crop j is number i * crops + j, the order of the reference. Channels are in the order of
+    `spec.channels`. Raises `InputError` where the frames have another form or, resized, do not cover a crop.
+    """
+    frames = _checked(frames, 5, "(clips, T, H, W, 3)")
+    clips, time, height, width, _ = frames.shape
+    frame = _frame(height, width, spec)
+    views = torch.empty(clips, spec.crops, 3, time, *spec.size)
+    for clip, out in zip(frames, views, strict=True):
+        for view, pixels in zip(out, _crops(clip, frame, spec), strict=True):
+            view.copy_(pixels)  # (3, T, h, w)
+    return _normalise(views.flatten(0, 1), spec)
+
+
+def image_views(image: Image.Image | Pixels, spec: InputSpec) -> Tensor:
+    """Views of a picture: a PIL image or uint8 RGB (H, W, 3) -> float32 (crops, 3, h, w).
+
+    A PIL image is turned as its EXIF orientation says. Grey, palette and CMYK images become RGB, 16-bit grey loses its
+    low byte, and transparency is dropped, showing the colours beneath (as in the reference). Raises `InputError` for
+    pixels of unknown range (floats, 32-bit integers), other array forms, and pictures too elongated to resize.
+    """
+    pixels = np.asarray(to_rgb(image)) if isinstance(image, Image.Image) else image
+    return to_views(_checked(pixels, 3, "(H, W, 3)")[None, None], spec).squeeze(2)
+
+
+def crop_boxes(height: int, width: int, spec: InputSpec) -> list[tuple[float, float, float, float]]:
+    """What each crop shows of a picture of `height` x `width` pixels: (top, left, height, width) in its own pixels.
+
+    Floats, as a crop's edge lies anywhere between source pixels. Raises `InputError` as `to_views` does.
+    """
+    frame = _frame(height, width, spec)
+    up, across = height / frame.height, width / frame.width  # source pixels per resized pixel
+    h, w = spec.size
+    return [(top * up, left * across, h * up, w * across) for top, left in frame.corners]
+
+
+def denormalise(views: Tensor, spec: InputSpec) -> npt.NDArray[np.uint8]:
+    """Views back to pictures: (V, 3, T, h, w) -> uint8 RGB (V, T, h, w, 3), and (V, 3, h, w) -> (V, h, w, 3)."""
+    if views.ndim not in (4, 5) or views.shape[1] != 3:
+        raise InputError(f"expected views of shape (V, 3, h, w) or (V, 3, T, h, w), got {tuple(views.shape)}")
+    mean, std = (_per_channel(values, views.ndim).to(views) for values in (spec.mean, spec.std))
+    pixels = (views * std + mean).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+    if spec.channels == "bgr":
+        pixels = pixels.flip(1)
+    return np.ascontiguousarray(pixels.movedim(1, -1).cpu().numpy())
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An upright 8-bit RGB copy of any image whose range of values is known; see `image_views`."""
+    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")  # a PNG has no more
+    if image.mode in ("I", "F") and not sixteen_bits:
+        raise InputError(f"expected an image of 8 or 16 bits per channel, got PIL mode {image.mode!r}")
+    image = ImageOps.exif_transpose(image)
+    if sixteen_bits:
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # straight to RGB does the same but warns
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise InputError(f"expected an image that can be shown as RGB, got PIL mode {image.mode!r}") from error
+
+
+# --- geometry ----------------------------------------------------------------------------------------
+
+
+class _Frame(NamedTuple):
+    """A resized picture and where its crops lie in it, all in resized pixels."""
+
+    height: int
+    width: int
+    corners: list[tuple[int, int]]  # (top, left) of each crop
+
+
+def _frame(height: int, width: int, spec: InputSpec) -> _Frame:
+    if min(height, width) < 1:
+        raise InputError(f"expected a picture of at least one pixel, got {height} x {width}")
+    short, long = sorted((height, width))
+    # The two orders of multiplying differ by one pixel now and then
+    long = math.floor(long / short * spec.resize) if spec.is_video else int(spec.resize * long / short)
+    tall, wide = (long, spec.resize) if width < height else (spec.resize, long)
+    h, w = spec.size
+    if h > tall or w > wide:
+        raise InputError(
+            f"expected a picture that covers {h} x {w}, got {height} x {width}, resized to {tall} x {wide}"
+        )
+    top, left = (_half(free, spec.is_video) for free in (tall - h, wide - w))
+    if spec.crops == 1:
+        return _Frame(tall, wide, [(top, left)])
+    if tall > wide:
+        return _Frame(tall, wide, [(0, left), (top, left), (tall - h, left)])
+    return _Frame(tall, wide, [(top, 0), (top, left), (top, wide - w)])
+
+
+def _half(free: int, is_video: bool) -> int:
+    return math.ceil(free / 2) if is_video else round(free / 2)  # round: halves to even
+
+
+# --- pixels ------------------------------------------------------------------------------------------
+
+
+def _checked(pixels: Pixels, ndim: int, form: str) -> npt.NDArray[np.uint8]:
+    array = pixels.cpu().numpy() if isinstance(pixels, Tensor) else pixels
+    if array.dtype != np.uint8 or array.ndim != ndim or array.shape[-1] != 3 or 0 in array.shape:
+        raise InputError(f"expected uint8 RGB of shape {form}, got {array.dtype} of shape {array.shape}")
+    return array
+
+
+def _crops(clip: npt.NDArray[np.uint8], frame: _Frame, spec: InputSpec) -> Iterable[Tensor]:
+    """(T, H, W, 3) uint8 -> one (3, T, h, w) per crop, values 0 to 255."""
+    h, w = spec.size
+    if spec.interpolation == "bicubic":
+        resized = torch.from_numpy(np.stack([_pil_resize(image, frame.height, frame.width) for image in clip]))
+        for top, left in frame.corners:
+            yield resized[:, top : top + h, left : left + w].permute(3, 0, 1, 2)
+        return
+    for top, left in frame.corners:
+        rows = _taps(clip.shape[1], frame.height, top, h)
+        columns = _taps(clip.shape[2], frame.width, left, w)
+        yield _bilinear(clip, rows, columns)
+
+
+def _pil_resize(image: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
+    """(H, W, 3) -> (height, width, 3); Pillow's bicubic widens its filter when shrinking, which is the antialiasing."""
+    if height * width > MAX_RESIZED:
+        raise InputError(f"expected a picture less elongated than {image.shape[0]} x {image.shape[1]} pixels")
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+class _Taps(NamedTuple):
+    """For each output pixel along one axis: the source pixels below and above it, and the share of the one above."""
+
+    low: npt.NDArray[np.int64]
+    high: npt.NDArray[np.int64]
+    share: Tensor
+
+
+def _taps(source: int, resized: int, start: int, count: int) -> _Taps:
+    """Output pixels start .. start + count - 1 of an axis resized with align_corners=False.
+
+    In float32 step by step, as torch does: at 1000 pixels rounding moves a share by 6e-5, which views would show.
+    (Pictures of up to 128 pixels, height plus width, go through another kernel of torch that rounds once less.)
+    """
+    half = np.float32(0.5)
+    scale = np.float32(source) / np.float32(resized)
+    centre = (scale * (np.arange(start, start + count, dtype=np.float32) + half) - half).clip(min=0)
+    low = np.minimum(centre.astype(np.int64), source - 1)
+    return _Taps(low, np.minimum(low + 1, source - 1), torch.from_numpy(centre - low.astype(np.float32)))
+
+
+def _bilinear(clip: npt.NDArray[np.uint8], rows: _Taps, columns: _Taps) -> Tensor:
+    """(T, H, W, 3) uint8 -> (3, T, h, w) float32."""
+
+    def corner(rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> Tensor:
+        pixels = torch.from_numpy(clip.take(rows, axis=1).take(columns, axis=2))  # (T, h, w, 3)
+        return pixels.permute(3, 0, 1, 2).contiguous().float()  # moved while a value is one byte
+
+    above, below = (corner(r, columns.low).lerp_(corner(r, columns.high), columns.share) for r in (rows.low, rows.high))
+    return above.lerp_(below, rows.share[:, None])
+
+
+def _normalise(views: Tensor, spec: InputSpec) -> Tensor:
+    """(V, 3, ...) of 0 to 255, RGB, which it may overwrite; steps in the order of the originals, for equal rounding."""
+    if spec.channels == "bgr":
+        views = views.flip(1)
+    mean, std = (_per_channel(values, views.ndim) for values in (spec.mean, spec.std))
+    return views.div_(255).sub_(mean).div_(std)
+
+
+def _per_channel(values: tuple[float, ...], ndim: int) -> Tensor:
+    return torch.tensor(values).view(-1, *[1] * (ndim - 2))
