@@ -1,8 +1,8 @@
 """Feed damaged files to the reader: `python tests/fuzz_reader.py --count 2000 --seed 0 --workers 2`.
 
 Each case damages a small file (an odd one from `odd_media` or a real clip) and opens and reads it in a child process.
-Allowed are frames or an `InputError`. Anything else - another exception, a crash, more than 10 seconds, more than 2 GB -
-is a failure: it is listed with the numbers that make it again, and the program exits with 1.
+Allowed are frames or an `InputError`. All else is a failure: another exception, a crash, more than 10 seconds, more
+than 2 GB. Failures are listed with the numbers that make them again, and the program exits with 1.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import multiprocessing.connection
-import os
 import random
 import resource
 import sys
@@ -132,9 +131,11 @@ def use(path: Path) -> str:
         return f"exception {type(error).__name__}: {error}"[:300]
 
 
-def child(pipe: Connection) -> None:
-    """Answers paths with (outcome, largest memory of this process so far), until told to stop."""
-    while (path := pipe.recv()) is not None:
+def child(pipe: Connection, use: Callable[[Path], str]) -> None:
+    """Answers paths with (outcome, largest memory of this process so far), until it is killed."""
+    pipe.send("ready")  # a case must not pay for the imports
+    while True:
+        path = pipe.recv()
         outcome = use(Path(path))
         pipe.send((outcome, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
 
@@ -144,6 +145,8 @@ class Worker:
     """A child process at work on one case; it is replaced when it dies, hangs, or has grown."""
 
     context: multiprocessing.context.SpawnContext
+    use: Callable[[Path], str]
+    seconds: float
     process: BaseProcess = field(init=False)
     pipe: Connection = field(init=False)
     case: Case | None = None
@@ -154,9 +157,10 @@ class Worker:
 
     def start(self) -> None:
         self.pipe, theirs = self.context.Pipe()
-        self.process = self.context.Process(target=child, args=(theirs,), daemon=True)
+        self.process = self.context.Process(target=child, args=(theirs, self.use), daemon=True)
         self.process.start()
         theirs.close()
+        self.pipe.recv()
 
     def stop(self) -> None:
         self.process.kill()
@@ -176,7 +180,7 @@ class Worker:
         except EOFError:
             self.process.join()
             answer = f"crash, exit {self.process.exitcode}"
-        if answer is None and time.monotonic() - self.since > SECONDS:
+        if answer is None and time.monotonic() - self.since > self.seconds:
             answer = "hang"
         if answer is None:
             return None
@@ -188,13 +192,16 @@ class Worker:
         return answer
 
 
-def run(work: Iterator[Case], workers: int, keep: Path | None) -> list[tuple[Case, str]]:
-    """Every case with its outcome. Files that failed are copied to `keep`."""
+def run(
+    work: Iterator[Case],
+    workers: int = 1,
+    keep: Path | None = None,
+    use: Callable[[Path], str] = use,
+    seconds: float = SECONDS,
+) -> list[tuple[Case, str]]:
+    """Every case with its outcome, as `use` in a child process gives it. Files that failed are copied to `keep`."""
     context = multiprocessing.get_context("spawn")
-    crew = [Worker(context) for _ in range(workers)]
-    for worker in crew:  # the first case must not pay for the child's imports
-        worker.pipe.send(os.devnull)
-        worker.pipe.recv()
+    crew = [Worker(context, use, seconds) for _ in range(workers)]
     done: list[tuple[Case, str]] = []
     try:
         while True:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -22,6 +23,7 @@ WIDTH, HEIGHT = 128, 96
 TICKS = 1000  # time base of the makers that set their own times, per second
 
 Pixels = NDArray[np.uint8]
+Maker = Callable[[Path], Path]
 
 
 def picture(number: int, width: int = WIDTH, height: int = HEIGHT) -> Pixels:
@@ -86,6 +88,16 @@ def encode(
     return path
 
 
+def plain(name: str, file: str, codec: str = "libx264", **settings: Any) -> Maker:
+    """A maker that does nothing but encode."""
+
+    def make(folder: Path) -> Path:
+        return encode(folder / file, codec, **settings)
+
+    make.__name__ = name
+    return make
+
+
 def remux(source: Path, path: Path, retime: Callable[[Fraction], Fraction]) -> Path:
     """Copy the packets of a video into another container, with other times (seconds)."""
     with av.open(str(source)) as old, av.open(str(path), "w") as new:
@@ -99,12 +111,10 @@ def remux(source: Path, path: Path, retime: Callable[[Fraction], Fraction]) -> P
     return path
 
 
-def h264(folder: Path) -> Path:
-    return encode(folder / "h264.mp4", options={"g": "12", "bf": "0"})
-
-
-def h264_long_gop_b_frames(folder: Path) -> Path:
-    return encode(folder / "b_frames.mp4", options={"g": "250", "bf": "8", "b_strategy": "0"})
+h264 = plain("h264", "h264.mp4", options={"g": "12", "bf": "0"})
+h264_long_gop_b_frames = plain(
+    "h264_long_gop_b_frames", "b_frames.mp4", options={"g": "250", "bf": "8", "b_strategy": "0"}
+)
 
 
 def h264_open_gop(folder: Path) -> Path:
@@ -112,16 +122,9 @@ def h264_open_gop(folder: Path) -> Path:
     return encode(folder / "open_gop.mp4", options={"x264-params": params})
 
 
-def h264_intra(folder: Path) -> Path:
-    return encode(folder / "intra.mp4", options={"g": "1"})
-
-
-def h264_odd_size(folder: Path) -> Path:
-    return encode(folder / "odd_size.mp4", size=(131, 97), pix_fmt="yuv444p")
-
-
-def h264_10_bit(folder: Path) -> Path:
-    return encode(folder / "h264_10_bit.mkv", pix_fmt="yuv420p10le")
+h264_intra = plain("h264_intra", "intra.mp4", options={"g": "1"})
+h264_odd_size = plain("h264_odd_size", "odd_size.mp4", size=(131, 97), pix_fmt="yuv444p")
+h264_10_bit = plain("h264_10_bit", "h264_10_bit.mkv", pix_fmt="yuv420p10le")
 
 
 def hevc(folder: Path) -> Path:
@@ -130,8 +133,9 @@ def hevc(folder: Path) -> Path:
     )
 
 
-def hevc_10_bit(folder: Path) -> Path:
-    return encode(folder / "hevc_10.mp4", "libx265", pix_fmt="yuv420p10le", options={"x265-params": "log-level=none"})
+hevc_10_bit = plain(
+    "hevc_10_bit", "hevc_10.mp4", "libx265", pix_fmt="yuv420p10le", options={"x265-params": "log-level=none"}
+)
 
 
 def vp8_hidden_frames(folder: Path) -> Path:
@@ -164,12 +168,8 @@ def av1(folder: Path) -> Path:
     return encode(folder / "av1.mp4", "libsvtav1", options={"preset": "12", "g": "16"})
 
 
-def gif(folder: Path) -> Path:
-    return encode(folder / "animated.gif", "gif", pix_fmt="rgb8", rate=10)
-
-
-def mpeg_ts(folder: Path) -> Path:
-    return encode(folder / "stream.ts", options={"g": "12", "bf": "3"})
+gif = plain("gif", "animated.gif", "gif", pix_fmt="rgb8", rate=10)
+mpeg_ts = plain("mpeg_ts", "stream.ts", options={"g": "12", "bf": "3"})
 
 
 def mpeg_ts_cut(folder: Path) -> Path:
@@ -178,40 +178,15 @@ def mpeg_ts_cut(folder: Path) -> Path:
     return _written(folder / "cut.ts", data[len(data) // 3 // 188 * 188 :])
 
 
-def mpeg_ps(folder: Path) -> Path:
-    return encode(folder / "stream.mpg", "mpeg2video", options={"g": "12", "bf": "2"})
-
-
-def raw_h264(folder: Path) -> Path:
-    return encode(folder / "bare.h264", options={"bf": "2"})
-
-
-def flv(folder: Path) -> Path:
-    return encode(folder / "sorenson.flv", "flv")
-
-
-def wmv(folder: Path) -> Path:
-    return encode(folder / "windows.wmv", "wmv2")
-
-
-def avi_mpeg4(folder: Path) -> Path:
-    return encode(folder / "mpeg4.avi", "mpeg4", options={"g": "12"})
-
-
-def avi_b_frames(folder: Path) -> Path:
-    return encode(folder / "asp.avi", "mpeg4", options={"g": "12", "bf": "2"})
-
-
-def avi_h264_b_frames(folder: Path) -> Path:
-    return encode(folder / "h264.avi", options={"g": "24", "bf": "3"})
-
-
-def avi_latin1(folder: Path) -> Path:
-    return encode(folder / "latin1.avi", "mpeg4", metadata={"title": "Schlägerei in Köln", "artist": "Ä"})
-
-
-def avi_mjpeg(folder: Path) -> Path:
-    return encode(folder / "camera.avi", "mjpeg", pix_fmt="yuvj420p")
+mpeg_ps = plain("mpeg_ps", "stream.mpg", "mpeg2video", options={"g": "12", "bf": "2"})
+raw_h264 = plain("raw_h264", "bare.h264", options={"bf": "2"})
+flv = plain("flv", "sorenson.flv", "flv")
+wmv = plain("wmv", "windows.wmv", "wmv2")
+avi_mpeg4 = plain("avi_mpeg4", "mpeg4.avi", "mpeg4", options={"g": "12"})
+avi_b_frames = plain("avi_b_frames", "asp.avi", "mpeg4", options={"g": "12", "bf": "2"})
+avi_h264_b_frames = plain("avi_h264_b_frames", "h264.avi", options={"g": "24", "bf": "3"})
+avi_latin1 = plain("avi_latin1", "latin1.avi", "mpeg4", metadata={"title": "Schlägerei in Köln", "artist": "Ä"})
+avi_mjpeg = plain("avi_mjpeg", "camera.avi", "mjpeg", pix_fmt="yuvj420p")
 
 
 def avi_packed_b_frames(folder: Path) -> Path:
@@ -280,12 +255,8 @@ def same_times(folder: Path) -> Path:
     return remux(avi_mjpeg(folder), folder / "same.mkv", lambda time: time // pairs * pairs)
 
 
-def one_frame(folder: Path) -> Path:
-    return encode(folder / "one.mp4", frames=1, number=lambda i: 77)
-
-
-def still(folder: Path) -> Path:
-    return encode(folder / "still.mp4", number=lambda i: 99)
+one_frame = plain("one_frame", "one.mp4", frames=1, number=lambda i: 77)
+still = plain("still", "still.mp4", number=lambda i: 99)
 
 
 def size_change(folder: Path) -> Path:
@@ -302,11 +273,11 @@ def rotated(folder: Path, degrees: int = 90, hflip: bool = False, vflip: bool = 
     return encode(folder / name, frames=12, orientation=(degrees, hflip, vflip))
 
 
-GOOD: tuple[Callable[[Path], Path], ...] = (
+GOOD: tuple[Maker, ...] = (
     h264, h264_long_gop_b_frames, h264_open_gop, h264_intra, h264_odd_size, h264_10_bit, hevc, hevc_10_bit,
     vp8_hidden_frames, vp9, av1, gif, mpeg_ts, mpeg_ts_cut, mpeg_ps, raw_h264, flv, wmv, avi_mpeg4, avi_b_frames,
-    avi_h264_b_frames, avi_latin1, avi_mjpeg, avi_packed_b_frames, variable_rate, late_start, edit_list, fragmented, same_times, one_frame,
-    still, size_change, rotated,
+    avi_h264_b_frames, avi_latin1, avi_mjpeg, avi_packed_b_frames, variable_rate, late_start, edit_list, fragmented,
+    same_times, one_frame, still, size_change, rotated,
 )  # fmt: skip
 
 
@@ -373,7 +344,7 @@ def photo(folder: Path) -> Path:
     return path
 
 
-BAD: tuple[Callable[[Path], Path], ...] = (
+BAD: tuple[Maker, ...] = (
     empty, text, no_header, header_only, audio_only, huge, huge_inside, playlist, photo,
 )  # fmt: skip
 

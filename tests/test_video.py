@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests import odd_media
+from tests.odd_media import Maker
 from uniformer.data.video import VideoInfo, open_frames, open_video, probe
 from uniformer.errors import InputError, MissingExtra
 
-Maker = Callable[[Path], Path]
 NOT_FROM_ZERO = (odd_media.edit_list, odd_media.mpeg_ts_cut, odd_media.one_frame, odd_media.still, odd_media.rotated)
 IN_ORDER = [make for make in odd_media.GOOD if make not in NOT_FROM_ZERO]
 
@@ -230,12 +230,13 @@ def test_odd_names(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             assert odd_media.number_in(reader.read([0])[0]) == 77
 
 
-@pytest.mark.parametrize("numbers", [[-1], [60], [0, 1000], [0.5], ["1"], np.array([1.0])])
+@pytest.mark.parametrize("numbers", [[-1], [60], [0, 1000], [0.5], ["1"], np.eye(30)])
 def test_numbers_that_are_no_frames(numbers: list[int], tmp_path: Path) -> None:
     with open_video(odd_media.h264(tmp_path)) as reader:
         for ask in (reader.read, reader.times):
-            with pytest.raises(InputError, match="expected frame"):
+            with pytest.raises(InputError, match="expected frame") as error:
                 ask(numbers)
+            assert "\n" not in str(error.value)
         assert reader.read([]).shape == (0, odd_media.HEIGHT, odd_media.WIDTH, 3)
         assert reader.read(np.array([3, 2])).shape[0] == 2
 
@@ -378,7 +379,7 @@ def test_torchcodec_gives_the_same_frames_or_refuses(make: Maker, tmp_path: Path
     with open_video(path) as plain:
         truth, info = plain.read(range(plain.info.num_frames)), plain.info
         is_seekable = plain._index.is_seekable
-    if not is_seekable:
+    if not is_seekable or make is odd_media.vp8_hidden_frames:  # it takes hidden frames for shown ones
         with pytest.raises(InputError, match="pyav"):
             open_video(path, backend="torchcodec")
         return

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from uniformer.errors import InputError
     from uniformer.macs import count_macs
     from uniformer.model import UniFormer, create_model
-    from uniformer.predict import Predictor, predict
+    from uniformer.predictor import Predictor, predict
     from uniformer.zoo import get_checkpoint, list_checkpoints, list_models
 
 _HOMES = {
     "Config": "config",
     "InputError": "errors",
     "InputSpec": "config",
-    "Predictor": "predict",
+    "Predictor": "predictor",
     "UniFormer": "model",
     "count_macs": "macs",
     "create_model": "model",
@@ -35,7 +35,7 @@ _HOMES = {
     "list_models": "zoo",
     "load_checkpoint": "checkpoint",
     "load_model": "checkpoint",
-    "predict": "predict",
+    "predict": "predictor",
     "save_checkpoint": "checkpoint",
     "verify": "checkpoint",
 }

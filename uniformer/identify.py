@@ -144,7 +144,7 @@ def contract_of_record(record: zoo.Checkpoint, weights: Weights) -> Contract:
     config, head, notes = record.config, weights.state.get("head.weight"), record.notes
     classes: tuple[str, ...] = ()
     if config.num_classes:
-        classes = load_classes(record.dataset)
+        classes = load_classes(record.dataset.removesuffix(" split 1"))
         if head is not None and head.shape[0] != config.num_classes:
             notes = (
                 *notes,

@@ -16,5 +16,5 @@ def count_macs(config: Config, size: Grid) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        UniFormer(config).eval()(torch.empty(1, config.in_chans, *size))
+        UniFormer(config).requires_grad_(False).eval()(torch.empty(1, config.in_chans, *size))
     return counter.get_total_flops() // 2  # torch counts a multiply-add as two

@@ -25,6 +25,7 @@ Pixels = NDArray[np.uint8]
 Picture = Callable[[], Pixels]  # converts one decoded frame to (H, W, 3) when called, so that only wanted ones are
 
 MAX_PIXELS = 1 << 25  #: of one frame: 8K UHD (7680 x 4320) fits. More is refused before anything is allocated
+IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no others: for some, Pillow runs programs
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
@@ -33,7 +34,7 @@ class VideoInfo:
     """What is known of a video before its frames are asked for."""
 
     path: str  #: the file or the folder
-    num_frames: int  #: by the container's packets; of a damaged file some may turn out unreadable
+    num_frames: int  #: as stored; in a damaged file some of them may turn out unreadable, which does not change this
     fps: float | None  #: average frames per second, None for images
     duration: float | None  #: seconds, None for images
     width: int  #: pixels, as shown: after `rotation`
@@ -137,7 +138,8 @@ class VideoReader(ABC):
         try:
             numbers = [operator.index(i) for i in indices]
         except TypeError:
-            raise InputError(f"{self.info.path}: expected frame numbers, got {indices!r}"[:200]) from None
+            got = " ".join(repr(indices).split())[:100]  # arrays print themselves over many lines
+            raise InputError(f"{self.info.path}: expected frame numbers, got {got}") from None
         for number in numbers:
             if not 0 <= number < self.info.num_frames:
                 raise InputError(
@@ -146,7 +148,8 @@ class VideoReader(ABC):
         return numbers
 
     def _fill_nearest(self, out: Pixels, places: dict[int, list[int]]) -> None:
-        """One pass over the whole file that counts the readable frames and serves every wanted one from the nearest."""
+        """A pass over the file that serves every wanted frame from the nearest readable one, the first time to its end
+        to count those."""
         wanted = sorted(places, reverse=True)
         readable = 0
         before: tuple[int, Picture] | None = None  # holds a decoded frame, never more than one
@@ -157,6 +160,8 @@ class VideoReader(ABC):
                 is_nearer_before = before is not None and asked - before[0] <= number - asked
                 out[places[asked]] = before[1]() if before is not None and is_nearer_before else picture()
             before = (number, picture)
+            if self._is_damaged and not wanted:  # counted before
+                return
         if before is None:
             raise InputError(f"{self.info.path}: expected a video, found no frame that can be decoded")
         for asked in wanted:
@@ -247,7 +252,7 @@ def load_image(path: Path) -> Pixels | None:
     """
     check_file(path, "an image")
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             check_pixels(path, *image.size)
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except Image.DecompressionBombError:

@@ -82,11 +82,10 @@ def denormalise(views: Tensor, spec: InputSpec) -> npt.NDArray[np.uint8]:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """An upright 8-bit RGB copy of any image whose range of values is known; see `image_views`."""
-    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")  # a PNG has no more
-    if image.mode in ("I", "F") and not sixteen_bits:
+    if image.mode in ("I", "F"):
         raise InputError(f"expected an image of 8 or 16 bits per channel, got PIL mode {image.mode!r}")
     image = ImageOps.exif_transpose(image)
-    if sixteen_bits:
+    if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # straight to RGB does the same but warns

@@ -55,7 +55,7 @@ PARSED = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v", "mjpeg
 
 MAX_THREADS = 8  # of one decoder; more hardly help and each holds a frame
 MAX_READ_ERRORS = 100  # a damaged container that fails this often gives nothing more
-SEEK_PAYS = 16  # packets between two wanted frames from which a seek is cheaper than decoding what lies between
+SEEK_PAYS = 8  # packets between two wanted frames from which a seek is no dearer than decoding them (2 threads)
 
 
 def open_video(source: str | os.PathLike[str], *, backend: Literal["pyav", "torchcodec"] = "pyav") -> VideoReader:
@@ -87,10 +87,10 @@ def probe(source: str | os.PathLike[str]) -> VideoInfo:
 
 @dataclass(frozen=True)
 class Index:
-    """Where the frames are. `pts` and all positions count from 0 in their own order: shown, or as the packets come."""
+    """Where the frames are. Frames are numbered as shown, packets as stored."""
 
     num_frames: int
-    pts: list[int] | None  #: presentation times of the frames, rising; None where they are missing or not unique
+    pts: list[int]  #: presentation times of the frames, rising; empty where some are missing or not unique
     positions: dict[int, int]  #: presentation time -> packet number, of every packet. Empty where seeking is unsafe
     keys: list[tuple[int, int]]  #: (presentation time, packet number) of the keyframes, rising
 
@@ -100,7 +100,10 @@ class Index:
 
 
 class FileReader(VideoReader):
-    """Frames of a video file by PyAV (which carries FFmpeg)."""
+    """Frames of a video file by PyAV (which carries FFmpeg), turned as the container says.
+
+    Pixels that are not square stay so, as in the readers that the published models were trained with.
+    """
 
     def __init__(self, path: Path):
         self._path = path
@@ -123,7 +126,7 @@ class FileReader(VideoReader):
         index, stream = self._index, self._stream
         width, height = reversed(self._size) if self._orientation.transpose else self._size
         rate = stream.average_rate
-        if index.pts is not None and stream.time_base and index.pts[-1] > index.pts[0]:
+        if stream.time_base and index.pts and index.pts[-1] > index.pts[0]:
             rate = (index.num_frames - 1) / ((index.pts[-1] - index.pts[0]) * stream.time_base)
         return VideoInfo(
             path=str(self._path),
@@ -139,7 +142,7 @@ class FileReader(VideoReader):
 
     def _times(self) -> NDArray[np.float64]:
         index, base = self._index, self._stream.time_base
-        if index.pts is not None and base:
+        if index.pts and base:
             return (np.asarray(index.pts) - index.pts[0]) * float(base)
         if self.info.fps is None:
             raise InputError(f"{self._path}: expected a video with a clock, found neither times nor a frame rate")
@@ -160,6 +163,7 @@ class FileReader(VideoReader):
     def _run(self, key: tuple[int, int], left: set[int]) -> Iterator[tuple[int, Picture]]:
         """Seek to a keyframe and decode until all of `left` have come. Gives up where the container does not obey."""
         time, position = key
+        earliest = bisect_left(self._index.pts, time) if position else 0  # those before it lack what they refer to
         with suppress(FFmpegError):
             self._container.seek(time, stream=self._stream)
             packets = _packets(self._container, self._stream)
@@ -168,7 +172,7 @@ class FileReader(VideoReader):
                 return
             for frame in _frames(self._stream, chain([first], packets)):
                 number = self._number(frame)
-                if number is not None:
+                if number is not None and number >= earliest:
                     left.discard(number)
                     yield number, partial(self._convert, frame)
                 if not left:
@@ -187,7 +191,7 @@ class FileReader(VideoReader):
     def _number(self, frame: VideoFrame) -> int | None:
         """The frame's number by its presentation time, None if the index does not know it."""
         pts = self._index.pts
-        if pts is None or frame.pts is None:
+        if frame.pts is None:
             return None
         number = bisect_left(pts, frame.pts)
         return number if number < len(pts) and pts[number] == frame.pts else None
@@ -330,17 +334,17 @@ def _scan(container: InputContainer, stream: VideoStream, path: Path) -> tuple[V
     rest = seen()
     frames = _frames(stream, rest)
     first = next(frames, None)
-    if first is None:
-        raise InputError(f"{path}: expected a video, found no frame of up to {MAX_PIXELS} pixels that can be decoded")
-    if formats & PARSED:
+    if formats & PARSED and first is not None:
         shown = [first.pts, *(frame.pts for frame in frames)]
     else:
         deque(rest, maxlen=0)
+    if first is None or not shown:
+        raise InputError(f"{path}: expected a video, found no frame of up to {MAX_PIXELS} pixels that can be decoded")
     known = [pts for pts in shown if pts is not None]
     is_timed = len(set(known)) == len(shown)
     positions = {pts: position for position, (pts, _) in enumerate(packets) if pts is not None}
     if not is_timed or not formats & SEEKABLE or len(positions) < len(packets):
-        return first, Index(len(shown), sorted(known) if is_timed else None, {}, [])
+        return first, Index(len(shown), sorted(known) if is_timed else [], {}, [])
     keys = [
         (pts, position)
         for position, (pts, is_key) in enumerate(packets)
@@ -362,7 +366,6 @@ def _is_hidden(stream: VideoStream, packet: Packet) -> bool:
 
 def _runs(index: Index, wanted: Sequence[int]) -> list[tuple[tuple[int, int], list[int]]]:
     """The wanted frames (rising) as (keyframe to start from, frames decoded from there)."""
-    assert index.pts is not None
     key_times = [pts for pts, _ in index.keys]
     runs: list[tuple[tuple[int, int], list[int]]] = []
     reached = 0  # packet number up to which the last run decodes

@@ -1,0 +1,209 @@
+"""From anything a user has - a file, a folder of frames, an array - to the views a network is fed: steps 1 to 4.
+
+    probe -> which frames? -> read them -> resize, crop, normalise
+
+Prediction, evaluation and features all come through `load_views`, so they sample and crop alike.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from uniformer.config import InputSpec
+from uniformer.data.frames import (
+    IMAGE_SUFFIXES,
+    Picture,
+    Pixels,
+    VideoInfo,
+    VideoReader,
+    check_file,
+    check_pixels,
+    open_frames,
+)
+from uniformer.data.sampling import clip_indices, effective_stride
+from uniformer.data.transforms import crop_boxes, image_views, to_rgb, to_views
+from uniformer.data.video import open_video
+from uniformer.errors import InputError
+
+Backend = Literal["pyav", "torchcodec"]
+Source = str | os.PathLike[str] | np.ndarray | Tensor | Image.Image | Sequence[Any]
+
+MAX_BYTES = 1 << 29  # of frames held at once; clips of very large videos are read one after the other
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a network is fed for one source, and where it came from."""
+
+    pixels: Tensor  #: float32 (V, 3, h, w) or (V, 3, T, h, w), V = clips x crops, crops varying fastest
+    height: int  #: of the source, pixels
+    width: int
+    boxes: tuple[tuple[float, float, float, float], ...]  #: each crop in the source: top, left, height, width
+    frames: npt.NDArray[np.int64] | None = None  #: of a video: their numbers, (clips, T)
+    seconds: npt.NDArray[np.float64] | None = None  #: of a video with a clock: their times, (clips, T)
+    num_frames: int | None = None
+    fps: float | None = None
+    notes: tuple[str, ...] = ()
+    timings: dict[str, float] = field(default_factory=dict)  #: seconds spent in `read` and `transform`
+
+
+def load_views(
+    source: Source,
+    spec: InputSpec,
+    *,
+    backend: Backend = "pyav",
+    follow_seconds: bool = False,
+    fps: float | None = None,
+) -> Views:
+    """The views of one source as `spec` wants them.
+
+    A network for clips takes a video file, a folder of frames, a list of image files, or uint8 RGB frames
+    (T, H, W, 3) or (T, 3, H, W); `fps` is the rate of frames that have no clock of their own. A network for images
+    takes an image file, a PIL image, or uint8 RGB (H, W, 3) or (3, H, W).
+
+    Raises `InputError` for a source that is of the other kind, missing, unreadable or of another shape.
+    """
+    if not spec.is_video:
+        return _image(source, spec)
+    with _open(source, backend, fps) as reader:
+        return _clips(reader, spec, follow_seconds)
+
+
+def _clips(reader: VideoReader, spec: InputSpec, follow_seconds: bool) -> Views:
+    info, notes = reader.info, []
+    frames = clip_indices(spec, info.num_frames, fps=info.fps, follow_seconds=follow_seconds)  # (clips, T)
+    stride = effective_stride(spec, fps=info.fps, follow_seconds=follow_seconds)
+    if stride is not None and stride != spec.stride:
+        notes.append(f"stride {spec.stride} at {spec.fps:g} fps followed as {stride:.3g} frames at {info.fps:.4g} fps")
+    span = (stride or 0) * spec.frames
+    if info.num_frames < max(span, spec.frames):
+        notes.append(f"only {info.num_frames} frames where a clip spans {max(span, spec.frames):.4g}: frames repeat")
+
+    start = time.perf_counter()
+    at_once = max(1, MAX_BYTES // (spec.frames * info.width * info.height * 3))
+    pixels, reading = [], 0.0
+    for first in range(0, len(frames), at_once):
+        begin = time.perf_counter()
+        some = frames[first : first + at_once]
+        read = reader.read(some.ravel()).reshape(*some.shape, info.height, info.width, 3)
+        reading += time.perf_counter() - begin
+        pixels.append(to_views(read, spec))
+    return Views(
+        pixels=torch.cat(pixels) if len(pixels) > 1 else pixels[0],
+        height=info.height,
+        width=info.width,
+        boxes=tuple(crop_boxes(info.height, info.width, spec)),
+        frames=frames,
+        seconds=None if info.fps is None else reader.times(frames.ravel()).reshape(frames.shape),
+        num_frames=info.num_frames,
+        fps=info.fps,
+        notes=(*notes, *reader.warnings),
+        timings={"read": reading, "transform": time.perf_counter() - start - reading},
+    )
+
+
+def _open(source: Source, backend: Backend, fps: float | None) -> VideoReader:
+    if isinstance(source, np.ndarray | Tensor):
+        return ArrayReader(_channels_last(source, 4, "(T, H, W, 3)"), fps)
+    if isinstance(source, Image.Image):
+        raise InputError("expected a video for a network of clips, got an image")
+    if isinstance(source, str | os.PathLike):
+        if Path(source).suffix.lower() in IMAGE_SUFFIXES and Path(source).is_file():
+            raise InputError(f"{source}: expected a video for a network of clips, found an image")
+        return open_video(source, backend=backend)
+    if not isinstance(source, Sequence) or not source:
+        raise InputError(f"expected a path, an array or a list of frames, got {type(source).__name__}")
+    if all(isinstance(item, str | os.PathLike) for item in source):
+        return open_frames(source)
+    frames = [np.asarray(to_rgb(item) if isinstance(item, Image.Image) else item) for item in source]
+    if len({f.shape for f in frames}) > 1:
+        raise InputError(f"expected frames of one size, got {frames[0].shape} and others")
+    return ArrayReader(_channels_last(np.stack(frames), 4, "(T, H, W, 3)"), fps)
+
+
+class ArrayReader(VideoReader):
+    """Frames that are in memory already, uint8 (T, H, W, 3)."""
+
+    def __init__(self, frames: Pixels, fps: float | None):
+        count, height, width, _ = frames.shape
+        super().__init__(VideoInfo("array", count, fps, count / fps if fps else None, width, height, 0, "raw", "array"))
+        self._frames = frames
+
+    def _pictures(self, wanted: Sequence[int]) -> Iterator[tuple[int, Picture]]:
+        for number in wanted:
+            yield number, partial(self._frames.__getitem__, number)
+
+    def _all_pictures(self) -> Iterator[tuple[int, Picture]]:
+        return self._pictures(range(len(self._frames)))
+
+    def _times(self) -> npt.NDArray[np.float64]:
+        if self.info.fps is None:
+            raise InputError("expected frames with a rate, got an array without one")
+        return np.arange(len(self._frames)) / self.info.fps
+
+
+def _image(source: Source, spec: InputSpec) -> Views:
+    begin = time.perf_counter()
+    if isinstance(source, str | os.PathLike):
+        picture: Image.Image | Pixels = _open_image(Path(source))
+    elif isinstance(source, np.ndarray | Tensor):
+        picture = _channels_last(source, 3, "(H, W, 3)")
+    elif isinstance(source, Image.Image):
+        picture = source
+    else:
+        raise InputError(f"expected one image for a network of images, got {type(source).__name__}")
+    read = time.perf_counter()
+    pixels = image_views(picture, spec)
+    height, width = _upright_size(picture)
+    timings = {"read": read - begin, "transform": time.perf_counter() - read}
+    return Views(pixels, height, width, tuple(crop_boxes(height, width, spec)), timings=timings)
+
+
+def _open_image(path: Path) -> Image.Image:
+    """Decoded here, so that what is wrong with the file is said here."""
+    check_file(path, "an image")
+    try:
+        with Image.open(path) as image:
+            check_pixels(path, *image.size)
+            image.load()
+            return image
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's plugins let struct, index, value and syntax errors out on damaged files
+        raise InputError(f"{path}: expected an image, found a file that does not open as one: {_said(error)}") from None
+
+
+def _said(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:120]
+
+
+def _upright_size(picture: Image.Image | Pixels) -> tuple[int, int]:
+    """(height, width) as shown: EXIF orientations 5 to 8 lie on their side."""
+    if not isinstance(picture, Image.Image):
+        return picture.shape[0], picture.shape[1]
+    lies = picture.getexif().get(0x0112, 1) >= 5
+    return (picture.width, picture.height) if lies else (picture.height, picture.width)
+
+
+def _channels_last(pixels: np.ndarray | Tensor, ndim: int, form: str) -> Pixels:
+    """uint8 with the channels last; from (..., 3, H, W) where the last axis is not the channels."""
+    array = pixels.detach().cpu().numpy() if isinstance(pixels, Tensor) else pixels
+    if array.dtype != np.uint8 or array.ndim != ndim or 0 in array.shape:
+        raise InputError(f"expected uint8 RGB of shape {form}, got {array.dtype} of shape {array.shape}")
+    if array.shape[-1] != 3 and array.shape[-3] == 3:
+        array = np.moveaxis(array, -3, -1)
+    if array.shape[-1] != 3:
+        raise InputError(f"expected uint8 RGB of shape {form}, got shape {array.shape}")
+    return np.ascontiguousarray(array)

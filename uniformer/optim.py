@@ -1,0 +1,195 @@
+"""What the optimizer is told: which parameters decay, which learn how fast, which stand still; rates over time; EMA."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from uniformer.config import did_you_mean
+from uniformer.errors import InputError
+from uniformer.model import UniFormer
+
+if TYPE_CHECKING:
+    from timm.utils import ModelEmaV3
+
+HEADS = ("head", "cls_head", "aux_head")  # "backbone" is everything else
+
+
+# --- parameters --------------------------------------------------------------------------------------
+
+
+def parameter_groups(
+    model: UniFormer, *, weight_decay: float, lr: float, layer_decay: float | None = None
+) -> list[dict[str, Any]]:
+    """Groups for an optimizer ("params", "weight_decay", "lr", "lr_scale"), always in the same order, none frozen.
+
+    Biases and one-dimensional parameters do not decay. All others do, also the depthwise position embeddings and the
+    class token of the light models (the published runs wanted to spare both, but their lists matched no name).
+    A layer scale is one-dimensional here and never decays; in the published runs those of local blocks, of shape
+    (1, C, 1, 1), did, by accident of the shape.
+
+    With `layer_decay`, a layer learns at `layer_decay` times the rate of the next one; see `layer_of`. "lr_scale" is
+    that factor, for `set_learning_rate`.
+
+    Raises `InputError` when nothing is left to train, or `layer_decay` is not in (0, 1].
+    """
+    if layer_decay is not None and not 0 < layer_decay <= 1:
+        raise InputError(f"expected layer_decay in (0, 1], got {layer_decay}")
+    last = sum(model.config.depths) + 1
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decays = parameter.ndim > 1 and not name.endswith(".bias")
+        layer = last if layer_decay is None else layer_of(name, model.config.depths)
+        scale = 1.0 if layer_decay is None else layer_decay ** (last - layer)
+        new = {"params": [], "weight_decay": weight_decay if decays else 0.0, "lr": lr * scale, "lr_scale": scale}
+        groups.setdefault((layer, decays), new)["params"].append(parameter)
+    if not groups:
+        raise InputError("expected a parameter to train, but all of them are frozen")
+    return [groups[key] for key in sorted(groups)]
+
+
+def layer_of(name: str, depths: Sequence[int]) -> int:
+    """The layer of a parameter: 0 is the stem, then each block counts one, and what follows the last block is one more.
+
+    A later stage's embedding belongs to its first block, and so do the class token (stage 3) and its projection
+    (stage 4).
+    """
+    last = sum(depths) + 1
+    enters = {"cls_token": 2, "cls_proj": 3}  # stage, counted from 0
+    parts = name.split(".")
+    if parts[0] in enters:
+        return sum(depths[: enters[parts[0]]]) + 1
+    if parts[0] != "stages" or parts[2] == "norm":  # heads, last norms, and the norms of a backbone's maps
+        return last
+    stage = int(parts[1])
+    before = sum(depths[:stage])
+    if parts[2] == "blocks":
+        return before + int(parts[3]) + 1
+    return 0 if stage == 0 else before + 1
+
+
+def adamw(
+    groups: Iterable[dict[str, Any]], *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+) -> torch.optim.AdamW:
+    """torch's AdamW over `parameter_groups`, in one fused kernel where the parameters are on a GPU."""
+    groups = list(groups)
+    fused = all(parameter.is_cuda for group in groups for parameter in group["params"])
+    return torch.optim.AdamW(groups, betas=betas, eps=eps, fused=fused or None)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group its share ("lr_scale") of `rate`."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+
+
+# --- freezing ----------------------------------------------------------------------------------------
+
+
+def freeze(model: UniFormer, parts: Iterable[str]) -> None:
+    """Take parts out of training: "backbone" (all but the classifiers), or names of modules such as "stages.0".
+
+    Train the rest after `train_mode(model)`, not `model.train()`: that would let frozen batch norms keep counting.
+    Raises `InputError` for a part that the model does not have.
+    """
+    names = [name for name, _ in model.named_modules() if name] + [name for name, _ in model.named_parameters()]
+    for part in parts:
+        if part != "backbone" and part not in names:
+            raise InputError(f"unknown part {part!r} to freeze{did_you_mean(part, ['backbone', *names])}")
+        for name, parameter in model.named_parameters():
+            in_backbone = name.split(".")[0] not in HEADS
+            if in_backbone if part == "backbone" else f"{name}.".startswith(f"{part}."):
+                parameter.requires_grad_(False)
+
+
+def train_mode(model: nn.Module) -> None:
+    """`model.train()`, but modules that have parameters and none to train stay in evaluation mode.
+
+    So frozen batch norms keep their statistics, and frozen blocks drop no path.
+    """
+    model.train()
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            module.eval()
+
+
+# --- learning rates over time ------------------------------------------------------------------------
+
+
+def learning_rate(
+    epoch: float,
+    *,
+    base: float,
+    epochs: int,
+    warmup_epochs: float = 0,
+    warmup_lr: float = 1e-6,
+    min_lr: float = 0.0,
+    kind: Literal["cosine", "constant"] = "cosine",
+    per: Literal["step", "epoch"] = "step",
+    late: bool = False,
+) -> float:
+    """The rate at `epoch` (epochs done, with a fraction: epoch + step / steps): linear warmup, then half a cosine.
+
+    Args:
+        epoch: from 0; at `epochs` and after (cooldown) the rate is `min_lr`.
+        base, warmup_lr, min_lr: the highest rate, the first one, the last one.
+        kind: "constant" stays at `base` after the warmup.
+        per: "step" follows the fraction, and the cosine begins after the warmup (the video runs). "epoch" changes at
+            whole epochs, and the cosine has been running since epoch 0 when the warmup ends (the image runs).
+        late: each epoch uses the rate of the one before, so the first two are alike (a slip of the plain image runs).
+
+    Raises `InputError` for another `kind` or `per`, and a warmup that does not end before the training.
+    """
+    if kind not in ("cosine", "constant") or per not in ("step", "epoch"):
+        raise InputError(f"expected a schedule 'cosine' or 'constant' per 'step' or 'epoch', got {kind!r} per {per!r}")
+    if not 0 <= warmup_epochs < epochs:
+        raise InputError(f"expected a warmup shorter than the {epochs} epochs, got {warmup_epochs}")
+    if late:
+        epoch = max(epoch - 1, 0)
+    if per == "epoch":
+        epoch = math.floor(epoch)
+    if epoch < warmup_epochs:
+        return warmup_lr + (base - warmup_lr) * epoch / warmup_epochs
+    if kind == "constant":
+        return base
+    start = warmup_epochs if per == "step" else 0
+    done = min((epoch - start) / (epochs - start), 1.0)
+    return min_lr + (base - min_lr) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+LrRule = Literal["none", "base*batch/512", "nodes"]
+
+
+def lr_factor(rule: LrRule, *, batch: int, nodes: int = 1) -> float:
+    """What a recipe's rate is multiplied by, given the total batch and the number of machines.
+
+    "base*batch/512" (plain image runs) scales the base rate alone, "nodes" (video runs) base, first and last rate.
+    Raises `InputError` for another rule.
+    """
+    factors = {"none": 1.0, "base*batch/512": batch / 512, "nodes": float(nodes)}
+    if rule not in factors:
+        raise InputError(f"unknown learning rate rule {rule!r}{did_you_mean(rule, factors)}")
+    return factors[rule]
+
+
+# --- averages of the weights -------------------------------------------------------------------------
+
+
+def moving_average(model: nn.Module, decay: float) -> ModelEmaV3:
+    """An exponential moving average of weights and statistics, after each step `decay * average + (1 - decay) * model`.
+
+    `average.update(model)` after each step, `average.module` to evaluate or save; `state_dict()` and
+    `load_state_dict()` carry it through a checkpoint. Give it the model itself, without wrappers.
+    """
+    from timm.utils import ModelEmaV3
+
+    average = ModelEmaV3(model, decay=decay)
+    average.requires_grad_(False)
+    return average

@@ -1,0 +1,285 @@
+"""From a file, a folder or an array to ranked labels. The one door for Python, the command line and evaluation.
+
+load_views (probe, which frames, read, crop)  ->  network  ->  mean over views, softmax, names
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from uniformer.checkpoint import load_model
+from uniformer.config import InputSpec
+from uniformer.contract import Contract
+from uniformer.data.views import Backend, Source, Views, load_views
+from uniformer.errors import InputError
+from uniformer.identify import Source as CheckpointSource
+from uniformer.model import UniFormer
+
+DEFAULT_VIDEO = "uniformer_small.k400_16x8"  # the checkpoints a fresh install can fetch from the hub
+DEFAULT_IMAGE = "uniformer_small.in1k"
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Label:
+    """One answer: the class, its row in the classifier, and its probability."""
+
+    name: str
+    score: float
+    index: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of one source."""
+
+    source: str
+    labels: tuple[Label, ...]  #: best first, at most top-k
+    probabilities: npt.NDArray[np.float32]  #: of every class, (K,)
+    checkpoint: str = ""  #: its published id, or its architecture
+    frames: list[list[int]] | None = None  #: the frames of each clip, for videos
+    seconds: list[list[float]] | None = None  #: their times, where the video has a clock
+    num_frames: int | None = None
+    fps: float | None = None
+    notes: tuple[str, ...] = ()  #: anything out of the ordinary: repeated or unreadable frames, scaled strides
+    timings: dict[str, float] = field(default_factory=dict)  #: seconds: read, transform, network
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form: everything but the whole distribution."""
+        return {
+            "source": self.source,
+            "checkpoint": self.checkpoint,
+            "labels": [{"name": b.name, "score": round(b.score, 6), "index": b.index} for b in self.labels],
+            "frames": self.frames,
+            "seconds": self.seconds and [[round(t, 3) for t in clip] for clip in self.seconds],
+            "num_frames": self.num_frames,
+            "fps": self.fps and round(self.fps, 3),
+            "notes": list(self.notes),
+            "timings": {name: round(value, 4) for name, value in self.timings.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A source that gave no answer, and why."""
+
+    source: str
+    error: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"source": self.source, "error": self.error}
+
+
+class Predictor:
+    """A network with everything around it, ready for many files.
+
+        predictor = Predictor("uniformer_small.k400_16x4")
+        print(predictor("clip.mp4").labels[0])
+        for result in predictor.run(paths):
+            ...
+
+    Args:
+        checkpoint: a published id, a file, a folder, a hub repository - or a model with its contract.
+        clips, crops: views of a video; the checkpoint's own by default.
+        top_k: labels to keep.
+        device: "auto" takes a GPU when there is one.
+        dtype: "float32", or "bfloat16" / "float16" by autocast.
+        batch_size: views in one forward pass; a video's views are split, or several images joined, to reach it.
+        backend: what decodes videos, "pyav" or "torchcodec".
+        follow_seconds: scale strides by a video's frame rate, so that clips last as long as in training.
+        workers: threads that read ahead.
+        head_dim: for files that nothing else tells it of.
+    """
+
+    def __init__(
+        self,
+        checkpoint: CheckpointSource | tuple[UniFormer, Contract],
+        *,
+        clips: int | None = None,
+        crops: Literal[1, 3] | None = None,
+        top_k: int = 5,
+        device: str = "auto",
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        batch_size: int = 8,
+        backend: Backend = "pyav",
+        follow_seconds: bool = False,
+        workers: int = 2,
+        head_dim: int | None = None,
+    ):
+        if dtype not in DTYPES:
+            raise InputError(f"expected dtype {', '.join(DTYPES)}, got {dtype!r}")
+        for name, value in (("top_k", top_k), ("batch_size", batch_size), ("workers", workers)):
+            if value < 1:
+                raise InputError(f"expected {name} of at least 1, got {value}")
+        self.device = _device(device)
+        if isinstance(checkpoint, tuple):
+            model, self.contract = checkpoint
+        else:
+            model, self.contract, self.report = load_model(checkpoint, head_dim=head_dim)
+        if model.config.output != "logits" or not model.config.num_classes or self.contract.input is None:
+            raise InputError(
+                f"{self.contract.id or self.contract.arch} is a backbone without a classifier: nothing to predict"
+            )
+        self.spec = _with_views(self.contract.input, clips, crops)
+        self.model = model.float().to(self.device).eval()
+        self.top_k, self.batch_size, self.workers = top_k, batch_size, workers
+        self.backend: Backend = backend
+        self.follow_seconds = follow_seconds
+        self._autocast = None if dtype == "float32" else DTYPES[dtype]
+
+    def __call__(self, source: Source, *, fps: float | None = None) -> Prediction:
+        """The labels of one source. Raises `InputError` when it cannot be read. `fps`: of frames without a clock."""
+        return self._predict([(source, self.views(source, fps=fps))])[0]
+
+    def views(self, source: Source, *, fps: float | None = None) -> Views:
+        """What the network is fed for a source."""
+        return load_views(source, self.spec, backend=self.backend, follow_seconds=self.follow_seconds, fps=fps)
+
+    def run(
+        self, sources: Iterable[Source], *, on_views: Callable[[Source, Views], None] | None = None
+    ) -> Iterator[Prediction | Failure]:
+        """Predictions in the order of `sources`, as they come. A source that cannot be read gives a `Failure`.
+
+        Files are read ahead in threads while the network computes. `on_views` is shown what the network is fed.
+        """
+        waiting: list[tuple[Source, Views]] = []
+        for source, views in self._read_ahead(sources):
+            if isinstance(views, Views):
+                waiting.append((source, views))
+                if on_views is not None:
+                    on_views(source, views)
+            full = sum(len(v.pixels) for _, v in waiting) >= self.batch_size
+            if waiting and (full or isinstance(views, InputError)):
+                yield from self._predict(waiting)
+                waiting = []
+            if isinstance(views, InputError):
+                yield Failure(_name(source), str(views))
+        if waiting:
+            yield from self._predict(waiting)
+
+    def _read_ahead(self, sources: Iterable[Source]) -> Iterator[tuple[Source, Views | InputError]]:
+        """Views of each source in order; a few are read in advance, so memory does not grow with the list."""
+        queue: deque[tuple[Source, Future[Views]]] = deque()
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="read") as pool:
+            try:
+                for source in sources:
+                    queue.append((source, pool.submit(self.views, source)))
+                    if len(queue) > self.workers:
+                        yield _outcome(queue.popleft())
+                while queue:
+                    yield _outcome(queue.popleft())
+            finally:
+                for _, future in queue:
+                    future.cancel()
+
+    def _predict(self, batch: list[tuple[Source, Views]]) -> list[Prediction]:
+        begin = time.perf_counter()
+        logits = self._logits(torch.cat([views.pixels for _, views in batch]))
+        each = (time.perf_counter() - begin) / len(batch)
+        parts = logits.split([len(views.pixels) for _, views in batch])
+        return [self._answer(s, v, part, each) for (s, v), part in zip(batch, parts, strict=True)]
+
+    @torch.inference_mode()
+    def _logits(self, pixels: Tensor) -> Tensor:
+        """(V, 3, ...) -> float32 logits (V, K), `batch_size` views at a time."""
+        out = []
+        for some in pixels.split(self.batch_size):
+            with torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None):
+                out.append(self.model(some.to(self.device, non_blocking=True)).float().cpu())
+        return torch.cat(out)
+
+    def _answer(self, source: Source, views: Views, logits: Tensor, seconds: float) -> Prediction:
+        probabilities = average_views(logits, self.spec)
+        values, indices = probabilities.topk(min(self.top_k, len(probabilities)))
+        names = self.contract.classes
+        labels = tuple(
+            Label(names[i] if names else f"class {i}", score, i)
+            for score, i in zip(values.tolist(), indices.tolist(), strict=True)
+        )
+        return Prediction(
+            source=_name(source),
+            labels=labels,
+            probabilities=probabilities.numpy(),
+            checkpoint=self.contract.id or self.contract.arch,
+            frames=None if views.frames is None else views.frames.tolist(),
+            seconds=None if views.seconds is None else views.seconds.tolist(),
+            num_frames=views.num_frames,
+            fps=views.fps,
+            notes=views.notes,
+            timings={**views.timings, "network": seconds},
+        )
+
+
+def average_views(logits: Tensor, spec: InputSpec) -> Tensor:
+    """Logits of a source's views (V, K) -> probabilities (K,): of the mean logits, or the mean of probabilities."""
+    if spec.average == "logits":
+        return logits.mean(dim=0).softmax(dim=0)
+    return logits.softmax(dim=1).mean(dim=0)
+
+
+def predict(source: Source, checkpoint: CheckpointSource | None = None, **options: Any) -> Prediction:
+    """The labels of one image or video: a path, an array, a list of frames, a folder of frames.
+
+        uniformer.predict("clip.mp4", checkpoint="uniformer_small.k400_16x4").labels[0].name
+
+    `options` are those of `Predictor`; for more than one source, make one and keep it. Without `checkpoint` a small
+    Kinetics-400 model is fetched for videos, an ImageNet one for images.
+    """
+    if checkpoint is None:
+        checkpoint = DEFAULT_IMAGE if is_image(source) else DEFAULT_VIDEO
+    return Predictor(checkpoint, **options)(source)
+
+
+def is_image(source: Source) -> bool:
+    """Whether a source is one picture rather than a clip, by its type, shape or name."""
+    from PIL import Image
+
+    from uniformer.data.frames import IMAGE_SUFFIXES
+
+    if isinstance(source, np.ndarray | Tensor):
+        return source.ndim == 3
+    if isinstance(source, str | os.PathLike):
+        return os.path.splitext(source)[1].lower() in IMAGE_SUFFIXES
+    return isinstance(source, Image.Image)
+
+
+def _with_views(spec: InputSpec, clips: int | None, crops: Literal[1, 3] | None) -> InputSpec:
+    if not spec.is_video and (clips or 1) != 1:
+        raise InputError(f"expected one clip for a network of images, got {clips}")
+    return replace(spec, clips=clips or spec.clips, crops=crops or spec.crops)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:150]
+        raise InputError(f"cannot compute on device {name!r}: {reason}") from None
+    return device
+
+
+def _outcome(item: tuple[Source, Future[Views]]) -> tuple[Source, Views | InputError]:
+    source, future = item
+    try:
+        return source, future.result()
+    except InputError as error:
+        return source, error
+
+
+def _name(source: Source) -> str:
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else type(source).__name__
