@@ -12,14 +12,14 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from uniformer.config import Config, InputSpec, did_you_mean
 from uniformer.data.options import Augment, Mixing
 from uniformer.errors import InputError
-from uniformer.settings import Table, from_table, keys, merged, nested, parse_override, to_toml
+from uniformer.settings import Table, from_table, keys, leaves, merged, nearest, nested, parse_override, to_toml
 from uniformer.zoo import Checkpoint, default_input, get_checkpoint, get_config
 
 ALIASES = {"lr": "optimizer.lr", "epochs": "schedule.epochs"}  # of overrides, never of files
@@ -116,21 +116,18 @@ class Schedule(_Checked):
     warmup_lr: float = 1e-6  #: where warmup starts
     kind: Literal["cosine", "constant"] = "cosine"
     min_lr: float = 1e-5  #: where the cosine ends
-    per: Literal["step", "epoch"] = "epoch"  #: how often the rate changes
-    cosine_after_warmup: bool = False  #: the cosine starts where warmup ends; else at 0, under the warmup
+    per: Literal["step", "epoch"] = "epoch"  #: when the rate changes, see `optim.learning_rate`
     late: bool = False  #: one epoch late throughout: the plain image code tells its scheduler the epoch just finished
     cooldown_epochs: int = 0
 
     def _problems(self) -> Iterable[str]:
         if self.epochs < 1:
             yield f"expected schedule.epochs of 1 or more, got {self.epochs}"
-        if not 0 <= self.warmup_epochs <= self.epochs:
-            yield f"expected schedule.warmup_epochs in [0, epochs {self.epochs}], got {self.warmup_epochs}"
+        if not 0 <= self.warmup_epochs < self.epochs:
+            yield f"expected schedule.warmup_epochs below the {self.epochs} epochs, got {self.warmup_epochs}"
         for name in ("warmup_lr", "min_lr", "cooldown_epochs"):
             if not getattr(self, name) >= 0:
                 yield f"expected schedule.{name} of 0 or more, got {getattr(self, name)}"
-        if self.late and self.per == "step":
-            yield "schedule.late is defined for schedule.per 'epoch' only"
 
 
 @dataclass(frozen=True)
@@ -217,7 +214,8 @@ class Recipe(_Checked):
         if self.loss.kind == "token_labeling" and self.mixing.is_on:
             yield "loss.kind 'token_labeling' mixes inside the network: set mixing.prob to 0"
         if self.batch_size < 1 or self.batch_size % self.optimizer.accumulate:
-            yield f"expected a batch_size that optimizer.accumulate {self.optimizer.accumulate} divides, got {self.batch_size}"
+            passes = self.optimizer.accumulate
+            yield f"expected a batch_size that optimizer.accumulate {passes} divides, got {self.batch_size}"
 
     @property
     def record(self) -> Checkpoint | None:
@@ -250,17 +248,13 @@ def load_recipe(name_or_path: str | os.PathLike[str], overrides: Sequence[str] =
 
     `overrides` are texts such as `data.root=/x`, `optimizer.lr=1e-4` or `batch_size=64`, in TOML's notation; words that
     are no TOML value are text, and `none` empties a setting. `lr` and `epochs` are short for their full names.
-    Raises `InputError` for unknown names and settings (with the nearest), for wrong types and values, for circular bases.
+    Raises `InputError` for unknown names and settings (with the nearest), wrong types and values, and circular bases.
     """
     table = _read(name_or_path, ())
     table.setdefault("name", Path(name_or_path).stem if _is_path(name_or_path) else str(name_or_path))
-    known = list(keys(Recipe))
     for text in overrides:
         key, value = parse_override(text)
-        key = ALIASES.get(key, key)
-        if key not in known and key not in (f.name for f in fields(Recipe)):
-            raise InputError(f"unknown setting {key!r}{_nearest(key, known)}")
-        table = merged(table, nested(key, value))
+        table = merged(table, nested(ALIASES.get(key, key), value))
     try:
         return _recipe(table)
     except InputError as error:
@@ -277,15 +271,22 @@ def resolved(recipe: Recipe) -> str:
 
 
 def _recipe(table: Table) -> Recipe:
+    known = list(keys(Recipe))
+    sections = {f.name for f in fields(Recipe)}  # a value where a table belongs is another error
+    for key in leaves(table):
+        if key not in known and key not in sections:
+            raise InputError(f"unknown setting {key!r}{nearest(key, known)}")
     if not isinstance(table.get("arch"), str):
         raise InputError(f"expected arch, the name of an architecture, got {table.get('arch', 'none')}")
     model = from_table(Config, _section(table, "model"), "model.", get_config(table["arch"]))
     options = _section(table, "input")
-    size = options.get("size")  # one number is a square
-    if type(size) is int:
+    size = options.get("size")
+    if type(size) is int:  # one number is a square, and what goes by it (the short side before the crop) follows
         options["size"] = [size, size]
-    spec = default_input(model, min(options["size"]) if isinstance(options.get("size"), list) and options["size"] else None)
-    return from_table(Recipe, {**table, "model": model, "input": from_table(InputSpec, options, "input.", spec)})
+        usual = default_input(model, size)
+    else:
+        usual = default_input(model)
+    return from_table(Recipe, {**table, "model": model, "input": from_table(InputSpec, options, "input.", usual)})
 
 
 def _section(table: Table, name: str) -> Table:
@@ -334,12 +335,6 @@ def _text(source: str | os.PathLike[str]) -> tuple[str, str, Path]:
     raise InputError(f"unknown recipe {str(source)!r}{did_you_mean(str(source), list_recipes())}")
 
 
-def _nearest(key: str, known: Sequence[str]) -> str:
-    """A known setting of the same last name, in another section; else the nearest ones."""
-    same = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
-    return f" (did you mean {' or '.join(map(repr, same))}?)" if same else did_you_mean(key, known)
-
-
 # ---- learning rate ---------------------------------------------------------------------------------------------------
 
 
@@ -370,5 +365,7 @@ def effective_lr(recipe: Recipe, *, nodes: int = 1) -> EffectiveLR:
     why = f"{optimizer.lr:g} x {nodes} machines" if factor > 1 else "as written"
     sentence = f"learning rate {lr:g}, {why}, for a batch of {optimizer.lr_batch * factor}"
     if share != factor:
-        sentence += f"; this run's batch is {batch}, for which optimizer.lr_rule=batch would give {optimizer.lr * share:g}"
+        sentence += (
+            f"; this run's batch is {batch}, for which optimizer.lr_rule=batch would give {optimizer.lr * share:g}"
+        )
     return EffectiveLR(lr, schedule.warmup_lr * factor, schedule.min_lr * factor, sentence)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import tomllib
 import types
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass, replace
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from uniformer.config import did_you_mean
@@ -31,16 +31,9 @@ def from_table(cls: type[S], table: Mapping[str, Any], where: str = "", base: S 
     hints = get_type_hints(cls)
     for key in table:
         if key not in hints:
-            raise InputError(f"unknown setting {where + key!r}{did_you_mean(key, hints)}")
+            raise InputError(f"unknown setting {where + key!r}{nearest(key, list(hints))}")
     values = {key: _converted(value, hints[key], where + key) for key, value in table.items()}
-    missing = [f.name for f in fields(cls) if f.name not in values and base is None and _is_required(f)]  # type: ignore[arg-type]
-    if missing:
-        raise InputError(f"expected a value for {', '.join(where + name for name in missing)}, got none")
-    return replace(base, **values) if base is not None else cls(**values)  # type: ignore[type-var]
-
-
-def _is_required(field: Any) -> bool:
-    return all(type(default).__name__ == "_MISSING_TYPE" for default in (field.default, field.default_factory))
+    return cls(**values) if base is None else replace(base, **values)  # type: ignore[type-var]
 
 
 def _converted(value: Any, hint: Any, name: str) -> Any:
@@ -75,7 +68,9 @@ def _tuple(value: Any, kinds: tuple[Any, ...], name: str) -> tuple[Any, ...]:
         kinds = kinds[:1] * len(value)
     if len(kinds) != len(value):
         raise _mismatch(name, f"a list of {len(kinds)}", value)
-    return tuple(_converted(item, kind, f"{name}[{i}]") for i, (item, kind) in enumerate(zip(value, kinds, strict=True)))
+    return tuple(
+        _converted(item, kind, f"{name}[{i}]") for i, (item, kind) in enumerate(zip(value, kinds, strict=True))
+    )
 
 
 def _mismatch(name: str, expected: str, value: Any) -> InputError:
@@ -120,6 +115,21 @@ def keys(cls: type, where: str = "") -> Iterator[str]:
             yield from keys(hint, f"{where}{name}.")  # type: ignore[arg-type]
         else:
             yield where + name
+
+
+def leaves(table: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    """The dotted keys of all values in nested tables."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{where}{key}.")
+        else:
+            yield where + key
+
+
+def nearest(key: str, known: Sequence[str]) -> str:
+    """' (did you mean ...?)' with the known keys of the same last name in other tables, else with those that look alike."""
+    same = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
+    return f" (did you mean {' or '.join(map(repr, same))}?)" if same else did_you_mean(key, known)
 
 
 def to_toml(table: Mapping[str, Any]) -> str:

@@ -50,7 +50,13 @@ def sampling_sheet(views: Views, spec: InputSpec, title: str) -> Image.Image:
     return sheet
 
 
-def _header(draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont, views: Views, spec: InputSpec, title: str) -> None:  # type: ignore[name-defined]
+def _header(
+    draw: ImageDraw.ImageDraw,
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+    views: Views,
+    spec: InputSpec,
+    title: str,
+) -> None:
     scale = TILE / max(views.height, views.width)
     draw.rectangle((MARGIN, MARGIN, MARGIN + views.width * scale, MARGIN + views.height * scale), outline=FAINT)
     for number, (top, left, height, width) in enumerate(views.boxes):

@@ -15,18 +15,20 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageEnhance
 from timm.data.auto_augment import AutoAugment, RandAugment, auto_augment_transform, rand_augment_transform
 from torch import Tensor
 
 from uniformer.config import InputSpec
 from uniformer.data.options import Augment
-from uniformer.data.transforms import Pixels, _bilinear, _checked, _normalise, _taps, to_rgb
+from uniformer.data.transforms import Pixels, _checked, _normalise, to_rgb
 from uniformer.errors import InputError
 
 Frames = npt.NDArray[np.uint8]  # (T, H, W, 3)
@@ -37,6 +39,7 @@ ERASED_AREA = (0.02, 1 / 3)  # share of the view
 ERASED_RATIO = (0.3, 1 / 0.3)  # height over width
 CROP_TRIES, ERASE_TRIES = 10, 100  # then the crop is central, and nothing is erased
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+MOVING = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")  # timm's operations that move pixels
 
 
 class Box(NamedTuple):
@@ -58,6 +61,12 @@ class Crop(NamedTuple):
     source: Box
     resized: tuple[int, int]
     corner: tuple[int, int]
+
+    def shown(self, view: tuple[int, int], height: int, width: int) -> list[float]:
+        """Top, left, bottom and right of a view, as shares of the whole picture of `height` x `width`."""
+        up, across = self.source.height / self.resized[0], self.source.width / self.resized[1]
+        top, left = self.source.top + self.corner[0] * up, self.source.left + self.corner[1] * across
+        return [top / height, left / width, (top + view[0] * up) / height, (left + view[1] * across) / width]
 
 
 class Draw(NamedTuple):
@@ -100,6 +109,27 @@ def augment_image(image: Image.Image | Pixels, spec: InputSpec, augment: Augment
         frames = frames[:, :, ::-1]
     frames = _operate(frames, augment, _mean_colour(spec), drawn.seed)
     return _finish(_to_planes(frames), drawn._replace(flip=False), augment, spec)[:, 0]
+
+
+def augment_labelled_image(
+    image: Image.Image | Pixels, label_map: Tensor, spec: InputSpec, augment: Augment, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One training view of a picture and what `losses.label_map_targets` needs to know of it (token labeling).
+
+    Here the order is flip, operations, crop, erasing, as in the published runs: a map can follow flips and operations,
+    and is cut at last, by the loss. `label_map` is (2, k, M, M): scores and classes of the whole picture.
+    Returns the view (3, h, w), the moved map, and the crop (4,) as shares of the picture: top, left, bottom, right.
+    """
+    pixels = np.asarray(to_rgb(image)) if isinstance(image, Image.Image) else image
+    frames = _checked(pixels, 3, "(H, W, 3)")[None]
+    height, width = frames.shape[1:3]
+    drawn = draw(height, width, spec, augment, rng)
+    if drawn.flip:
+        frames, label_map = frames[:, :, ::-1], label_map.flip(-1)
+    frames = _antialiased_crop(_operate(frames, augment, _mean_colour(spec), drawn.seed), drawn, spec)
+    label_map = _operate_on_map(label_map, (height, width), augment, drawn.seed)
+    view = _finish(_to_planes(frames), drawn._replace(flip=False), augment, spec)[:, 0]
+    return view, label_map, torch.tensor(drawn.crop.shown(spec.size, height, width))
 
 
 # --- what is random ----------------------------------------------------------------------------------
@@ -175,7 +205,7 @@ def _operate(frames: Frames, augment: Augment, fill: tuple[int, ...], seed: int)
     if augment.color_jitter is not None:
         operation = _colour_jitter(augment.color_jitter, np.random.default_rng(seed))
     elif augment.rand_augment is not None:
-        operation = _timm_operation(augment, fill)
+        operation = _timm_operation(augment, fill, tuple(RESAMPLING.values()))
     else:
         return frames
     out = np.empty_like(frames)
@@ -186,13 +216,40 @@ def _operate(frames: Frames, augment: Augment, fill: tuple[int, ...], seed: int)
     return out
 
 
-def _timm_operation(augment: Augment, fill: tuple[int, ...]) -> RandAugment | AutoAugment:
+def _timm_operation(augment: Augment, fill: object, either: tuple[Image.Resampling, ...]) -> RandAugment | AutoAugment:
+    """`either`: bilinear and bicubic, or what stands for them; where both are allowed, timm draws one each time."""
     assert augment.rand_augment is not None
-    hparams: dict[str, object] = {"img_mean": fill}
-    if augment.op_interpolation != "random":
-        hparams["interpolation"] = RESAMPLING[augment.op_interpolation]
+    interpolation = dict(zip(RESAMPLING, either, strict=True)).get(augment.op_interpolation, either)
     build = rand_augment_transform if augment.rand_augment.startswith("rand") else auto_augment_transform
-    return build(augment.rand_augment, hparams)
+    return build(augment.rand_augment, {"img_mean": fill, "interpolation": interpolation})
+
+
+def _operate_on_map(label_map: Tensor, size: tuple[int, int], augment: Augment, seed: int) -> Tensor:
+    """What `_operate` does to a picture of `size`, done to its map (2, k, M, N): places move, uncovered ones score 0.
+
+    The numbers of the places are painted as a picture, moved by the same draws with the colours' operations left out,
+    and read at the centre of each place.
+    """
+    if augment.rand_augment is None:
+        return label_map
+    (height, width), (rows, columns) = size, label_map.shape[-2:]
+    down, across = np.arange(height) * rows // height, np.arange(width) * columns // width
+    places = Image.fromarray((down[:, None] * columns + across).astype(np.int32))
+    operation = _timm_operation(augment, -1, (Image.Resampling.NEAREST,) * 2)
+    for step in operation.ops if isinstance(operation, RandAugment) else chain(*operation.policy):
+        if step.name not in MOVING:
+            step.aug_fn = _unchanged
+    with kept_global_generators():
+        _seed_global_generators(seed)
+        moved = np.asarray(operation(places))
+    centres = ((2 * np.arange(n) + 1) * length // (2 * n) for n, length in ((rows, height), (columns, width)))
+    origin = torch.from_numpy(moved[np.ix_(*centres)].astype(np.int64))  # (M, N), -1 where nothing was
+    scores, classes = label_map.flatten(-2)[..., origin.clamp(min=0)]
+    return torch.stack((scores * (origin >= 0), classes))
+
+
+def _unchanged(image: Image.Image, *_level: float, **_options: object) -> Image.Image:
+    return image
 
 
 def _colour_jitter(share: float, rng: np.random.Generator) -> Operation:
@@ -233,9 +290,10 @@ def _seed_global_generators(seed: int) -> None:
 
 def _plain_crop(frames: Frames, crop: Crop, spec: InputSpec) -> Tensor:
     """(T, H, W, 3) uint8 -> (3, T, h, w) float32 of 0 to 255, bilinear between the nearest pixels of the source box."""
-    axes = zip((crop.source.height, crop.source.width), crop.resized, crop.corner, spec.size, strict=True)
-    rows, columns = (_taps(*axis) for axis in axes)
-    return _bilinear(crop.source.of(frames), rows, columns)
+    (top, left), (h, w) = crop.corner, spec.size
+    source = torch.from_numpy(np.array(crop.source.of(frames))).movedim(-1, 1).float()  # (T, 3, ., .), channels last
+    resized = F.interpolate(source, size=crop.resized, mode="bilinear", align_corners=False)
+    return resized[..., top : top + h, left : left + w].transpose(0, 1).contiguous()
 
 
 def _antialiased_crop(frames: Frames, drawn: Draw, spec: InputSpec) -> Frames:

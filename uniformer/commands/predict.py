@@ -1,4 +1,4 @@
-"""What `uniformer predict` and `uniformer models` do, behind the arguments."""
+"""`uniformer predict`: label images and videos."""
 
 from __future__ import annotations
 
@@ -8,23 +8,53 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from uniformer import zoo
-from uniformer.config import to_dict
 from uniformer.errors import InputError
-from uniformer.zoo import Checkpoint
 
 CSV_FIELDS = ("source", "rank", "name", "score", "index", "error")
 
+HELP = "label images and videos"
 
-# ---- predict ---------------------------------------------------------------------------------------------------------
+
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="image, video, folder, folder of frames, pattern, .txt list, or - (list on stdin)",
+    )
+    p.add_argument(
+        "--checkpoint", metavar="ID|FILE|REPO", help="published id (see `uniformer models`), file or hub repository"
+    )
+    p.add_argument("--clips", type=int, help="clips per video (default: the checkpoint's)")
+    p.add_argument("--crops", type=int, choices=(1, 3), help="crops per clip (default: the checkpoint's)")
+    p.add_argument("--top-k", type=int, default=5, metavar="K", help="labels per file (default: 5)")
+    p.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU when there is one)")
+    p.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    p.add_argument("--batch-size", type=int, default=8, metavar="N", help="views per forward pass (default: 8)")
+    p.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read ahead (default: 2)")
+    p.add_argument("--backend", default="pyav", choices=("pyav", "torchcodec"), help="video decoder")
+    p.add_argument(
+        "--follow-seconds", action="store_true", help="scale strides by the frame rate, as long clips as in training"
+    )
+    p.add_argument(
+        "--head-dim", type=int, metavar="D", help="channels per attention head, for files that nothing tells it of"
+    )
+    p.add_argument(
+        "--format", choices=("table", "jsonl", "csv"), help="default: table, or by the name given with --out"
+    )
+    p.add_argument("--out", metavar="FILE", help="write results there instead of to standard output")
+    p.add_argument("--resume", action="store_true", help="with --out: leave out files that have a result there already")
+    p.add_argument(
+        "--show-sampling", metavar="PNG|FOLDER", help="picture the frames and crops that the network was fed"
+    )
 
 
-def predict_files(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Label files one after the other; results are written as they come. Returns 1 if any file failed."""
     from uniformer.predictor import Failure, Predictor
     from uniformer.sources import expand
@@ -32,10 +62,18 @@ def predict_files(args: argparse.Namespace) -> int:
     form = _form(args)
     done = _finished(args, form)
     predictor = Predictor(
-        args.checkpoint or _default_checkpoint(args.paths[0]), clips=args.clips, crops=args.crops, top_k=args.top_k, device=args.device, dtype=args.dtype,
-        batch_size=args.batch_size, backend=args.backend, follow_seconds=args.follow_seconds, workers=args.workers,
+        args.checkpoint or _default_checkpoint(args.paths[0]),
+        clips=args.clips,
+        crops=args.crops,
+        top_k=args.top_k,
+        device=args.device,
+        dtype=args.dtype,
+        batch_size=args.batch_size,
+        backend=args.backend,
+        follow_seconds=args.follow_seconds,
+        workers=args.workers,
         head_dim=args.head_dim,
-    )  # fmt: skip
+    )
     sources = [s for s in expand(args.paths, clips=predictor.spec.is_video) if s not in done]
     failures = []
     with ExitStack() as stack:
@@ -149,7 +187,7 @@ def _default_checkpoint(path: str) -> str:
 
 
 def _sampling_pictures(where: str | None, predictor: Any, count: int) -> Callable[[Any, Any], None] | None:
-    """What draws the sampling sheet of each source: to the file `where`, or into it as a folder when there are several."""
+    """What draws the sampling sheet of each source: to the file `where`, or into that folder when there are several."""
     if where is None:
         return None
     from uniformer.show import sampling_sheet, save_sheet
@@ -192,99 +230,3 @@ class _Progress:
             self._bar.console.print(f"uniformer: {line}", markup=False, highlight=False)
         else:
             print(f"uniformer: {line}", file=sys.stderr)
-
-
-# ---- models ----------------------------------------------------------------------------------------------------------
-
-
-def show_models(args: argparse.Namespace) -> int:
-    """The zoo as a table, as JSON lines, or one record whole."""
-    ids = zoo.list_checkpoints(args.pattern, task=args.task, dataset=args.dataset, arch=args.arch)
-    if not ids:
-        if not any(c in args.pattern for c in "*?["):
-            zoo.get_checkpoint(args.pattern)  # raises, naming the nearest ids
-        raise InputError(f"no published checkpoint matches {args.pattern!r}")
-    records = [zoo.get_checkpoint(id) for id in ids]
-    if args.json:
-        for record in records:
-            print(json.dumps(_plain(record), ensure_ascii=False))
-    elif args.pattern == ids[0]:
-        _show_one(records[0])
-    else:
-        _show_table(records)
-    return 0
-
-
-def _plain(record: Checkpoint) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    plain = {k: v for k, v in vars(record).items() if k not in ("scores", "input", "file")}
-    return {
-        **plain,
-        "scores": dict(record.scores),
-        "input": record.input and to_dict(record.input),
-        "file": record.file and asdict(record.file),
-    }
-
-
-def _show_table(records: list[Checkpoint]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in (("checkpoint", "left"), ("data set", "left"), ("input", "left"), ("views", "right"),
-                          ("params", "right"), ("GMACs", "right"), ("score", "right"), ("weights", "left")):  # fmt: skip
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    for r in records:
-        table.add_row(*_row(r))
-    width = None if sys.stdout.isatty() else 160
-    Console(width=width).print(table)
-    print(f"{len(records)} checkpoints. `uniformer models ID` shows one whole; GMACs are of one view.")
-
-
-def _row(r: Checkpoint) -> Iterator[str]:
-    yield r.id
-    yield r.dataset
-    if r.input is None:
-        yield r.input_note[:24]
-        yield ""
-    else:
-        size = f"{r.input.size[0]}"
-        stride = {"dense": f"x{r.input.stride}", "sparse": " sparse", None: ""}[r.input.sampling]
-        yield f"{r.input.frames}{stride}, {size}" if r.input.is_video else size
-        yield f"{r.input.clips}x{r.input.crops}"
-    yield f"{r.params / 1e6:.1f}M" if r.params else f"{r.params_m:g}M" if r.params_m else ""
-    yield f"{r.macs_g:.2f}" if r.macs_g else ""
-    name, value = next(iter(r.scores.items()))
-    yield f"{name} {value:g}"
-    yield "not published" if r.file is None else "hub" if r.file.hub_repo else "Drive"
-
-
-def _show_one(r: Checkpoint) -> None:
-    def show(name: str, value: object) -> None:
-        if value not in (None, "", ()):
-            print(f"{name + ':':14}{value}")
-
-    print(r.id)
-    show("architecture", r.arch)
-    show("task", f"{r.task}, {r.dataset}, {r.num_classes} classes")
-    show("scores", ", ".join(f"{k} {v:g}" for k, v in r.scores.items()))
-    show("parameters", f"{r.params:,}" if r.params else f"{r.params_m:g} M" if r.params_m else None)
-    show("GMACs", f"{r.macs_g:.2f} for one view" if r.macs_g else None)
-    show("published", f"{r.gflops:g} GFLOPs for {r.gflops_cover} {r.gflops_at}".strip() if r.gflops else None)
-    if r.input is not None:
-        show("input", ", ".join(f"{k} {v}" for k, v in to_dict(r.input).items() if v is not None))
-    show("input", r.input_note)
-    show("started from", r.init or "scratch")
-    show("recipe", r.recipe)
-    show("licence", r.licence)
-    if r.file is None:
-        show("weights", "never published")
-    else:
-        show("file", f"{r.file.name}" + ("" if r.file.name_verified else f" (name by {r.file.name_source})"))
-        show("hub", r.file.hub_repo and f"{r.file.hub_repo}" + ("" if r.file.hub_verified else " (unverified)"))
-        show("Drive", f"https://drive.google.com/file/d/{r.file.drive_id}/view")
-        show("md5", r.file.md5 and r.file.md5 + ("" if r.file.md5_verified else " (unverified)"))
-        show("conversion", r.file.converted_url)
-    for note in r.notes:
-        show("note", note)
