@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from uniformer.config import did_you_mean
 from uniformer.errors import InputError
 from uniformer.model import UniFormer
+from uniformer.recipe import EffectiveLR, Schedule
 
 if TYPE_CHECKING:
     from timm.utils import ModelEmaV3
@@ -123,60 +124,27 @@ def train_mode(model: nn.Module) -> None:
 # --- learning rates over time ------------------------------------------------------------------------
 
 
-def learning_rate(
-    epoch: float,
-    *,
-    base: float,
-    epochs: int,
-    warmup_epochs: float = 0,
-    warmup_lr: float = 1e-6,
-    min_lr: float = 0.0,
-    kind: Literal["cosine", "constant"] = "cosine",
-    per: Literal["step", "epoch"] = "step",
-    late: bool = False,
-) -> float:
-    """The rate at `epoch` (epochs done, with a fraction: epoch + step / steps): linear warmup, then half a cosine.
+def learning_rate(epoch: float, rates: EffectiveLR, schedule: Schedule) -> float:
+    """The rate at `epoch`, which counts epochs done from 0, with a fraction: epoch + step / steps of an epoch.
 
-    Args:
-        epoch: from 0; at `epochs` and after (cooldown) the rate is `min_lr`.
-        base, warmup_lr, min_lr: the highest rate, the first one, the last one.
-        kind: "constant" stays at `base` after the warmup.
-        per: "step" follows the fraction, and the cosine begins after the warmup (the video runs). "epoch" changes at
-            whole epochs, and the cosine has been running since epoch 0 when the warmup ends (the image runs).
-        late: each epoch uses the rate of the one before, so the first two are alike (a slip of the plain image runs).
-
-    Raises `InputError` for another `kind` or `per`, and a warmup that does not end before the training.
+    Linear warmup from `rates.warmup_lr` to `rates.lr`, then half a cosine down to `rates.min_lr`, which is also the
+    rate of the cooldown epochs; or `rates.lr` throughout where the schedule is constant. Per epoch, the fraction does
+    not count. A late schedule gives each epoch the rate of the one before, so that the first two are alike.
+    Sources: `lr_policy` of SlowFast (video), `CosineLRScheduler` of timm (images).
     """
-    if kind not in ("cosine", "constant") or per not in ("step", "epoch"):
-        raise InputError(f"expected a schedule 'cosine' or 'constant' per 'step' or 'epoch', got {kind!r} per {per!r}")
-    if not 0 <= warmup_epochs < epochs:
-        raise InputError(f"expected a warmup shorter than the {epochs} epochs, got {warmup_epochs}")
-    if late:
-        epoch = max(epoch - 1, 0)
-    if per == "epoch":
+    if schedule.per == "epoch":
         epoch = math.floor(epoch)
-    if epoch < warmup_epochs:
-        return warmup_lr + (base - warmup_lr) * epoch / warmup_epochs
-    if kind == "constant":
-        return base
-    start = warmup_epochs if per == "step" else 0
-    done = min((epoch - start) / (epochs - start), 1.0)
-    return min_lr + (base - min_lr) * 0.5 * (1 + math.cos(math.pi * done))
-
-
-LrRule = Literal["none", "base*batch/512", "nodes"]
-
-
-def lr_factor(rule: LrRule, *, batch: int, nodes: int = 1) -> float:
-    """What a recipe's rate is multiplied by, given the total batch and the number of machines.
-
-    "base*batch/512" (plain image runs) scales the base rate alone, "nodes" (video runs) base, first and last rate.
-    Raises `InputError` for another rule.
-    """
-    factors = {"none": 1.0, "base*batch/512": batch / 512, "nodes": float(nodes)}
-    if rule not in factors:
-        raise InputError(f"unknown learning rate rule {rule!r}{did_you_mean(rule, factors)}")
-    return factors[rule]
+    if schedule.late:
+        epoch = max(epoch - 1, 0)
+    if epoch < schedule.warmup_epochs:
+        return rates.warmup_lr + (rates.lr - rates.warmup_lr) * epoch / schedule.warmup_epochs
+    if schedule.kind == "constant":
+        return rates.lr
+    if epoch >= schedule.epochs:
+        return rates.min_lr
+    start = schedule.warmup_epochs if schedule.cosine_after_warmup else 0
+    done = (epoch - start) / (schedule.epochs - start)
+    return rates.min_lr + (rates.lr - rates.min_lr) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 # --- averages of the weights -------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -215,12 +215,13 @@ class Manifest:
         metadata, arrays = _map_file(Path(path))
         try:
             facts = json.loads(metadata["manifest"])
-            strings = {
+            strings: dict[str, Any] = {
                 name: Strings(arrays.pop(f"{name}.blob"), arrays.pop(f"{name}.offsets"))
                 for name in ("paths", "group_names")
                 if f"{name}.blob" in arrays
             }
-            return cls(**{**facts, "classes": tuple(facts["classes"])}, **strings, **arrays, file=os.path.abspath(path))
+            columns: dict[str, Any] = {**facts, "classes": tuple(facts["classes"]), **strings, **arrays}
+            return cls(**columns, file=os.path.abspath(path))
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
@@ -285,7 +286,7 @@ class _Columns:
 
 def _arrays(manifest: Manifest) -> dict[str, npt.NDArray[Any]]:
     """Every array there is, by the name it is saved under."""
-    found = {}
+    found: dict[str, npt.NDArray[Any]] = {}
     for name in (f.name for f in fields(manifest)):
         value = getattr(manifest, name)
         if isinstance(value, Strings):
@@ -302,7 +303,7 @@ def _spans(starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.ND
     return np.repeat(starts - begins, sizes) + np.arange(sizes.sum())
 
 
-_DTYPES = {"U8": np.uint8, "BOOL": np.bool_, "I32": np.int32, "I64": np.int64, "F64": np.float64}
+_DTYPES: dict[str, type[np.generic]] = {"U8": np.uint8, "BOOL": np.bool_, "I32": np.int32, "I64": np.int64, "F64": np.float64}
 
 
 def _map_file(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
@@ -336,4 +337,4 @@ def _part(data: npt.NDArray[np.uint8], entry: dict[str, Any]) -> npt.NDArray[Any
     if not 0 <= begin <= end <= len(data):
         raise ValueError("outside the file")
     column = data[begin:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    return cast(npt.NDArray[Any], np.asarray(column))  # not memmap, whose every slice would carry its bookkeeping
+    return np.asarray(column)  # not memmap, whose every slice would carry its bookkeeping

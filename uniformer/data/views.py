@@ -66,30 +66,49 @@ def load_views(
     backend: Backend = "pyav",
     follow_seconds: bool = False,
     fps: float | None = None,
+    span: tuple[float, float] | None = None,
 ) -> Views:
     """The views of one source as `spec` wants them.
 
     A network for clips takes a video file, a folder of frames, a list of image files, or uint8 RGB frames
     (T, H, W, 3) or (T, 3, H, W); `fps` is the rate of frames that have no clock of their own. A network for images
-    takes an image file, a PIL image, or uint8 RGB (H, W, 3) or (3, H, W).
+    takes an image file, a PIL image, or uint8 RGB (H, W, 3) or (3, H, W). `span`, start and end in seconds, takes a
+    part of a video as if it were the whole.
 
     Raises `InputError` for a source that is of the other kind, missing, unreadable or of another shape.
     """
     if not spec.is_video:
         return _image(source, spec)
-    with _open(source, backend, fps) as reader:
-        return _clips(reader, spec, follow_seconds)
+    with open_clip(source, backend, fps) as reader:
+        return _clips(reader, spec, follow_seconds, span)
 
 
-def _clips(reader: VideoReader, spec: InputSpec, follow_seconds: bool) -> Views:
+def frames_within(reader: VideoReader, span: tuple[float, float] | None) -> tuple[int, int]:
+    """The first frame of a part of a video, start and end in seconds, and the number of its frames; at least one.
+
+    Raises `InputError` where the part begins after the last frame, or the video has no clock.
+    """
+    count = reader.info.num_frames
+    if span is None:
+        return 0, count
+    start, end = span
+    times = reader.times(range(count))
+    first, last = np.searchsorted(times, (start - 1e-6, end - 1e-6))
+    if first >= count or end < start:
+        raise InputError(f"{reader.info.path}: expected a part within {times[-1]:.2f} s, got {start:g} to {end:g} s")
+    return int(first), max(int(last - first), 1)
+
+
+def _clips(reader: VideoReader, spec: InputSpec, follow_seconds: bool, span: tuple[float, float] | None) -> Views:
     info, notes = reader.info, []
-    frames = clip_indices(spec, info.num_frames, fps=info.fps, follow_seconds=follow_seconds)  # (clips, T)
+    offset, count = frames_within(reader, span)
+    frames = offset + clip_indices(spec, count, fps=info.fps, follow_seconds=follow_seconds)  # (clips, T)
     stride = effective_stride(spec, fps=info.fps, follow_seconds=follow_seconds)
     if stride is not None and stride != spec.stride:
         notes.append(f"stride {spec.stride} at {spec.fps:g} fps followed as {stride:.3g} frames at {info.fps:.4g} fps")
-    span = (stride or 0) * spec.frames
-    if info.num_frames < max(span, spec.frames):
-        notes.append(f"only {info.num_frames} frames where a clip spans {max(span, spec.frames):.4g}: frames repeat")
+    window = max((stride or 0) * spec.frames, spec.frames)
+    if count < window:
+        notes.append(f"only {count} frames where a clip spans {window:.4g}: frames repeat")
 
     start = time.perf_counter()
     at_once = max(1, MAX_BYTES // (spec.frames * info.width * info.height * 3))
@@ -114,7 +133,8 @@ def _clips(reader: VideoReader, spec: InputSpec, follow_seconds: bool) -> Views:
     )
 
 
-def _open(source: Source, backend: Backend, fps: float | None) -> VideoReader:
+def open_clip(source: Source, backend: Backend = "pyav", fps: float | None = None) -> VideoReader:
+    """Frames by number of anything that is a clip: a file, a folder of frames, an array, a list of images."""
     if isinstance(source, np.ndarray | Tensor):
         return ArrayReader(_channels_last(source, 4, "(T, H, W, 3)"), fps)
     if isinstance(source, Image.Image):
