@@ -181,7 +181,7 @@ def test_the_plain_image_runs_are_one_epoch_late():
 
 
 def test_video_schedule_by_hand():
-    video = Schedule(epochs=110, warmup_epochs=10, per="step", cosine_after_warmup=True)
+    video = Schedule(epochs=110, warmup_epochs=10, per="step")
     rates = EffectiveLR(1e-4, 1e-6, 1e-6, "")
     assert learning_rate(0, rates, video) == 1e-6
     assert learning_rate(2.5, rates, video) == pytest.approx(1e-6 + (1e-4 - 1e-6) / 4)
@@ -194,12 +194,11 @@ def test_video_schedule_by_hand():
     assert learning_rate(115, rates, video) == 1e-6
 
 
-def test_constant_schedule_and_a_warmup_as_long_as_the_run():
+def test_constant_schedule():
     constant = Schedule(epochs=60, warmup_epochs=0, kind="constant")
     assert {learning_rate(epoch, RATES, constant) for epoch in (0, 1.5, 59, 65)} == {1e-3}
-    all_warmup = Schedule(epochs=2, warmup_epochs=2, per="step", cosine_after_warmup=True)
-    assert learning_rate(1, RATES, all_warmup) == pytest.approx((1e-3 + 1e-6) / 2)
-    assert learning_rate(2, RATES, all_warmup) == 1e-5
+    warming = Schedule(epochs=60, warmup_epochs=2, kind="constant", per="step")
+    assert learning_rate(0.5, RATES, warming) == pytest.approx(1e-6 + (1e-3 - 1e-6) / 4)
 
 
 # --- averages ----------------------------------------------------------------------------------------

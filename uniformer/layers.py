@@ -6,6 +6,8 @@ not know their dimension, only convolutions and batch norms do. See `ops.py` for
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -116,6 +118,7 @@ class GlobalMHRA(nn.Module):
     def __init__(self, dim: int, head_dim: int):
         super().__init__()
         self.head_dim = head_dim
+        self.float32 = False  # attend in float32 even under autocast; training switches it on where a recipe asks
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
@@ -123,18 +126,26 @@ class GlobalMHRA(nn.Module):
         B, N, C = tokens.shape
         qkv = self.qkv(tokens).view(B, N, 3, C // self.head_dim, self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, N, d)
-        return q, k, v
+        return (q.float(), k.float(), v.float()) if self.float32 else (q, k, v)
+
+    def _precision(self, q: Tensor) -> AbstractContextManager[object]:
+        return torch.autocast(q.device.type, enabled=False) if self.float32 else nullcontext()
 
     def _merge(self, heads: Tensor) -> Tensor:
         return self.proj(heads.transpose(1, 2).flatten(2))  # (B, h, N, d) -> (B, N, C)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self._merge(attention(*self._heads(tokens)))
+        q, k, v = self._heads(tokens)
+        with self._precision(q):
+            mixed = attention(q, k, v)
+        return self._merge(mixed)
 
     def with_class_affinity(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """tokens (B, 1 + N, C), the class token first -> the output, and the class token's affinity (B, N)."""
         q, k, v = self._heads(tokens)
-        return self._merge(attention(q, k, v)), class_token_affinity(q, k)
+        with self._precision(q):
+            mixed, affinity = attention(q, k, v), class_token_affinity(q, k)
+        return self._merge(mixed), affinity
 
 
 class FFN(nn.Module):

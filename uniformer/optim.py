@@ -128,9 +128,12 @@ def learning_rate(epoch: float, rates: EffectiveLR, schedule: Schedule) -> float
     """The rate at `epoch`, which counts epochs done from 0, with a fraction: epoch + step / steps of an epoch.
 
     Linear warmup from `rates.warmup_lr` to `rates.lr`, then half a cosine down to `rates.min_lr`, which is also the
-    rate of the cooldown epochs; or `rates.lr` throughout where the schedule is constant. Per epoch, the fraction does
-    not count. A late schedule gives each epoch the rate of the one before, so that the first two are alike.
-    Sources: `lr_policy` of SlowFast (video), `CosineLRScheduler` of timm (images).
+    rate of the cooldown epochs; or `rates.lr` on where the schedule is constant.
+
+    Per step (video runs, `lr_policy` of SlowFast) the cosine begins where the warmup ends. Per epoch (image runs,
+    `CosineLRScheduler` of timm) the fraction does not count, and the cosine has been running since epoch 0, so that the
+    rate after the warmup is a little below `rates.lr`. A late schedule gives each epoch the rate of the one before, so
+    that the first two are alike.
     """
     if schedule.per == "epoch":
         epoch = math.floor(epoch)
@@ -142,7 +145,7 @@ def learning_rate(epoch: float, rates: EffectiveLR, schedule: Schedule) -> float
         return rates.lr
     if epoch >= schedule.epochs:
         return rates.min_lr
-    start = schedule.warmup_epochs if schedule.cosine_after_warmup else 0
+    start = schedule.warmup_epochs if schedule.per == "step" else 0
     done = (epoch - start) / (schedule.epochs - start)
     return rates.min_lr + (rates.lr - rates.min_lr) * 0.5 * (1 + math.cos(math.pi * done))
 

@@ -7,6 +7,7 @@ authors' config files (github.com/Sense-X/UniFormer) after the overrides of thei
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -52,7 +53,7 @@ class Data(_Checked):
     root: str | None = None  #: folder of the pictures, videos or folders of frames
     train: str | None = None  #: list file, manifest or folder of class folders
     val: str | None = None
-    separator: str | None = None  #: between the fields of a line of the lists; none finds it out
+    separator: str = "auto"  #: between the fields of a line of the lists
     label_maps: str | None = None  #: folder of dense label maps, for token labeling
     repeated_augmentation: int = 1  #: draws of each sample in a row, over all processes; an epoch keeps its length
     workers: int = 8  #: loading processes for each training process
@@ -77,7 +78,7 @@ class Loss(_Checked):
     def _problems(self) -> Iterable[str]:
         if not 0 <= self.teacher_weight <= 1:
             yield f"expected loss.teacher_weight in [0, 1], got {self.teacher_weight}"
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             yield f"expected a positive loss.temperature, got {self.temperature}"
 
 
@@ -99,11 +100,11 @@ class Optimizer(_Checked):
     def _problems(self) -> Iterable[str]:
         for name in ("lr", "lr_batch", "eps", "clip_grad", "layer_decay", "accumulate"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:
                 yield f"expected a positive optimizer.{name}, got {value}"
         if not all(0 <= beta < 1 for beta in self.betas):
             yield f"expected optimizer.betas in [0, 1), got {self.betas}"
-        if not self.weight_decay >= 0:
+        if not 0 <= self.weight_decay < math.inf:
             yield f"expected optimizer.weight_decay of 0 or more, got {self.weight_decay}"
 
 
@@ -126,7 +127,7 @@ class Schedule(_Checked):
         if not 0 <= self.warmup_epochs < self.epochs:
             yield f"expected schedule.warmup_epochs below the {self.epochs} epochs, got {self.warmup_epochs}"
         for name in ("warmup_lr", "min_lr", "cooldown_epochs"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 yield f"expected schedule.{name} of 0 or more, got {getattr(self, name)}"
 
 
@@ -352,8 +353,10 @@ def effective_lr(recipe: Recipe, *, nodes: int = 1) -> EffectiveLR:
     """The learning rates after the recipe's scaling rule, on `nodes` machines.
 
     batch: the peak alone follows the batch (the image code). nodes: all three rates are multiplied by the number of
-    machines (the video code, whose batch is per machine). none: as written.
+    machines (the video code, whose batch is per machine). none: as written. Raises `InputError` for no machine.
     """
+    if nodes < 1:
+        raise InputError(f"expected at least one machine, got {nodes}")
     optimizer, schedule, batch = recipe.optimizer, recipe.schedule, recipe.batch_size
     share = batch / optimizer.lr_batch
     if optimizer.lr_rule == "batch":

@@ -49,7 +49,7 @@ def _converted(value: Any, hint: Any, name: str) -> Any:
         (inner,) = (arg for arg in args if arg is not type(None))
         return None if value is None or value == NONE else _converted(value, inner, name)
     if origin is Literal:
-        if value not in args or isinstance(value, bool):
+        if not any(value == arg and type(value) is type(arg) for arg in args):  # 1.0 and true equal 1
             raise _mismatch(name, " or ".join(map(repr, args)), value)
         return value
     if origin is tuple:
@@ -74,9 +74,10 @@ def _tuple(value: Any, kinds: tuple[Any, ...], name: str) -> tuple[Any, ...]:
 
 
 def _mismatch(name: str, expected: str, value: Any) -> InputError:
-    kind = KINDS.get(type(value), "a list" if isinstance(value, list | tuple) else "a table" if value == {} else "")
+    kind = KINDS.get(type(value), "a list" if isinstance(value, list | tuple) else "")
     found = {bool: str(value).lower(), str: repr(value)}.get(type(value), str(value))
-    return InputError(f"{name}: expected {expected}, got {found}" + (f" ({kind})" if kind else ""))
+    hint = f""": quote it, as in '"{value}"'""" if expected == KINDS[str] and not isinstance(value, list | dict) else ""
+    return InputError(f"{name}: expected {expected}, got {found}{f' ({kind})' if kind else ''}{hint}")
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
@@ -127,7 +128,7 @@ def leaves(table: Mapping[str, Any], where: str = "") -> Iterator[str]:
 
 
 def nearest(key: str, known: Sequence[str]) -> str:
-    """' (did you mean ...?)' with the known keys of the same last name in other tables, else with those that look alike."""
+    """' (did you mean ...?)' with the known keys of the same last name, in any table, or else with similar ones."""
     same = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
     return f" (did you mean {' or '.join(map(repr, same))}?)" if same else did_you_mean(key, known)
 

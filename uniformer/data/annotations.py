@@ -19,8 +19,10 @@ from uniformer.data.frames import IMAGE_SUFFIXES
 from uniformer.errors import InputError, MissingExtra
 
 VIDEO_SUFFIXES = frozenset(
-    ".3gp .asf .avi .flv .gif .h264 .hevc .ivf .m2ts .m4v .mjpeg .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut .obu .ogv "
-    ".ts .vob .webm .wmv".split()
+    {
+        *(".3gp", ".asf", ".avi", ".flv", ".gif", ".h264", ".hevc", ".ivf", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov"),
+        *(".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".obu", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+    }
 )
 TABLE_SUFFIXES = frozenset({".csv", ".list", ".tsv", ".txt"})
 LIST_SUFFIXES = TABLE_SUFFIXES | {".json", ".jsonl", ".ndjson", ".parquet"}
@@ -32,13 +34,13 @@ _ALIASES = {
     "path": "path file file_name filename filepath file_path video video_path video_name image image_path clip folder",
     "id": "id video_id",
     "label": "label labels target targets y label_id label_idx class_id class_index category_id",
-    "class": "class class_name classname label_name category action template name",
+    "class": "class class_name classname label_name category action template",
     "youtube_id": "youtube_id",
     "start": "start start_time time_start t_start start_sec start_seconds",
     "end": "end end_time time_end t_end end_sec end_seconds",
     "frames": "frames num_frames frame_count total_frames n_frames",
     "split": "split set subset",
-    "group": "group source subject",
+    "group": "group subject",
 }
 _MEANING = {alias: meaning for meaning, aliases in _ALIASES.items() for alias in aliases.split()}
 _SHAPES = {2: ("path", "label"), 3: ("path", "frames", "label"), 4: ("path", "start", "end", "label")}
@@ -161,10 +163,7 @@ def _labels(value: Any, place: str, split_labels: bool) -> tuple[str, ...]:
             value = text.split("|")
         else:
             value = text
-    if isinstance(value, list | tuple):
-        names = tuple(_text(label) for label in value)
-    else:
-        names = (_text(value),)
+    names = tuple(map(_text, value)) if isinstance(value, list | tuple) else (_text(value),)
     if not all(names):
         raise InputError(f"{place}: expected a label, found an empty one")
     if len(set(names)) < len(names):
@@ -245,27 +244,47 @@ def _shape_with(path: Path, separator: str) -> _Shape | None:
     lines = [cells for _, cells in islice(_cells(path, separator, None), _SAMPLE)]
     if not lines:
         raise InputError(f"{path}: expected a list of files, found an empty file")
-    columns = tuple(_MEANING.get(cell.strip().lower().replace(" ", "_")) for cell in lines[0])
-    known = {c for c in columns if c}
-    if len(columns) > 1 and known & {"path", "id", "youtube_id"} and known & {"label", "class"}:
-        used = [c for c in columns if c]
-        if len(set(used)) < len(used):
-            raise InputError(f"{path}: expected one column of each meaning, found the header {', '.join(lines[0])}")
-        return _Shape(separator, columns, True)
+    if _is_header(lines[0]):
+        return _Shape(separator, _meanings(lines[0], str(path)), True)
     for count in (4, 3, 2):
         cut = [cells for _, cells in islice(_cells(path, separator, count), _SAMPLE)]
-        if all(len(cells) == count for cells in cut) and sum(map(_fits, cut)) > len(cut) / 2:
+        if all(len(cells) == count for cells in cut) and sum(_fits(cells, separator) for cells in cut) > len(cut) / 2:
             return _Shape(separator, _SHAPES[count], False)
     return None
 
 
-def _fits(cells: Sequence[str]) -> bool:
+def _is_header(names: Sequence[str]) -> bool:
+    """Do these names tell a path and a label?"""
+    known = {_MEANING.get(_plain(name)) for name in names}
+    return bool(known & {"path", "id", "youtube_id"} and known & {"label", "class"})
+
+
+def _meanings(names: Sequence[str], place: str) -> tuple[str | None, ...]:
+    """What each column means. Of two with one meaning the one with the plain name counts: "label", not "label_id"."""
+    plain = [_plain(name) for name in names]
+    found = [_MEANING.get(name) for name in plain]
+    for meaning in {m for m in found if m is not None and found.count(m) > 1}:
+        if plain.count(meaning) != 1:
+            same = ", ".join(name for name, m in zip(names, found, strict=True) if m == meaning)
+            raise InputError(f"{place}: expected one column that says {meaning}, found {same}")
+        found = [m if m != meaning or name == meaning else None for name, m in zip(plain, found, strict=True)]
+    return tuple(found)
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace(" ", "_")
+
+
+def _fits(cells: Sequence[str], separator: str) -> bool:
     """Does a line without a header have one of `_SHAPES`? No label looks like a file's name."""
-    if _SUFFIX.search(cells[-1]) or not cells[0].strip():
+    path, *between, label = (cell.strip() for cell in cells)
+    if _SUFFIX.search(label) or not path:
         return False
-    if len(cells) == 3:
-        return is_whole(cells[1].strip()) and not _SUFFIX.search(cells[0])
-    return len(cells) == 2 or all(re.fullmatch(r"\s*\d+(\.\d*)?\s*", cell) for cell in cells[1:3])
+    if len(between) == 1:
+        return is_whole(between[0]) and not _SUFFIX.search(path)
+    if separator == " " and not between:  # or any text would do
+        return is_whole(label) or _SUFFIX.search(path) is not None
+    return all(re.fullmatch(r"\d+(\.\d*)?", cell) for cell in between)
 
 
 def _cells(path: Path, separator: str, count: int | None) -> Iterator[tuple[int, list[str]]]:
@@ -290,7 +309,7 @@ def _cells(path: Path, separator: str, count: int | None) -> Iterator[tuple[int,
 
 
 def _head(path: Path) -> str:
-    return next((separator.join(cells) for separator in "," for _, cells in _cells(path, separator, None)), "")[:80]
+    return next((",".join(cells) for _, cells in _cells(path, ",", None)), "")[:80]
 
 
 # ----------------------------------------------------------------------------------------------------- JSON, Parquet
@@ -300,16 +319,21 @@ def _named(record: Any, path: Path, place: str) -> Record:
     """A record with the meanings of its keys for keys."""
     if not isinstance(record, dict):
         raise InputError(f"{path}, {place}: expected an object with a path and a label, found {str(record)[:60]!r}")
-    found: dict[str, Any] = {}
-    for key, value in record.items():
-        meaning = _MEANING.get(str(key).lower())
-        if meaning == "label" and "template" in record:
-            continue  # Something-Something V2: "label" is a sentence about this clip, "template" its class
-        if meaning is not None:
-            found.setdefault(meaning, value)
-    if not found.keys() & {"path", "id", "youtube_id"} or not found.keys() & {"label", "class"}:
+    if not _is_header(tuple(map(str, record))):
         raise InputError(f"{path}, {place}: expected a path and a label, found {', '.join(map(str, record))[:80]!r}")
-    return found
+    if "template" in record:  # Something-Something V2: "label" is a sentence about this clip, "template" its class
+        record = {key: value for key, value in record.items() if key != "label"}
+    meanings = _meanings(tuple(map(str, record)), f"{path}, {place}")
+    return {m: _file(v, path, place) for m, v in zip(meanings, record.values(), strict=True) if m is not None}
+
+
+def _file(value: Any, path: Path, place: str) -> Any:
+    """`datasets` writes a file as {"bytes": ..., "path": ...}; only files on the disk are of use here."""
+    if not isinstance(value, dict):
+        return value
+    if value.get("bytes") is not None or not value.get("path"):
+        raise InputError(f"{path}, {place}: expected the path of a file, found the file's content inside the list")
+    return value["path"]
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Record]]:
@@ -355,4 +379,5 @@ def _parquet(path: Path) -> Iterator[tuple[str, Record]]:
                     number += 1
                     yield f"row {number}", _named(record, path, f"row {number}")
     except (ArrowException, OSError) as error:
-        raise InputError(f"{path}: expected a Parquet file, found a damaged one: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: expected a Parquet file, found a damaged one: {reason}") from None

@@ -303,7 +303,7 @@ def _spans(starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.ND
     return np.repeat(starts - begins, sizes) + np.arange(sizes.sum())
 
 
-_DTYPES: dict[str, type[np.generic]] = {"U8": np.uint8, "BOOL": np.bool_, "I32": np.int32, "I64": np.int64, "F64": np.float64}
+_DTYPES = {"U8": "u1", "BOOL": "?", "I32": "<i4", "I64": "<i8", "F64": "<f8"}  # safetensors' names and numpy's
 
 
 def _map_file(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:

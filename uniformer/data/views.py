@@ -177,7 +177,7 @@ class ArrayReader(VideoReader):
 def _image(source: Source, spec: InputSpec) -> Views:
     begin = time.perf_counter()
     if isinstance(source, str | os.PathLike):
-        picture: Image.Image | Pixels = _open_image(Path(source))
+        picture: Image.Image | Pixels = open_image(Path(source))
     elif isinstance(source, np.ndarray | Tensor):
         picture = _channels_last(source, 3, "(H, W, 3)")
     elif isinstance(source, Image.Image):
@@ -191,7 +191,7 @@ def _image(source: Source, spec: InputSpec) -> Views:
     return Views(pixels, height, width, tuple(crop_boxes(height, width, spec)), timings=timings)
 
 
-def _open_image(path: Path) -> Image.Image:
+def open_image(path: Path) -> Image.Image:
     """Decoded here, so that what is wrong with the file is said here."""
     check_file(path, "an image")
     try:

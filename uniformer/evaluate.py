@@ -1,0 +1,346 @@
+"""Scores of a model over a data set: multi-view testing as published, every item exactly once, resumable.
+
+    load_views (clips x crops)  ->  network  ->  mean over views  ->  Scores
+
+The same digits come out whatever the number of processes and however often the work was cut short, on one kind of
+machine: items go through the network in groups that only the data set, the views and the batch size decide, a group
+is never shared between processes, and a file that cannot be read leaves zeros in its place, so that shapes stay.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch.utils.data import DataLoader, Dataset
+
+from uniformer.config import InputSpec, to_dict
+from uniformer.contract import digest
+from uniformer.data.manifest import Manifest
+from uniformer.data.views import Backend, load_views
+from uniformer.errors import InputError
+from uniformer.model import UniFormer
+from uniformer.predictor import DTYPES, average_views
+from uniformer.result_log import ResultLog
+from uniformer.scores import Scores
+
+Precision = Literal["float32", "bfloat16", "float16"]
+Progress = Callable[[int, int], None]  # called with items done and items in all, of this process
+Forward = Callable[[Tensor], tuple[Tensor, ...]]  # (B, 3, ...) -> outputs (B, ...)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How items are read and computed."""
+
+    device: str | torch.device = "cpu"
+    precision: Precision = "float32"
+    batch_size: int = 8  #: views in one forward pass
+    workers: int = 2  #: processes that read and decode; 0 reads in this one
+    backend: Backend = "pyav"
+    follow_seconds: bool = False  #: scale strides by a video's frame rate
+
+    def __post_init__(self) -> None:
+        if self.precision not in DTYPES:
+            raise InputError(f"expected precision {', '.join(DTYPES)}, got {self.precision!r}")
+        if self.batch_size < 1 or self.workers < 0:
+            raise InputError(
+                f"expected batch_size of at least 1 and workers of at least 0, got {self.batch_size} and {self.workers}"
+            )
+
+
+def evaluate(
+    model: UniFormer,
+    manifest: Manifest,
+    spec: InputSpec,
+    *,
+    device: str | torch.device = "cpu",
+    precision: Precision = "float32",
+    batch_size: int = 8,
+    workers: int = 2,
+    backend: Backend = "pyav",
+    follow_seconds: bool = False,
+    progress: Progress | None = None,
+    store: str | os.PathLike[str] | None = None,
+) -> Scores:
+    """The model's answer for every item, from `spec.clips` x `spec.crops` views each, averaged as `spec` says.
+
+    Labels of the manifest are rows of the model's classifier. A file that cannot be read has no answer: the scores'
+    `errors` say why, and it counts as wrong. Within a torch.distributed group each process takes its share of the items
+    and all get the whole result. With `store`, a folder, finished items are kept there and a run that was cut short
+    goes on; items without an answer are tried again.
+
+    The model is put on `device`, computes in evaluation mode, and is left in the mode it was in.
+    Raises `InputError` when model, data and spec do not fit, or when the folder holds another run's results.
+    """
+    reading = Reading(device, precision, batch_size, workers, backend, follow_seconds)
+    _check(model, manifest, spec)
+    dtype = _row_type(model.config.num_classes)
+    log = None if store is None else ResultLog(store, run_key(model, manifest, spec, reading), dtype)
+    finished = from_first(lambda: np.empty(0, dtype) if log is None else log.read())
+    has = np.zeros(len(manifest), bool)
+    has[finished["item"]] = True
+    groups = [g for g in item_groups(len(manifest), spec.views, batch_size) if not has[g.start : g.stop].all()]
+
+    fresh: list[npt.NDArray[Any]] = []
+    errors: dict[int, str] = {}
+    with closing(log) if log is not None else _nothing():
+        if log is not None:
+            log.begin(rank_and_count()[0])
+        mine = my_share(groups)
+        for outcome in run_groups(model, lambda x: (model(x),), manifest, spec, mine, reading, progress):
+            if outcome.error is not None:
+                errors[outcome.item] = outcome.error
+                continue
+            logits = outcome.outputs[0]  # (V, K)
+            row = np.array((outcome.item, logits.mean(dim=0).numpy(), average_views(logits, spec).numpy()), dtype)
+            fresh.append(row)
+            if log is not None:
+                log.add(row)
+    parts = gathered((np.array(fresh, dtype), errors))
+    rows = np.concatenate([finished, *(rows for rows, _ in parts)])
+    return _assembled(manifest, model.config.num_classes, rows, {i: e for _, part in parts for i, e in part.items()})
+
+
+def _check(model: UniFormer, manifest: Manifest, spec: InputSpec) -> None:
+    width = model.config.num_classes
+    if model.config.output != "logits" or not width:
+        raise InputError("expected a model with a classifier to evaluate, got a backbone")
+    check_fits(model, manifest, spec)
+    if len(manifest.labels) and not 0 <= int(manifest.labels.min()) <= int(manifest.labels.max()) < width:
+        raise InputError(
+            f"expected labels in 0 .. {width - 1}, the model's classes, "
+            f"got {int(manifest.labels.min())} .. {int(manifest.labels.max())}"
+        )
+
+
+def check_fits(model: UniFormer, manifest: Manifest, spec: InputSpec) -> None:
+    """Raises `InputError` where clips meet images among model, data and spec, or the data set is empty."""
+    kinds = {"the model": model.config.is_video, "the input": spec.is_video, "the data": manifest.kind != "image"}
+    if len(set(kinds.values())) > 1:
+        said = ", ".join(f"{name} {'clips' if video else 'images'}" for name, video in kinds.items())
+        raise InputError(f"expected clips or images throughout, got {said}")
+    if not len(manifest):
+        raise InputError("expected a data set of at least one item, got an empty one")
+
+
+def _row_type(classes: int) -> np.dtype[Any]:
+    return np.dtype([("item", "<i8"), ("logits", "<f4", (classes,)), ("probabilities", "<f4", (classes,))])
+
+
+def _assembled(manifest: Manifest, classes: int, rows: npt.NDArray[Any], errors: dict[int, str]) -> Scores:
+    count = len(manifest)
+    logits, probabilities = np.zeros((count, classes), np.float32), np.zeros((count, classes), np.float32)
+    ok = np.zeros(count, bool)
+    logits[rows["item"]], probabilities[rows["item"]], ok[rows["item"]] = rows["logits"], rows["probabilities"], True
+    if manifest.is_multi_label:
+        labels: npt.NDArray[Any] = np.zeros((count, classes), bool)
+        for i in range(count):
+            labels[i, list(manifest.labels_of(i))] = True
+    else:
+        labels = np.array(manifest.labels, np.int32)
+    names = manifest.classes if len(manifest.classes) == classes else ()
+    return Scores(probabilities, logits, labels, ok, item_names(manifest), names, dict(sorted(errors.items())))
+
+
+def item_names(manifest: Manifest) -> tuple[str, ...]:
+    """The path of every row as the manifest has it, with the part in seconds where one is meant: 'a.mp4#3.5-7'."""
+    if manifest.start is None or manifest.end is None:
+        return tuple(manifest.paths)
+    spans = zip(manifest.paths, manifest.start.tolist(), manifest.end.tolist(), strict=True)
+    return tuple(path if start != start else f"{path}#{start:g}-{end:g}" for path, start, end in spans)
+
+
+# ---- items in groups: read by workers, computed in order -------------------------------------------------------------
+
+
+def item_groups(items: int, views: int, batch_size: int) -> list[range]:
+    """Consecutive items that go through the network together: as many as have `batch_size` views, at least one."""
+    size = max(1, batch_size // views)
+    return [range(first, min(first + size, items)) for first in range(0, items, size)]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one item: the outputs of its views, (V, ...) each, or why there are none."""
+
+    item: int
+    outputs: tuple[Tensor, ...] = ()  #: float32, on the CPU
+    seconds: npt.NDArray[np.float64] | None = None  #: the times of its frames, (clips, T), where it has a clock
+    error: str | None = None
+
+
+def run_groups(
+    model: UniFormer,
+    forward: Forward,
+    manifest: Manifest,
+    spec: InputSpec,
+    groups: Sequence[range],
+    reading: Reading,
+    progress: Progress | None = None,
+) -> Iterator[Outcome]:
+    """`forward`, which runs (part of) `model`, on every view of the items of `groups`, in order."""
+    done, total = 0, sum(map(len, groups))
+    with computing(model, reading.device):
+        for loaded in read_groups(manifest, spec, groups, reading):
+            items = groups[loaded.number]
+            outputs = [o.unflatten(0, (len(items), spec.views)) for o in _outputs(model, forward, loaded, reading)]
+            for place, item in enumerate(items):
+                error, mine = loaded.errors.get(place), tuple(o[place] for o in outputs)
+                if error is None and not all(o.isfinite().all() for o in mine):
+                    error = f"{manifest.path(item)}: expected finite numbers of the network, got NaN or infinity"
+                yield Outcome(item, error=error) if error else Outcome(item, mine, loaded.seconds[place])
+            done += len(items)
+            if progress is not None:
+                progress(done, total)
+
+
+def _outputs(model: UniFormer, forward: Forward, loaded: Loaded, reading: Reading) -> list[Tensor]:
+    """Every output for all views of a group, `batch_size` views at a time: a shape that no neighbour decides."""
+    weight = next(model.parameters())
+    device, half = weight.device, reading.precision != "float32"
+    parts = []
+    with torch.inference_mode(), torch.autocast(device.type, DTYPES[reading.precision], enabled=half):
+        for pixels in loaded.pixels.split(reading.batch_size):
+            outputs = forward(pixels.to(device, weight.dtype, non_blocking=True))
+            parts.append(tuple(o.float().cpu() for o in outputs))
+    return [torch.cat(part) for part in zip(*parts, strict=True)]
+
+
+@contextmanager
+def computing(model: UniFormer, device: str | torch.device) -> Iterator[None]:
+    """The model on `device` in evaluation mode; afterwards each module is back in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.to(device).eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+class Loaded(NamedTuple):
+    """What a worker hands over for one group: zeros stand for the views of items that could not be read."""
+
+    number: int  #: of the group in the list asked for
+    pixels: Tensor  #: (items x views, 3, ...)
+    seconds: list[npt.NDArray[np.float64] | None]  #: of each item
+    errors: dict[int, str]  #: place in the group -> why
+
+
+def read_groups(manifest: Manifest, spec: InputSpec, groups: Sequence[range], reading: Reading) -> Iterator[Loaded]:
+    """The views of each group, in order, read ahead by worker processes (one thread each)."""
+    loader = DataLoader(
+        _Groups(manifest, spec, groups, reading),
+        batch_size=None,  # a group is a batch already
+        num_workers=min(reading.workers, len(groups)),
+        pin_memory=torch.device(reading.device).type == "cuda",
+    )
+    yield from loader
+
+
+class _Groups(Dataset[Loaded]):
+    def __init__(self, manifest: Manifest, spec: InputSpec, groups: Sequence[range], reading: Reading):
+        self._manifest, self._spec, self._groups, self._reading = manifest, spec, groups, reading
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __getitem__(self, number: int) -> Loaded:
+        spec, items = self._spec, self._groups[number]
+        clip = (spec.frames,) if spec.is_video else ()
+        pixels = torch.zeros(len(items), spec.views, 3, *clip, *spec.size)
+        seconds: list[npt.NDArray[np.float64] | None] = [None] * len(items)
+        errors = {}
+        for place, item in enumerate(items):
+            row = self._manifest[item]
+            span = None if row.start is None or row.end is None else (row.start, row.end)
+            try:
+                views = load_views(
+                    row.path,
+                    spec,
+                    backend=self._reading.backend,
+                    follow_seconds=self._reading.follow_seconds,
+                    span=span,
+                )
+            except InputError as error:
+                errors[place] = str(error)
+                continue
+            pixels[place], seconds[place] = views.pixels, views.seconds
+        return Loaded(number, pixels.flatten(0, 1), seconds, errors)
+
+
+# ---- several processes -----------------------------------------------------------------------------------------------
+
+
+def rank_and_count() -> tuple[int, int]:
+    """The number of this process and how many there are; 0 and 1 outside a torch.distributed group."""
+    grouped = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if grouped else (0, 1)
+
+
+def my_share(things: Sequence[Any]) -> Sequence[Any]:
+    """Every n-th thing, beginning at this process's number."""
+    rank, count = rank_and_count()
+    return things[rank::count]
+
+
+def gathered(thing: Any) -> list[Any]:
+    """What every process has, in all of them."""
+    count = rank_and_count()[1]
+    if count == 1:
+        return [thing]
+    things: list[Any] = [None] * count
+    dist.all_gather_object(things, thing)
+    return things
+
+
+def from_first(make: Callable[[], Any]) -> Any:
+    """What `make` gives in the first process, in all of them; so is an `InputError` of it, for none to wait in vain."""
+    rank, count = rank_and_count()
+    box: list[Any] = [None]
+    if rank == 0:
+        try:
+            box = [make()]
+        except InputError as error:
+            box = [error]
+    if count > 1:
+        dist.broadcast_object_list(box)
+    if isinstance(box[0], InputError):
+        raise box[0]
+    return box[0]
+
+
+# ---- what a stored result depends on ---------------------------------------------------------------------------------
+
+
+def run_key(model: UniFormer, manifest: Manifest, spec: InputSpec, reading: Reading) -> dict[str, str]:
+    """Everything that decides the digits of a result, by name. The labels do not; nor does where the data lie."""
+    items = hashlib.sha256()
+    for column in (manifest.paths.blob, manifest.paths.offsets, manifest.start, manifest.end):
+        items.update(b"none" if column is None else np.ascontiguousarray(column).tobytes())
+    network = hashlib.sha256(json.dumps(to_dict(model.config)).encode())
+    network.update(digest(model.state_dict().values()).encode())
+    return {
+        "model": network.hexdigest(),
+        "data": items.hexdigest(),
+        "views": json.dumps(to_dict(spec)),
+        "precision": f"{reading.precision} on {torch.device(reading.device).type}",
+        "batch_size": str(reading.batch_size),
+        "decoding": f"{reading.backend}{', follow seconds' if reading.follow_seconds else ''}",
+    }
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield

@@ -1,0 +1,91 @@
+"""Finished rows of a long run in one folder, so that a killed run goes on where it was. numpy only.
+
+Each process appends rows of one fixed size to a file of its own, so a kill can spoil the last row at most: it fails its
+checksum and is computed again. Every row carries the number of its item; who wrote it does not matter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from uniformer.errors import InputError
+from uniformer.files import atomic_path
+
+KEY_NAME = "run.json"  # what the rows are results of
+
+
+class ResultLog:
+    """Rows of `dtype`, a structured type with the field `item`, under `folder`; `key` says what they are results of.
+
+    Usage: `rows = log.read()` in one process, then `log.begin(rank)` and `log.add(row)` in every one, then `close()`.
+    Raises `InputError` where the folder holds rows of another key or cannot be written.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], key: Mapping[str, str], dtype: npt.DTypeLike):
+        self.folder, self.key = Path(folder), dict(key)
+        self.dtype = np.dtype(dtype)
+        self._stored = np.dtype([("row", self.dtype), ("crc", "<u4")])
+        self._file: Any = None
+
+    def read(self) -> npt.NDArray[Any]:
+        """The rows of earlier runs, each item once."""
+        self._check_key()
+        parts = [self._read_part(path) for path in sorted(self.folder.glob("rows-*.bin"))]
+        rows = np.concatenate([np.empty(0, self.dtype), *parts])
+        return rows[np.unique(rows["item"], return_index=True)[1]]
+
+    def begin(self, rank: int) -> None:
+        """Open this process's file; a row that a kill cut short is dropped."""
+        path = self.folder / f"rows-{rank}.bin"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)  # read() made it, unless on another machine
+            self._file = open(path, "ab")  # noqa: SIM115 - closed by close()
+            size = self._file.tell()
+            self._file.truncate(size - size % self._stored.itemsize)
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}") from None
+
+    def add(self, row: npt.NDArray[Any]) -> None:
+        """Append one row, safe from a kill of this process once the call returns."""
+        data = row.tobytes()
+        try:
+            self._file.write(data + zlib.crc32(data).to_bytes(4, "little"))
+            self._file.flush()
+        except OSError as error:
+            raise InputError(f"cannot write {self._file.name}: {error.strerror}") from None
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _check_key(self) -> None:
+        path = self.folder / KEY_NAME
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.folder}: expected a folder of results to go on with: {error}") from None
+        if found is None:
+            with atomic_path(path) as temporary:
+                temporary.write_text(json.dumps(self.key, indent=2) + "\n", encoding="utf-8")
+            return
+        other = [name for name in {**self.key, **found} if found.get(name) != self.key.get(name)]
+        if other:
+            raise InputError(
+                f"{self.folder} holds the results of another run ({', '.join(other)} differ): expected an empty folder "
+                "or the same run"
+            )
+
+    def _read_part(self, path: Path) -> npt.NDArray[Any]:
+        data = path.read_bytes()
+        stored = np.frombuffer(data, self._stored, count=len(data) // self._stored.itemsize)
+        intact = [zlib.crc32(row["row"].tobytes()) == row["crc"] for row in stored]
+        return stored["row"][np.array(intact, bool)]
