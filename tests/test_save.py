@@ -152,7 +152,7 @@ def edited(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 EDITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "newer": (lambda c: c.update(uniformer=2), r"was written by a newer version of uniformer \(format 2, expected up"),
+    "newer": (lambda c: c.update(uniformer=2), r"a.safetensors: written by a newer version of uniformer \(format 2, expected up to 1\)"),
     "no version": (lambda c: c.pop("uniformer"), "holds no readable description"),
     "unknown field": (lambda c: c["config"].update(magic=1), "holds no readable description .*magic"),
     "bad value": (lambda c: c["config"].update(ndim=5), "a.safetensors: expected ndim 2"),

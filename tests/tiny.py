@@ -30,7 +30,7 @@ def tiny_model(seed: int = 0, **options: Any) -> UniFormer:
     model = UniFormer(replace(TINY, **options)).eval()
     with torch.no_grad():
         for value in model.state_dict().values():
-            value.add_(torch.rand_like(value) * 0.2 if value.is_floating_point() else 5)
+            value.add_((torch.rand_like(value) - 0.5) / 5 if value.is_floating_point() else 5)
     return model
 
 

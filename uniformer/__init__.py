@@ -1,6 +1,6 @@
 """UniFormer for images and video (ICLR 2022; TPAMI 2023): every published model, from a file to labels in one line.
 
-    uniformer.predict("clip.mp4", checkpoint="uniformer_small.k400_16x8")
+    uniformer.predict("clip.mp4", model="uniformer_small.k400_16x8")
     model = uniformer.create_model("uniformer_small_video", num_classes=174)
 
 Names are imported when they are first used, so `import uniformer` costs nothing and listing models needs no torch.

@@ -19,7 +19,7 @@ from uniformer import zoo
 from uniformer.config import Config, to_dict
 from uniformer.contract import Contract, check_proof, with_proof
 from uniformer.errors import InputError
-from uniformer.identify import Source, contract_of, describe, known_head_dim, name_of, read_source
+from uniformer.identify import Source, contract_of, describe, known_head_dim, name_of, read_source, told_by
 from uniformer.keys import from_reference, to_reference
 from uniformer.model import UniFormer
 from uniformer.weights import Weights, read_weights, write_ours, write_reference
@@ -77,7 +77,7 @@ def load_checkpoint(
     """Load a published id, a file, a folder, a hub repository or a state dict into `model`, strictly.
 
     Departures must be asked for: `inflate` turns 2D kernels into 3D ones, all weight in the centre frame ("center": a
-    still clip gives the image's logits exactly) or spread evenly ("mean": how the published video models began);
+    still clip gives the image's logits exactly, but for light models) or spread evenly ("mean": how the published video models began);
     `new_classifier` keeps the model's own classifier where the class count differs; `adapt_stem` sums or repeats the
     stem's kernels for another number of input channels; `allow_new` and `allow_ignored` are patterns of keys that may
     be missing in the file, or left over from it. A model that returns maps or features ignores a file's classifier.
@@ -100,7 +100,7 @@ def _load(model: UniFormer, weights: Weights, source: Source, **rules: Any) -> R
     report = load_state(model, weights.state, source=describe(source), **rules)
     report.ignored += weights.other
     report.notes += weights.notes
-    report.notes.append(f"head_dim {own} from {told[1] if told else 'the model: the file does not tell'}")
+    report.notes.append(told_by(told or (own, "the model: the file does not tell")))
     return report
 
 
@@ -116,6 +116,8 @@ def load_state(
     allow_ignored: Sequence[str] = (),
 ) -> Report:
     """`load_checkpoint` for a state dict in our keys."""
+    if inflate not in (None, "center", "mean"):
+        raise InputError(f"expected inflate 'center' or 'mean', got {inflate!r}")
     report = Report(source)
     problems: list[str] = []
     own, fitted = model.state_dict(), {}
@@ -191,8 +193,6 @@ def inflate_kernel(kernel: Tensor, frames: int, how: Inflation) -> Tensor:
     """(out, in, h, w) -> (out, in, frames, h, w): in the centre frame, or divided evenly over all of them."""
     if how == "mean":
         return kernel.unsqueeze(2).repeat(1, 1, frames, 1, 1) / frames
-    if how != "center":
-        raise InputError(f"expected inflate 'center' or 'mean', got {how!r}")
     inflated = kernel.new_zeros(*kernel.shape[:2], frames, *kernel.shape[2:])
     inflated[:, :, frames // 2] = kernel
     return inflated
@@ -219,15 +219,22 @@ def load_model(
 
     `source` as in `load_checkpoint`. Raises `InputError` when the file does not tell what it is.
     """
-    weights = read_source(source, averaged=averaged)
-    contract = contract_of(source, weights, head_dim)
+    return _built(read_source(source, averaged=averaged), source, head_dim)
+
+
+def _built(weights: Weights, source: Source, head_dim: int | None = None) -> tuple[UniFormer, Contract, Report]:
+    """The model of weights that have been read; each tensor keeps its precision."""
+    told = known_head_dim(weights, source, head_dim)
+    contract = contract_of(source, weights, told)
     model = UniFormer(contract.config)
-    dtypes = {v.dtype for v in weights.state.values() if v.is_floating_point()}
-    if len(dtypes) == 1:
-        model = model.to(dtypes.pop())
+    for key, own in model.state_dict(keep_vars=True).items():
+        stored = weights.state.get(key)
+        if stored is not None and stored.is_floating_point() and own.is_floating_point():
+            own.data = own.data.to(stored.dtype)
     report = load_state(model, weights.state, source=describe(source))
     report.ignored += weights.other
-    report.notes += [*weights.notes, *contract.notes]
+    head_dim_note = [told_by(told)] if told else []
+    report.notes += dict.fromkeys([*weights.notes, *head_dim_note, *contract.notes])
     return model.eval(), contract, report
 
 
@@ -270,7 +277,7 @@ def verify(path: str | os.PathLike[str]) -> tuple[Contract, list[str]]:
         raise InputError(
             f"{path} carries no proof to verify: expected a file saved by uniformer (see `uniformer convert`)"
         )
-    model, contract, _ = load_model(path)
+    model, contract, _ = _built(weights, path)
     assert contract.proof is not None
     return contract, check_proof(model, contract.proof)
 

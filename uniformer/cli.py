@@ -8,10 +8,17 @@ import sys
 from collections.abc import Sequence
 
 from uniformer import __version__
-from uniformer.commands import convert, models, predict, verify
+from uniformer.commands import convert, evaluate, features, models, predict, verify
 from uniformer.errors import InputError
 
-COMMANDS = {"predict": predict, "models": models, "verify": verify, "convert": convert}
+COMMANDS = {
+    "predict": predict,
+    "eval": evaluate,
+    "features": features,
+    "models": models,
+    "verify": verify,
+    "convert": convert,
+}
 BAD_INPUT, INTERRUPTED = 2, 130
 
 

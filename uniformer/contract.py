@@ -49,6 +49,10 @@ class Contract:
             raise InputError(
                 f"expected a name for each of {self.config.num_classes} classes, got {len(self.classes)} names"
             )
+        if self.input is not None and self.input.is_video != self.config.is_video:
+            kind = "clips" if self.config.is_video else "images"
+            sampling = f"{self.input.sampling} sampling" if self.input.is_video else "no sampling of frames"
+            raise InputError(f"expected the input of a network of {kind}, got one with {sampling}")
 
     def to_json(self) -> str:
         plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -59,15 +63,13 @@ class Contract:
         return json.dumps({"uniformer": VERSION, **plain}, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, where: str) -> Contract:
+    def from_json(cls, text: str | bytes, where: str) -> Contract:
         """Raises `InputError` when `text`, found in `where`, is not a contract this version can read."""
         try:
             d = json.loads(text)
             version = d.pop("uniformer")
             if version > VERSION:
-                raise InputError(
-                    f"{where} was written by a newer version of uniformer (format {version}, expected up to {VERSION})"
-                )
+                raise InputError(f"written by a newer version of uniformer (format {version}, expected up to {VERSION})")
             d["config"] = Config(**d["config"])
             d["input"] = InputSpec(**d["input"]) if d["input"] else None
             d["classes"], d["notes"] = tuple(d["classes"]), tuple(d["notes"])
@@ -75,8 +77,8 @@ class Contract:
                 proof = d["proof"]
                 d["proof"] = Proof(tuple(proof["shape"]), tuple(proof["logits"]), proof["norm"], proof["sha256"])
             return cls(**d)
-        except InputError:
-            raise
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"{where} holds no readable description of a uniformer model ({type(error).__name__}: {error})"
@@ -121,8 +123,7 @@ def check_proof(model: UniFormer, proof: Proof) -> list[str]:
         problems.append("the tensors are not the ones that were saved (sha256 differs)")
     logits = logits_in_float64(model, built_in_input(model.config, proof.shape))
     want = torch.tensor(proof.logits, dtype=torch.float64)
-    off = float((logits[: len(want)] - want).abs().max())
-    off = max(off, abs(float(logits.norm()) - proof.norm))
+    off = float(torch.cat([logits[: len(want)] - want, logits.norm()[None] - proof.norm]).abs().max())
     allowed = 1e-6 * max(1.0, proof.norm)
     if not off <= allowed:  # also catches NaN
         problems.append(f"the logits on the built-in input are off by {off:.1e} (expected at most {allowed:.0e})")

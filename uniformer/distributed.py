@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
 from torch import distributed as dist
+from torch import nn
 
 from uniformer.errors import InputError
 
 T = TypeVar("T")
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class World:
     rank: int = 0
     size: int = 1
     nodes: int = 1  #: machines
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
     @property
     def is_main(self) -> bool:
@@ -59,7 +60,7 @@ class World:
         return box[0]
 
     def share_buffers(self, modules: Iterable[nn.Module]) -> None:
-        """Give every process the main one's buffers: the statistics of batch norms are each process's own in training."""
+        """Give every process the main one's buffers: in training the statistics of batch norms are each one's own."""
         if self.size > 1:
             for module in modules:
                 for buffer in module.buffers():
@@ -87,11 +88,6 @@ def joined(device: str = "auto") -> Iterator[World]:
         yield World(rank, size, max(size // _number("LOCAL_WORLD_SIZE", size), 1), place)
     finally:
         dist.destroy_process_group()
-
-
-def on_device(tensor: Tensor, world: World) -> Tensor:
-    """`tensor` on this process's device; a copy from pinned memory does not wait."""
-    return tensor.to(world.device, non_blocking=True)
 
 
 def _number(name: str, usual: int) -> int:

@@ -12,10 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,12 +28,14 @@ from uniformer.config import InputSpec, to_dict
 from uniformer.contract import digest
 from uniformer.data.manifest import Manifest
 from uniformer.data.views import Backend, load_views
+from uniformer.distributed import World
 from uniformer.errors import InputError
 from uniformer.model import UniFormer
 from uniformer.predictor import DTYPES, average_views
 from uniformer.result_log import ResultLog
 from uniformer.scores import Scores
 
+T = TypeVar("T")
 Precision = Literal["float32", "bfloat16", "float16"]
 Progress = Callable[[int, int], None]  # called with items done and items in all, of this process
 Forward = Callable[[Tensor], tuple[Tensor, ...]]  # (B, 3, ...) -> outputs (B, ...)
@@ -87,17 +89,18 @@ def evaluate(
     _check(model, manifest, spec)
     dtype = _row_type(model.config.num_classes)
     log = None if store is None else ResultLog(store, run_key(model, manifest, spec, reading), dtype)
-    finished = from_first(lambda: np.empty(0, dtype) if log is None else log.read())
+    world = this_world(device)
+    finished = from_main(world, lambda: np.empty(0, dtype) if log is None else log.read())
     has = np.zeros(len(manifest), bool)
     has[finished["item"]] = True
     groups = [g for g in item_groups(len(manifest), spec.views, batch_size) if not has[g.start : g.stop].all()]
 
     fresh: list[npt.NDArray[Any]] = []
     errors: dict[int, str] = {}
-    with closing(log) if log is not None else _nothing():
+    with closing(log) if log is not None else nullcontext():
         if log is not None:
-            log.begin(rank_and_count()[0])
-        mine = my_share(groups)
+            log.begin(world.rank)
+        mine = groups[world.rank :: world.size]
         for outcome in run_groups(model, lambda x: (model(x),), manifest, spec, mine, reading, progress):
             if outcome.error is not None:
                 errors[outcome.item] = outcome.error
@@ -107,7 +110,7 @@ def evaluate(
             fresh.append(row)
             if log is not None:
                 log.add(row)
-    parts = gathered((np.array(fresh, dtype), errors))
+    parts = world.gathered((np.array(fresh, dtype), errors))
     rows = np.concatenate([finished, *(rows for rows, _ in parts)])
     return _assembled(manifest, model.config.num_classes, rows, {i: e for _, part in parts for i, e in part.items()})
 
@@ -143,14 +146,19 @@ def _assembled(manifest: Manifest, classes: int, rows: npt.NDArray[Any], errors:
     logits, probabilities = np.zeros((count, classes), np.float32), np.zeros((count, classes), np.float32)
     ok = np.zeros(count, bool)
     logits[rows["item"]], probabilities[rows["item"]], ok[rows["item"]] = rows["logits"], rows["probabilities"], True
-    if manifest.is_multi_label:
-        labels: npt.NDArray[Any] = np.zeros((count, classes), bool)
-        for i in range(count):
-            labels[i, list(manifest.labels_of(i))] = True
-    else:
-        labels = np.array(manifest.labels, np.int32)
     names = manifest.classes if len(manifest.classes) == classes else ()
+    labels = label_array(manifest, classes)
     return Scores(probabilities, logits, labels, ok, item_names(manifest), names, dict(sorted(errors.items())))
+
+
+def label_array(manifest: Manifest, classes: int) -> npt.NDArray[Any]:
+    """The labels of every row: int32 (N,), or bool (N, classes) of a multi-label set."""
+    if not manifest.is_multi_label:
+        return np.array(manifest.labels, np.int32)
+    labels = np.zeros((len(manifest), classes), bool)
+    for i in range(len(manifest)):
+        labels[i, list(manifest.labels_of(i))] = True
+    return labels
 
 
 def item_names(manifest: Manifest) -> tuple[str, ...]:
@@ -188,7 +196,7 @@ def run_groups(
     groups: Sequence[range],
     reading: Reading,
     progress: Progress | None = None,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """`forward`, which runs (part of) `model`, on every view of the items of `groups`, in order."""
     done, total = 0, sum(map(len, groups))
     with computing(model, reading.device):
@@ -283,42 +291,27 @@ class _Groups(Dataset[Loaded]):
 # ---- several processes -----------------------------------------------------------------------------------------------
 
 
-def rank_and_count() -> tuple[int, int]:
-    """The number of this process and how many there are; 0 and 1 outside a torch.distributed group."""
-    grouped = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.get_world_size()) if grouped else (0, 1)
+def this_world(device: str | torch.device) -> World:
+    """The torch.distributed group this process is in, or itself alone."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return World(device=torch.device(device))
+    return World(dist.get_rank(), dist.get_world_size(), device=torch.device(device))
 
 
-def my_share(things: Sequence[Any]) -> Sequence[Any]:
-    """Every n-th thing, beginning at this process's number."""
-    rank, count = rank_and_count()
-    return things[rank::count]
-
-
-def gathered(thing: Any) -> list[Any]:
-    """What every process has, in all of them."""
-    count = rank_and_count()[1]
-    if count == 1:
-        return [thing]
-    things: list[Any] = [None] * count
-    dist.all_gather_object(things, thing)
-    return things
-
-
-def from_first(make: Callable[[], Any]) -> Any:
-    """What `make` gives in the first process, in all of them; so is an `InputError` of it, for none to wait in vain."""
-    rank, count = rank_and_count()
-    box: list[Any] = [None]
-    if rank == 0:
+def from_main(world: World, make: Callable[[], T]) -> T:
+    """What `make` gives in the main process, in all of them; so is an `InputError` of it, that none waits in vain."""
+    made: tuple[T | None, InputError | None] | None = None
+    if world.is_main:
         try:
-            box = [make()]
+            made = make(), None
         except InputError as error:
-            box = [error]
-    if count > 1:
-        dist.broadcast_object_list(box)
-    if isinstance(box[0], InputError):
-        raise box[0]
-    return box[0]
+            made = None, error
+    made = world.from_main(made)
+    assert made is not None
+    value, problem = made
+    if problem is not None:
+        raise problem
+    return value  # type: ignore[return-value]
 
 
 # ---- what a stored result depends on ---------------------------------------------------------------------------------
@@ -339,8 +332,3 @@ def run_key(model: UniFormer, manifest: Manifest, spec: InputSpec, reading: Read
         "batch_size": str(reading.batch_size),
         "decoding": f"{reading.backend}{', follow seconds' if reading.follow_seconds else ''}",
     }
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

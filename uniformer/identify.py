@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from uniformer import zoo
 from uniformer.config import Config
 from uniformer.contract import Contract
 from uniformer.errors import InputError
-from uniformer.weights import Weights, read_weights, sort_keys
+from uniformer.weights import Weights, read_object, read_weights
 
 Source = str | os.PathLike[str] | Mapping[str, Tensor]
 
@@ -21,7 +22,7 @@ Source = str | os.PathLike[str] | Mapping[str, Tensor]
 def read_source(source: Source, *, averaged: bool = False) -> Weights:
     """The weights behind a published id (fetched when it is not here yet), a path, a hub repository or a state dict."""
     if isinstance(source, Mapping):
-        return sort_keys(source)
+        return read_object(source, averaged=averaged)
     return read_weights(resolve(source), averaged=averaged)
 
 
@@ -45,96 +46,119 @@ def describe(source: Source) -> str:
 
 
 def record_of(source: Source) -> zoo.Checkpoint | None:
-    """The zoo's record of a source given by id, or of a file that still has its published name."""
+    """The zoo's record of a source given by id, or of a file that still has its published name (or OpenMMLab's)."""
     if isinstance(source, Mapping):
         return None
     if os.fspath(source) in zoo.list_checkpoints():
         return zoo.get_checkpoint(os.fspath(source))
     records = map(zoo.get_checkpoint, zoo.list_checkpoints())
-    return next((r for r in records if r.file is not None and r.file.name == Path(source).name), None)
+    name = Path(source).name
+    return next((r for r in records if r.file and name in (r.file.name, Path(r.file.converted_url or "").name)), None)
 
 
-def known_head_dim(weights: Weights, source: Source) -> tuple[int, str] | None:
-    """Channels per head, which no tensor tells, and who says so: the contract, the record, or the only possibility."""
+def known_head_dim(weights: Weights, source: Source, asked: int | None = None) -> tuple[int, str] | None:
+    """Channels per head, which no tensor tells, and who says so: contract, record, caller, or the only possibility.
+
+    `asked` is the caller's word. Raises `InputError` when it contradicts the contract or the record.
+    """
     if weights.contract is not None:
-        return weights.contract.config.head_dim, "the file's contract"
-    record = record_of(source)
-    if record is not None:
-        return record.config.head_dim, f"the record of {record.id}"
-    dims = _dims(weights.state)
-    published = {c.head_dim for c in zoo.VARIANTS.values() if c.dims == dims}
-    if len(published) == 1:
-        return published.pop(), f"the only published model of widths {dims}"
-    return None
+        told = weights.contract.config.head_dim, "the file's contract"
+    elif record := record_of(source):
+        told = record.config.head_dim, f"the record of {record.id}"
+    elif asked is not None:
+        return asked, "the caller"
+    else:
+        dims = _dims(weights.state)
+        published = _published_head_dims(dims)
+        return (published[0], f"the only published model of widths {dims}") if len(published) == 1 else None
+    if asked not in (None, told[0]):
+        raise InputError(f"{told[1]} says head_dim {told[0]}, the caller {asked}")
+    return told
+
+
+def _published_head_dims(dims: tuple[int, ...]) -> list[int]:
+    return sorted({c.head_dim for c in zoo.VARIANTS.values() if c.dims == dims})
+
+
+def _shape(state: Mapping[str, Tensor], key: str, rank: int) -> torch.Size:
+    if key not in state:
+        raise InputError(f"the tensors are not of a whole UniFormer: {key} is missing")
+    shape = state[key].shape
+    if len(shape) != rank:
+        raise InputError(f"the tensors are not of a UniFormer: expected {rank} axes of {key}, got {tuple(shape)}")
+    return shape
 
 
 def _dims(state: Mapping[str, Tensor]) -> tuple[int, ...]:
-    return tuple(state[f"stages.{i}.blocks.0.pos_embed.bias"].shape[0] for i in range(4))
+    return tuple(_shape(state, f"stages.{i}.blocks.0.pos_embed.bias", 1)[0] for i in range(4))
 
 
 def identify(state: Mapping[str, Tensor], head_dim: int) -> Config:
     """The architecture a state dict in our keys belongs to, read off its keys and shapes; `head_dim` must be known.
 
-    What leaves no trace in the tensors (windows, drop path, the layer scale's initial value) keeps its default.
+    What leaves no trace in the tensors (windows, drop path, the layer scale's initial value) keeps its default. Raises
+    `InputError` when they are not of a whole network, or `head_dim` does not fit them.
     """
-    try:
-        position = state["stages.0.blocks.0.pos_embed.weight"]
-        ndim = position.ndim - 2
-        depths = tuple(
-            1 + max(int(k.split(".")[3]) for k in state if k.startswith(f"stages.{i}.blocks.")) for i in range(4)
-        )
-        dims = _dims(state)
-        stem = state.get("stages.0.embed.conv1.weight", state.get("stages.0.embed.proj.weight"))
-        second = state.get("stages.1.embed.proj.weight")
-        head = state.get("head.weight")
-        scaled = tuple(i + 1 for i in range(4) if f"stages.{i}.blocks.0.scale1" in state)
-        assert stem is not None
-        return Config(
-            ndim=ndim,
-            in_chans=stem.shape[1],
-            num_classes=0 if head is None else head.shape[0],
-            depths=depths,
-            dims=dims,
-            head_dim=head_dim,
-            mlp_ratio=state["stages.0.blocks.0.ffn.fc1.bias"].shape[0] / dims[0],
-            overlap=sum(f"stages.{i}.embed.conv1.weight" in state for i in range(4)),
-            time_kernel=second.shape[2] if second is not None and ndim == 3 else 1,
-            split_attention="stages.2.blocks.0.time_norm.weight" in state,
-            layer_scale=1e-6 if scaled else None,
-            layer_scale_stages=scaled or (1, 2, 3, 4),
-            token_labeling="aux_head.weight" in state,
-            keep_ratio=0.5 if "cls_token" in state else None,
-            output="normed_maps" if "stages.0.norm.weight" in state else "logits" if "norm.weight" in state else "maps",
-        )
-    except (KeyError, ValueError, AssertionError) as error:
-        raise InputError(f"the tensors are not of a whole UniFormer: {error} is missing") from None
+    if head_dim < 1:
+        raise InputError(f"expected head_dim of at least 1, got {head_dim}")
+    dims = _dims(state)
+    position = state.get("stages.0.blocks.0.pos_embed.weight")
+    rank = 4 if position is None else position.ndim  # of a kernel; loading says if it is missing
+    ndim = rank - 2
+    overlap = sum(f"stages.{i}.embed.conv1.weight" in state for i in range(4))
+    scaled = tuple(i + 1 for i in range(4) if f"stages.{i}.blocks.0.scale1" in state)
+    return Config(
+        ndim=ndim,
+        in_chans=_shape(state, f"stages.0.embed.{'conv1' if overlap else 'proj'}.weight", rank)[1],
+        num_classes=_shape(state, "head.weight", 2)[0] if "head.weight" in state else 0,
+        depths=tuple(len({k.split(".")[3] for k in state if k.startswith(f"stages.{i}.blocks.")}) for i in range(4)),
+        dims=dims,
+        head_dim=head_dim,
+        mlp_ratio=_shape(state, "stages.0.blocks.0.ffn.fc1.bias", 1)[0] / dims[0],
+        overlap=overlap,
+        time_kernel=_shape(state, "stages.1.embed.proj.weight", rank)[2] if overlap < 2 and ndim == 3 else 1,
+        split_attention="stages.2.blocks.0.time_norm.weight" in state,
+        layer_scale=1e-6 if scaled else None,
+        layer_scale_stages=scaled or (1, 2, 3, 4),
+        token_labeling="aux_head.weight" in state,
+        keep_ratio=0.5 if "cls_token" in state else None,
+        output="normed_maps" if "stages.0.norm.weight" in state else "logits" if "norm.weight" in state else "maps",
+    )
 
 
 def name_of(config: Config) -> str:
     """The variant's name in the zoo, whatever its class count; '' for one of the user's own."""
     for name, variant in zoo.VARIANTS.items():
         same = replace(config, num_classes=variant.num_classes, drop_path=0.0, dropout=0.0)
-        if same == variant or replace(same, layer_scale=variant.layer_scale) == variant:
+        if None not in (config.layer_scale, variant.layer_scale):  # its initial value makes no other network
+            same = replace(same, layer_scale=variant.layer_scale)
+        if same == variant:
             return name
     return ""
 
 
-def contract_of(source: Source, weights: Weights, head_dim: int | None = None) -> Contract:
-    """What is known of a file: its own contract, else the zoo's record, else what its tensors tell."""
+def contract_of(source: Source, weights: Weights, head_dim: tuple[int, str] | None) -> Contract:
+    """What is known of a file: its own contract, else the zoo's record, else what its tensors tell.
+
+    `head_dim` as `known_head_dim` gives it. Raises `InputError` when nothing tells it.
+    """
     if weights.contract is not None:
         return weights.contract
     record = record_of(source)
     if record is not None:
         return contract_of_record(record, weights)
-    known = (head_dim, "the caller") if head_dim else known_head_dim(weights, source)
-    if known is None:
-        published = sorted({c.head_dim for c in zoo.VARIANTS.values() if c.dims == _dims(weights.state)})
+    if head_dim is None:
+        published = ", ".join(map(str, _published_head_dims(_dims(weights.state)))) or "none"
         raise InputError(
-            f"expected head_dim for {describe(source)}: tensors do not tell it; published with these widths: "
-            f"{', '.join(map(str, published)) or 'none'}"
+            f"expected head_dim for {describe(source)}: tensors do not tell it; published with these widths: {published}"
         )
-    config = identify(weights.state, known[0])
-    return Contract(config, name_of(config), zoo.default_input(config), notes=(f"head_dim from {known[1]}",))
+    config = identify(weights.state, head_dim[0])
+    return Contract(config, name_of(config), zoo.default_input(config), notes=(told_by(head_dim),))
+
+
+def told_by(head_dim: tuple[int, str]) -> str:
+    """The note that says where a head_dim is from."""
+    return f"head_dim {head_dim[0]} from {head_dim[1]}"
 
 
 def contract_of_record(record: zoo.Checkpoint, weights: Weights) -> Contract:

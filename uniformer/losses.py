@@ -90,7 +90,7 @@ def label_map_targets(
     picture's diagonal; and its smoothed targets sum to 1 + smoothing / K. Here neither.
     Raises `InputError` for another form of maps or crops.
     """
-    from torchvision.ops import roi_align  # type: ignore[import-untyped]  # heavy, and only here
+    from torchvision.ops import roi_align  # heavy, and only here
 
     if maps.ndim != 5 or maps.shape[1] != 2 or crops.shape != (len(maps), 4):
         raise InputError(

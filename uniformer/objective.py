@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from uniformer.data.loading import Batch
-from uniformer.data.mixing import Box, draw_mix_box, mix_batch, soft_targets
+from uniformer.data.mixing import Box, draw_mix_box, mix_batch
 from uniformer.errors import InputError
 from uniformer.layers import GlobalMHRA
 from uniformer.losses import (
@@ -42,7 +42,9 @@ class Objective(nn.Module):
         self.model, self.loss = model, loss
         self._teacher = (teacher,)  # in a tuple: not a submodule
 
-    def forward(self, x: Tensor, targets: Tensor, dense_targets: Tensor | None = None, box: Box | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, targets: Tensor, dense_targets: Tensor | None = None, box: Box | None = None
+    ) -> Tensor:
         if self.loss.kind == "two_head":
             logits, class_logits = self.model.forward_class_token(x)
             value = two_head_loss(logits, class_logits, targets)
@@ -80,11 +82,6 @@ def make_task(batch: Batch, recipe: Recipe, model: UniFormer, rng: np.random.Gen
     return Task(batch.x, targets, dense, draw_mix_box((grids[0][0], grids[0][1]), rng))
 
 
-def plain_task(batch: Batch, recipe: Recipe) -> Task:
-    """The batch as it is, with its labels as targets."""
-    return Task(batch.x, soft_targets(batch.labels, recipe.model.num_classes))
-
-
 def attend_in_float32(model: nn.Module) -> None:
     """Keep attention out of autocast's lower precision."""
     for module in model.modules():
@@ -113,18 +110,18 @@ def load_teacher(recipe: Recipe, device: torch.device) -> UniFormer | None:
 
 
 @torch.no_grad()
-def first_bad_layer(objective: Objective, task: Task, *, device_type: str, dtype: torch.dtype | None) -> str | None:
+def first_bad_layer(objective: Objective, task: Task) -> str | None:
     """Where a forward pass first gives NaN or infinity: the input, a module by name, the loss; None where nowhere.
 
-    Runs the pass again; batch norms then hold its statistics.
+    Runs the pass again, and leaves its mark on the statistics of batch norms.
     """
     if not task.x.isfinite().all():
         return "the input"
     found: list[str] = []
-    hooks = [module.register_forward_hook(_Watch(name, found)) for name, module in objective.model.named_modules() if name]
+    modules = [(name, module) for name, module in objective.model.named_modules() if name]
+    hooks = [module.register_forward_hook(_Watch(name, found)) for name, module in modules]
     try:
-        with torch.autocast(device_type, dtype, enabled=dtype is not None):
-            value = objective(*task)
+        value = objective(*task)
     finally:
         for hook in hooks:
             hook.remove()

@@ -91,7 +91,7 @@ class Predictor:
             ...
 
     Args:
-        checkpoint: a published id, a file, a folder, a hub repository - or a model with its contract.
+        model: a published id, a file, a folder, a hub repository - or a network with its contract.
         clips, crops: views of a video; the checkpoint's own by default.
         top_k: labels to keep.
         device: "auto" takes a GPU when there is one.
@@ -105,7 +105,7 @@ class Predictor:
 
     def __init__(
         self,
-        checkpoint: CheckpointSource | tuple[UniFormer, Contract],
+        model: CheckpointSource | tuple[UniFormer, Contract],
         *,
         clips: int | None = None,
         crops: Literal[1, 3] | None = None,
@@ -124,16 +124,16 @@ class Predictor:
             if value < 1:
                 raise InputError(f"expected {name} of at least 1, got {value}")
         self.device = _device(device)
-        if isinstance(checkpoint, tuple):
-            model, self.contract = checkpoint
+        if isinstance(model, tuple):
+            network, self.contract = model
         else:
-            model, self.contract, self.report = load_model(checkpoint, head_dim=head_dim)
-        if model.config.output != "logits" or not model.config.num_classes or self.contract.input is None:
+            network, self.contract, self.report = load_model(model, head_dim=head_dim)
+        if network.config.output != "logits" or not network.config.num_classes or self.contract.input is None:
             raise InputError(
                 f"{self.contract.id or self.contract.arch} is a backbone without a classifier: nothing to predict"
             )
         self.spec = _with_views(self.contract.input, clips, crops)
-        self.model = model.float().to(self.device).eval()
+        self.model = network.float().to(self.device).eval()
         self.top_k, self.batch_size, self.workers = top_k, batch_size, workers
         self.backend: Backend = backend
         self.follow_seconds = follow_seconds
@@ -229,17 +229,17 @@ def average_views(logits: Tensor, spec: InputSpec) -> Tensor:
     return logits.softmax(dim=1).mean(dim=0)
 
 
-def predict(source: Source, checkpoint: CheckpointSource | None = None, **options: Any) -> Prediction:
+def predict(source: Source, model: CheckpointSource | None = None, **options: Any) -> Prediction:
     """The labels of one image or video: a path, an array, a list of frames, a folder of frames.
 
-        uniformer.predict("clip.mp4", checkpoint="uniformer_small.k400_16x4").labels[0].name
+        uniformer.predict("clip.mp4", model="uniformer_small.k400_16x4").labels[0].name
 
-    `options` are those of `Predictor`; for more than one source, make one and keep it. Without `checkpoint` a small
+    `options` are those of `Predictor`; for more than one source, make one and keep it. Without `model` a small
     Kinetics-400 model is fetched for videos, an ImageNet one for images.
     """
-    if checkpoint is None:
-        checkpoint = DEFAULT_IMAGE if is_image(source) else DEFAULT_VIDEO
-    return Predictor(checkpoint, **options)(source)
+    if model is None:
+        model = DEFAULT_IMAGE if is_image(source) else DEFAULT_VIDEO
+    return Predictor(model, **options)(source)
 
 
 def is_image(source: Source) -> bool:

@@ -56,6 +56,7 @@ class Data(_Checked):
     separator: str = "auto"  #: between the fields of a line of the lists
     label_maps: str | None = None  #: folder of dense label maps, for token labeling
     repeated_augmentation: int = 1  #: draws of each sample in a row, over all processes; an epoch keeps its length
+    balanced: bool = False  #: draw every class equally often, small ones several times over
     workers: int = 8  #: loading processes for each training process
 
     def _problems(self) -> Iterable[str]:
@@ -150,12 +151,18 @@ class Keep(_Checked):
     """Which weights are the result of a run."""
 
     result: Literal["last", "best"] = "last"
-    metric: Literal["top1", "top5", "loss"] = "top1"  #: by which an epoch is the best
-    every: int = 1  #: epochs between two checkpoints to resume from
+    metric: Literal["top1", "top5", "mean_class", "map", "loss"] = "top1"  #: by which an epoch is the best
+    every: int = 1  #: epochs between two states to go on from
+    every_steps: int | None = None  #: steps between two of them within an epoch
+    patience: int | None = None  #: validations without a better one after which the run ends
 
     def _problems(self) -> Iterable[str]:
         if self.every < 1:
             yield f"expected keep.every of 1 or more epochs, got {self.every}"
+        for name in ("every_steps", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                yield f"expected keep.{name} of 1 or more, got {value}"
 
 
 @dataclass(frozen=True)
@@ -164,6 +171,7 @@ class Loop(_Checked):
 
     eval_every: int = 1  #: epochs between two validations; the last epoch is always validated
     log_every: int = 50  #: steps
+    tensorboard: bool = False  #: write its logs too
     max_bad_fraction: float = 0.01  #: of the samples of an epoch that may be unreadable before the run stops
     compile: bool = False
     grad_checkpointing: bool = False  #: recompute activations in the backward pass: less memory, more time
@@ -253,6 +261,11 @@ def load_recipe(name_or_path: str | os.PathLike[str], overrides: Sequence[str] =
     """
     table = _read(name_or_path, ())
     table.setdefault("name", Path(name_or_path).stem if _is_path(name_or_path) else str(name_or_path))
+    return recipe_from(table, overrides)
+
+
+def recipe_from(table: Table, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a table such as a file holds, with `name` and `arch`. Overrides and errors as for `load_recipe`."""
     for text in overrides:
         key, value = parse_override(text)
         table = merged(table, nested(ALIASES.get(key, key), value))

@@ -301,7 +301,7 @@ def _scores(facts: dict[str, Any], arrays: dict[str, Any], path: Path) -> Scores
 
 
 def _write_parquet(scores: Scores, path: Path) -> None:
-    arrow, parquet = _pyarrow()
+    arrow, parquet = load_pyarrow()
 
     def rows_of(array: npt.NDArray[Any]) -> Any:  # (N, K) -> N lists of K
         return arrow.FixedSizeListArray.from_arrays(arrow.array(array.reshape(-1)), array.shape[1])
@@ -319,7 +319,7 @@ def _write_parquet(scores: Scores, path: Path) -> None:
 
 
 def _read_parquet(path: Path) -> Scores:
-    arrow, parquet = _pyarrow()
+    arrow, parquet = load_pyarrow()
     try:
         table = parquet.read_table(path)
         facts = json.loads(table.schema.metadata[b"uniformer"])
@@ -337,7 +337,8 @@ def _read_parquet(path: Path) -> Scores:
     return _scores(facts, {**arrays, "labels": matrix("label")}, path)
 
 
-def _pyarrow() -> tuple[Any, Any]:
+def load_pyarrow() -> tuple[Any, Any]:
+    """The packages pyarrow and pyarrow.parquet, or `MissingExtra`."""
     try:
         import pyarrow
         import pyarrow.parquet

@@ -11,6 +11,8 @@ import argparse
 import json
 import os
 import pickle
+import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,32 +48,47 @@ def read_weights(path: str | os.PathLike[str], *, averaged: bool = False) -> Wei
     Raises `InputError` for a file that is missing, no checkpoint, or a pickle that wants more than to hold tensors.
     """
     path = Path(path)
-    if path.is_dir():
-        return _read_folder(path)
-    if not path.is_file():
+    if not path.is_dir() and not path.is_file():
         raise InputError(
             f"no checkpoint at {path}: expected a .pth or .safetensors file, or a folder with {CONFIG_NAME}"
         )
-    if _looks_like_safetensors(path):
-        state, contract = _read_safetensors(path)
-        return sort_keys(state, str(path), contract)
-    return sort_keys(*_unwrap(_read_pickle(path), str(path), averaged))
+    is_ours = path.is_dir() or _looks_like_safetensors(path)
+    if not is_ours:
+        return read_object(_read_pickle(path), str(path), averaged=averaged)
+    if averaged:
+        raise _no_averaged(str(path))
+    state, contract = _read_folder(path) if path.is_dir() else _read_safetensors(path)
+    return sort_keys(state, str(path), contract)
 
 
-def _read_folder(path: Path) -> Weights:
+def read_object(obj: Any, where: str = "the state dict", *, averaged: bool = False) -> Weights:
+    """What a .pth file holds: a state dict, or a dictionary with one in it. `where` is what messages call it."""
+    return sort_keys(*_unwrap(obj, where, averaged))
+
+
+def _read_folder(path: Path) -> tuple[dict[str, Tensor], Contract]:
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (path / name).is_file():
             raise InputError(f"{path} is no saved model: expected a file {name} in it")
-    state, contract = _read_safetensors(path / WEIGHTS_NAME)
-    text = (path / CONFIG_NAME).read_text(encoding="utf-8")
-    return sort_keys(state, str(path), Contract.from_json(text, str(path / CONFIG_NAME)) or contract)
+    contract = Contract.from_json((path / CONFIG_NAME).read_bytes(), str(path / CONFIG_NAME))
+    return _read_safetensors(path / WEIGHTS_NAME)[0], contract
 
 
 def _looks_like_safetensors(path: Path) -> bool:
-    with open(path, "rb") as f:
-        head = f.read(9)
+    """Raises `InputError` for what a download that failed leaves behind."""
+    try:
+        with open(path, "rb") as f:
+            head = f.read(512)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    if not head:
+        raise InputError(f"{path} is no checkpoint: expected tensors, found an empty file")
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise InputError(
+            f"{path} is no checkpoint: expected tensors, found a web page: the download did not give the file"
+        )
     # 8 bytes of header length, then the header, a JSON object.
-    return len(head) == 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Contract | None]:
@@ -90,30 +107,24 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Contract | None]:
 def _read_pickle(path: Path) -> Any:
     """torch.load that builds tensors, plain containers and argparse's inert Namespace, and nothing else."""
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle protocol of what turns out to be no pickle
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        wants = _unsafe_global(str(error))
-        if wants:
+    except Exception as error:  # on damaged files torch lets struct, index, key and assertion errors out, among others
+        wants = _UNSAFE.search(str(error))
+        if wants and isinstance(error, pickle.UnpicklingError):
             raise InputError(
-                f"refused {path}: beside tensors it holds {wants}, and loading that would let the file run code. "
+                f"refused {path}: beside tensors it holds {wants[1]}, and loading that would let the file run code. "
                 "Expected a file of tensors only: save just its state dict, where you trust it, and load that"
             ) from None
-        raise InputError(f"{path} is no checkpoint: expected tensors saved by torch or safetensors") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} is no checkpoint, or a damaged one: {_first_line(error)}") from None
+        reason = "expected tensors saved by torch or safetensors"
+        if not isinstance(error, pickle.UnpicklingError):  # whose first line is advice to load it unsafely
+            reason += f" ({_first_line(error)})"
+        raise InputError(f"{path} is no checkpoint, or a damaged one: {reason}") from None
 
 
-def _unsafe_global(message: str) -> str | None:
-    """The name in torch's message about a global that weights_only does not allow."""
-    for marker in (
-        "Unsupported global: GLOBAL ",
-        "Unsupported class ",
-        "Trying to call reduce for unrecognized function ",
-    ):
-        if marker in message:
-            return message.split(marker, 1)[1].split()[0].strip(".,'\"`")
-    return None
+# torch's words for a name that weights_only does not allow
+_UNSAFE = re.compile(r"(?:nsupported global: GLOBAL|nsupported GLOBAL|nsupported class|recognized function) '?(\w[\w.]*)")
 
 
 def _first_line(error: BaseException) -> str:
@@ -130,16 +141,23 @@ def _unwrap(obj: Any, where: str, averaged: bool) -> tuple[Mapping[str, Tensor],
                 f"{where} holds no tensors: expected some, or one of {', '.join(WRAPPERS)}; found {_some_keys(obj)}"
             )
         key = found[0]
-        if averaged:
-            if AVERAGED.get(key) not in found and key not in AVERAGED.values():
-                raise InputError(f"{where} has no averaged weights: expected {AVERAGED.get(key)!r} beside {key!r}")
-            key = AVERAGED.get(key, key)
-        elif AVERAGED.get(key) in found:
-            notes.append(f"took {key!r}; averaged weights ({AVERAGED[key]!r}) are in the file too")
+        beside = AVERAGED.get(key)
+        if averaged and key not in AVERAGED.values():
+            if beside not in found:
+                raise _no_averaged(where)
+            key = beside
+        elif beside in found:
+            notes.append(f"took {key!r}; averaged weights ({beside!r}) are in the file too")
         obj = obj[key]
+    elif averaged:
+        raise _no_averaged(where)
     if not isinstance(obj, Mapping) or not _is_state(obj):
         raise InputError(f"{where} holds no state dict: expected a dictionary of tensors, found {type(obj).__name__}")
     return {key.removeprefix("module."): value for key, value in obj.items()}, where, None, notes
+
+
+def _no_averaged(where: str) -> InputError:
+    return InputError(f"{where} has no averaged weights: expected {' or '.join(map(repr, AVERAGED.values()))} in it")
 
 
 def _is_state(obj: Mapping[Any, Any]) -> bool:
@@ -183,7 +201,7 @@ def sort_keys(
 
 def _published_class_order(head: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
     """OpenMMLab sorted the 400 rows of Kinetics-400 by class name; put them back into the authors' order."""
-    if head["head.weight"].shape[0] != 400:
+    if any(len(rows) != 400 for rows in head.values()):
         return head
     from uniformer.data.classes import kinetics400_permutation
 
@@ -196,26 +214,40 @@ def _published_class_order(head: dict[str, Tensor], notes: list[str]) -> dict[st
 
 def write_ours(state: Mapping[str, Tensor], contract: Contract, path: str | os.PathLike[str]) -> None:
     """A safetensors file with the contract in its header or, when `path` has no suffix, a folder in the hub's form."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = Path(path)
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     text = contract.to_json()
-    if path.suffix == ".safetensors":
-        target = path
-    elif path.suffix:
-        raise InputError(f"expected a name ending in .safetensors, or a folder, to save a model to; got {path}")
-    else:
-        path.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path / CONFIG_NAME) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        target = path / WEIGHTS_NAME
     compact = json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
-    with atomic_path(target) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt", "uniformer": compact})
+
+    def write(target: Path) -> None:
+        with atomic_path(target) as temporary:
+            try:
+                save_file(tensors, temporary, metadata={"format": "pt", "uniformer": compact})
+            except SafetensorError as error:  # a full disk too
+                raise InputError(f"cannot write {target}: {_first_line(error)}") from None
+
+    if path.suffix == ".safetensors":
+        return write(path)
+    if path.suffix:
+        raise InputError(f"expected a name ending in .safetensors, or a folder, to save a model to; got {path}")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    with atomic_path(path / CONFIG_NAME) as temporary:  # takes its place after the weights have taken theirs
+        temporary.write_text(text, encoding="utf-8")
+        write(path / WEIGHTS_NAME)
+    return None
 
 
 def write_reference(state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
     """A flat .pth with the reference's keys, which the original code loads strictly."""
+    tensors = to_reference({key: value.detach().cpu() for key, value in state.items()})
     with atomic_path(path) as temporary:
-        torch.save(to_reference({key: value.detach().cpu() for key, value in state.items()}), temporary)
+        try:
+            torch.save(tensors, temporary)
+        except RuntimeError as error:  # torch's writer says so of a full disk
+            raise InputError(f"cannot write {path}: is the disk full? ({_first_line(error)})") from None

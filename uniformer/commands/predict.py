@@ -30,6 +30,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--checkpoint", metavar="ID|FILE|REPO", help="published id (see `uniformer models`), file or hub repository"
     )
+    p.add_argument(
+        "--untrained", metavar="ARCH", help="a network with random weights instead: tries the way, needs no download"
+    )
     p.add_argument("--clips", type=int, help="clips per video (default: the checkpoint's)")
     p.add_argument("--crops", type=int, choices=(1, 3), help="crops per clip (default: the checkpoint's)")
     p.add_argument("--top-k", type=int, default=5, metavar="K", help="labels per file (default: 5)")
@@ -62,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     form = _form(args)
     done = _finished(args, form)
     predictor = Predictor(
-        args.checkpoint or _default_checkpoint(args.paths[0]),
+        _network(args),
         clips=args.clips,
         crops=args.crops,
         top_k=args.top_k,
@@ -173,6 +176,21 @@ def _as_table(result: dict[str, Any]) -> str:
 
 
 FORMATS = {"jsonl": _as_jsonl, "csv": _as_csv, "table": _as_table}
+
+
+def _network(args: argparse.Namespace) -> Any:
+    """What `Predictor` is to use: the checkpoint asked for, the usual one, or an untrained network."""
+    if args.untrained is None:
+        return args.checkpoint or _default_checkpoint(args.paths[0])
+    if args.checkpoint is not None:
+        raise InputError("--untrained and --checkpoint exclude each other")
+    from uniformer.contract import Contract
+    from uniformer.model import create_model
+    from uniformer.zoo import default_input
+
+    model = create_model(args.untrained)
+    print(f"{args.untrained} with random weights: its labels mean nothing", file=sys.stderr)
+    return model, Contract(model.config, args.untrained, default_input(model.config))
 
 
 def _default_checkpoint(path: str) -> str:

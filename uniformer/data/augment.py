@@ -28,7 +28,7 @@ from torch import Tensor
 
 from uniformer.config import InputSpec
 from uniformer.data.options import Augment
-from uniformer.data.transforms import Pixels, _checked, _normalise, to_rgb
+from uniformer.data.transforms import Pixels, checked_pixels, normalise, to_rgb
 from uniformer.errors import InputError
 
 Frames = npt.NDArray[np.uint8]  # (T, H, W, 3)
@@ -86,7 +86,7 @@ def augment_clip(frames: Pixels, spec: InputSpec, augment: Augment, rng: np.rand
     All frames get the same draw; the noise in an erased box differs from frame to frame, as in the published runs.
     Raises `InputError` for another form of frames, and where `jitter_scales` do not cover the view.
     """
-    frames = _checked(frames, 4, "(T, H, W, 3)")
+    frames = checked_pixels(frames, 4, "(T, H, W, 3)")
     drawn = draw(frames.shape[1], frames.shape[2], spec, augment, rng)
     frames = _operate(frames, augment, CLIP_FILL, drawn.seed)
     if drawn.interpolation == "bilinear":
@@ -102,7 +102,7 @@ def augment_image(image: Image.Image | Pixels, spec: InputSpec, augment: Augment
     PIL images are read as by `transforms.image_views`. Raises `InputError` as `augment_clip` does.
     """
     pixels = np.asarray(to_rgb(image)) if isinstance(image, Image.Image) else image
-    frames = _checked(pixels, 3, "(H, W, 3)")[None]
+    frames = checked_pixels(pixels, 3, "(H, W, 3)")[None]
     drawn = draw(frames.shape[1], frames.shape[2], spec, augment, rng)
     frames = _antialiased_crop(frames, drawn, spec)
     if drawn.flip:
@@ -121,7 +121,7 @@ def augment_labelled_image(
     Returns the view (3, h, w), the moved map, and the crop (4,) as shares of the picture: top, left, bottom, right.
     """
     pixels = np.asarray(to_rgb(image)) if isinstance(image, Image.Image) else image
-    frames = _checked(pixels, 3, "(H, W, 3)")[None]
+    frames = checked_pixels(pixels, 3, "(H, W, 3)")[None]
     height, width = frames.shape[1:3]
     drawn = draw(height, width, spec, augment, rng)
     if drawn.flip:
@@ -316,7 +316,7 @@ def _finish(pixels: Tensor, drawn: Draw, augment: Augment, spec: InputSpec) -> T
     """Flip, normalise and erase: (3, T, h, w) of 0 to 255, which it may overwrite, to the view."""
     if drawn.flip:
         pixels = pixels.flip(-1)
-    view = _normalise(pixels[None], spec)[0]
+    view = normalise(pixels[None], spec)[0]
     if drawn.erased is None:
         return view
     top, left, height, width = drawn.erased

@@ -104,9 +104,9 @@ def share(batch: int, rank: int, size: int) -> npt.NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the samples of a run fall into epochs, steps, passes and processes. An epoch's last, partial batch is left out.
+    """How the samples of a run fall into epochs, steps, passes and processes.
 
-    Raises `InputError` for fewer samples than one batch.
+    The last, partial batch of an epoch is left out. Raises `InputError` for fewer samples than one batch.
     """
 
     count: int  #: samples
@@ -165,7 +165,8 @@ class TrainingSet(Dataset[Sample]):
     def __getitem__(self, place: Place) -> Sample:
         """Where a file cannot be read another one stands in, drawn at random, always the same at this place."""
         rng = stream(self.seed, SAMPLE, place.epoch, place.position)
-        row, unreadable = place.row, []
+        row = place.row
+        unreadable: list[tuple[str, str]] = []
         for _ in range(SUBSTITUTES):
             try:
                 return self._sample(row, rng, unreadable)
@@ -187,7 +188,9 @@ class TrainingSet(Dataset[Sample]):
                     continue
                 whole = read_label_map(self.label_maps, item.path)
                 view, label_map, crop = augment_labelled_image(image, whole, self.spec, self.augment, copy)
-                views.append(view), maps.append(label_map), crops.append(crop)
+                views.append(view)
+                maps.append(label_map)
+                crops.append(crop)
         return Sample(torch.stack(views), self._label(item), maps, crops, unreadable)
 
     def _clip(self, item: Item, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
@@ -206,15 +209,18 @@ class TrainingSet(Dataset[Sample]):
 
 
 def read_label_map(folder: str, path: str) -> Tensor:
-    """The published map of a picture, float32 (2, k, M, M): scores and classes. Raises `InputError` where there is none.
+    """The published map of a picture, float32 (2, k, M, M): scores and classes.
 
-    It has the picture's name and lies in a folder of the same name as the picture's, as the published archive does.
+    It has the picture's name and lies in a folder of the same name as the picture's, as in the published archive.
+    Raises `InputError` where there is none.
     """
     file = Path(folder, Path(path).parent.name, Path(path).stem + ".pt")
     try:
         label_map = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise InputError(f"{file}: expected the label map of {path}, found no readable file: {error.strerror}") from None
+        raise InputError(
+            f"{file}: expected the label map of {path}, found no readable file: {error.strerror}"
+        ) from None
     except Exception as error:  # pickle's, zip's and torch's own
         raise InputError(f"{file}: expected a label map, found another kind of file: {type(error).__name__}") from None
     if not isinstance(label_map, Tensor) or label_map.ndim != 4 or label_map.shape[0] != 2:
@@ -225,7 +231,9 @@ def read_label_map(folder: str, path: str) -> Tensor:
 # ---- batches ---------------------------------------------------------------------------------------------------------
 
 
-def batches(dataset: TrainingSet, plan: Plan, *, start: int = 0, workers: int = 0, pin: bool = False) -> Iterator[Batch]:
+def batches(
+    dataset: TrainingSet, plan: Plan, *, start: int = 0, workers: int = 0, pin: bool = False
+) -> Iterator[Batch]:
     """Every pass of this process from step `start` of the run to its end, read ahead by `workers` processes."""
     loader = DataLoader(
         dataset,

@@ -37,14 +37,14 @@ def to_views(frames: Pixels, spec: InputSpec) -> Tensor:
     The view of clip i and crop j is number i * crops + j, the order of the reference. Channels are in the order of
     `spec.channels`. Raises `InputError` where the frames have another form or, resized, do not cover a crop.
     """
-    frames = _checked(frames, 5, "(clips, T, H, W, 3)")
+    frames = checked_pixels(frames, 5, "(clips, T, H, W, 3)")
     clips, time, height, width, _ = frames.shape
     frame = _frame(height, width, spec)
     views = torch.empty(clips, spec.crops, 3, time, *spec.size)
     for clip, out in zip(frames, views, strict=True):
         for view, pixels in zip(out, _crops(clip, frame, spec), strict=True):
             view.copy_(pixels)  # (3, T, h, w)
-    return _normalise(views.flatten(0, 1), spec)
+    return normalise(views.flatten(0, 1), spec)
 
 
 def image_views(image: Image.Image | Pixels, spec: InputSpec) -> Tensor:
@@ -55,7 +55,7 @@ def image_views(image: Image.Image | Pixels, spec: InputSpec) -> Tensor:
     pixels of unknown range (floats, 32-bit integers), other array forms, and pictures too elongated to resize.
     """
     pixels = np.asarray(to_rgb(image)) if isinstance(image, Image.Image) else image
-    return to_views(_checked(pixels, 3, "(H, W, 3)")[None, None], spec).squeeze(2)
+    return to_views(checked_pixels(pixels, 3, "(H, W, 3)")[None, None], spec).squeeze(2)
 
 
 def crop_boxes(height: int, width: int, spec: InputSpec) -> list[tuple[float, float, float, float]]:
@@ -133,7 +133,7 @@ def _half(free: int, is_video: bool) -> int:
 # --- pixels ------------------------------------------------------------------------------------------
 
 
-def _checked(pixels: Pixels, ndim: int, form: str) -> npt.NDArray[np.uint8]:
+def checked_pixels(pixels: Pixels, ndim: int, form: str) -> npt.NDArray[np.uint8]:
     array = pixels.cpu().numpy() if isinstance(pixels, Tensor) else pixels
     if array.dtype != np.uint8 or array.ndim != ndim or array.shape[-1] != 3 or 0 in array.shape:
         raise InputError(f"expected uint8 RGB of shape {form}, got {array.dtype} of shape {array.shape}")
@@ -193,7 +193,7 @@ def _bilinear(clip: npt.NDArray[np.uint8], rows: _Taps, columns: _Taps) -> Tenso
     return above.lerp_(below, rows.share[:, None])
 
 
-def _normalise(views: Tensor, spec: InputSpec) -> Tensor:
+def normalise(views: Tensor, spec: InputSpec) -> Tensor:
     """(V, 3, ...) of 0 to 255, RGB, which it may overwrite; steps in the order of the originals, for equal rounding."""
     if spec.channels == "bgr":
         views = views.flip(1)

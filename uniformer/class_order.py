@@ -1,0 +1,166 @@
+"""Labels that mean other classes than the network's rows: matching by name, noticing it, finding the order.
+
+The classic accident: the published Kinetics networks have the authors' own order of classes, most lists the
+alphabetical one, and every answer looks wrong though the network is right.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from uniformer.data.classes import load_classes
+from uniformer.data.manifest import Manifest
+from uniformer.errors import InputError
+from uniformer.scores import Scores, wilson
+
+Order = npt.NDArray[np.int64]  # (L,): label as the data have it -> row of the classifier
+
+ENOUGH = 20  # items with an answer, below which chance and a wrong order cannot be told from bad luck
+SURE = 3.0  # times the probability of guessing: answers with more of it are not guesses
+_DATASETS = ("Kinetics-400", "Kinetics-600", "Something-Something V1", "Something-Something V2", "UCF101", "HMDB51")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is odd about a run's answers, in sentences, and the order of classes that would set it right, if one."""
+
+    sentences: tuple[str, ...]
+    order: Order | None = None
+    order_name: str = ""
+
+
+def plain(name: str) -> str:
+    """A name without what spellings differ in: case, punctuation, spaces."""
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def match(names: Sequence[str], known: Sequence[str]) -> Order | None:
+    """Where each name stands in `known`, (L,); None unless every one stands there once, whatever its spelling."""
+    places: dict[str, int] = {}
+    for place, name in enumerate(known):
+        if places.setdefault(plain(name), place) != place:
+            return None
+    found = [places.get(plain(name), -1) for name in names]
+    return None if -1 in found or len(set(found)) < len(found) else np.array(found)
+
+
+def has_names(classes: Sequence[str]) -> bool:
+    """Whether they are names, not the numbers that stand for names nobody gave."""
+    return any(not name.isdecimal() for name in classes)
+
+
+def relabelled(manifest: Manifest, order: Order, classes: Sequence[str]) -> Manifest:
+    """The manifest with label `order[i]` for i, of `classes`."""
+    return replace(manifest, labels=order[manifest.labels].astype(np.int32), classes=tuple(classes), file=None)
+
+
+def by_name(manifest: Manifest, classes: Sequence[str]) -> tuple[Manifest, str | None]:
+    """The manifest with the labels of a network's `classes`, matched by name where both sides have names.
+
+    Returns it with a sentence to be shown where labels changed or could not be matched. Raises `InputError` where the
+    data have other classes and another number of them than the network.
+    """
+    if not (classes and has_names(classes) and has_names(manifest.classes)):
+        return manifest, None
+    if manifest.classes == tuple(classes):
+        return manifest, None
+    order = match(manifest.classes, classes)
+    if order is not None:
+        moved = int((order != np.arange(len(order))).sum())
+        changed = (
+            f"{moved} of the data's {len(order)} classes have another number there" if moved else "in the same order"
+        )
+        return relabelled(manifest, order, classes), f"labels matched to the checkpoint's classes by name: {changed}"
+    known = {plain(name) for name in classes}
+    strange = [name for name in manifest.classes if plain(name) not in known]
+    what = f"{len(strange)} of the data's {len(manifest.classes)} classes are not the checkpoint's"
+    if len(manifest.classes) != len(classes):
+        raise InputError(f"expected classes of the checkpoint ({len(classes)}), got {what}, such as {strange[:1]}")
+    return manifest, f"labels taken by number: {what}, such as {strange[0] if strange else manifest.classes[0]!r}"
+
+
+def examine(scores: Scores, classes: Sequence[str]) -> Found | None:
+    """What is wrong when answers are right no more often than guesses: None when they are better, or too few to tell.
+
+    `classes` are the network's, whose usual orders are tried as meanings of the labels.
+    """
+    answered = scores.select(scores.ok)
+    if answered.is_multi_label or len(answered) < ENOUGH or answered.num_classes < 2:
+        return None
+    chance = 1 / answered.num_classes
+    right = answered.ranks() == 0
+    low, high = wilson(int(right.sum()), len(right))
+    if low > chance:
+        return None
+    share, confidence = right.mean(), float(answered.confidence().mean())
+    sentences = [
+        f"{100 * share:.1f} % of {len(right)} answers are right ({100 * low:.1f} to {100 * high:.1f} %), "
+        f"no more than by guessing among {answered.num_classes} classes ({100 * chance:.1f} %)"
+    ]
+    predicted = answered.predicted()
+    if (predicted == predicted[0]).all():
+        sentences.append(f"every answer is {answered.name(int(predicted[0]))!r}: the weights may not be trained ones")
+        return Found(tuple(sentences))
+    if confidence < SURE * chance:
+        sentences.append(f"answers are unsure (mean probability {confidence:.3g}), as of a network without training")
+    else:
+        sentences.append(
+            f"yet answers are sure of themselves (mean probability {confidence:.2f}): "
+            "the labels probably number the classes in another order than the checkpoint"
+        )
+    best = max(_tried(answered, classes), key=lambda found: found[0], default=None)
+    if best is not None and wilson(best[0], len(right))[0] > max(high, chance):
+        sentences.append(f"with the labels read in {best[2]} order {100 * best[0] / len(right):.1f} % would be right")
+        return Found(tuple(sentences), best[1], best[2])
+    return Found((*sentences, *_majorities(answered)))
+
+
+def _tried(scores: Scores, classes: Sequence[str]) -> Iterator[tuple[int, Order, str]]:
+    """How many answers would be right if the labels were in each usual order of the network's classes."""
+    predicted, labels = scores.predicted(), scores.labels
+    for name, names in orders_of(classes):
+        order = match(names, classes)
+        if order is not None and int(labels.max()) < len(order):
+            yield int((order[labels] == predicted).sum()), order, name
+
+
+def orders_of(classes: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
+    """Orders that these classes are known to come in, by name; the present one is left out."""
+    if not has_names(classes):
+        return
+    orders: dict[str, Sequence[str]] = {
+        "alphabetical": sorted(classes),
+        "alphabetical (any case)": sorted(classes, key=str.casefold),
+        "alphabetical (no brackets)": sorted(classes, key=lambda name: name.replace("[", "").replace("]", "")),
+    }
+    for dataset in _DATASETS:
+        published = load_classes(dataset)
+        if len(published) == len(classes) and match(published, classes) is not None:
+            orders[f"{dataset}'s published"] = published
+    seen = [list(classes)]
+    for name, names in orders.items():
+        if [plain(n) for n in names] not in [[plain(n) for n in other] for other in seen]:
+            seen.append(list(names))
+            yield name, names
+
+
+def _majorities(scores: Scores) -> Iterator[str]:
+    """A hint from the answers alone: does each label have a favourite answer of its own?"""
+    size = scores.num_classes
+    table = np.bincount(scores.labels.astype(np.int64) * size + scores.predicted(), minlength=size * size)
+    table = table.reshape(size, size)
+    labels = np.flatnonzero(table.sum(axis=1) >= 5)
+    favourites = table[labels].argmax(axis=1)
+    hits, items = table[labels, favourites].sum(), table[labels].sum()
+    # Any labels have favourites; other labels' favourites being others is what a mere change of order does.
+    if len(labels) >= 2 and len(set(favourites.tolist())) > 0.8 * len(labels) and hits > items / 2:
+        pairs = ", ".join(f"{label} -> {scores.name(int(f))}" for label, f in zip(labels[:4], favourites, strict=False))
+        yield (
+            f"each label has an answer of its own that {100 * hits / items:.0f} % of its items get ({pairs}, ...): "
+            "the labels are probably numbered by another list of classes"
+        )

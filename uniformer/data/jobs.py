@@ -1,0 +1,135 @@
+"""Long work over many files: in parallel processes, of which one may crash, with a journal so that a run can go on."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from uniformer.errors import InputError
+
+Job = TypeVar("Job")
+Answer = TypeVar("Answer")
+
+_AHEAD = 4  # jobs handed out per process: enough to keep it busy, few to repeat after a crash
+
+
+class Journal:
+    """One JSON object a line, appended as each piece of work ends; `entries` holds what is there by its "path".
+
+    Of two with one path the later counts. A line that a kill cut short is dropped. Raises `InputError` where the file
+    is no journal or cannot be written.
+    """
+
+    def __init__(self, path: Path, *, resume: bool = True):
+        self.entries: dict[str, dict[str, Any]] = {}
+        try:
+            end = self._read(path) if resume and path.exists() else 0
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "ab")  # noqa: SIM115 - closed by close()
+            self._file.truncate(end)
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}") from None
+
+    def _read(self, path: Path) -> int:
+        """Takes in the lines that are whole; returns where they end."""
+        end = 0
+        with open(path, "rb") as f:
+            for number, line in enumerate(f, 1):
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    entry = json.loads(line)
+                    self.entries[entry["path"]] = entry
+                except (ValueError, KeyError, TypeError):
+                    raise InputError(f"{path}, line {number}: expected an entry of a journal, found another") from None
+                end += len(line)
+        return end
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Append one entry: once this returns, a kill of this process does not lose it."""
+        self.entries[entry["path"]] = entry
+        self._file.write(json.dumps(entry).encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def stamp(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(time of change in nanoseconds, bytes) of a file: if both are as before it counts as the same. (0, 0): none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
+def run_parallel(
+    function: Callable[[Job], Answer], jobs: Iterable[Job], workers: int
+) -> Iterator[tuple[Job, Answer | None]]:
+    """(job, answer) as they come, from `workers` fresh processes; 0 does the work in this one.
+
+    Decoders are C code that a damaged file may crash. A job that takes its process down is answered by None, and the
+    others go on. `function` must be importable by its name, as `multiprocessing` asks. What it raises is raised here.
+    """
+    if workers < 0:
+        raise InputError(f"expected a number of worker processes from 0 up, got {workers}")
+    waiting = iter(jobs)
+    if workers == 0:
+        yield from ((job, function(job)) for job in waiting)
+        return
+    suspects: list[Job] = []
+    is_done = False
+    while not is_done:
+        running: dict[Future[Answer], Job] = {}
+        with _pool(workers) as pool:
+            try:
+                while True:
+                    for job in islice(waiting, _AHEAD * workers - len(running)):
+                        suspects.append(job)  # until it is handed over
+                        running[pool.submit(function, job)] = job
+                        suspects.pop()
+                    if not running:
+                        is_done = True
+                        break
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        answer = future.result()
+                        yield running.pop(future), answer
+            except BrokenProcessPool:
+                suspects += running.values()
+        yield from _one_by_one(function, suspects)
+
+
+def _one_by_one(function: Callable[[Job], Answer], jobs: list[Job]) -> Iterator[tuple[Job, Answer | None]]:
+    """Each job alone in a process, which the next one takes over unless it crashed: then that job is to blame."""
+    while jobs:
+        with _pool(1) as pool:
+            is_alive = True
+            while jobs and is_alive:
+                answer: Answer | None = None
+                try:
+                    answer = pool.submit(function, jobs[0]).result()
+                except BrokenProcessPool:
+                    is_alive = False
+                yield jobs.pop(0), answer
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # Fresh processes: a fork of one with threads (torch, a terminal's progress bar) may hang.
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))

@@ -1,0 +1,262 @@
+"""Clip and image embeddings of a data set, in shards on disk: resumable, by many processes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from uniformer.config import InputSpec
+from uniformer.data.manifest import Manifest
+from uniformer.errors import InputError
+from uniformer.evaluate import (
+    Outcome,
+    Progress,
+    Reading,
+    check_fits,
+    from_main,
+    item_groups,
+    item_names,
+    label_array,
+    run_groups,
+    run_key,
+    this_world,
+)
+from uniformer.files import atomic_path
+from uniformer.model import UniFormer
+from uniformer.scores import load_pyarrow
+
+Form = Literal["safetensors", "parquet"]
+Arrays = dict[str, npt.NDArray[Any]]
+
+KEY_NAME = "features.json"  # what the shards are features of
+SHARD_ITEMS, SHARD_MAPS = 64, 8  # items of a shard; with stage maps, which are a thousand times larger
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Pooled features of N items. Rows without any hold zeros."""
+
+    features: npt.NDArray[np.float32]  #: (N, C), or (N, V, C) where kept per view
+    labels: npt.NDArray[Any]  #: int32 (N,), or bool (N, K) of a multi-label set
+    ok: npt.NDArray[np.bool_]  #: (N,)
+    paths: tuple[str, ...]
+    classes: tuple[str, ...]
+    errors: dict[int, str]  #: why a row has none
+
+
+def extract_features(
+    model: UniFormer,
+    manifest: Manifest,
+    spec: InputSpec,
+    out: str | os.PathLike[str],
+    *,
+    per_view: bool = False,
+    stages: Sequence[int] = (),
+    form: Form = "safetensors",
+    reading: Reading | None = None,
+    progress: Progress | None = None,
+) -> dict[int, str]:
+    """Write the features of every item to the folder `out`; returns why items have none, by row.
+
+    A shard holds consecutive items: `features` (n, C), the last map batch-normed and averaged over time and space as
+    the classifier sees it, and over the views unless `per_view`, then (n, V, C); `labels` and `ok`. With `stages`, say
+    (3, 4), also the maps `stage3` and `stage4`, (n, V, C, [T',] H', W'), and `seconds` (n, clips, T'), the times of
+    their positions, NaN where a source has no clock. The items' names and errors are in each shard, too.
+
+    A shard is written whole or not at all, so a run that was cut short goes on; shards with unreadable items are made
+    anew. Within a torch.distributed group the processes share the shards out: the folder must be one for all.
+    Raises `InputError` where things do not fit or the folder holds other features.
+    """
+    reading = reading or Reading()
+    _check(model, manifest, spec, stages, form)
+    groups = item_groups(len(manifest), spec.views, reading.batch_size)
+    size = max(1, (SHARD_MAPS if stages else SHARD_ITEMS) // len(groups[0]))  # groups a shard
+    shards = [groups[first : first + size] for first in range(0, len(groups), size)]
+    about = {
+        "shards": len(shards),
+        "form": form,
+        "per_view": per_view,
+        "stages": list(stages),
+        "classes": list(manifest.classes),
+        **run_key(model, manifest, spec, reading),
+    }
+    world = this_world(reading.device)
+    unfinished = from_main(world, lambda: _claim(Path(out), about))
+    todo = unfinished[world.rank :: world.size]
+    wanted = list(chain.from_iterable(shards[n] for n in todo))
+    errors: dict[int, str] = {}
+    with closing(run_groups(model, _forward(model, stages), manifest, spec, wanted, reading, progress)) as outcomes:
+        for number in todo:
+            part = list(islice(outcomes, sum(map(len, shards[number]))))
+            mine = {o.item: o.error for o in part if o.error is not None}
+            errors |= mine
+            arrays = _arrays(part, model, manifest, spec, per_view, stages)
+            _write_shard(_shard_path(Path(out), number, form), arrays, manifest, [o.item for o in part], mine)
+    return dict(sorted((item, why) for part in world.gathered(errors) for item, why in part.items()))
+
+
+def load_features(folder: str | os.PathLike[str]) -> Features:
+    """All shards of a finished run, without stage maps. Raises `InputError` where the folder holds no such thing."""
+    folder = Path(folder)
+    about = _read_about(folder)
+    if about is None:
+        raise InputError(f"{folder}: expected a folder of features, found no {KEY_NAME} in it")
+    paths = [_shard_path(folder, number, about["form"]) for number in range(about["shards"])]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise InputError(
+            f"{folder}: expected {len(paths)} shards, found {len(paths) - len(missing)}: run it to its end"
+        )
+    parts = [_read_shard(path, ("features", "labels", "ok")) for path in paths]
+    joined = {name: np.concatenate([arrays[name] for arrays, _, _ in parts]) for name in ("features", "labels", "ok")}
+    names = tuple(chain.from_iterable(names for _, names, _ in parts))
+    why = list(chain.from_iterable(errors for _, _, errors in parts))
+    errors = {row: text for row, text in enumerate(why) if text is not None}
+    return Features(**joined, paths=names, classes=tuple(about["classes"]), errors=errors)
+
+
+def _check(model: UniFormer, manifest: Manifest, spec: InputSpec, stages: Sequence[int], form: str) -> None:
+    check_fits(model, manifest, spec)
+    if not set(stages) <= {1, 2, 3, 4} or len(set(stages)) < len(stages):
+        raise InputError(f"expected stages out of 1, 2, 3, 4, each once, got {', '.join(map(str, stages))}")
+    if form not in ("safetensors", "parquet"):
+        raise InputError(f"expected the form safetensors or parquet, got {form!r}")
+    if form == "parquet" and stages:
+        raise InputError("expected the form safetensors for stage maps: a Parquet row has no room for them")
+
+
+def _forward(model: UniFormer, stages: Sequence[int]) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """Pooled features (B, C) and the maps of `stages` of a batch."""
+
+    def forward(x: Tensor) -> tuple[Tensor, ...]:
+        maps = model.forward_intermediates(x)
+        last = maps[-1] if model.norm is None else model.norm(maps[-1])
+        return last.flatten(2).mean(dim=2), *(maps[stage - 1] for stage in stages)
+
+    return forward
+
+
+def _arrays(
+    part: Sequence[Outcome],
+    model: UniFormer,
+    manifest: Manifest,
+    spec: InputSpec,
+    per_view: bool,
+    stages: Sequence[int],
+) -> Arrays:
+    """The columns of one shard. Rows without an answer are zeros, of the shape the others have."""
+    rows = [o.item for o in part]
+    labels = label_array(manifest.select(rows), max(len(manifest.classes), model.config.num_classes))
+    arrays: Arrays = {"labels": labels, "ok": np.array([o.error is None for o in part])}
+    shapes: list[tuple[int, ...]] = [(spec.views, model.config.dims[-1])]
+    grids = model.grids(((spec.frames,) if spec.is_video else ()) + spec.size)
+    shapes += [(spec.views, model.config.dims[stage - 1], *grids[stage - 1]) for stage in stages]
+    names = ["features", *(f"stage{stage}" for stage in stages)]
+    for place, (name, shape) in enumerate(zip(names, shapes, strict=True)):
+        column = np.zeros((len(part), *shape), np.float32)
+        for row, outcome in enumerate(part):
+            if outcome.error is None:
+                column[row] = outcome.outputs[place].numpy()
+        arrays[name] = column
+    if not per_view:
+        arrays["features"] = arrays["features"].mean(axis=1)
+    if stages and spec.is_video:
+        step = model.feature_info[0].time_stride  # position t of a map is centred on frame t * step of the clip
+        seconds = np.full((len(part), spec.clips, spec.frames), np.nan)
+        for row, outcome in enumerate(part):
+            if outcome.seconds is not None:
+                seconds[row] = outcome.seconds
+        arrays["seconds"] = np.ascontiguousarray(seconds[:, :, ::step])
+    return arrays
+
+
+# ---- shards ----------------------------------------------------------------------------------------------------------
+
+
+def _claim(folder: Path, about: dict[str, Any]) -> list[int]:
+    """The shards that are not there yet, in a folder that is new or holds the same run."""
+    found = _read_about(folder)
+    if found is None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot write {folder}: {error.strerror}") from None
+        with atomic_path(folder / KEY_NAME) as temporary:
+            temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    elif found != about:
+        other = [name for name in {**about, **found} if found.get(name) != about.get(name)]
+        raise InputError(
+            f"{folder} holds other features ({', '.join(other)} differ): expected an empty folder or the same run"
+        )
+    return [n for n in range(about["shards"]) if not _is_whole(_shard_path(folder, n, about["form"]))]
+
+
+def _read_about(folder: Path) -> dict[str, Any] | None:
+    path = folder / KEY_NAME
+    if not path.is_file():
+        return None
+    try:
+        about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected a description of features, found a damaged one: {error}") from None
+    return about
+
+
+def _shard_path(folder: Path, number: int, form: str) -> Path:
+    return folder / f"features-{number:05}.{form}"
+
+
+def _is_whole(path: Path) -> bool:
+    return path.is_file() and bool(_read_shard(path, ("ok",))[0]["ok"].all())
+
+
+def _write_shard(path: Path, arrays: Arrays, manifest: Manifest, rows: list[int], errors: dict[int, str]) -> None:
+    names, why = item_names(manifest.select(rows)), [errors.get(row) for row in rows]
+    with atomic_path(path) as temporary:
+        if path.suffix == ".safetensors":
+            from safetensors.numpy import save_file
+
+            save_file(arrays, temporary, {"paths": json.dumps(names), "errors": json.dumps(why)})
+            return
+        arrow, parquet = load_pyarrow()
+        columns = {
+            name: arrow.array(list(column) if column.ndim < 3 else [list(row) for row in column])
+            for name, column in arrays.items()
+        }
+        texts = [name.encode("utf-8", "replace").decode() for name in names]  # Parquet holds UTF-8 only
+        columns = {"path": arrow.array(texts, arrow.string()), **columns, "error": arrow.array(why, arrow.string())}
+        parquet.write_table(arrow.table(columns), temporary)
+
+
+def _read_shard(path: Path, wanted: Sequence[str]) -> tuple[Arrays, list[str], list[str | None]]:
+    """Some arrays, the items' names, and why rows have nothing."""
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="np") as f:
+                facts = f.metadata()
+                arrays = {name: f.get_tensor(name) for name in wanted}
+                return arrays, json.loads(facts["paths"]), json.loads(facts["errors"])
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+            raise InputError(f"{path}: expected a shard of features, found a damaged or another kind of file") from None
+    arrow, parquet = load_pyarrow()
+    try:
+        table = parquet.read_table(path, columns=["path", "error", *wanted])
+    except (arrow.ArrowException, OSError):
+        raise InputError(f"{path}: expected a shard of features, found a damaged or another kind of file") from None
+    arrays = {name: np.array(table[name].to_pylist(), _DTYPES.get(name)) for name in wanted}
+    return arrays, table["path"].to_pylist(), table["error"].to_pylist()
+
+
+_DTYPES = {"features": np.float32, "ok": np.bool_}

@@ -1,0 +1,189 @@
+"""What a run says while it goes on: lines or a bar, metrics.csv, unreadable.csv, TensorBoard. The main process's."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from uniformer.errors import MissingExtra
+from uniformer.files import atomic_path
+
+METRICS = (
+    "epoch", "step", "lr", "loss", "grad_norm", "samples_per_s", "waiting", "val_top1", "val_top5", "val_mean_class",
+    "val_map", "val_loss", "ema_top1", "ema_top5", "ema_mean_class", "ema_map", "ema_loss",
+)  # fmt: skip
+UNREADABLE = ("path", "reason")
+DATA_BOUND = 0.2  # share of the time waiting for data from which on loading is what limits a run
+
+
+@dataclass
+class Pace:
+    """Where the time goes."""
+
+    samples: int = 0
+    waiting: float = 0.0  #: seconds for data
+    working: float = 0.0  #: seconds for everything else
+
+    def add(self, samples: int, waiting: float, working: float) -> None:
+        self.samples, self.waiting, self.working = (
+            self.samples + samples,
+            self.waiting + waiting,
+            self.working + working,
+        )
+
+    @property
+    def rate(self) -> float:
+        """Samples a second."""
+        return self.samples / max(self.waiting + self.working, 1e-9)
+
+    @property
+    def waiting_share(self) -> float:
+        return self.waiting / max(self.waiting + self.working, 1e-9)
+
+    def verdict(self, noun: str) -> str:
+        """What limits the run, in words."""
+        could = self.samples / max(self.working, 1e-9)
+        if self.waiting_share >= DATA_BOUND:
+            return f"decode-bound: {self.rate:.3g} {noun}/s, the model could take {could:.3g}"
+        return f"model-bound: {self.rate:.3g} {noun}/s, {self.waiting_share:.0%} of the time waiting for data"
+
+
+class Log:
+    """Lines on standard output; at a terminal also a bar on standard error. `quiet` in all but the main process.
+
+    Files grow by whole lines. After a restart, rows beyond the step that the run goes on from are taken out again.
+    """
+
+    def __init__(self, folder: Path, *, quiet: bool = False, tensorboard: bool = False):
+        self._folder, self._quiet, self._stack = folder, quiet, ExitStack()
+        self._bar: Any = None
+        self._board = _tensorboard(folder) if tensorboard and not quiet else None
+        self._unreadable: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+        if self._board is not None:
+            self._board.close()
+
+    def say(self, line: str) -> None:
+        if self._quiet:
+            return
+        if self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, flush=True)
+
+    # ---- the bar
+
+    def start(self, total: int, done: int) -> None:
+        """Show a bar of `total` steps where standard error is a terminal."""
+        if self._quiet or not sys.stderr.isatty() or self._bar is not None:
+            return
+        from rich.console import Console
+        from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            *Progress.get_default_columns()[:2],
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[now]}"),
+        )
+        self._bar = self._stack.enter_context(Progress(*columns, console=Console(stderr=True)))
+        self._task = self._bar.add_task("steps", total=total, completed=done, now="")
+
+    def step(self, done: int, now: str) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, now=now)
+
+    @property
+    def has_bar(self) -> bool:
+        return self._bar is not None
+
+    # ---- files
+
+    def rewind(self, step: int) -> None:
+        """Keep the rows of metrics.csv up to `step`, and what unreadable.csv lists."""
+        if self._quiet:
+            return
+        rows = [r for r in _rows(self._folder / "metrics.csv", METRICS) if int(r["step"]) <= step]
+        _rewrite(self._folder / "metrics.csv", METRICS, rows)
+        listed = {r["path"]: r for r in _rows(self._folder / "unreadable.csv", UNREADABLE)}
+        if listed:
+            _rewrite(self._folder / "unreadable.csv", UNREADABLE, listed.values())
+        self._unreadable = set(listed)
+
+    def metrics(self, **row: float) -> None:
+        """Add a row to metrics.csv, and to TensorBoard."""
+        if self._quiet:
+            return
+        _append(self._folder / "metrics.csv", METRICS, row)
+        if self._board is not None:
+            for name, value in row.items():
+                if name not in ("epoch", "step"):
+                    self._board.add_scalar(name.replace("val_", "val/").replace("ema_", "ema/"), value, row["step"])
+
+    def unreadable(self, files: Iterable[tuple[str, str]]) -> None:
+        """List files in unreadable.csv, each once."""
+        for path, reason in files:
+            if not self._quiet and path not in self._unreadable:
+                self._unreadable.add(path)
+                _append(self._folder / "unreadable.csv", UNREADABLE, {"path": path, "reason": reason})
+                self.say(f"unreadable, another sample stands in: {reason}")
+
+
+def time_left(seconds_per_step: float, steps: int) -> str:
+    """'2:05:10' or '1 d 3:00:00'."""
+    days, seconds = divmod(round(seconds_per_step * steps), 86400)
+    clock = time.strftime("%H:%M:%S", time.gmtime(seconds)).removeprefix("0")
+    return f"{days} d {clock}" if days else clock
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MissingExtra("tensorboard", "tensorboard", "writing TensorBoard logs") from None
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def _line(fields: Iterable[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(fields)
+    return text.getvalue()
+
+
+def _append(path: Path, names: tuple[str, ...], row: Mapping[str, object]) -> None:
+    new = not path.exists()
+    with open(path, "a", encoding="utf-8", errors="surrogateescape", newline="") as f:
+        f.write((_line(names) if new else "") + _line(row.get(name, "") for name in names))
+
+
+def _rows(path: Path, names: tuple[str, ...]) -> list[dict[str, str]]:
+    """The whole rows of a file: a kill may have cut the last one short."""
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as f:
+        text = f.read()
+    lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
+    return [dict(zip(names, line, strict=True)) for line in lines[1:] if len(line) == len(names)]
+
+
+def _rewrite(path: Path, names: tuple[str, ...], rows: Iterable[Mapping[str, str]]) -> None:
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as f,
+    ):
+        f.write(_line(names) + "".join(_line(row[name] for name in names) for row in rows))

@@ -1,0 +1,149 @@
+"""One step of training: mixing, loss, gradients over passes and processes, the optimizer, the average; and what to do
+when a number is not finite."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from uniformer.data.loading import MIXING, NETWORK, Batch, Plan, TrainingSet, stream
+from uniformer.data.manifest import Manifest
+from uniformer.distributed import World
+from uniformer.errors import InputError
+from uniformer.objective import Task, first_bad_layer, last_bad_gradient, make_task
+from uniformer.optim import learning_rate, set_learning_rate
+from uniformer.predictor import DTYPES
+from uniformer.recipe import EffectiveLR, Recipe
+from uniformer.training_log import Log
+from uniformer.training_state import Learner
+
+
+@dataclass(frozen=True)
+class Run:
+    """What does not change in a run, and the `learner` that does."""
+
+    recipe: Recipe
+    world: World
+    out: Path
+    log: Log
+    samples: TrainingSet
+    plan: Plan
+    val: Manifest | None
+    rates: EffectiveLR
+    learner: Learner
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.plan.steps * self.plan.epochs
+
+
+class Step(NamedTuple):
+    """What one step of the optimizer came to, over all processes."""
+
+    loss: float
+    norm: float  #: of the gradient, before clipping
+    rate: float
+    took_effect: bool
+    stop: bool  #: some process was sent a signal
+    unreadable: int
+
+
+def learn(run: Run, passes: list[Batch], stop: bool) -> Step:
+    """One step of the optimizer. Without effect where the loss or the gradient is not finite in any process."""
+    learner, recipe, progress = run.learner, run.recipe, run.learner.progress
+    place = progress.step // run.plan.steps + progress.step % run.plan.steps / run.plan.steps
+    rate = progress.rate_factor * learning_rate(place, run.rates, recipe.schedule)
+    set_learning_rate(learner.optimizer, rate)
+    buffers = [b.clone() for b in learner.model.buffers()]
+    try:
+        loss = backward(run, passes)
+    except torch.OutOfMemoryError:
+        raise InputError(
+            f"out of memory with {len(passes[0].x)} views in one pass: set a smaller batch_size, "
+            "optimizer.accumulate=2 or more, or loop.grad_checkpointing=true"
+        ) from None
+    learner.scaler.unscale_(learner.optimizer)
+    trained = [p for p in learner.model.parameters() if p.grad is not None]
+    norm = get_total_norm([p.grad for p in trained if p.grad is not None])
+    unreadable = sum(len(batch.unreadable) for batch in passes)
+    loss_sum, norm_sum, stops, unreadable_sum = run.world.sums([loss, float(norm), stop, unreadable])
+
+    took_effect = math.isfinite(loss_sum) and math.isfinite(norm_sum)
+    if took_effect:
+        if recipe.optimizer.clip_grad is not None:
+            clip_grads_with_norm_(trained, recipe.optimizer.clip_grad, norm)
+        learner.scaler.step(learner.optimizer)
+        if learner.ema is not None:
+            learner.ema.update(learner.model)
+        progress.loss_sum += loss_sum / run.world.size
+        progress.loss_count += 1
+        progress.in_a_row = 0
+    else:
+        put_back(learner.model, buffers)
+    learner.scaler.update()
+    size = run.world.size
+    return Step(loss_sum / size, norm_sum / size, rate, took_effect, stops > 0, int(unreadable_sum))
+
+
+def backward(run: Run, passes: list[Batch]) -> float:
+    """Gradients of the mean loss over the passes; the loss of this process."""
+    learner, module = run.learner, run.learner.step_module
+    learner.optimizer.zero_grad()
+    total = torch.zeros((), device=run.world.device)
+    for number, batch in enumerate(passes):
+        waits = isinstance(module, DistributedDataParallel) and number < len(passes) - 1
+        with module.no_sync() if waits else nullcontext():  # type: ignore[operator]
+            with lower_precision(run):
+                loss = module(*task_of(run, batch, number)) / len(passes)
+            learner.scaler.scale(loss).backward()
+        total += loss.detach()
+    return total.item()
+
+
+def task_of(run: Run, batch: Batch, number: int) -> Task:
+    """What the network is shown in pass `number` of the present step; seeds its drop path and dropout."""
+    place = (run.learner.progress.step, number)
+    own = stream(run.recipe.seed, NETWORK, *place, run.world.rank)
+    torch.manual_seed(int(own.integers(2**63)))
+    return make_task(moved(batch, run.world), run.recipe, run.learner.model, stream(run.recipe.seed, MIXING, *place))
+
+
+def lower_precision(run: Run) -> torch.autocast:
+    dtype = DTYPES[run.recipe.precision]
+    return torch.autocast(run.world.device.type, dtype, enabled=dtype != torch.float32)
+
+
+def moved(batch: Batch, world: World) -> Batch:
+    """Its tensors on this process's device; a copy from pinned memory does not wait."""
+    tensors = (part.to(world.device, non_blocking=True) if part is not None else None for part in batch[:4])
+    return Batch(*tensors, batch.unreadable)  # type: ignore[arg-type]
+
+
+def put_back(model: nn.Module, buffers: list[Tensor]) -> None:
+    """The statistics of batch norms as they were: one bad batch would spoil them for good."""
+    for buffer, old in zip(model.buffers(), buffers, strict=True):
+        buffer.copy_(old)
+
+
+def what_went_wrong(run: Run, passes: list[Batch]) -> str:
+    """Where a number of the present step is first not finite, in any process; its gradients must still be there."""
+    learner = run.learner
+    buffers = [b.clone() for b in learner.model.buffers()]
+    found = None
+    for number, batch in enumerate(passes):
+        with lower_precision(run):
+            found = found or first_bad_layer(learner.objective, task_of(run, batch, number))
+    put_back(learner.model, buffers)
+    if found is None and (name := last_bad_gradient(learner.model)):
+        found = f"the gradient of {name}"
+    by_rank = enumerate(run.world.gathered(found))
+    return ", ".join(f"{name} (process {rank})" if run.world.size > 1 else name for rank, name in by_rank if name)
