@@ -145,7 +145,7 @@ def test_a_short_video_is_noted(tmp_path: Path, clips: Predictor) -> None:
 def test_a_damaged_video_is_noted(tmp_path: Path, clips: Predictor) -> None:
     with pytest.warns(UserWarning, match="frames are readable"):
         result = clips(odd_media.truncated(tmp_path))
-    assert any("of 60 frames are readable" in note for note in result.notes)
+    assert any("frames are readable" in note for note in result.notes)
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ BAD_CLIPS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "an empty list": (lambda folder: [], "expected a path, an array or a list of frames, got list"),
     "numbers": (lambda folder: [1, 2], r"expected uint8 RGB|expected frames"),
     "ragged lists": (lambda folder: [[1], [2, [3]]], "expected frames as arrays, tensors or PIL images, got list"),
-    "paths and arrays": (lambda folder: [folder / "frames/img_0.png", np.zeros((2, 2, 3))], "expected frames as arrays"),
+    "paths and arrays": (lambda folder: [folder / "frames/img_0.png", np.zeros((2, 2, 3))], "expected frames as"),
     "sizes": (lambda folder: [Image.new("RGB", (64, 64)), Image.new("RGB", (65, 64))], "expected frames of one size"),
     "a cut PIL image": (lambda folder: [Image.open(cut_image(folder))] * 2, "expected an image that can be decoded"),
 }  # fmt: skip
@@ -244,7 +244,7 @@ def test_bad_images(case: str, folder: Path, images: Predictor) -> None:
         ({"workers": -1}, "expected workers of at least 1"),
         ({"dtype": "int8"}, "expected dtype float32, bfloat16, float16, got 'int8'"),
         ({"device": "tpu:9"}, "cannot compute on device 'tpu:9'"),
-        ({"backend": "decord"}, "expected .*pyav.* got 'decord'"),
+        ({"backend": "decord"}, "expected backend pyav or torchcodec, got 'decord'"),
         ({"head_dim": 64}, "the file's contract says head_dim 16, the caller 64"),
     ],
 )

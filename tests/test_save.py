@@ -53,7 +53,7 @@ def test_reference_to_ours_to_reference(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.safetensors", "folder"])
 def test_a_contract_survives(name: str, tmp_path: Path) -> None:
     path, model = tmp_path / name, tiny_model(ndim=3)
-    scores, classes = {"top1": 71.25, "top5": 90.0}, ("наука", "gym \"ring\"", *"abcde")
+    scores, classes = {"top1": 71.25, "top5": 90.0}, ("наука", 'gym "ring"', *"abcde")
     notes = ("one", "two")
     contract = Contract(model.config, "", CLIPS, classes, "x.y", "seven", scores, "MIT", notes)
     written = save_checkpoint(model, path, contract)
@@ -152,12 +152,12 @@ def edited(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 EDITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "newer": (lambda c: c.update(uniformer=2), r"a.safetensors: written by a newer version of uniformer \(format 2, expected up to 1\)"),
+    "newer": (lambda c: c.update(uniformer=2), r"a.safetensors: written by a newer .* \(format 2, expected up to 1\)"),
     "no version": (lambda c: c.pop("uniformer"), "holds no readable description"),
     "unknown field": (lambda c: c["config"].update(magic=1), "holds no readable description .*magic"),
     "bad value": (lambda c: c["config"].update(ndim=5), "a.safetensors: expected ndim 2"),
     "words for numbers": (lambda c: c["config"].update(dims=["a", "b", "c", "d"]), "holds no readable description"),
-    "another network": (lambda c: c["config"].update(num_classes=8, ndim=2, depths=[1, 1, 1, 2]), "expected a name|lacks"),
+    "another network": (lambda c: c["config"].update(depths=[1, 1, 1, 2]), "lacks 14 tensors of the model: stages.3"),
     "half a proof": (lambda c: c["proof"].pop("norm"), "holds no readable description"),
 }  # fmt: skip
 
@@ -185,29 +185,30 @@ def test_a_folder_of_something_else_is_refused(data: bytes, tmp_path: Path) -> N
 
 FAILING_WRITE = """
 import resource, sys
-from tests.tiny import tiny_model
-from uniformer.checkpoint import convert, save_checkpoint
+from uniformer.checkpoint import convert
 from uniformer.errors import InputError
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-source, out = sys.argv[1:]
-try:
-    convert(source, out)
-except InputError as error:
-    print(error)
+for out in sys.argv[2:]:
+    try:
+        convert(sys.argv[1], out)
+    except InputError as error:
+        print(error)
 """
 
 
-@pytest.mark.parametrize("name", ["a.safetensors", "folder", "a.pth"])
-def test_a_write_that_fails_leaves_the_old_file(name: str, tmp_path: Path) -> None:
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     """Files may grow to 50 kB only, as on a full disk."""
-    convert(save_tiny(tmp_path / "old.safetensors", IMAGES), tmp_path / name)
-    new = save_tiny(tmp_path / "new.safetensors", IMAGES, seed=1)
+    old, new = save_tiny(tmp_path / "old.safetensors", IMAGES), save_tiny(tmp_path / "new.safetensors", IMAGES, seed=1)
+    outs = [tmp_path / name for name in ("a.safetensors", "folder", "a.pth")]
+    for out in outs:
+        convert(old, out)
     files = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    command = [sys.executable, "-c", FAILING_WRITE, str(new), str(tmp_path / name)]
+    command = [sys.executable, "-c", FAILING_WRITE, str(new), *map(str, outs)]
     child = subprocess.run(command, text=True, capture_output=True)
     assert child.returncode == 0, child.stderr
-    assert child.stdout.startswith(f"cannot write {tmp_path / name}")
-    assert child.stdout.count("\n") == 1
+    assert [line.split(":")[0] for line in child.stdout.splitlines()] == [
+        f"cannot write {path}" for path in (outs[0], outs[1] / "model.safetensors", outs[2])
+    ]
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == files
 
 
@@ -263,7 +264,8 @@ def test_create_model_of_features(imagenet: Path) -> None:
     assert [tuple(m.shape[1:]) for m in model(torch.zeros(1, 3, 64, 64))] == [
         (56, 16, 16), (112, 8, 8), (224, 4, 4), (448, 2, 2)
     ]  # fmt: skip
-    assert create_model("uniformer_xxs", checkpoint=imagenet, num_classes=0)(torch.zeros(1, 3, 64, 64)).shape == (1, 448)
+    pooled = create_model("uniformer_xxs", checkpoint=imagenet, num_classes=0)
+    assert pooled(torch.zeros(1, 3, 64, 64)).shape == (1, 448)
 
 
 def test_create_model_refuses(imagenet: Path) -> None:

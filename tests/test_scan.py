@@ -219,6 +219,7 @@ def test_lists_that_disagree_with_the_disk(tmp_path: Path) -> None:
     (tmp_path / "cuts.csv").write_text("long.mp4,0,1.5,a\nlong.mp4,1,9,b\n")
     result = scan(open_source(tmp_path / "cuts.csv"), tmp_path / "out2", workers=0)
     assert titles(result) == {"segments": ("error", 1)}
+    assert len(open_source(tmp_path / "out2")) == 2  # the one manifest that is there
 
 
 def test_classes_that_differ_or_are_empty(tmp_path: Path) -> None:

@@ -77,7 +77,8 @@ def load_checkpoint(
     """Load a published id, a file, a folder, a hub repository or a state dict into `model`, strictly.
 
     Departures must be asked for: `inflate` turns 2D kernels into 3D ones, all weight in the centre frame ("center": a
-    still clip gives the image's logits exactly, but for light models) or spread evenly ("mean": how the published video models began);
+    still clip gives the image's logits exactly, except in light models, whose class and summary tokens then stand
+    against the tokens of all frames) or spread evenly ("mean": how the published video models began);
     `new_classifier` keeps the model's own classifier where the class count differs; `adapt_stem` sums or repeats the
     stem's kernels for another number of input channels; `allow_new` and `allow_ignored` are patterns of keys that may
     be missing in the file, or left over from it. A model that returns maps or features ignores a file's classifier.

@@ -79,9 +79,10 @@ def by_name(manifest: Manifest, classes: Sequence[str]) -> tuple[Manifest, str |
     known = {plain(name) for name in classes}
     strange = [name for name in manifest.classes if plain(name) not in known]
     what = f"{len(strange)} of the data's {len(manifest.classes)} classes are not the checkpoint's"
+    such_as = f", such as {strange[0]!r}" if strange else ""
     if len(manifest.classes) != len(classes):
-        raise InputError(f"expected classes of the checkpoint ({len(classes)}), got {what}, such as {strange[:1]}")
-    return manifest, f"labels taken by number: {what}, such as {strange[0] if strange else manifest.classes[0]!r}"
+        raise InputError(f"expected classes of the checkpoint ({len(classes)}), got {what}{such_as}")
+    return manifest, f"labels taken by number: {what}{such_as}"
 
 
 def examine(scores: Scores, classes: Sequence[str]) -> Found | None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from uniformer import __version__
-from uniformer.commands import convert, evaluate, features, models, predict, verify
+from uniformer.commands import convert, evaluate, features, models, predict, recipes, train, verify
 from uniformer.errors import InputError
 
 COMMANDS = {
     "predict": predict,
+    "train": train,
     "eval": evaluate,
     "features": features,
+    "recipes": recipes,
     "models": models,
     "verify": verify,
     "convert": convert,
@@ -24,7 +28,14 @@ BAD_INPUT, INTERRUPTED = 2, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Bad input is one line on standard error and exit status 2; no traceback."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if any(text.startswith("-") for text in rest) or (rest and "settings" not in args):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse takes key=value settings up to the first option only
+        args.settings += rest
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to stop
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status: int = args.run(args)
         sys.stdout.flush()
@@ -36,12 +47,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("uniformer: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone, as in `uniformer models | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
+    except OSError as error:  # a full disk behind standard output, a file system that fails
+        _drop_output()
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"uniformer: {place}{error.strerror or error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _drop_output() -> None:
+    """Let what cannot be written go nowhere, or the flush at exit would fail once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="uniformer",
         description="UniFormer for images and video.",
         epilog="`uniformer COMMAND --help` tells more. Documentation: docs/quickstart.md",

@@ -69,7 +69,7 @@ class Contract:
             d = json.loads(text)
             version = d.pop("uniformer")
             if version > VERSION:
-                raise InputError(f"written by a newer version of uniformer (format {version}, expected up to {VERSION})")
+                raise InputError(f"written by a newer uniformer (format {version}, expected up to {VERSION})")
             d["config"] = Config(**d["config"])
             d["input"] = InputSpec(**d["input"]) if d["input"] else None
             d["classes"], d["notes"] = tuple(d["classes"]), tuple(d["notes"])

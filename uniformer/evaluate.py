@@ -2,9 +2,10 @@
 
     load_views (clips x crops)  ->  network  ->  mean over views  ->  Scores
 
-The same digits come out whatever the number of processes and however often the work was cut short, on one kind of
-machine: items go through the network in groups that only the data set, the views and the batch size decide, a group
-is never shared between processes, and a file that cannot be read leaves zeros in its place, so that shapes stay.
+The same digits come out whatever the number of processes and however often the work was cut short: items go through
+the network in groups that only the data set, the views and the batch size decide, a group is never shared between
+processes, and a file that cannot be read leaves zeros in its place, so that shapes stay. (On CPUs the number of threads
+of a process must be the same, as torch's sums depend on it: torchrun sets one where OMP_NUM_THREADS says nothing.)
 """
 
 from __future__ import annotations
@@ -95,24 +96,22 @@ def evaluate(
     has[finished["item"]] = True
     groups = [g for g in item_groups(len(manifest), spec.views, batch_size) if not has[g.start : g.stop].all()]
 
-    fresh: list[npt.NDArray[Any]] = []
+    rows: list[npt.NDArray[Any]] = []
     errors: dict[int, str] = {}
+    if log is not None:
+        log.begin(world.rank)
     with closing(log) if log is not None else nullcontext():
-        if log is not None:
-            log.begin(world.rank)
         mine = groups[world.rank :: world.size]
         for outcome in run_groups(model, lambda x: (model(x),), manifest, spec, mine, reading, progress):
             if outcome.error is not None:
                 errors[outcome.item] = outcome.error
                 continue
             logits = outcome.outputs[0]  # (V, K)
-            row = np.array((outcome.item, logits.mean(dim=0).numpy(), average_views(logits, spec).numpy()), dtype)
-            fresh.append(row)
+            rows.append(np.array((outcome.item, logits.mean(dim=0), average_views(logits, spec)), dtype))
             if log is not None:
-                log.add(row)
-    parts = world.gathered((np.array(fresh, dtype), errors))
-    rows = np.concatenate([finished, *(rows for rows, _ in parts)])
-    return _assembled(manifest, model.config.num_classes, rows, {i: e for _, part in parts for i, e in part.items()})
+                log.add(rows[-1])
+    parts = world.gathered((np.array(rows, dtype), errors))
+    return _assembled(manifest, finished, parts)
 
 
 def _check(model: UniFormer, manifest: Manifest, spec: InputSpec) -> None:
@@ -141,8 +140,13 @@ def _row_type(classes: int) -> np.dtype[Any]:
     return np.dtype([("item", "<i8"), ("logits", "<f4", (classes,)), ("probabilities", "<f4", (classes,))])
 
 
-def _assembled(manifest: Manifest, classes: int, rows: npt.NDArray[Any], errors: dict[int, str]) -> Scores:
-    count = len(manifest)
+def _assembled(
+    manifest: Manifest, finished: npt.NDArray[Any], parts: Sequence[tuple[npt.NDArray[Any], dict[int, str]]]
+) -> Scores:
+    """The scores of all items from the rows kept before and those of every process, with its errors."""
+    rows = np.concatenate([finished, *(rows for rows, _ in parts)])
+    errors = {item: why for _, part in parts for item, why in part.items()}
+    count, classes = len(manifest), rows["logits"].shape[1]
     logits, probabilities = np.zeros((count, classes), np.float32), np.zeros((count, classes), np.float32)
     ok = np.zeros(count, bool)
     logits[rows["item"]], probabilities[rows["item"]], ok[rows["item"]] = rows["logits"], rows["probabilities"], True
@@ -203,14 +207,14 @@ def run_groups(
         for loaded in read_groups(manifest, spec, groups, reading):
             items = groups[loaded.number]
             outputs = [o.unflatten(0, (len(items), spec.views)) for o in _outputs(model, forward, loaded, reading)]
+            done += len(items)
+            if progress is not None:
+                progress(done, total)
             for place, item in enumerate(items):
                 error, mine = loaded.errors.get(place), tuple(o[place] for o in outputs)
                 if error is None and not all(o.isfinite().all() for o in mine):
                     error = f"{manifest.path(item)}: expected finite numbers of the network, got NaN or infinity"
                 yield Outcome(item, error=error) if error else Outcome(item, mine, loaded.seconds[place])
-            done += len(items)
-            if progress is not None:
-                progress(done, total)
 
 
 def _outputs(model: UniFormer, forward: Forward, loaded: Loaded, reading: Reading) -> list[Tensor]:

@@ -19,8 +19,8 @@ body { font: 15px/1.45 system-ui, sans-serif; color: #1f2933; background: #fff; 
 h1 { font-size: 1.5rem; margin: 0 0 .2rem; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
 p.sub { color: #52606d; margin: .1rem 0; overflow-wrap: anywhere; }
 .tiles { display: flex; flex-wrap: wrap; gap: .7rem; margin: 1.2rem 0; }
-.tile { border: 1px solid #d9dee5; border-radius: 8px; padding: .6rem .9rem; min-width: 7.5rem; }
-.tile b { display: block; font-size: 1.45rem; font-weight: 600; } .tile span { color: #52606d; font-size: .85rem; }
+.tile { border: 1px solid #d9dee5; border-radius: 8px; padding: .5rem .8rem; min-width: 5.2rem; }
+.tile b { display: block; font-size: 1.25rem; font-weight: 600; } .tile span { color: #52606d; font-size: .85rem; }
 .note { border-left: 4px solid #e07b39; background: #fdf3ec; padding: .5rem .9rem; margin: .5rem 0; }
 .row { display: flex; flex-wrap: wrap; gap: 1.6rem; align-items: flex-start; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
@@ -61,7 +61,7 @@ def note(text: str) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str | int | float]], name: str = "") -> str:
-    """Numbers stand right, texts left. `name` becomes the table's id."""
+    """Numbers stand right, with one decimal if any; texts left. `name` becomes the table's id."""
     rows = [list(row) for row in rows]
     numeric = [bool(rows) and all(not isinstance(row[i], str) for row in rows) for i in range(len(header))]
 
@@ -78,7 +78,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str | int | float]], na
 
 def _cell(value: str | int | float) -> str:
     if isinstance(value, float):
-        return "" if value != value else f"{value:.3g}"
+        return "" if value != value else f"{value:.1f}"
     return safe(str(value))
 
 
@@ -125,7 +125,9 @@ def text(x: float, y: float, words: str, anchor: str = "start", style: str = "",
 
 
 def short(words: str, most: int = 28) -> str:
-    return words if len(words) <= most else words[: most - 1] + "…"
+    """Cut in the middle: names often differ at the end."""
+    tail = most // 2 - 1
+    return words if len(words) <= most else f"{words[: most - 1 - tail].rstrip()}…{words[-tail:].lstrip()}"
 
 
 def bars(rows: Sequence[tuple[str, float, str]], name: str, fill: str = BLUE) -> str:

@@ -29,7 +29,8 @@ def read_source(source: Source, *, averaged: bool = False) -> Weights:
 def resolve(source: str | os.PathLike[str]) -> Path:
     """The file or folder behind a published id, a path or a hub repository."""
     path, name = Path(source).expanduser(), os.fspath(source)
-    if path.exists() or path.suffix in (".pth", ".pt", ".bin", ".safetensors", ".tar") or name.startswith((".", "/")):
+    is_file_name = path.suffix in (".pth", ".pt", ".bin", ".safetensors", ".tar") or name.startswith((".", "/"))
+    if os.path.exists(path) or is_file_name:
         return path  # reading it says what is wrong when there is nothing
     if name.count("/") == 1:
         from uniformer.hub import fetch_repo
@@ -150,7 +151,8 @@ def contract_of(source: Source, weights: Weights, head_dim: tuple[int, str] | No
     if head_dim is None:
         published = ", ".join(map(str, _published_head_dims(_dims(weights.state)))) or "none"
         raise InputError(
-            f"expected head_dim for {describe(source)}: tensors do not tell it; published with these widths: {published}"
+            f"expected head_dim for {describe(source)}: tensors do not tell it; "
+            f"published with these widths: {published}"
         )
     config = identify(weights.state, head_dim[0])
     return Contract(config, name_of(config), zoo.default_input(config), notes=(told_by(head_dim),))

@@ -11,14 +11,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from uniformer.checkpoint import load_model
+from uniformer.checkpoint import Report, load_model
 from uniformer.config import InputSpec
 from uniformer.contract import Contract
 from uniformer.data.views import Backend, Source, Views, load_views
@@ -91,7 +91,8 @@ class Predictor:
             ...
 
     Args:
-        model: a published id, a file, a folder, a hub repository - or a network with its contract.
+        model: a published id, a file, a folder, a hub repository - or a network with its contract. The network is
+            taken over: moved to the device, made float32 and put into evaluation mode.
         clips, crops: views of a video; the checkpoint's own by default.
         top_k: labels to keep.
         device: "auto" takes a GPU when there is one.
@@ -123,15 +124,19 @@ class Predictor:
         for name, value in (("top_k", top_k), ("batch_size", batch_size), ("workers", workers)):
             if value < 1:
                 raise InputError(f"expected {name} of at least 1, got {value}")
+        if backend not in get_args(Backend):
+            raise InputError(f"expected backend {' or '.join(get_args(Backend))}, got {backend!r}")
         self.device = _device(device)
+        self.report: Report | None = None  #: of loading the file
         if isinstance(model, tuple):
             network, self.contract = model
         else:
             network, self.contract, self.report = load_model(model, head_dim=head_dim)
-        if network.config.output != "logits" or not network.config.num_classes or self.contract.input is None:
-            raise InputError(
-                f"{self.contract.id or self.contract.arch} is a backbone without a classifier: nothing to predict"
-            )
+        name = self.contract.id or self.contract.arch or "the network"
+        if network.config.output != "logits" or not network.config.num_classes:
+            raise InputError(f"{name} has no classifier: nothing to predict")
+        if self.contract.input is None:
+            raise InputError(f"{name} does not say what its input looks like: expected a contract with an input")
         self.spec = _with_views(self.contract.input, clips, crops)
         self.model = network.float().to(self.device).eval()
         self.top_k, self.batch_size, self.workers = top_k, batch_size, workers
@@ -256,9 +261,9 @@ def is_image(source: Source) -> bool:
 
 
 def _with_views(spec: InputSpec, clips: int | None, crops: Literal[1, 3] | None) -> InputSpec:
-    if not spec.is_video and (clips or 1) != 1:
+    if not spec.is_video and clips not in (None, 1):
         raise InputError(f"expected one clip for a network of images, got {clips}")
-    return replace(spec, clips=clips or spec.clips, crops=crops or spec.crops)
+    return replace(spec, clips=spec.clips if clips is None else clips, crops=spec.crops if crops is None else crops)
 
 
 def _device(name: str) -> torch.device:

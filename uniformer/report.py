@@ -169,7 +169,7 @@ def _histogram(scores: Scores) -> str:
     place = np.clip(np.ceil(scores.confidence()[ok] * BINS).astype(int) - 1, 0, BINS - 1)
     right = (scores.ranks() == 0)[ok]
     counts = [np.bincount(place[mask], minlength=BINS) for mask in (right, ~right)]
-    most = max(1, int((counts[0] + counts[1]).max()))
+    most = 4 * max(1, -(-int((counts[0] + counts[1]).max()) // 4))  # so that quarters are whole numbers
     left, top, side, width = 56, 8, 300, 300 / BINS
     parts = []
     for share in (0, 0.25, 0.5, 0.75, 1.0):

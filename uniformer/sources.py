@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
 import sys
@@ -27,12 +28,11 @@ def expand(arguments: Iterable[str], *, clips: bool) -> Iterator[str]:
     """
     for argument in arguments:
         if argument == "-":
-            yield from _lines(sys.stdin, Path())
+            yield from _listed(sys.stdin.buffer.read(), Path(), "standard input")
         elif os.path.isdir(argument):
             yield from _folder(Path(argument), clips)
         elif argument.lower().endswith(".txt") and os.path.isfile(argument):
-            with open(argument, encoding="utf-8", errors="replace") as f:
-                yield from _lines(f, Path(argument).parent)
+            yield from _listed(Path(argument).read_bytes(), Path(argument).parent, argument)
         elif glob.has_magic(argument) and not os.path.exists(argument):
             found = sorted(glob.glob(argument, recursive=True))
             if not found:
@@ -42,11 +42,14 @@ def expand(arguments: Iterable[str], *, clips: bool) -> Iterator[str]:
             yield argument
 
 
-def _lines(lines: Iterable[str], folder: Path) -> Iterator[str]:
-    for line in lines:
-        name = line.strip()
-        if name and not name.startswith("#"):
-            yield os.fspath(folder / name)
+def _listed(data: bytes, folder: Path, where: str) -> Iterator[str]:
+    """The paths of a list; their bytes are kept, whatever their encoding."""
+    lines = [line.strip() for line in os.fsdecode(data.removeprefix(codecs.BOM_UTF8)).split("\n")]
+    names = [line for line in lines if line and not line.startswith("#")]
+    if not names:
+        raise InputError(f"{where}: expected a list of files, found none")
+    for name in names:
+        yield os.fspath(folder / name)
 
 
 def _folder(folder: Path, clips: bool) -> Iterator[str]:
@@ -54,7 +57,7 @@ def _folder(folder: Path, clips: bool) -> Iterator[str]:
     suffixes = VIDEO_SUFFIXES if clips else IMAGE_SUFFIXES
     found = False
     for path, folders, names in os.walk(folder, onerror=_unreadable):
-        folders.sort()
+        folders.sort(key=lambda name: natural_order(Path(name)))
         here = [Path(path, name) for name in names if not name.startswith(".")]
         wanted = sorted((p for p in here if p.suffix.lower() in suffixes), key=natural_order)
         if clips and not wanted and any(p.suffix.lower() in IMAGE_SUFFIXES for p in here):

@@ -15,40 +15,27 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from uniformer.checkpoint import save_checkpoint
-from uniformer.contract import Contract
 from uniformer.data.loading import Batch, batches
 from uniformer.data.manifest import Manifest
 from uniformer.distributed import joined
 from uniformer.errors import InputError
 from uniformer.evaluate import evaluate
 from uniformer.files import atomic_path
-from uniformer.identify import name_of
 from uniformer.model import UniFormer
 from uniformer.optim import train_mode
 from uniformer.recipe import Recipe
 from uniformer.training_log import Log, Pace, time_left
+from uniformer.training_result import AVERAGE, BEST, RESULT, Outcome, measures, write_weights
 from uniformer.training_setup import STATE, keep_state, prepare, rehearse
 from uniformer.training_state import load_state
 from uniformer.training_step import Run, Step, learn, what_went_wrong
 
-RESULT, BEST, AVERAGE = "model.safetensors", "best.safetensors", "average.safetensors"
 IN_A_ROW = 3  # steps with a number that is not finite before the run goes back to its last state
 RETURNS = 3  # of them before it ends
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a run."""
-
-    folder: Path
-    scores: Mapping[str, float]  #: of the resulting weights, shares in 0..1; empty without validation
-    stopped_by: int | None = None  #: the signal that ended it before its time
 
 
 def train(
@@ -101,7 +88,7 @@ def follow(run: Run, signals: list[int]) -> int | None:
         progress.step += 1
         for pace in (window, epoch):
             pace.add(recipe.batch_size, ready - begin, time.perf_counter() - ready)
-        note_unreadable(run, passes, step.unreadable)
+        note_unreadable(run, passes, step.stood_in)
         if not step.took_effect and must_return(run, passes, step):
             go_back(run)
             return None
@@ -158,7 +145,7 @@ def go_back(run: Run) -> None:
 
 
 def note_unreadable(run: Run, passes: list[Batch], count: int) -> None:
-    """List files that cannot be read, `count` in all processes. Raises `InputError` where there are too many."""
+    """List files that cannot be read, of `count` samples in all processes. Raises `InputError` where there are too many."""
     if not count:
         return
     progress, limit = run.learner.progress, run.recipe.loop.max_bad_fraction
@@ -198,13 +185,15 @@ def end_epoch(run: Run, pace: Pace) -> None:
     is_last = progress.step == run.total
     loss = progress.loss_sum / max(progress.loss_count, 1)
     said = f"epoch {epoch}/{run.plan.epochs}: mean loss {loss:.4f}"
+    validated: dict[str, float] = {}
     if run.val is not None and (is_last or epoch % recipe.loop.eval_every == 0):
         progress.scores = validate(run, run.val)
-        run.log.metrics(epoch=epoch, step=progress.step, **progress.scores)
+        validated = progress.scores
         said += "".join(f", {name} {value:.4g}" for name, value in progress.scores.items())
         if note_best(run, epoch):
             said += " (best so far)"
         is_last = is_last or bool(recipe.keep.patience and progress.stale >= recipe.keep.patience)
+    run.log.metrics(epoch=epoch, step=progress.step, epoch_loss=loss, **validated)
     noun = "clips" if recipe.input.is_video else "images"
     run.log.say(f"{said}; {pace.verdict(noun)}")
     progress.loss_sum, progress.loss_count, progress.unreadable = 0.0, 0, 0
@@ -229,12 +218,7 @@ def validate(run: Run, val: Manifest) -> dict[str, float]:
             batch_size=recipe.batch_per_process(run.world.size),
             workers=recipe.data.workers,
         )
-        measured = scores.metrics()
-        if not scores.is_multi_label:
-            chance = np.clip(scores.true_probability()[scores.ok].astype(np.float64), 1e-12, 1)
-            measured["loss"] = float(-np.log(chance).mean())
-        wanted = ("top1", "top5", "mean_class", "map", "loss")
-        found |= {f"{name}_{key}": measured[key] for key in wanted if key in measured}
+        found |= measures(scores, name)
     train_mode(learner.model)
     return found
 
@@ -253,20 +237,8 @@ def note_best(run: Run, epoch: int) -> bool:
 
 
 def keep_weights(run: Run, model: UniFormer, name: str, scores: Mapping[str, float], note: str) -> None:
-    """Write weights with all that is needed to use them."""
-    if not run.world.is_main:
-        return
-    recipe, classes = run.recipe, run.samples.manifest.classes
-    contract = Contract(
-        config=model.config,
-        arch=name_of(model.config),
-        input=recipe.input,
-        classes=classes if len(classes) == model.config.num_classes else (),
-        dataset=recipe.data.dataset or "",
-        scores={key.partition("_")[2]: round(100 * v, 3) for key, v in scores.items() if not key.endswith("_loss")},
-        notes=(f"trained by the recipe {recipe.name}, {note}",),
-    )
-    save_checkpoint(model, run.out / name, contract)
+    if run.world.is_main:
+        write_weights(run.out / name, model, run.recipe, run.samples.manifest.classes, scores, note)
 
 
 def finish(run: Run) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from uniformer.checkpoint import load_checkpoint
+from uniformer.data.flips import flip_sensitive
 from uniformer.data.loading import MIXING, Plan, TrainingSet, collate, stream
 from uniformer.data.manifest import Manifest
 from uniformer.distributed import World
 from uniformer.errors import InputError
+from uniformer.identify import contract_of, known_head_dim, read_source
 from uniformer.model import UniFormer
 from uniformer.objective import Objective, attend_in_float32, load_teacher, make_task
 from uniformer.optim import adamw, freeze, moving_average, parameter_groups, train_mode
@@ -31,6 +34,7 @@ def prepare(
     """Everything in place for the next step, and the state it goes on from, if there is one."""
     train_set = train_set.usable()
     check_data(recipe, train_set, val_set)
+    recipe = without_flip(recipe, train_set.classes, log)
     state = world.from_main(load_state(out / STATE) if world.is_main and (out / STATE).exists() else None)
     if state is not None:
         check_same_run(out / STATE, state, resolved(recipe), fingerprint(train_set, val_set))
@@ -39,7 +43,7 @@ def prepare(
     log.say("val: none" if val_set is None else f"val: {len(val_set)} samples, {val_set.origin}")
 
     rates = effective_lr(recipe, nodes=world.nodes)
-    learner = build(recipe, world, rates, log, fresh=state is None)
+    learner = build(recipe, train_set.classes, world, rates, log, fresh=state is None)
     plan = Plan(
         len(train_set),
         recipe.batch_size,
@@ -80,19 +84,31 @@ def check_data(recipe: Recipe, train_set: Manifest, val_set: Manifest | None) ->
             )
         if part.classes != train_set.classes:
             raise InputError("expected the val set to have the classes of the train set in the same order")
-        if part.is_multi_label != (recipe.loss.kind == "bce") and (part.is_multi_label or not recipe.model.num_classes):
-            raise InputError(f"samples with several labels need loss.kind=bce, got {recipe.loss.kind}")
+        if part.is_multi_label != train_set.is_multi_label:
+            raise InputError("expected several labels a sample in both the train and the val set, got them in one")
+    if train_set.is_multi_label and recipe.loss.kind != "bce":
+        raise InputError(f"samples with several labels need loss.kind=bce, got {recipe.loss.kind}")
     if recipe.loss.kind == "token_labeling" and recipe.data.label_maps is None:
         raise InputError("loss.kind 'token_labeling' needs data.label_maps, the folder of the label maps")
     if recipe.data.balanced and train_set.is_multi_label:
         raise InputError("data.balanced needs one label a sample")
     if val_set is None and (recipe.keep.result == "best" or recipe.keep.patience):
         raise InputError("keep.result=best and keep.patience need validation data: set data.val, or keep.result=last")
-    usual = (
-        {"map"} if train_set.is_multi_label else {"top1", "mean_class", "loss"} | ({"top5"} if classes > 5 else set())
-    )
+    single = {"top1", "mean_class", "loss", *(("top5",) if classes > 5 else ())}
+    usual = {"map"} if train_set.is_multi_label else single
     if val_set is not None and recipe.keep.metric not in usual:
         raise InputError(f"expected keep.metric {' or '.join(sorted(usual))} for this data, got {recipe.keep.metric}")
+
+
+def without_flip(recipe: Recipe, classes: tuple[str, ...], log: Log) -> Recipe:
+    """The recipe with mirroring switched off where it would turn one class into another."""
+    sides = flip_sensitive(classes) if recipe.augment.flip else []
+    if not sides:
+        return recipe
+    log.say(
+        f"augment.flip=0 instead of {recipe.augment.flip:g}: classes name sides, such as {' and '.join(sides[0])!r}"
+    )
+    return replace(recipe, augment=replace(recipe.augment, flip=0.0))
 
 
 def fingerprint(train_set: Manifest, val_set: Manifest | None) -> dict[str, Any]:
@@ -104,13 +120,37 @@ def fingerprint(train_set: Manifest, val_set: Manifest | None) -> dict[str, Any]
     }
 
 
-def build(recipe: Recipe, world: World, rates: EffectiveLR, log: Log, *, fresh: bool) -> Learner:
-    """Network, loss, optimizer and average; the weights of `recipe.init` where the run is `fresh`."""
+def initialised(recipe: Recipe, classes: tuple[str, ...], log: Log) -> UniFormer:
+    """The network as training begins: drawn from the seed, or with the weights of `recipe.init`.
+
+    Its classifier is new where the checkpoint has other classes than `classes`, by number or by name.
+    """
     torch.manual_seed(recipe.seed)
     model = UniFormer(recipe.model)
-    if fresh and recipe.init.checkpoint is not None:
-        inflate = recipe.init.inflate if recipe.model.is_video else None
-        log.say(str(load_checkpoint(model, recipe.init.checkpoint, inflate=inflate, new_classifier=True)))
+    source = recipe.init.checkpoint
+    if source is None:
+        return model
+    report = load_checkpoint(
+        model,
+        source,
+        inflate=recipe.init.inflate if recipe.model.is_video else None,
+        new_classifier=True,
+        allow_ignored=() if recipe.model.token_labeling else ("aux_head.*",),
+    )
+    log.say(str(report))
+    weights = read_source(source)
+    known = contract_of(source, weights, known_head_dim(weights, source, recipe.model.head_dim)).classes
+    if known and len(known) == recipe.model.num_classes and set(known) != set(classes):
+        model.reset_classifier(recipe.model.num_classes)
+        log.say("  note: as many classes as in the checkpoint, but others: the classifier is new")
+    return model
+
+
+def build(
+    recipe: Recipe, classes: tuple[str, ...], world: World, rates: EffectiveLR, log: Log, *, fresh: bool
+) -> Learner:
+    """Network, loss, optimizer and average; the weights of `recipe.init` where the run is `fresh`."""
+    model = initialised(recipe, classes, log) if fresh else UniFormer(recipe.model)
     freeze(model, recipe.optimizer.freeze)
     model.set_grad_checkpointing(recipe.loop.grad_checkpointing)
     if recipe.attention_float32:

@@ -54,7 +54,7 @@ class Step(NamedTuple):
     rate: float
     took_effect: bool
     stop: bool  #: some process was sent a signal
-    unreadable: int
+    stood_in: int  #: samples whose files cannot be read
 
 
 def learn(run: Run, passes: list[Batch], stop: bool) -> Step:
@@ -74,8 +74,8 @@ def learn(run: Run, passes: list[Batch], stop: bool) -> Step:
     learner.scaler.unscale_(learner.optimizer)
     trained = [p for p in learner.model.parameters() if p.grad is not None]
     norm = get_total_norm([p.grad for p in trained if p.grad is not None])
-    unreadable = sum(len(batch.unreadable) for batch in passes)
-    loss_sum, norm_sum, stops, unreadable_sum = run.world.sums([loss, float(norm), stop, unreadable])
+    stood_in = sum(batch.stood_in for batch in passes)
+    loss_sum, norm_sum, stops, stood_in_sum = run.world.sums([loss, float(norm), stop, stood_in])
 
     took_effect = math.isfinite(loss_sum) and math.isfinite(norm_sum)
     if took_effect:
@@ -91,7 +91,7 @@ def learn(run: Run, passes: list[Batch], stop: bool) -> Step:
         put_back(learner.model, buffers)
     learner.scaler.update()
     size = run.world.size
-    return Step(loss_sum / size, norm_sum / size, rate, took_effect, stops > 0, int(unreadable_sum))
+    return Step(loss_sum / size, norm_sum / size, rate, took_effect, stops > 0, int(stood_in_sum))
 
 
 def backward(run: Run, passes: list[Batch]) -> float:
@@ -124,8 +124,10 @@ def lower_precision(run: Run) -> torch.autocast:
 
 def moved(batch: Batch, world: World) -> Batch:
     """Its tensors on this process's device; a copy from pinned memory does not wait."""
-    tensors = (part.to(world.device, non_blocking=True) if part is not None else None for part in batch[:4])
-    return Batch(*tensors, batch.unreadable)  # type: ignore[arg-type]
+    x, labels, label_maps, crops = (t if t is None else t.to(world.device, non_blocking=True) for t in batch[:4])
+    assert x is not None
+    assert labels is not None
+    return batch._replace(x=x, labels=labels, label_maps=label_maps, crops=crops)
 
 
 def put_back(model: nn.Module, buffers: list[Tensor]) -> None:

@@ -29,6 +29,8 @@ from uniformer.keys import from_reference, our_key, reference_key, to_reference
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 WRAPPERS = ("model", "state_dict", "model_state", "state_dict_ema", "model_ema")
 AVERAGED = {"model": "model_ema", "state_dict": "state_dict_ema"}
+# torch's words for a name that weights_only does not allow
+_UNSAFE = re.compile(r"(?:nsupported (?:global: GLOBAL|GLOBAL|class)|unrecognized function) '?(\w[\w.]*)")
 
 
 @dataclass
@@ -48,7 +50,7 @@ def read_weights(path: str | os.PathLike[str], *, averaged: bool = False) -> Wei
     Raises `InputError` for a file that is missing, no checkpoint, or a pickle that wants more than to hold tensors.
     """
     path = Path(path)
-    if not path.is_dir() and not path.is_file():
+    if not os.path.isdir(path) and not os.path.isfile(path):  # unlike pathlib's, false for names too long
         raise InputError(
             f"no checkpoint at {path}: expected a .pth or .safetensors file, or a folder with {CONFIG_NAME}"
         )
@@ -121,10 +123,6 @@ def _read_pickle(path: Path) -> Any:
         if not isinstance(error, pickle.UnpicklingError):  # whose first line is advice to load it unsafely
             reason += f" ({_first_line(error)})"
         raise InputError(f"{path} is no checkpoint, or a damaged one: {reason}") from None
-
-
-# torch's words for a name that weights_only does not allow
-_UNSAFE = re.compile(r"(?:nsupported global: GLOBAL|nsupported GLOBAL|nsupported class|recognized function) '?(\w[\w.]*)")
 
 
 def _first_line(error: BaseException) -> str:
@@ -214,23 +212,9 @@ def _published_class_order(head: dict[str, Tensor], notes: list[str]) -> dict[st
 
 def write_ours(state: Mapping[str, Tensor], contract: Contract, path: str | os.PathLike[str]) -> None:
     """A safetensors file with the contract in its header or, when `path` has no suffix, a folder in the hub's form."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     path = Path(path)
-    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    text = contract.to_json()
-    compact = json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
-
-    def write(target: Path) -> None:
-        with atomic_path(target) as temporary:
-            try:
-                save_file(tensors, temporary, metadata={"format": "pt", "uniformer": compact})
-            except SafetensorError as error:  # a full disk too
-                raise InputError(f"cannot write {target}: {_first_line(error)}") from None
-
     if path.suffix == ".safetensors":
-        return write(path)
+        return _write_safetensors(state, contract, path)
     if path.suffix:
         raise InputError(f"expected a name ending in .safetensors, or a folder, to save a model to; got {path}")
     try:
@@ -238,9 +222,22 @@ def write_ours(state: Mapping[str, Tensor], contract: Contract, path: str | os.P
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
     with atomic_path(path / CONFIG_NAME) as temporary:  # takes its place after the weights have taken theirs
-        temporary.write_text(text, encoding="utf-8")
-        write(path / WEIGHTS_NAME)
+        temporary.write_text(contract.to_json(), encoding="utf-8")
+        _write_safetensors(state, contract, path / WEIGHTS_NAME)
     return None
+
+
+def _write_safetensors(state: Mapping[str, Tensor], contract: Contract, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    compact = json.dumps(json.loads(contract.to_json()), ensure_ascii=False, separators=(",", ":"))
+    with atomic_path(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata={"format": "pt", "uniformer": compact})
+        except SafetensorError as error:  # a full disk too
+            raise InputError(f"cannot write {path}: {_first_line(error)}") from None
 
 
 def write_reference(state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:

@@ -74,9 +74,9 @@ def run(args: argparse.Namespace) -> int:
     with joined(args.device) as world, ExitStack() as stack:
         model, contract, spec = load(args)
         manifest = open_data(args, args.data, args.split)
-        notes = []
+        notes: list[str] = []
         if args.probe:
-            scores, manifest = _probed(args, model, contract, spec, manifest, world, stack)
+            scores, manifest, notes = _probed(args, model, spec, manifest, world, stack)
         else:
             if args.class_order != "numbers":
                 manifest, note = _matched(manifest, contract)
@@ -174,14 +174,8 @@ def _examined(args: argparse.Namespace, scores: Scores, contract: Contract) -> t
 
 
 def _probed(
-    args: argparse.Namespace,
-    model: UniFormer,
-    contract: Contract,
-    spec: InputSpec,
-    test: Manifest,
-    world: World,
-    stack: ExitStack,
-) -> tuple[Scores, Manifest]:
+    args: argparse.Namespace, model: UniFormer, spec: InputSpec, test: Manifest, world: World, stack: ExitStack
+) -> tuple[Scores, Manifest, list[str]]:
     """Features of both sets, then the probe. Labels are the data's own: the classifier plays no part."""
     from uniformer.class_order import match, relabelled
     from uniformer.features import extract_features, load_features
@@ -197,7 +191,11 @@ def _probed(
         folder = Path(args.out, f"features-{name}")
         extract_features(model, manifest, spec, folder, reading=reading(args, world), progress=bar)
     sets = [load_features(Path(args.out, f"features-{name}")) for name in ("train", "test")]
-    return probe_scores(args.probe, *sets, k=args.k, temperature=args.temperature, c=args.c), test
+    scores = probe_scores(args.probe, *sets, k=args.k, temperature=args.temperature, c=args.c)
+    seen = {train.path(i) for i in range(len(train))}
+    both = sum(test.path(i) in seen for i in range(len(test)))
+    notes = [f"fitted to {train.origin}"]
+    return scores, test, notes + ([f"{both} files are in the training set as well"] if both else [])
 
 
 def reading(args: argparse.Namespace, world: World) -> Any:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from uniformer.errors import InputError
-
-CSV_FIELDS = ("source", "rank", "name", "score", "index", "error")
 
 HELP = "label images and videos"
 
@@ -59,11 +55,13 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Label files one after the other; results are written as they come. Returns 1 if any file failed."""
+    from uniformer.commands.results import FORMATS, HEADERS, finished, open_output
     from uniformer.predictor import Failure, Predictor
     from uniformer.sources import expand
 
     form = _form(args)
-    done = _finished(args, form)
+    resumes = args.resume and os.path.exists(args.out)
+    done = finished(args.out, form) if resumes else set()
     predictor = Predictor(
         _network(args),
         clips=args.clips,
@@ -80,11 +78,9 @@ def run(args: argparse.Namespace) -> int:
     sources = [s for s in expand(args.paths, clips=predictor.spec.is_video) if s not in done]
     failures = []
     with ExitStack() as stack:
-        out: IO[str] = sys.stdout
-        if args.out:
-            out = stack.enter_context(open(args.out, "a" if args.resume else "w", encoding="utf-8", newline=""))
-        if form == "csv" and not done:
-            print(",".join(CSV_FIELDS), file=out)
+        out = stack.enter_context(open_output(args.out, append=resumes)) if args.out else sys.stdout
+        if not resumes:
+            print(HEADERS[form], file=out, end="")
         show = _Progress(len(sources), stack)
         for result in predictor.run(sources, on_views=_sampling_pictures(args.show_sampling, predictor, len(sources))):
             if isinstance(result, Failure):
@@ -111,73 +107,6 @@ def _form(args: argparse.Namespace) -> str:
     return form
 
 
-def _finished(args: argparse.Namespace, form: str) -> set[str]:
-    """Sources with a result in the output file of an earlier run.
-
-    Failures are tried again, and a last line that a kill cut short is dropped: the file is rewritten without them.
-    """
-    if not (args.resume and os.path.exists(args.out)):
-        return set()
-    with open(args.out, encoding="utf-8", newline="") as f:
-        text = f.read()
-    kept, done = [], set()
-    for line in text.splitlines(keepends=True):
-        if form == "csv" and line.strip() == ",".join(CSV_FIELDS):
-            kept.append(line)
-            continue
-        source = _finished_source(line, form)
-        if source is not None:
-            kept.append(line)
-            done.add(source)
-    from uniformer.files import atomic_path
-
-    with atomic_path(args.out) as temporary:
-        temporary.write_text("".join(kept), encoding="utf-8", newline="")
-    return done
-
-
-def _finished_source(line: str, form: str) -> str | None:
-    """The source a whole line of output is about, None for a failure or half a line."""
-    if not line.endswith("\n"):
-        return None
-    if form == "csv":
-        row = dict(zip(CSV_FIELDS, next(csv.reader([line])), strict=False))
-        return row["source"] if len(row) == len(CSV_FIELDS) and not row["error"] else None
-    try:
-        result = json.loads(line)
-        return result["source"] if "error" not in result else None
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def _as_jsonl(result: dict[str, Any]) -> str:
-    return json.dumps(result, ensure_ascii=False) + "\n"
-
-
-def _as_csv(result: dict[str, Any]) -> str:
-    """One row per label, or one with the error."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    for rank, label in enumerate(result.get("labels", ()), start=1):
-        rows.writerow((result["source"], rank, label["name"], label["score"], label["index"], ""))
-    if "error" in result:
-        rows.writerow((result["source"], "", "", "", "", result["error"]))
-    return text.getvalue()
-
-
-def _as_table(result: dict[str, Any]) -> str:
-    if "error" in result:
-        return ""  # said on standard error already
-    lines = [result["source"]]
-    for label in result["labels"]:
-        lines.append(f"  {100 * label['score']:6.2f} %  {'█' * round(20 * label['score']):20}  {label['name']}")
-    lines += [f"  note: {note}" for note in result["notes"]]
-    return "\n".join(lines) + "\n"
-
-
-FORMATS = {"jsonl": _as_jsonl, "csv": _as_csv, "table": _as_table}
-
-
 def _network(args: argparse.Namespace) -> Any:
     """What `Predictor` is to use: the checkpoint asked for, the usual one, or an untrained network."""
     if args.untrained is None:
@@ -197,8 +126,8 @@ def _default_checkpoint(path: str) -> str:
     """A small published model for the kind of the first path: images, or a folder of nothing but images, or videos."""
     from uniformer.predictor import DEFAULT_IMAGE, DEFAULT_VIDEO, is_image
 
-    names = os.listdir(path) if os.path.isdir(path) else [path]
-    images = bool(names) and all(is_image(name) for name in names if not name.startswith("."))
+    names = [n for n in os.listdir(path) if not n.startswith(".")] if os.path.isdir(path) else [path]
+    images = bool(names) and all(map(is_image, names))
     checkpoint = DEFAULT_IMAGE if images else DEFAULT_VIDEO
     print(f"no --checkpoint given: {checkpoint}", file=sys.stderr)
     return checkpoint
@@ -210,12 +139,18 @@ def _sampling_pictures(where: str | None, predictor: Any, count: int) -> Callabl
         return None
     from uniformer.show import sampling_sheet, save_sheet
 
-    folder = count > 1 or not Path(where).suffix
+    folder, seen = count > 1 or not Path(where).suffix, Counter[str]()
     if folder:
-        Path(where).mkdir(parents=True, exist_ok=True)
+        try:
+            Path(where).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot write {where}: {error.strerror}") from None
 
     def draw(source: Any, views: Any) -> None:
-        path = Path(where, f"{Path(source).name}.sampling.png") if folder else Path(where)
+        name = Path(source).name
+        seen[name] += 1  # files of several folders may share a name
+        again = f".{seen[name]}" if seen[name] > 1 else ""
+        path = Path(where, f"{name}{again}.sampling.png") if folder else Path(where)
         save_sheet(sampling_sheet(views, predictor.spec, source), path)
 
     return draw

@@ -136,7 +136,7 @@ def _row(record: Record, place: str, split_labels: bool) -> Row:
     if (start is None) != (end is None) or (start is not None and end is not None and not 0 <= start < end):
         raise InputError(f"{place}: expected a segment with 0 <= start < end seconds, got {start} to {end}")
     frames = _number(record, "frames", place)
-    if frames is not None and (frames != int(frames) or frames < 1):
+    if frames is not None and (frames != int(frames) or not 1 <= frames < 1 << 31):
         raise InputError(f"{place}: expected a positive number of frames, got {frames:g}")
     labels = _labels(record.get("label", record.get("class")), place, split_labels)
     return Row(
@@ -378,6 +378,6 @@ def _parquet(path: Path) -> Iterator[tuple[str, Record]]:
                 for record in batch.to_pylist():
                     number += 1
                     yield f"row {number}", _named(record, path, f"row {number}")
-    except (ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: expected a Parquet file, found a damaged one: {reason}") from None

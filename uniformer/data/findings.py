@@ -87,7 +87,7 @@ def _files(rows: Iterable[Row], records: Records) -> Iterator[Finding]:
         yield _finding("error", "unreadable", "files that cannot be read, marked in the saved manifests", bad)
     odd = [(path, records[path].warning or "") for path in paths if records[path].warning]
     if odd:
-        yield _finding("warning", "damaged", "damaged files of which a part can be read", odd)
+        yield _finding("warning", "damaged", "damaged files of which a part can be read", odd, _firsts(odd))
 
 
 def _shorter(sets: Sets, records: Records, spec: InputSpec | None) -> Iterator[Finding]:
@@ -106,7 +106,9 @@ def _shorter(sets: Sets, records: Records, spec: InputSpec | None) -> Iterator[F
                 short.append((frames, item.path))
     if short:
         table = [(path, f"{frames} frames") for frames, path in sorted(short)]
-        yield _finding("warning", "short", f"clips shorter than the network's window of {window} frames", table)
+        yield _finding(
+            "warning", "short", f"clips shorter than the network's window of {window} frames", table, _firsts(table)
+        )
 
 
 def _wrong_lists(sets: Sets, records: Records) -> Iterator[Finding]:
@@ -212,6 +214,10 @@ def _rates(sets: Sets, records: Records, spec: InputSpec | None) -> Iterator[Fin
     ]
     if odd:
         yield _finding("note", "frame rates", f"videos far from the network's {spec.fps:g} frames per second", odd)
+
+
+def _firsts(table: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(row[0] for row in table)
 
 
 def _finding(

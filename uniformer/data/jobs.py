@@ -56,8 +56,11 @@ class Journal:
     def add(self, entry: dict[str, Any]) -> None:
         """Append one entry: once this returns, a kill of this process does not lose it."""
         self.entries[entry["path"]] = entry
-        self._file.write(json.dumps(entry).encode() + b"\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(entry).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise InputError(f"cannot write {self._file.name}: {error.strerror}") from None
 
     def close(self) -> None:
         self._file.close()

@@ -195,7 +195,9 @@ def list_file(path: Path, options: Options) -> Listing:
     columns = columns_of(path, options.separator)
     rows = partial(read_rows, path, options.separator, split_labels=options.split_labels)
     listing = Listing(describe(path, options.separator), rows, nearby(path))
-    first = next(rows())
+    first = next(rows(), None)
+    if first is None:
+        raise InputError(f"{path}: expected a list of files, found a header only")
     if "youtube_id" in columns and "path" not in columns:
         listing = replace(
             listing,
@@ -274,7 +276,7 @@ def ucf101(path: Path, options: Options) -> Listing | None:
     if not all(re.fullmatch(r"[^/]+/v_.+_g\d+_c\d+\.\w+", line) for line in lines):
         return None
     index = file.parent / "classInd.txt"
-    names = tuple(line.split(None, 1)[1] for line in _lines(index)) if index.is_file() else None
+    names = tuple(line.split(None, 1)[-1] for line in _lines(index)) if index.is_file() else None
 
     def rows() -> Iterator[Row]:
         for number, line in enumerate(lines, 1):
@@ -322,8 +324,11 @@ def hmdb51(path: Path, options: Options) -> Listing | None:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    with open(path, encoding="utf-8-sig", errors="surrogateescape") as f:
-        yield from (line.strip() for line in f if line.strip())
+    try:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as f:
+            yield from (line.strip() for line in f if line.strip())
+    except OSError as error:
+        raise InputError(f"{path}: expected a list, found no readable file: {error.strerror}") from None
 
 
 # ------------------------------------------------------------------------------------------- the `datasets` library

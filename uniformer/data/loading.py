@@ -51,6 +51,7 @@ class Batch(NamedTuple):
     label_maps: Tensor | None  #: (B, 2, k, M, M), for token labeling
     crops: Tensor | None  #: (B, 4), see `losses.label_map_targets`
     unreadable: tuple[tuple[str, str], ...]  #: path and reason of files that others stand in for
+    stood_in: int  #: samples that another one stands in for
 
 
 class Sample(NamedTuple):
@@ -255,6 +256,7 @@ def collate(samples: list[Sample]) -> Batch:
         torch.stack(maps) if maps else None,
         torch.stack([crop for sample in samples for crop in sample.crops]) if maps else None,
         tuple(bad for sample in samples for bad in sample.unreadable),
+        sum(bool(sample.unreadable) for sample in samples),
     )
 
 

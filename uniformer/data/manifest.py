@@ -113,6 +113,8 @@ class Manifest:
             len(self.label_offsets) != rows + 1 or self.label_offsets[-1] != len(self.labels)
         ):
             raise InputError(f"expected the labels of {rows} rows, got {len(self.label_offsets) - 1} rows of labels")
+        if self.group is not None and self.group.max(initial=-1) >= len(self.group_names or ()):
+            raise InputError(f"expected groups with names, got {len(self.group_names or ())} names for more groups")
         if self.classes and len(self.labels):
             low, high = int(self.labels.min()), int(self.labels.max())
             if low < 0 or high >= len(self.classes):

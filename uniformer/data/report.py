@@ -27,7 +27,7 @@ _STYLE = """
 :root { color-scheme: light dark }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: .5rem 0 1rem } td, th { padding: .15rem .8rem .15rem 0; text-align: left;
-vertical-align: top; overflow-wrap: anywhere } th { font-weight: 600 }
+vertical-align: top; overflow-wrap: break-word } th { font-weight: 600 }
 .error { color: #c22 } .warning { color: #b60 } .note { color: #777 }
 details { margin: .4rem 0 } summary { cursor: pointer }
 figure { display: inline-block; margin: .2rem; width: 160px; vertical-align: top }
@@ -70,8 +70,8 @@ def _summary(sets: Mapping[str, Manifest], records: Mapping[str, FileRecord]) ->
                 f"{len(manifest):,}",
                 f"{len(manifest.classes):,}",
                 f"{sum(record.error is not None for record in found):,}",
-                f"{sum(record.size for record in found) / 1e9:.2f} GB",
-                f"{seconds / 3600:.2f} h" if seconds else "",
+                f"{sum(record.size for record in found) / 1e6:,.1f} MB",
+                f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds:.0f} s" if seconds else "",
                 " ".join(codecs),
                 manifest.origin,
             )
@@ -141,7 +141,7 @@ def _charts(split: str, manifest: Manifest, records: Mapping[str, FileRecord]) -
         heights, edges = np.histogram(lengths, bins=min(24, max(int(np.ptp(lengths)), 1)))
         named = [(f"{a:.0f} to {b:.0f} frames", int(n)) for a, b, n in zip(edges, edges[1:], heights, strict=False)]
         histogram = f"<h2>{escape(split)}: length</h2>{_bars(named, int(heights.max()))}"
-    return f"<h2>{escape(split)}: rows of each class</h2><details open><summary></summary>{bars}</details>{histogram}"
+    return f"<h2>{escape(split)}: rows of each class</h2>{bars}{histogram}"
 
 
 def _bars(named: Sequence[tuple[str, int]], highest: int) -> str:

@@ -116,7 +116,9 @@ def _recognise(path: Path, options: Options) -> Listing | Path:
         return ucf101(path, options) or list_file(path, options)
     if not path.is_dir():
         raise InputError(f"{path}: expected a folder or a list of files, found nothing there")
-    saved = {split_of(p.stem): p for p in visible(path) if p.suffix == MANIFEST_SUFFIX and split_of(p.stem)}
+    saved: dict[str | None, Path] = {
+        split_of(p.stem) or p.stem: p for p in visible(path) if p.suffix == MANIFEST_SUFFIX
+    }
     if saved:
         return saved[choose(options.split, saved, path)]
     for layout in _KNOWN:
@@ -164,9 +166,12 @@ def _class_names(classes: Sequence[str] | str | None) -> tuple[str, ...] | None:
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
-    text = path.read_text("utf-8-sig")
+    try:
+        text = path.read_text("utf-8-sig")
+        names = json.loads(text) if path.suffix == ".json" else None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected names of classes, found another kind of file: {error}") from None
     if path.suffix == ".json":
-        names = json.loads(text)
         if not isinstance(names, list):
             raise InputError(f"{path}: expected a JSON array of names, found {type(names).__name__}")
         return tuple(map(str, names))

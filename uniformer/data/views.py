@@ -23,6 +23,7 @@ from torch import Tensor
 
 from uniformer.config import InputSpec
 from uniformer.data.frames import (
+    IMAGE_FORMATS,
     IMAGE_SUFFIXES,
     Picture,
     Pixels,
@@ -147,10 +148,19 @@ def open_clip(source: Source, backend: Backend = "pyav", fps: float | None = Non
         raise InputError(f"expected a path, an array or a list of frames, got {type(source).__name__}")
     if all(isinstance(item, str | os.PathLike) for item in source):
         return open_frames(source)
-    frames = [np.asarray(to_rgb(item) if isinstance(item, Image.Image) else item) for item in source]
+    frames = [_frame(item) for item in source]
     if len({f.shape for f in frames}) > 1:
         raise InputError(f"expected frames of one size, got {frames[0].shape} and others")
     return ArrayReader(_channels_last(np.stack(frames), 4, "(T, H, W, 3)"), fps)
+
+
+def _frame(item: object) -> np.ndarray:
+    """One item of a list of frames as an array."""
+    if isinstance(item, Image.Image):
+        return np.asarray(to_rgb(_decoded(item)))
+    if isinstance(item, np.ndarray | Tensor):
+        return np.asarray(item)
+    raise InputError(f"expected frames as arrays, tensors or PIL images, got {type(item).__name__}")
 
 
 class ArrayReader(VideoReader):
@@ -181,7 +191,7 @@ def _image(source: Source, spec: InputSpec) -> Views:
     elif isinstance(source, np.ndarray | Tensor):
         picture = _channels_last(source, 3, "(H, W, 3)")
     elif isinstance(source, Image.Image):
-        picture = source
+        picture = _decoded(source)
     else:
         raise InputError(f"expected one image for a network of images, got {type(source).__name__}")
     read = time.perf_counter()
@@ -195,7 +205,7 @@ def open_image(path: Path) -> Image.Image:
     """Decoded here, so that what is wrong with the file is said here."""
     check_file(path, "an image")
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             check_pixels(path, *image.size)
             image.load()
             return image
@@ -203,6 +213,15 @@ def open_image(path: Path) -> Image.Image:
         raise
     except Exception as error:  # Pillow's plugins let struct, index, value and syntax errors out on damaged files
         raise InputError(f"{path}: expected an image, found a file that does not open as one: {_said(error)}") from None
+
+
+def _decoded(image: Image.Image) -> Image.Image:
+    """A PIL image with its pixels read, which Pillow leaves until they are needed."""
+    try:
+        image.load()
+    except Exception as error:  # as above
+        raise InputError(f"expected an image that can be decoded: {_said(error)}") from None
+    return image
 
 
 def _said(error: Exception) -> str:

@@ -1,0 +1,447 @@
+"""Evaluation, features and probes on real files, in one process and in several, cut short and whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.odd_media import encode
+from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
+from uniformer.checkpoint import save_checkpoint
+from uniformer.cli import main
+from uniformer.contract import Contract
+from uniformer.data.manifest import Item, Manifest
+from uniformer.evaluate import Reading, computing, evaluate, item_groups
+from uniformer.features import extract_features, load_features
+from uniformer.model import UniFormer
+from uniformer.predictor import Predictor
+from uniformer.scores import Scores
+
+NAMES = tuple(f"class of number {i}" for i in range(7))
+SPEC = replace(CLIPS, crops=3)  # two clips of three crops
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the processes that the tests start: torch's digits depend on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    for i in range(6):
+        encode(folder / f"{i}.mp4", frames=30, size=(96, 80), number=lambda n, i=i: (n + 40 * i) % 256)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def network() -> UniFormer:
+    return tiny_model(ndim=3)
+
+
+def of_videos(folder: Path, extra: list[Item] | None = None) -> Manifest:
+    items = [Item(f"{i}.mp4", (i,)) for i in range(6)]
+    for item in extra or []:
+        items.insert(3, item)
+    return Manifest.from_items(items, kind="video", classes=NAMES, root=folder)
+
+
+def same_bits(a: Scores, b: Scores) -> bool:
+    return all(getattr(a, n).tobytes() == getattr(b, n).tobytes() for n in ("logits", "probabilities", "ok", "labels"))
+
+
+# ---- one process -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_scores_are_what_the_predictor_says(videos: Path, network: UniFormer, average: str) -> None:
+    spec = replace(SPEC, average=average)
+    scores = evaluate(network, of_videos(videos), spec, workers=0)
+    predictor = Predictor((network, Contract(network.config, input=spec, classes=NAMES)), device="cpu")
+    for row in (1, 4):
+        assert scores.probabilities[row] == pytest.approx(predictor(videos / f"{row}.mp4").probabilities, abs=1e-6)
+    assert scores.ok.all()
+    assert scores.labels.tolist() == list(range(6))
+    assert scores.classes == NAMES
+    assert len({row.tobytes() for row in scores.logits}) == 6
+
+
+def test_workers_do_not_change_a_digit(videos: Path, network: UniFormer) -> None:
+    seen: list[tuple[int, int]] = []
+    alone = evaluate(network, of_videos(videos), SPEC, workers=0)
+    read_ahead = evaluate(network, of_videos(videos), SPEC, workers=2, progress=lambda *now: seen.append(now))
+    assert same_bits(alone, read_ahead)
+    assert seen == [(n, 6) for n in range(1, 7)]
+
+
+def test_an_unreadable_file_is_an_error_and_moves_no_other_item(videos: Path, network: UniFormer) -> None:
+    (videos / "text.mp4").write_text("no video")
+    extra = [Item("gone.mp4", (5,)), Item("text.mp4", (2,))]
+    spec = replace(CLIPS, clips=1)  # one view: four items a forward pass, so neighbours share a batch
+    whole = evaluate(network, of_videos(videos, [Item("0.mp4", (5,)), Item("1.mp4", (2,))]), spec, batch_size=4)
+    holes = evaluate(network, of_videos(videos, extra), spec, batch_size=4)
+    assert holes.ok.tolist() == [True] * 3 + [False] * 2 + [True] * 3
+    assert list(holes.errors) == [3, 4]
+    assert "text.mp4" in holes.errors[3]
+    assert "no such file" in holes.errors[4]
+    assert holes.logits[holes.ok].tobytes() == whole.logits[holes.ok].tobytes()
+    assert not holes.logits[3:5].any()
+    assert holes.metrics()["items"] == 8
+    assert holes.metrics("skip")["items"] == 6
+
+
+def test_parts_of_long_files_are_items_of_their_own(videos: Path, network: UniFormer) -> None:
+    items = [Item("0.mp4", (0,)), Item("0.mp4", (0,), 0.0, 0.4), Item("0.mp4", (0,), 0.8, 1.2)]
+    manifest = Manifest.from_items(items, kind="video", classes=NAMES, root=videos)
+    scores = evaluate(network, manifest, SPEC, workers=0)
+    assert scores.paths == ("0.mp4", "0.mp4#0-0.4", "0.mp4#0.8-1.2")
+    assert len({row.tobytes() for row in scores.logits}) == 3
+
+
+def test_images_go_several_at_a_time(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        Image.fromarray(rng.integers(0, 256, (80, 90, 3), np.uint8)).save(tmp_path / f"{i}.png")
+    items = [Item(f"{i}.png", (i,)) for i in range(5)]
+    manifest = Manifest.from_items(items, kind="image", classes=NAMES, root=tmp_path)
+    model = tiny_model()
+    two, five = (evaluate(model, manifest, IMAGES, batch_size=n, workers=0) for n in (2, 5))
+    assert np.allclose(two.logits, five.logits, atol=1e-4)
+    predictor = Predictor((model, Contract(model.config, input=IMAGES)), device="cpu")
+    assert two.probabilities[4] == pytest.approx(predictor(tmp_path / "4.png").probabilities, abs=1e-5)
+
+
+def test_multi_label_sets_are_scored_by_mean_precision(videos: Path, network: UniFormer) -> None:
+    items = [Item("0.mp4", (0, 3)), Item("1.mp4", ()), Item("2.mp4", (3,))]
+    manifest = Manifest.from_items(items, kind="video", classes=NAMES, root=videos, multi_label=True)
+    scores = evaluate(network, manifest, SPEC, workers=0)
+    assert scores.labels.tolist() == [[i in labels for i in range(7)] for labels in ((0, 3), (), (3,))]
+    assert 0 < scores.metrics()["map"] <= 1
+
+
+def test_groups_are_decided_by_views_and_batch_alone() -> None:
+    assert item_groups(5, 1, 2) == [range(2), range(2, 4), range(4, 5)]
+    assert item_groups(3, 6, 8) == [range(1), range(1, 2), range(2, 3)]
+    assert item_groups(2, 12, 8) == [range(1), range(1, 2)]
+
+
+def test_the_model_is_left_in_its_mode(network: UniFormer) -> None:
+    model = tiny_model(ndim=3)
+    model.train()
+    model.stages[0].eval()  # a frozen part
+    before = [m.training for m in model.modules()]
+    with computing(model, "cpu"):
+        assert not any(m.training for m in model.modules())
+    assert [m.training for m in model.modules()] == before
+
+
+def test_answers_that_are_no_numbers_are_errors(videos: Path) -> None:
+    model = tiny_model(ndim=3)
+    with torch.no_grad():
+        model.head.bias[2] = float("nan")  # type: ignore[union-attr, index]
+    scores = evaluate(model, of_videos(videos), SPEC, workers=0)
+    assert not scores.ok.any()
+    assert "finite" in scores.errors[0]
+    assert scores.metrics()["top1"] == 0
+
+
+def test_half_precision_is_close(videos: Path, network: UniFormer) -> None:
+    full, half = (evaluate(network, of_videos(videos), SPEC, workers=0, precision=p) for p in ("float32", "bfloat16"))
+    assert full.logits == pytest.approx(half.logits, rel=0.1, abs=0.3)
+    assert not np.array_equal(full.logits, half.logits)
+
+
+def test_what_does_not_fit_is_refused(videos: Path, network: UniFormer) -> None:
+    manifest = of_videos(videos)
+    with refused("expected clips or images throughout"):
+        evaluate(network, manifest, IMAGES)
+    with refused("at least one item"):
+        evaluate(network, manifest.select([]), SPEC)
+    with refused("expected labels in 0 .. 3"):
+        evaluate(tiny_model(ndim=3, num_classes=4), manifest, SPEC)
+    with refused("with a classifier"):
+        evaluate(tiny_model(ndim=3, num_classes=0), manifest, SPEC)
+    with refused("expected precision"):
+        evaluate(network, manifest, SPEC, precision="float8")  # type: ignore[arg-type]
+    with refused("expected batch_size"):
+        evaluate(network, manifest, SPEC, batch_size=0)
+
+
+# ---- going on after an end -------------------------------------------------------------------------------------------
+
+
+def test_stored_answers_are_not_computed_again(videos: Path, network: UniFormer, tmp_path: Path) -> None:
+    manifest = of_videos(videos, [Item("late.mp4", (1,))])
+    rows = tmp_path / "rows-0.bin"
+    first = evaluate(network, manifest, SPEC, workers=0, store=tmp_path)
+    size = rows.stat().st_size
+    row = size // 6
+    encode(videos / "late.mp4", frames=30, size=(96, 80))  # what was missing is there now
+    seen: list[tuple[int, int]] = []
+    second = evaluate(network, manifest, SPEC, workers=0, store=tmp_path, progress=lambda *now: seen.append(now))
+    (videos / "late.mp4").unlink()
+    assert (seen, rows.stat().st_size) == ([(1, 1)], 7 * row)
+    assert second.ok.all()
+    assert second.logits[first.ok].tobytes() == first.logits[first.ok].tobytes()
+
+    data = bytearray(rows.read_bytes())  # a row spoilt, the last one cut short
+    data[row + 20] ^= 1
+    rows.write_bytes(bytes(data[: -row // 2]))
+    seen.clear()
+    third = evaluate(network, manifest, SPEC, workers=0, store=tmp_path, progress=lambda *now: seen.append(now))
+    assert seen[-1][1] == 2
+    assert same_bits(third, first)  # the last row was the late file's, which is missing again
+    relabelled = replace(manifest, labels=manifest.labels[::-1])
+    assert evaluate(network, relabelled, SPEC, workers=0, store=tmp_path).labels.tolist() == list(relabelled.labels)
+
+
+def test_another_runs_answers_are_refused(videos: Path, network: UniFormer, tmp_path: Path) -> None:
+    manifest = of_videos(videos)
+    evaluate(network, manifest, CLIPS, workers=0, store=tmp_path)
+    with refused(r"another run \(views differ\)"):
+        evaluate(network, manifest, SPEC, workers=0, store=tmp_path)
+    with refused(r"another run \(model differ\)"):
+        evaluate(tiny_model(1, ndim=3), manifest, CLIPS, workers=0, store=tmp_path)
+    with refused(r"another run \(data differ\)"):
+        evaluate(network, manifest.select([0, 1]), CLIPS, workers=0, store=tmp_path)
+    (tmp_path / "file").write_text("")
+    with refused("folder of results"):
+        evaluate(network, manifest, CLIPS, workers=0, store=tmp_path / "file")
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def listed(videos: Path) -> Path:
+    """A list of 8 rows, one of a missing file."""
+    lines = [f"{i % 6}.mp4,{i % 7}" if i != 4 else "gone.mp4,3" for i in range(6)]
+    path = videos / "val.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors", CLIPS)
+
+
+def test_the_command_prints_and_writes(
+    checkpoint: Path, listed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["eval", str(checkpoint), str(listed), "--device", "cpu", "--workers", "0", "--crops", "3"]
+    assert main([*base, "--out", str(tmp_path)]) == 1  # a file is missing
+    printed = capsys.readouterr()
+    assert "top-1" in printed.out
+    assert "2 x 3 views of 4 frames" in printed.out
+    assert "gone.mp4" in printed.err
+    facts = json.loads((tmp_path / "metrics.json").read_text())
+    scores = Scores.load(tmp_path / "scores.npz")
+    assert facts["metrics"] == scores.metrics()
+    assert facts["metrics"]["failed"] == 1
+    assert [c["name"] for c in facts["classes"]] == list(NAMES)
+    assert facts["failed"][0]["path"] == "gone.mp4"
+    assert "<svg" in (tmp_path / "report.html").read_text()
+    assert main([*base, "--missing", "skip", "--form", "parquet", "--out", str(tmp_path)]) == 0
+    assert same_bits(Scores.load(tmp_path / "scores.parquet"), scores)
+    assert json.loads((tmp_path / "metrics.json").read_text())["metrics"]["items"] == 5
+
+
+def test_the_command_finds_the_order_of_the_labels(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A network that knows its six videos, and a list that numbers the classes by the alphabet."""
+    network = tiny_model(ndim=3, num_classes=6)
+    names = ("yoga", "archery", "zumba", "bowling", "juggling", "abseiling")
+    items = [Item(f"{i}.mp4", (i,), 0.0, 1.1) for i in range(6)]
+    manifest = Manifest.from_items(items, kind="video", classes=names, root=videos)
+    extract_features(network, manifest, CLIPS, tmp_path / "features", reading=Reading(workers=0))
+    with torch.no_grad():  # a classifier of the features' directions, so that video i gets row i
+        x = torch.tensor(load_features(tmp_path / "features").features)
+        network.head.weight.copy_(60 * torch.linalg.pinv(x - x.mean(dim=0)).T)  # type: ignore[union-attr]
+        network.head.bias.copy_(-network.head.weight @ x.mean(dim=0))  # type: ignore[union-attr]
+    contract = Contract(network.config, "", CLIPS, names, id="uniformer_small.k400_16x4")
+    save_checkpoint(network, tmp_path / "m.safetensors", contract)
+    rank = {name: i for i, name in enumerate(sorted(names))}
+    lines = [f"{i}.mp4,{rank[names[i]]},0,{1.1 + 0.001 * n:.3f}" for n in range(5) for i in range(6)]  # same frames
+    listed = videos / "alphabetical.csv"
+    listed.write_text("path,label,start,end\n" + "\n".join(lines) + "\n")
+    base = ["eval", str(tmp_path / "m.safetensors"), str(listed), "--device", "cpu", "--workers", "0"]
+    assert main(base) == 0
+    said = capsys.readouterr().out
+    assert "no more than by guessing among 6 classes" in said
+    assert "--class-order fix reads them in alphabetical order" in said
+    assert "published for uniformer_small.k400_16x4 on Kinetics-400: top-1 80.8 %, with 4 x 1 views" in said
+    assert main([*base, "--class-order", "fix", "--out", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]["top1"] == 1
+    assert "labels read in alphabetical order" in capsys.readouterr().out
+
+
+def test_the_commands_refuse_in_one_line(
+    checkpoint: Path, listed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for extra in (["--probe", "knn"], ["--classes", "Kinetics-4000"], ["--device", "cuda:99"], ["--batch-size", "0"]):
+        assert main(["eval", str(checkpoint), str(listed), *extra]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    stages = ["--stages", "3", "--form", "parquet", "--out", str(tmp_path)]
+    assert main(["features", str(checkpoint), str(listed), *stages]) == 2
+
+
+# ---- features --------------------------------------------------------------------------------------------------------
+
+
+def test_features_are_what_the_classifier_sees(videos: Path, network: UniFormer, tmp_path: Path) -> None:
+    manifest = of_videos(videos, [Item("gone.mp4", (1,))])
+    settings = {"reading": Reading(workers=0)}
+    errors = extract_features(network, manifest, SPEC, tmp_path / "a", stages=(1, 4), per_view=True, **settings)  # type: ignore[arg-type]
+    kept = load_features(tmp_path / "a")
+    assert list(errors) == list(kept.errors) == [3]
+    assert kept.features.shape == (7, 6, 64)
+    logits = network.head(torch.tensor(kept.features)).mean(dim=1).detach().numpy()  # type: ignore[misc]
+    scores = evaluate(network, manifest, SPEC, workers=0)
+    assert logits[kept.ok] == pytest.approx(scores.logits[scores.ok], abs=1e-4)
+    assert (kept.paths, kept.labels.tolist(), kept.classes) == (scores.paths, scores.labels.tolist(), NAMES)
+
+    extract_features(network, manifest, SPEC, tmp_path / "b", form="parquet", **settings)  # type: ignore[arg-type]
+    mean = load_features(tmp_path / "b")
+    assert mean.features == pytest.approx(kept.features.mean(axis=1), abs=1e-6)
+    assert (mean.paths, mean.errors, mean.ok.tolist()) == (kept.paths, kept.errors, kept.ok.tolist())
+
+    from safetensors.numpy import load_file
+
+    shards = [load_file(path) for path in sorted((tmp_path / "a").glob("*.safetensors"))]
+    maps = np.concatenate([shard["stage4"] for shard in shards])
+    assert maps.shape == (7, 6, 64, 2, 2, 2)
+    pooled = network.norm(torch.tensor(maps).flatten(0, 1)).flatten(2).mean(dim=2).unflatten(0, (7, 6))  # type: ignore[misc]
+    assert pooled[:3].detach().numpy() == pytest.approx(kept.features[:3], abs=1e-4)
+    seconds = np.concatenate([shard["seconds"] for shard in shards])
+    assert seconds.shape == (7, 2, 2)
+    assert np.isnan(seconds[3]).all()
+    assert seconds[0, 0].tolist() == pytest.approx([0.0, 4 / 25], abs=1e-6)  # frames 0 and 4 of 0 2 4 7, at 25 a second
+
+
+def test_features_go_on_where_they_were_cut_short(videos: Path, network: UniFormer, tmp_path: Path) -> None:
+    items = [Item(f"{i % 6}.mp4", (i % 6,)) for i in range(10)]
+    manifest = Manifest.from_items(items, kind="video", classes=NAMES, root=videos)
+    settings = {"stages": (4,), "reading": Reading(workers=0)}
+    extract_features(network, manifest, CLIPS, tmp_path, **settings)  # type: ignore[arg-type]
+    whole = load_features(tmp_path)
+    shards = sorted(tmp_path.glob("*.safetensors"))
+    assert len(shards) == 2
+    shards[1].unlink()
+    with refused("expected 2 shards, found 1"):
+        load_features(tmp_path)
+    seen: list[tuple[int, int]] = []
+    extract_features(network, manifest, CLIPS, tmp_path, progress=lambda *now: seen.append(now), **settings)  # type: ignore[arg-type]
+    assert seen[-1] == (2, 2)
+    assert load_features(tmp_path).features.tobytes() == whole.features.tobytes()
+    with refused("other features"):
+        extract_features(network, manifest, SPEC, tmp_path, **settings)  # type: ignore[arg-type]
+
+
+def test_a_probe_by_the_command(
+    checkpoint: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"{i}.mp4,{i},{0.02 * n:.2f},{1 + 0.02 * n:.2f}" for n in range(4) for i in range(6)]
+    for name, part in (("fit.csv", lines[:18]), ("held.csv", lines[18:])):
+        (videos / name).write_text("path,label,start,end\n" + "\n".join(part) + "\n")
+    for probe in ("linear", "knn"):
+        arguments = [str(checkpoint), str(videos / "held.csv"), "--train", str(videos / "fit.csv"), "--k", "3"]
+        out = ["--device", "cpu", "--workers", "0", "--out", str(tmp_path)]
+        assert main(["eval", *arguments, "--probe", probe, *out]) == 0
+        assert f"{probe} probe of tiny.test on held.csv" in capsys.readouterr().out
+        assert json.loads((tmp_path / "metrics.json").read_text())["metrics"]["top1"] == 1
+
+
+# ---- real processes --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many(videos: Path) -> Path:
+    """Eleven items, and a twelfth that is missing."""
+    rows = [f"{i % 6}.mp4,{i % 7},{0.01 * i:.2f},{0.8 + 0.01 * i:.2f}" for i in range(11)]
+    path = videos / "many.csv"
+    path.write_text("path,label,start,end\n" + "\n".join([*rows, "gone.mp4,0,0,1"]) + "\n")
+    return path
+
+
+def in_processes(count: int, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    command = [*torchrun, "-m", "uniformer.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD)
+
+
+@pytest.mark.slow
+def test_one_two_and_three_processes_give_the_same_digits(checkpoint: Path, many: Path, tmp_path: Path) -> None:
+    arguments = ["eval", str(checkpoint), str(many), "--device", "cpu", "--workers", "1", "--batch-size", "4"]
+    arguments += ["--missing", "skip", "--out"]
+    assert main([*arguments, str(tmp_path / "1")]) == 0
+    for count in (2, 3):
+        done = in_processes(count, [*arguments, str(tmp_path / str(count))])
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("top-1") == 1
+        kept = list((tmp_path / str(count) / "answers").glob("rows-*.bin"))
+        assert len(kept) == count
+        # Each readable item once: its number, logits, probabilities, a checksum.
+        assert sum(path.stat().st_size for path in kept) == 11 * (8 + 2 * 4 * 7 + 4)
+    one, two, three = (Scores.load(tmp_path / str(count) / "scores.npz") for count in (1, 2, 3))
+    assert one.ok.tolist() == [True] * 11 + [False]
+    assert list(one.errors) == [11]
+    assert same_bits(one, two)
+    assert same_bits(one, three)
+    assert one.errors == two.errors == three.errors
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_same_features(checkpoint: Path, many: Path, tmp_path: Path) -> None:
+    arguments = ["features", str(checkpoint), str(many), "--device", "cpu", "--stages", "4", "--out"]
+    assert main([*arguments, str(tmp_path / "one")]) == 1  # a file is missing
+    assert in_processes(2, [*arguments, str(tmp_path / "two")]).returncode == 1
+    shards = sorted(path.name for path in (tmp_path / "one").glob("*.safetensors"))
+    assert len(shards) == 2
+    for name in shards:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_digits(checkpoint: Path, videos: Path, tmp_path: Path) -> None:
+    listed, count = videos / "long.csv", 60
+    rows = [f"{i % 6}.mp4,{i % 7},{0.001 * i:.3f},{0.8 + 0.001 * i:.3f}" for i in range(count)]
+    listed.write_text("path,label,start,end\n" + "\n".join(rows) + "\n")
+    base = ["eval", str(checkpoint), str(listed), "--device", "cpu"]
+    rows_file, row = tmp_path / "cut" / "answers" / "rows-0.bin", 8 + 2 * 4 * 7 + 4
+
+    def kept() -> int:
+        return rows_file.stat().st_size // row if rows_file.exists() else 0
+
+    command = [sys.executable, "-m", "uniformer.cli", *base, "--workers", "1", "--out", str(tmp_path / "cut")]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": ONE_THREAD}
+    process = subprocess.Popen(command, start_new_session=True, **quiet)
+    while kept() < 5 and process.poll() is None:
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = kept()
+    assert 5 <= before < count
+    for out in ("cut", "whole"):
+        assert main([*base, "--workers", "0", "--out", str(tmp_path / out)]) == 0
+    cut, whole = (Scores.load(tmp_path / out / "scores.npz") for out in ("cut", "whole"))
+    assert kept() == count
+    assert same_bits(cut, whole)

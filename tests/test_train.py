@@ -1,0 +1,515 @@
+"""The training loop on tiny networks and data: that it learns, goes on, and says in words what is wrong."""
+
+import csv
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.training_runs import CLIPS, FROZEN_NORMS, STILL, TINY, make_clips, make_images, recipe, splits
+from uniformer import checkpoint, cli, create_model, predict
+from uniformer.data.loading import batches
+from uniformer.data.manifest import Item, Manifest
+from uniformer.data.sources import open_source
+from uniformer.distributed import World
+from uniformer.errors import InputError
+from uniformer.evaluate import evaluate
+from uniformer.layers import GlobalMHRA
+from uniformer.losses import distillation_loss, soft_target_cross_entropy, two_head_loss
+from uniformer.model import UniFormer
+from uniformer.objective import Objective, Task, first_bad_layer, last_bad_gradient, make_task
+from uniformer.ops import attention
+from uniformer.recipe import Loss
+from uniformer.train import go_back, train
+from uniformer.training_log import Log, Pace, time_left
+from uniformer.training_setup import STATE, keep_state, prepare
+from uniformer.training_state import load_state
+from uniformer.training_step import learn, what_went_wrong
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """More would only be in each other's way on so small a network."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    return splits(folder)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def losses(out: Path) -> list[float]:
+    return [float(row["loss"]) for row in rows_of(out / "metrics.csv") if row["loss"]]
+
+
+def same_weights(one: Path, other: Path, name: str = "model.safetensors") -> bool:
+    a, b = load_file(one / name), load_file(other / name)
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture
+def prepared(tmp_path, data):
+    """A run that is ready for its first step, and a function to close its log."""
+    with Log(tmp_path) as log:
+        run, _ = prepare(recipe(), *data, tmp_path, World(), log)
+        yield run
+
+
+# ---- learning
+
+
+def test_it_learns_and_the_result_predicts(tmp_path, folder, data, capsys):
+    epochs = {"schedule": {"epochs": 6}, "ema": {"decay": 0.5, "evaluate": True}, "keep": {"result": "best"}}
+    outcome = train(recipe(epochs), *data, out=tmp_path, device="cpu")
+    falling = losses(tmp_path)
+    assert len(falling) == 24
+    assert np.mean(falling[-4:]) < np.mean(falling[:4])
+    assert outcome.scores["val_top1"] == 1
+    assert outcome.stopped_by is None
+    label = predict(folder / "val" / "blue" / "0.png", model=tmp_path / "model.safetensors").labels[0]
+    assert label.name == "blue"
+    contract, problems = checkpoint.verify(tmp_path / "model.safetensors")
+    assert problems == []
+    assert contract.classes == ("blue", "red")
+    assert contract.input == recipe().input
+    assert contract.scores["top1"] == 100
+    assert not same_weights(tmp_path, tmp_path, "model.safetensors") or (tmp_path / "average.safetensors").exists()
+    said = capsys.readouterr().out
+    assert "epoch 6/6: mean loss" in said
+    assert "images/s" in said
+    validated = [row for row in rows_of(tmp_path / "metrics.csv") if row["val_top1"]]
+    assert [int(row["epoch"]) for row in validated] == [1, 2, 3, 4, 5, 6]
+    assert all(row["ema_loss"] for row in validated)
+
+
+def test_clips_with_everything_on_train_and_an_ended_run_is_not_done_again(tmp_path, capsys):
+    clips = open_source(make_clips(tmp_path / "clips"), split="train")
+    chosen = recipe({"precision": "bfloat16", "loop": {"grad_checkpointing": True}}, base=CLIPS)
+    out = tmp_path / "run"
+    assert train(chosen, clips, out=out, device="cpu").scores == {}
+    before = (out / STATE).read_bytes(), (out / "metrics.csv").read_bytes()
+    assert len(losses(out)) == 2
+    train(chosen, clips, out=out, device="cpu")
+    assert (before) == ((out / STATE).read_bytes(), (out / "metrics.csv").read_bytes())
+    assert "going on from step 2 of 2" in capsys.readouterr().out
+
+
+def test_the_result_does_not_depend_on_workers(tmp_path, data):
+    for workers in (0, 2):
+        train(recipe({"data": {"workers": workers}}), *data, out=tmp_path / str(workers), device="cpu")
+    assert same_weights(tmp_path / "0", tmp_path / "2")
+    assert losses(tmp_path / "0") == losses(tmp_path / "2")
+
+
+def test_accumulated_passes_make_the_same_step(tmp_path, data):
+    for passes in (1, 2):
+        chosen = recipe(STILL, FROZEN_NORMS, {"optimizer": {"accumulate": passes}})
+        train(chosen, *data, out=tmp_path / str(passes), device="cpu")
+    assert losses(tmp_path / "1") == pytest.approx(losses(tmp_path / "2"), rel=1e-4)
+
+
+@pytest.mark.parametrize("moment", [1, 5])
+def test_a_signal_ends_the_run_after_its_step_and_the_same_call_goes_on(tmp_path, data, moment):
+    """Bit for bit: also what is drawn for drop path, mixing and augmentation, the averages, the rates, the log."""
+    chosen = recipe({"model": {"drop_path": 0.2}, "ema": {"decay": 0.9}, "schedule": {"epochs": 3}})
+    train(chosen, *data, out=tmp_path / "whole", device="cpu")
+    out = tmp_path / "cut"
+
+    def send() -> None:
+        while len(losses(out) if (out / "metrics.csv").exists() else []) < moment:
+            time.sleep(0.002)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    outcome = train(chosen, *data, out=out, device="cpu")
+    sender.join()
+    assert outcome.stopped_by == signal.SIGTERM
+    assert moment <= load_state(out / STATE)["progress"]["step"] < 12
+    assert not (out / "model.safetensors").exists()
+    train(chosen, *data, out=out, device="cpu")
+    assert same_weights(tmp_path / "whole", out)
+    assert same_weights(tmp_path / "whole", out, "average.safetensors")
+    assert losses(tmp_path / "whole") == losses(out)
+
+
+def test_the_run_ends_when_validation_gets_no_better(tmp_path, data):
+    patient = {"keep": {"patience": 2}, "schedule": {"epochs": 9}, "optimizer": {"lr": 1e-9}}
+    train(recipe(patient, {"schedule": {"kind": "constant"}}, FROZEN_NORMS), *data, out=tmp_path, device="cpu")
+    epochs = [int(row["epoch"]) for row in rows_of(tmp_path / "metrics.csv") if row["val_top1"]]
+    assert epochs == [1, 2, 3]  # no better than the first
+    assert load_state(tmp_path / STATE)["progress"]["finished"]
+
+
+def test_going_on_with_other_settings_or_data_is_refused(tmp_path, folder, data):
+    out = tmp_path / "run"
+    train(recipe({"schedule": {"epochs": 1}}), *data, out=out, device="cpu")
+    with pytest.raises(InputError, match=r"other settings \(schedule.epochs: 1 there, 2 here\): give another --out"):
+        train(recipe(), *data, out=out, device="cpu")
+    train(recipe({"schedule": {"epochs": 1}, "loop": {"log_every": 7}}), *data, out=out, device="cpu")
+    fewer = data[0].select(range(12))
+    with pytest.raises(InputError, match=r"other data \(samples: 16 there, 12 here\)"):
+        train(recipe({"schedule": {"epochs": 1}}), fewer, data[1], out=out, device="cpu")
+    (out / STATE).write_bytes(b"half a file")
+    with pytest.raises(InputError, match="expected the state of a run, found another kind of file"):
+        train(recipe({"schedule": {"epochs": 1}}), *data, out=out, device="cpu")
+
+
+# ---- before the first step
+
+
+def test_what_does_not_fit_is_refused_before_the_first_step(tmp_path, data):
+    def refused(message: str, *changes: dict, train_set=data[0], val_set=data[1]) -> None:
+        with pytest.raises(InputError, match=message):
+            train(recipe(*changes), train_set, val_set, out=tmp_path / "run", device="cpu")
+        assert not (tmp_path / "run" / STATE).exists()
+
+    refused(
+        "the train set has 2 classes, the classifier 1: model.num_classes=2 would fit", {"model": {"num_classes": 1}}
+    )
+    refused("classes of the train set in the same order", val_set=replace(data[1], classes=("red", "blue")))
+    refused("keep.result=best .* need validation data", {"keep": {"result": "best"}}, val_set=None)
+    refused("expected keep.metric loss or mean_class or top1 for this data, got top5", {"keep": {"metric": "top5"}})
+    refused("at least one batch of 64 samples, got 16", {"batch_size": 64})
+    refused("unknown part 'stages.9' to freeze", {"optimizer": {"freeze": ["stages.9"]}})
+    refused("expected image items|expected clips", {"input": {}}, train_set=replace(data[0], kind="video"))
+    unlabelled = replace(data[0], classes=(), labels=data[0].labels + 5)
+    refused("the train set has 7 classes, the classifier 2", train_set=unlabelled, val_set=None)
+    several = Manifest.from_items([Item("a", (0, 1))], kind="image", classes=("blue", "red"), multi_label=True)
+    refused("need loss.kind=bce, got soft_target", train_set=several, val_set=None)
+    size = {"input": {"size": [16, 16], "resize": 16}}
+    refused("input of 16 x 16 is too small", size)
+
+
+def test_a_checkpoint_of_other_classes_gets_a_new_classifier(tmp_path, data, capsys):
+    one = {"schedule": {"epochs": 1}}
+    train(recipe(one), *data, out=tmp_path / "first", device="cpu")
+    started = {"init": {"checkpoint": str(tmp_path / "first" / "model.safetensors")}}
+    capsys.readouterr()
+    renamed = [replace(part, classes=("cold", "warm")) for part in data]
+    for number, parts in enumerate((data, renamed)):
+        train(recipe(one, started), *parts, out=tmp_path / str(number), device="cpu")
+        said = capsys.readouterr().out
+        assert "0 new, 0 ignored" in said
+        assert ("but others: the classifier is new" in said) == bool(number)
+
+
+def test_mirroring_is_off_where_labels_name_sides(tmp_path, data, capsys):
+    sided = [replace(part, classes=("turning left", "turning right")) for part in data]
+    with Log(tmp_path) as log:
+        run, _ = prepare(recipe(), *sided, tmp_path, World(), log)
+        assert run.samples.augment.flip == 0
+        assert run.recipe.augment.flip == 0
+        assert prepare(recipe(), *data, tmp_path, World(), log)[0].samples.augment.flip == 0.5
+    assert "augment.flip=0 instead of 0.5: classes name sides, such as 'turning left and turning right'" in (
+        capsys.readouterr().out
+    )
+
+
+# ---- what goes wrong on the way
+
+
+def test_files_that_cannot_be_read_are_listed_once_and_too_many_end_the_run(tmp_path):
+    folder = make_images(tmp_path / "images", train=10)
+    for name in ("3", "7"):
+        (folder / "train" / "red" / f"{name}.png").write_bytes(b"no picture")
+    parts = splits(folder)
+    with pytest.raises(InputError, match=r"2 of 20 samples of this epoch could not be read, .*max_bad_fraction=0.05"):
+        train(recipe({"loop": {"max_bad_fraction": 0.05}}), *parts, out=tmp_path / "strict", device="cpu")
+    train(recipe({"loop": {"max_bad_fraction": 0.1}}), *parts, out=tmp_path / "lenient", device="cpu")
+    listed = rows_of(tmp_path / "lenient" / "unreadable.csv")
+    assert sorted(Path(row["path"]).name for row in listed) == ["3.png", "7.png"]
+    assert all("expected an image" in row["reason"] for row in listed)
+
+
+def test_a_step_with_an_infinite_input_has_no_effect(prepared):
+    (batch, *_) = batches(prepared.samples, prepared.plan)
+    learn(prepared, [batch], False)
+    before = {k: v.clone() for k, v in prepared.learner.model.state_dict().items()}
+    moments = [s["exp_avg"].clone() for s in prepared.learner.optimizer.state.values()]
+    spoilt = batch.x.clone()
+    spoilt[1, 0, 3, 3] = float("inf")
+    step = learn(prepared, [batch._replace(x=spoilt)], False)
+    assert not step.took_effect
+    assert what_went_wrong(prepared, [batch._replace(x=spoilt)]) == "the input"
+    after = prepared.learner.model.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert all(
+        torch.equal(a, s["exp_avg"]) for a, s in zip(moments, prepared.learner.optimizer.state.values(), strict=True)
+    )
+    assert learn(prepared, [batch], False).took_effect
+
+
+def test_the_first_layer_that_goes_wrong_is_named(prepared):
+    (batch, *_) = batches(prepared.samples, prepared.plan)
+    layer = prepared.learner.model.get_submodule("stages.2.blocks.0.ffn.fc2")
+    kept = layer.weight.detach().clone()
+    with torch.no_grad():
+        layer.weight[0, 0] = float("nan")
+    assert not learn(prepared, [batch], False).took_effect
+    assert what_went_wrong(prepared, [batch]) == "stages.2.blocks.0.ffn.fc2"
+    with torch.no_grad():
+        layer.weight.copy_(kept)
+    handle = layer.weight.register_hook(lambda grad: grad * float("inf"))
+    assert not learn(prepared, [batch], False).took_effect
+    assert what_went_wrong(prepared, [batch]) == "the gradient of stages.2.blocks.0.ffn.fc2.weight"
+    handle.remove()
+
+
+def test_infinite_targets_are_the_loss():
+    objective = Objective(UniFormer(recipe().model), Loss())
+    task = Task(torch.randn(2, 3, 32, 32), torch.tensor([[0.0, 1.0], [float("inf"), 0.0]]))
+    assert first_bad_layer(objective, task) == "the loss"
+    assert first_bad_layer(objective, task._replace(targets=torch.eye(2))) is None
+    assert last_bad_gradient(objective.model) is None
+
+
+def test_going_back_halves_the_rate_and_takes_back_weights_and_log(prepared):
+    (batch, second, *_) = batches(prepared.samples, prepared.plan)
+    keep_state(prepared)
+    rate = learn(prepared, [batch], False).rate
+    after_one = {k: v.clone() for k, v in prepared.learner.model.state_dict().items()}
+    prepared.learner.progress.step = 1
+    keep_state(prepared)
+    prepared.log.metrics(epoch=1, step=1, loss=1.0)
+    learn(prepared, [second], False)
+    prepared.learner.progress.step = 2
+    prepared.log.metrics(epoch=1, step=2, loss=2.0)
+    go_back(prepared)
+    assert all(torch.equal(after_one[k], v) for k, v in prepared.learner.model.state_dict().items())
+    assert losses(prepared.out) == [1.0]
+    progress = prepared.learner.progress
+    assert (progress.step, progress.returns, progress.rate_factor) == (1, 1, 0.5)
+    progress.step = 0
+    assert learn(prepared, [batch], False).rate == rate / 2
+    go_back(prepared)
+    assert (prepared.learner.progress.returns, prepared.learner.progress.rate_factor) == (2, 0.25)
+
+
+def test_weights_that_are_not_finite_end_the_run_and_are_named(tmp_path, data, capsys):
+    train(recipe({"schedule": {"epochs": 1}}), *data, out=tmp_path / "first", device="cpu")
+    tensors = load_file(tmp_path / "first" / "model.safetensors")
+    tensors["stages.1.blocks.0.mhra.value.weight"][0] = float("nan")
+    save_file(tensors, tmp_path / "spoilt.safetensors")
+    started = {"init": {"checkpoint": str(tmp_path / "spoilt.safetensors")}}
+    where = "stages.1.blocks.0.mhra.value"
+    with pytest.raises(
+        InputError, match=f"does not get past step 3: 3 steps in a row .* first in {where}, also at 0.125"
+    ):
+        train(recipe(started), *data, out=tmp_path / "run", device="cpu")
+    assert capsys.readouterr().out.count("back to step 0") == 3
+
+
+# ---- losses and precision
+
+
+def test_each_loss_is_the_one_that_the_recipe_names():
+    x, targets = torch.randn(2, 3, 64, 64), torch.eye(2)
+    light = create_model("uniformer_xxs", **TINY).eval()
+    both = light.forward_class_token(x)
+    assert torch.equal(Objective(light, Loss("two_head"))(x, targets), two_head_loss(*both, targets))
+    plain = UniFormer(recipe().model).eval()
+    logits = plain(x)
+    value = soft_target_cross_entropy(logits, targets)
+    assert torch.equal(Objective(plain, Loss())(x, targets), value)
+    each = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
+    assert torch.equal(Objective(plain, Loss("bce"))(x, targets), each)
+    teacher = UniFormer(recipe().model).eval()
+    learning = Objective(plain, Loss(teacher="x", teacher_weight=0.25, temperature=2.0), teacher)
+    expected = 0.75 * value + 0.25 * distillation_loss(logits, teacher(x), 2.0)
+    assert torch.allclose(learning(x, targets), expected)
+    assert len(list(learning.parameters())) == len(list(plain.parameters()))
+
+
+def test_token_labeling_trains_from_label_maps(tmp_path, data):
+    for part in data:
+        for row in range(len(part)):
+            path = Path(part.path(row))
+            (tmp_path / path.parent.name).mkdir(exist_ok=True)
+            scores = torch.tensor([[9.0, 1.0], [1.0, 9.0]])[part.labels_of(row)[0]].view(2, 1, 1).expand(2, 4, 4)
+            classes = torch.tensor([0.0, 1.0]).view(2, 1, 1).expand(2, 4, 4)
+            torch.save(torch.stack((scores, classes)).half(), tmp_path / path.parent.name / f"{path.stem}.pt")
+    dense = {
+        "arch": "uniformer_small_tl",
+        "loss": {"kind": "token_labeling"},
+        "mixing": {"prob": 0.0},
+        "data": {"label_maps": str(tmp_path)},
+        "input": {"size": [64, 64], "resize": 64},
+        "schedule": {"epochs": 6},
+    }
+    outcome = train(recipe(dense), *data, out=tmp_path / "run", device="cpu")
+    assert outcome.scores["val_top1"] == 1
+    falling = losses(tmp_path / "run")
+    assert np.mean(falling[-4:]) < np.mean(falling[:4])
+
+
+def test_attention_stays_in_float32_where_asked():
+    torch.manual_seed(0)
+    mhra, tokens = GlobalMHRA(32, 16), 20 * torch.randn(2, 9, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, low_affinity = mhra.with_class_affinity(tokens)
+        mhra.float32 = True
+        high = mhra(tokens)
+        high_too, affinity = mhra.with_class_affinity(tokens)
+        q, k, v = mhra._heads(tokens)
+    assert q.dtype == torch.float32
+    assert torch.equal(high, high_too)
+    mixed = attention(q, k, v).transpose(1, 2).flatten(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(high, mhra.proj(mixed))
+    assert not torch.equal(low_affinity, affinity)
+
+
+def test_float16_steps_whose_scale_was_too_large_are_not_failures(tmp_path, data):
+    chosen = recipe({"precision": "float16", "schedule": {"epochs": 1}})
+    with Log(tmp_path) as log:
+        run, _ = prepare(chosen, *data, tmp_path, World(), log)
+        (batch, *_) = batches(run.samples, run.plan)
+        assert learn(run, [batch], False).took_effect
+        run.learner.scaler.update(2.0**40)
+        step = learn(run, [batch], False)
+        assert not step.took_effect
+        assert np.isfinite(step.loss)
+        assert run.learner.scaler.get_scale() == 2.0**39
+
+
+def test_mixing_draws_the_same_in_all_processes_of_a_step(prepared):
+    (batch, *_) = batches(prepared.samples, prepared.plan)
+    tasks = [
+        make_task(batch, prepared.recipe, prepared.learner.model, np.random.default_rng(seed)) for seed in (1, 1, 2)
+    ]
+    assert torch.equal(tasks[0].x, tasks[1].x)
+    assert not torch.equal(tasks[0].x, tasks[2].x)
+
+
+# ---- what is said
+
+
+def test_the_verdict_names_what_limits_the_run():
+    assert Pace(100, waiting=3.0, working=1.0).verdict("clips") == "decode-bound: 25 clips/s, the model could take 100"
+    assert Pace(100, 0.1, 3.9).verdict("clips") == "model-bound: 25 clips/s, 2% of the time waiting for data"
+    assert time_left(2.0, 3605) == "2:00:10"
+    assert time_left(100.0, 1000) == "1 d 3:46:40"
+
+
+def test_a_row_cut_short_by_a_kill_is_dropped(tmp_path):
+    log = Log(tmp_path)
+    log.rewind(0)
+    for step in (1, 2, 3):
+        log.metrics(epoch=1, step=step, loss=step / 3)
+    path = tmp_path / "metrics.csv"
+    path.write_text(path.read_text()[:-9])
+    Log(tmp_path).rewind(3)
+    assert [row["step"] for row in rows_of(path)] == ["1", "2"]
+    Log(tmp_path).rewind(1)
+    assert [(row["step"], float(row["loss"])) for row in rows_of(path)] == [("1", 1 / 3)]
+
+
+def test_tensorboard_is_written_where_installed(tmp_path, data):
+    pytest.importorskip("tensorboard")
+    train(recipe({"loop": {"tensorboard": True}, "schedule": {"epochs": 1}}), *data, out=tmp_path, device="cpu")
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+# ---- one's own data, and the command line
+
+
+def test_own_data_needs_no_recipe(tmp_path, folder, data, capsys):
+    train(recipe({"schedule": {"epochs": 2}}), *data, out=tmp_path / "first", device="cpu")
+    own = make_images(tmp_path / "own", train=9, val=3)
+    (own / "train" / "red").rename(own / "train" / "warm")
+    (own / "val" / "red").rename(own / "val" / "warm")
+    capsys.readouterr()
+    start = ["train", str(own), "--checkpoint", str(tmp_path / "first" / "model.safetensors"), "--device", "cpu"]
+    assert cli.main([*start, "--out", str(tmp_path / "features"), "data.workers=0"]) == 0
+    said = capsys.readouterr().out
+    assert "preset 'classifier' for 18 training samples" in said
+    assert "the classifier is new" in said
+    result = tmp_path / "features" / "model.safetensors"
+    contract, problems = checkpoint.verify(result)
+    assert problems == []
+    assert contract.classes == ("blue", "warm")
+    model, _, _ = checkpoint.load_model(result)
+    val = open_source(own, split="val")
+    assert contract.scores["top1"] == 100 * evaluate(model, val, contract.input, workers=0).metrics()["top1"] == 100
+    trained = [
+        "optimizer.freeze=[]",
+        "loop.log_every=1",
+        "epochs=1",
+        "schedule.warmup_epochs=0",
+        "lr=1e-3",
+        "data.workers=0",
+    ]
+    assert cli.main([*start, "--out", str(tmp_path / "loop"), *trained]) == 0
+    assert losses(tmp_path / "loop")
+
+
+def test_the_preset_follows_the_number_of_samples_and_their_balance(data, tmp_path):
+    from uniformer.presets import own_recipe, preset_for, wants_features
+
+    assert [preset_for(n).name for n in (10, 499, 500, 4999, 5000)] == [
+        "classifier", "classifier", "last stage", "last stage", "whole network",
+    ]  # fmt: skip
+    train(recipe({"schedule": {"epochs": 1}}), *data, out=tmp_path, device="cpu")
+    contract, _ = checkpoint.verify(tmp_path / "model.safetensors")
+    rows = np.arange(600) % 16
+    many = data[0].select(rows)
+    chosen, said = own_recipe(many, contract, "x.safetensors")
+    assert chosen.optimizer.freeze == ("stages.0", "stages.1", "stages.2")
+    assert chosen.input == contract.input
+    assert "600 training samples" in said[0]
+    assert not chosen.data.balanced
+    assert not wants_features(chosen, [])
+    uneven = data[0].select(np.concatenate([np.arange(8), np.array([8])]))
+    chosen, said = own_recipe(uneven, contract, "x.safetensors", ["loop.log_every=3"])
+    assert chosen.data.balanced
+    assert said[1] == "classes have 1 to 8 samples: every class is drawn equally often"
+    assert wants_features(chosen, ["loop.log_every=3"])
+    assert not wants_features(chosen, ["lr=1e-3"])
+    with pytest.raises(InputError, match=r"expected images for x\.safetensors, got clips"):
+        own_recipe(replace(data[0], kind="video"), contract, "x.safetensors")
+
+
+def test_data_without_a_validation_split_has_one_held_out(tmp_path, data):
+    from uniformer.presets import with_validation
+
+    whole = data[0].select(np.concatenate([np.arange(16)] * 2))
+    first, second, said = with_validation(whole)
+    assert len(first) + len(second) == 32
+    assert 4 <= len(second) <= 8
+    assert said.endswith(f"{len(second)} of 32 samples held out, by class")
+
+
+def test_the_command_line_shows_a_recipe_and_refuses_in_one_line(tmp_path, capsys):
+    assert cli.main(["train", "uniformer_s16x4_k400", "--show", "batch_size=16", "lr=1e-5"]) == 0
+    shown = capsys.readouterr().out
+    assert "batch_size = 16" in shown
+    assert "lr = 1e-05" in shown
+    assert cli.main(["train", "uniformer_s16x4_k40"]) == 2
+    assert "found neither as 'uniformer_s16x4_k40' (did you mean 'uniformer_s16x4_k400'" in capsys.readouterr().err
+    assert cli.main(["train", "uniformer_s16x4_k400"]) == 2
+    assert "expected data.train, the list or folder of the training samples, got none" in capsys.readouterr().err
+    for wrong in ("--nonsense", "nonsense"):
+        with pytest.raises(SystemExit):
+            cli.main(["verify", "a.safetensors", wrong])
+        assert f"unrecognized arguments: {wrong}" in capsys.readouterr().err

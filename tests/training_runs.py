@@ -1,0 +1,93 @@
+"""Small data sets and recipes that train in seconds, for the tests of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tests import odd_media
+from uniformer.data.manifest import Manifest
+from uniformer.data.sources import open_source
+from uniformer.recipe import Recipe, recipe_from
+from uniformer.settings import Table, merged, to_toml
+
+TINY = {"depths": [1, 1, 1, 1], "dims": [16, 32, 64, 64], "head_dim": 16, "num_classes": 2}
+COLOURS = {
+    "blue": (30, 60, 200),
+    "red": (200, 60, 30),
+}  # class -> colour: plain to see, once a network has learnt at all
+
+#: No draw but the order of the samples.
+STILL: Table = {
+    "augment": {"rand_augment": "none", "scale": [1.0, 1.0], "ratio": [1.0, 1.0], "flip": 0.0, "erase_prob": 0.0},
+    "mixing": {"prob": 0.0, "label_smoothing": 0.0},
+}
+#: Batch norms that stay as they are, so that a batch may be divided without a trace.
+FROZEN_NORMS: Table = {"optimizer": {"freeze": ["stages.0", "stages.1", "norm"]}}
+
+IMAGES: Table = {
+    "name": "tiny",
+    "arch": "uniformer_small",
+    "batch_size": 4,
+    "model": TINY,
+    "input": {"size": [32, 32], "resize": 32},
+    "optimizer": {"lr": 2e-3, "clip_grad": 20.0},
+    "schedule": {"epochs": 2, "warmup_epochs": 0, "per": "step"},
+    "data": {"workers": 0},
+    "loop": {"log_every": 1},
+}
+CLIPS: Table = merged(
+    IMAGES,
+    {
+        "arch": "uniformer_small_video",
+        "input": {"frames": 4, "stride": 2, "clips": 1},
+        "augment": {"rand_augment": "rand-m5-n2-mstd0.25", "interpolation": "bilinear", "repeats": 2},
+    },
+)
+
+
+def recipe(*changes: Table, base: Table = IMAGES) -> Recipe:
+    return recipe_from(table(*changes, base=base))
+
+
+def table(*changes: Table, base: Table = IMAGES) -> Table:
+    for change in changes:
+        base = merged(base, change)
+    return base
+
+
+def recipe_file(path: Path, *changes: Table, base: Table = IMAGES) -> Path:
+    path.write_text(to_toml(table(*changes, base=base)))
+    return path
+
+
+def make_images(folder: Path, train: int = 8, val: int = 4, size: int = 40) -> Path:
+    """`train` and `val` pictures of each class, one colour and noise each."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", train), ("val", val)):
+        for name, colour in COLOURS.items():
+            place = folder / split / name
+            place.mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                noise = rng.integers(-25, 26, size=(size, size, 3))
+                pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(place / f"{i}.png")
+    return folder
+
+
+def make_clips(folder: Path, train: int = 3, frames: int = 16) -> Path:
+    """`train` clips of each class: numbered frames, slow or fast."""
+    for name, pace in (("fast", 7), ("slow", 1)):
+        place = folder / "train" / name
+        place.mkdir(parents=True, exist_ok=True)
+        for i in range(train):
+            odd_media.encode(place / f"{i}.mp4", frames=frames, size=(64, 48), number=lambda k, p=pace, i=i: k * p + i)
+    return folder
+
+
+def splits(folder: Path, **options: Any) -> tuple[Manifest, Manifest]:
+    train = open_source(folder, split="train", **options)
+    return train, open_source(folder, split="val", classes=train.classes, **options)

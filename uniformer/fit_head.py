@@ -1,0 +1,92 @@
+"""A first model in minutes: features of every sample once, and a classifier fitted to them. No network is trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from uniformer.data.loading import epoch_rows
+from uniformer.data.manifest import Manifest
+from uniformer.distributed import World, joined
+from uniformer.evaluate import Reading
+from uniformer.features import Features, extract_features, load_features
+from uniformer.model import UniFormer
+from uniformer.probe import linear_probe, probe_scores
+from uniformer.recipe import Recipe
+from uniformer.training_log import Log
+from uniformer.training_result import RESULT, Outcome, measures, write_weights
+from uniformer.training_setup import check_data, initialised
+
+STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # of the classifier: larger is less regularised
+USUAL = 0.1  # without validation data
+
+
+def fit_head(
+    recipe: Recipe, train_set: Manifest, val_set: Manifest | None, *, out: str | Path, device: str = "auto"
+) -> Outcome:
+    """Fit the classifier of `recipe.init`'s network by logistic regression; the result is as of `train.train`.
+
+    Features are of the views that `recipe.input` says, without augmentation, kept in `out`/features: a run that was
+    killed goes on. The regularisation is the one with the least loss on `val_set`. Raises `InputError` as `train`.
+    """
+    out, train_set = Path(out), train_set.usable()
+    with joined(device) as world, Log(out, quiet=not world.is_main) as log:
+        if world.is_main:
+            out.mkdir(parents=True, exist_ok=True)
+        check_data(recipe, train_set, val_set)
+        log.say(f"train: {len(train_set)} samples, {train_set.origin}")
+        log.say("val: none" if val_set is None else f"val: {len(val_set)} samples, {val_set.origin}")
+        model = initialised(recipe, train_set.classes, log)
+        train_features = _features(model, recipe, train_set, out / "features" / "train", world, log)
+        val_features = (
+            None if val_set is None else _features(model, recipe, val_set, out / "features" / "val", world, log)
+        )
+        if recipe.data.balanced:
+            train_features = _balanced(train_features, recipe.seed)
+        strength, scores = _strength(train_features, val_features, log)
+        _set_classifier(model, train_features, strength)
+        if world.is_main:
+            write_weights(out / RESULT, model, recipe, train_set.classes, scores, "classifier fitted to features")
+        log.say(f"result: {out / RESULT}" + "".join(f", {name} {value:.4g}" for name, value in scores.items()))
+        return Outcome(out, scores)
+
+
+def _features(model: UniFormer, recipe: Recipe, part: Manifest, folder: Path, world: World, log: Log) -> Features:
+    reading = Reading(world.device, recipe.precision, recipe.batch_per_process(world.size), recipe.data.workers)
+    log.say(f"features of {len(part)} samples")
+    errors = extract_features(model, part, recipe.input, folder, reading=reading)
+    log.unreadable((part.path(row), reason) for row, reason in errors.items())
+    return load_features(folder)
+
+
+def _balanced(features: Features, seed: int) -> Features:
+    """Rows drawn so that all classes are equally many."""
+    there = np.flatnonzero(features.ok)
+    rows = there[epoch_rows(len(there), seed, 0, labels=features.labels[there])]
+    return replace(features, features=features.features[rows], labels=features.labels[rows], ok=features.ok[rows])
+
+
+def _strength(train: Features, val: Features | None, log: Log) -> tuple[float, dict[str, float]]:
+    """How much to regularise, and the validation's measures with it."""
+    if val is None:
+        return USUAL, {}
+    tried = {c: measures(probe_scores("linear", train, val, c=c), "val") for c in STRENGTHS}
+    for c, found in tried.items():
+        log.say(f"regularisation 1/{c:g}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
+    best = min(tried, key=lambda c: tried[c]["val_loss"])
+    return best, tried[best]
+
+
+@torch.no_grad()
+def _set_classifier(model: UniFormer, train: Features, strength: float) -> None:
+    """The fitted function is affine in the features: its values at 0 and at each unit vector are its coefficients."""
+    assert isinstance(model.head, nn.Linear)
+    width = model.head.in_features
+    points = np.concatenate([np.zeros((1, width)), np.eye(width)])  # (C + 1, C)
+    logits = linear_probe(train.features[train.ok], train.labels[train.ok], points, model.head.out_features, c=strength)
+    model.head.bias.copy_(logits[0])
+    model.head.weight.copy_((logits[1:] - logits[0]).T)
