@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -50,6 +51,13 @@ WRAPPED: dict[str, Callable[[State], Any]] = {
     "state_dict": lambda s: {"state_dict": s, "arch": "uniformer_small", "metric": 83.4},
     "model_state": lambda s: {"epoch": 110, "model_state": s, "optimizer_state": {}, "cfg": "NUM_GPUS: 8"},
     "state_dict_ema": lambda s: {"state_dict_ema": s},
+    "numpy": lambda s: {
+        "model": s,
+        "best": np.float64(82.9),
+        "epoch": np.int64(7),
+        "off": np.float32(0),
+        "ok": np.True_,
+    },
     "module.": lambda s: {"model": {f"module.{k}": v for k, v in s.items()}},
 }
 

@@ -120,17 +120,26 @@ def test_one_flipped_byte_among_the_tensors_is_found(name: str, tmp_path: Path) 
         assert "the tensors are not the ones that were saved (sha256 differs)" in verify(path)[1]
 
 
+def test_a_changed_label_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    model = tiny_model(num_classes=2)
+    save_checkpoint(model, path, Contract(model.config, classes=("push", "pull")))
+    assert verify(path)[1] == []
+    config = path / "config.json"
+    config.write_text(config.read_text().replace("pull", "bull"))
+    assert [p for p in verify(path)[1] if "contract" in p and "sha256 differs" in p]
+
+
 def test_logits_that_are_no_numbers_are_found(tmp_path: Path) -> None:
     """The first 16 logits are compared one by one, the others by their norm: NaN must not slip through either."""
     model = tiny_model(num_classes=20)
     path = tmp_path / "a.safetensors"
-    proof = save_checkpoint(model, path).proof
-    assert proof is not None
+    contract = save_checkpoint(model, path)
     with torch.no_grad():
         model.head.bias[19] = float("nan")  # type: ignore[union-attr]
     from uniformer.contract import check_proof
 
-    assert any("off by nan" in problem for problem in check_proof(model, proof))
+    assert any("off by nan" in problem for problem in check_proof(model, contract))
 
 
 def test_no_proof_to_verify(tmp_path: Path) -> None:
@@ -266,6 +275,12 @@ def test_create_model_of_features(imagenet: Path) -> None:
     ]  # fmt: skip
     pooled = create_model("uniformer_xxs", checkpoint=imagenet, num_classes=0)
     assert pooled(torch.zeros(1, 3, 64, 64)).shape == (1, 448)
+
+
+def test_create_model_of_a_backbone_says_that_its_norms_are_new(imagenet: Path) -> None:
+    with pytest.warns(UserWarning, match="has no norms for the maps"):
+        model = create_model("uniformer_xxs_backbone", checkpoint=imagenet)
+    assert len(model(torch.zeros(1, 3, 64, 64))) == 4
 
 
 def test_create_model_refuses(imagenet: Path) -> None:

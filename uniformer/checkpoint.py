@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -248,10 +249,15 @@ def model_from_checkpoint(
     if head is not None and config.num_classes and "num_classes" not in asked:
         config = replace(config, num_classes=head.shape[0])
     model = UniFormer(config)
-    _load(
+    # A classifier's file is what backbones start from: it lacks the norms of the maps that they hand out.
+    is_backbone = config.output == "normed_maps"
+    report = _load(
         model, weights, source, inflate=inflate,
         new_classifier="num_classes" in asked, adapt_stem="in_chans" in asked,
+        allow_new=("stages.*.norm.*",) if is_backbone else (),
     )  # fmt: skip
+    if is_backbone and report.new:
+        warnings.warn(f"{describe(source)} has no norms for the maps: they are new and want training", stacklevel=3)
     return model
 
 
@@ -279,8 +285,7 @@ def verify(path: str | os.PathLike[str]) -> tuple[Contract, list[str]]:
             f"{path} carries no proof to verify: expected a file saved by uniformer (see `uniformer convert`)"
         )
     model, contract, _ = _built(weights, path)
-    assert contract.proof is not None
-    return contract, check_proof(model, contract.proof)
+    return contract, check_proof(model, contract)
 
 
 def convert(

@@ -101,7 +101,7 @@ def examine(scores: Scores, classes: Sequence[str]) -> Found | None:
     share, confidence = right.mean(), float(answered.confidence().mean())
     sentences = [
         f"{100 * share:.1f} % of {len(right)} answers are right ({100 * low:.1f} to {100 * high:.1f} %), "
-        f"no more than by guessing among {answered.num_classes} classes ({100 * chance:.1f} %)"
+        f"which cannot be told from guessing among {answered.num_classes} classes ({100 * chance:.1f} %)"
     ]
     predicted = answered.predicted()
     if (predicted == predicted[0]).all():

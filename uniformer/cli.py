@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from uniformer import __version__
-from uniformer.commands import convert, evaluate, features, models, predict, recipes, train, verify
+from uniformer.commands import convert, data, evaluate, features, models, predict, recipes, train, verify
 from uniformer.errors import InputError
 
 COMMANDS = {
@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": evaluate,
     "features": features,
     "recipes": recipes,
+    "data": data,
     "models": models,
     "verify": verify,
     "convert": convert,

@@ -50,6 +50,9 @@ class Config:
             yield f"expected ndim 2 (images) or 3 (clips), got {self.ndim}"
         if len(self.depths) != 4 or len(self.dims) != 4:
             yield f"expected four stages, got depths {self.depths} and dims {self.dims}"
+        if min(*self.depths, *self.dims, self.head_dim) < 1:
+            yield f"expected positive depths, dims and head_dim, got {self.depths}, {self.dims} and {self.head_dim}"
+            return
         for dim in self.dims[2:]:
             if dim % self.head_dim:
                 yield f"expected head_dim to divide the width {dim} of a global stage, got head_dim {self.head_dim}"

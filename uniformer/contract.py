@@ -27,6 +27,7 @@ class Proof:
     logits: tuple[float, ...]  #: at most the first 16 of them
     norm: float  #: of all logits
     sha256: str  #: of every tensor's bytes, in the order of the state dict
+    contract_sha256: str = ""  #: of everything else that the contract says
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ class Contract:
             sampling = f"{self.input.sampling} sampling" if self.input.is_video else "no sampling of frames"
             raise InputError(f"expected the input of a network of {kind}, got one with {sampling}")
 
+    def digest(self) -> str:
+        """sha256 of all but the proof."""
+        return hashlib.sha256(replace(self, proof=None).to_json().encode()).hexdigest()
+
     def to_json(self) -> str:
         plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         plain["config"] = to_dict(self.config)
@@ -75,7 +80,7 @@ class Contract:
             d["classes"], d["notes"] = tuple(d["classes"]), tuple(d["notes"])
             if d["proof"]:
                 proof = d["proof"]
-                d["proof"] = Proof(tuple(proof["shape"]), tuple(proof["logits"]), proof["norm"], proof["sha256"])
+                d["proof"] = Proof(**{**proof, "shape": tuple(proof["shape"]), "logits": tuple(proof["logits"])})
             return cls(**d)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
@@ -116,9 +121,12 @@ def prove(model: UniFormer) -> Proof:
     return Proof(tuple(x.shape), tuple(logits[:16].tolist()), float(logits.norm()), digest(model.state_dict().values()))
 
 
-def check_proof(model: UniFormer, proof: Proof) -> list[str]:
-    """What is wrong with a model whose file carries `proof`: empty when it is intact."""
-    problems = []
+def check_proof(model: UniFormer, contract: Contract) -> list[str]:
+    """What is wrong with a model whose file carries `contract`, with its proof: empty when it is intact."""
+    problems, proof = [], contract.proof
+    assert proof is not None
+    if contract.digest() != proof.contract_sha256:
+        problems.append("the contract (labels, input, scores, ...) is not the one that was saved (sha256 differs)")
     if digest(model.state_dict().values()) != proof.sha256:
         problems.append("the tensors are not the ones that were saved (sha256 differs)")
     logits = logits_in_float64(model, built_in_input(model.config, proof.shape))
@@ -131,4 +139,5 @@ def check_proof(model: UniFormer, proof: Proof) -> list[str]:
 
 
 def with_proof(contract: Contract, model: UniFormer) -> Contract:
-    return replace(contract, config=model.config, proof=prove(model))
+    contract = replace(contract, config=model.config)
+    return replace(contract, proof=replace(prove(model), contract_sha256=contract.digest()))

@@ -103,6 +103,8 @@ def evaluate(
     with closing(log) if log is not None else nullcontext():
         mine = groups[world.rank :: world.size]
         for outcome in run_groups(model, lambda x: (model(x),), manifest, spec, mine, reading, progress):
+            if has[outcome.item]:
+                continue  # of a group that a kill cut short
             if outcome.error is not None:
                 errors[outcome.item] = outcome.error
                 continue

@@ -9,13 +9,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from uniformer.data.frames import IMAGE_SUFFIXES, natural_order
+from uniformer.data.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_order
 from uniformer.errors import InputError
-
-VIDEO_SUFFIXES = frozenset(
-    {".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf",
-     ".ogv", ".ts", ".vob", ".webm", ".wmv"}
-)  # fmt: skip
 
 
 def expand(arguments: Iterable[str], *, clips: bool) -> Iterator[str]:

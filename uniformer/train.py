@@ -145,7 +145,7 @@ def go_back(run: Run) -> None:
 
 
 def note_unreadable(run: Run, passes: list[Batch], count: int) -> None:
-    """List files that cannot be read, of `count` samples in all processes. Raises `InputError` where there are too many."""
+    """List files that cannot be read, of `count` samples in all. Raises `InputError` where there are too many."""
     if not count:
         return
     progress, limit = run.learner.progress, run.recipe.loop.max_bad_fraction

@@ -17,8 +17,9 @@ from uniformer.errors import MissingExtra
 from uniformer.files import atomic_path
 
 METRICS = (
-    "epoch", "step", "lr", "loss", "grad_norm", "samples_per_s", "waiting", "epoch_loss", "val_top1", "val_top5", "val_mean_class",
-    "val_map", "val_loss", "ema_top1", "ema_top5", "ema_mean_class", "ema_map", "ema_loss",
+    "epoch", "step", "lr", "loss", "grad_norm", "samples_per_s", "waiting", "epoch_loss",
+    "val_top1", "val_top5", "val_mean_class", "val_map", "val_loss",
+    "ema_top1", "ema_top5", "ema_mean_class", "ema_map", "ema_loss",
 )  # fmt: skip
 UNREADABLE = ("path", "reason")
 DATA_BOUND = 0.2  # share of the time waiting for data from which on loading is what limits a run

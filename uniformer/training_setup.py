@@ -59,7 +59,10 @@ def prepare(
     run = Run(recipe, world, out, log, samples, plan, val_set, rates, learner)
     each = recipe.batch_per_process(world.size)
     log.say(f"{plan.epochs} epochs of {plan.steps} steps; {rates.sentence}")
-    log.say(f"{world.size} processes on {world.nodes} machines, {each} samples each in one pass, on {world.device}")
+    log.say(
+        f"{world.size} process{'es' * (world.size > 1)} on {world.nodes} machine{'s' * (world.nodes > 1)}, "
+        f"{each} samples each in one pass, on {world.device}"
+    )
     if state is not None:
         learner.restore(state)
         log.say(f"going on from step {learner.progress.step} of {run.total}, as in {out / STATE}")

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -106,10 +107,18 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Contract | None]:
     return state, contract
 
 
+def _harmless() -> list[Any]:
+    """What training scripts put beside weights and cannot run anything: their options, and scores as numpy numbers."""
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")]
+    # Files written under numpy 1 name the same function by its old place.
+    return [argparse.Namespace, scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
+
+
 def _read_pickle(path: Path) -> Any:
-    """torch.load that builds tensors, plain containers and argparse's inert Namespace, and nothing else."""
+    """torch.load that builds tensors, plain containers, numpy's numbers and argparse's inert Namespace, no more."""
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocol of what turns out to be no pickle
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on damaged files torch lets struct, index, key and assertion errors out, among others

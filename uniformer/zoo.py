@@ -111,7 +111,7 @@ def default_input(config: Config, size: int | None = None) -> InputSpec:
             std=(0.225, 0.225, 0.225),
             frames=16,
             sampling="sparse",
-            # The reference follows strides at each file's own rate. 30 is the usual rate of Kinetics, for files of others.
+            # The reference follows strides at each file's own rate; 30 is what Kinetics usually has
             fps=30.0,
         )
         return clip if config.is_hourglass else replace(clip, sampling="dense", stride=4, clips=4)
@@ -126,7 +126,7 @@ def default_input(config: Config, size: int | None = None) -> InputSpec:
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """Where the weights of a checkpoint lie. The authors' files are on Google Drive, some also on the Hugging Face hub."""
+    """Where the weights of a checkpoint lie: the authors' Google Drive, for some also the Hugging Face hub."""
 
     name: str
     name_source: str  #: who names it: 'pattern' (guessed from its siblings) and 'third party' are not to be relied on

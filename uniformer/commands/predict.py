@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from uniformer.errors import InputError
+from uniformer.progress import progress_bar
 
 HELP = "label images and videos"
 
@@ -81,13 +82,14 @@ def run(args: argparse.Namespace) -> int:
         out = stack.enter_context(open_output(args.out, append=resumes)) if args.out else sys.stdout
         if not resumes:
             print(HEADERS[form], file=out, end="")
-        show = _Progress(len(sources), stack)
-        for result in predictor.run(sources, on_views=_sampling_pictures(args.show_sampling, predictor, len(sources))):
+        bar = stack.enter_context(progress_bar("files", shown=len(sources) > 1))
+        on_views = _sampling_pictures(args.show_sampling, predictor, len(sources))
+        for number, result in enumerate(predictor.run(sources, on_views=on_views), start=1):
             if isinstance(result, Failure):
                 failures.append(result)
-                show.note(result.error)
+                bar.say(f"uniformer: {result.error}")
             print(FORMATS[form](result.to_dict()), file=out, end="", flush=True)
-            show.step()
+            bar(number, len(sources))
     if done:
         print(f"{len(done)} files had a result already", file=sys.stderr)
     if failures:
@@ -154,32 +156,3 @@ def _sampling_pictures(where: str | None, predictor: Any, count: int) -> Callabl
         save_sheet(sampling_sheet(views, predictor.spec, source), path)
 
     return draw
-
-
-class _Progress:
-    """A progress bar on standard error for long work at a terminal; failures are said in a line of their own."""
-
-    def __init__(self, total: int, stack: ExitStack):
-        self._bar = None
-        if total > 1 and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-            bar = Progress(
-                *Progress.get_default_columns()[:2],
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
-            self._bar = stack.enter_context(bar)
-            self._task = self._bar.add_task("files", total=total)
-
-    def step(self) -> None:
-        if self._bar is not None:
-            self._bar.advance(self._task)
-
-    def note(self, line: str) -> None:
-        if self._bar is not None:
-            self._bar.console.print(f"uniformer: {line}", markup=False, highlight=False)
-        else:
-            print(f"uniformer: {line}", file=sys.stderr)

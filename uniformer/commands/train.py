@@ -59,7 +59,7 @@ def _by_recipe(args: argparse.Namespace) -> Outcome | None:
 
 def open_data(recipe: Recipe) -> tuple[Manifest, Manifest | None]:
     """The data sets that a recipe names."""
-    from uniformer.data.sources import open_source
+    from uniformer.data.sources import find_splits, open_source
 
     data = recipe.data
     if data.train is None:
@@ -71,11 +71,12 @@ def open_data(recipe: Recipe) -> tuple[Manifest, Manifest | None]:
         if name is None:
             continue
         source = Path(data.root or "", name)
+        part = split if split in find_splits(source) else None  # a source of several splits, or this one alone
         known = found[0].classes if found else classes
         if known is not None and len(set(known)) < len(known):
             known = None
         root = data.root if source.is_file() else None
-        found.append(open_source(source, split=split, classes=known, separator=data.separator, root=root))
+        found.append(open_source(source, split=part, classes=known, separator=data.separator, root=root))
     return found[0], found[1] if len(found) > 1 else None
 
 

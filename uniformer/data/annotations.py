@@ -15,15 +15,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from uniformer.data.frames import IMAGE_SUFFIXES
+from uniformer.data.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from uniformer.errors import InputError, MissingExtra
 
-VIDEO_SUFFIXES = frozenset(
-    {
-        *(".3gp", ".asf", ".avi", ".flv", ".gif", ".h264", ".hevc", ".ivf", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov"),
-        *(".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".obu", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
-    }
-)
 TABLE_SUFFIXES = frozenset({".csv", ".list", ".tsv", ".txt"})
 LIST_SUFFIXES = TABLE_SUFFIXES | {".json", ".jsonl", ".ndjson", ".parquet"}
 

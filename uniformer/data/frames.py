@@ -27,6 +27,12 @@ Picture = Callable[[], Pixels]  # converts one decoded frame to (H, W, 3) when c
 MAX_PIXELS = 1 << 25  #: of one frame: 8K UHD (7680 x 4320) fits. More is refused before anything is allocated
 IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no others: for some, Pillow runs programs
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+VIDEO_SUFFIXES = frozenset(
+    {
+        *(".3gp", ".asf", ".avi", ".flv", ".gif", ".h264", ".hevc", ".ivf", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov"),
+        *(".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".obu", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,7 @@ class VideoReader(ABC):
         """At least every readable frame among `wanted` (rising, unique), as fast as the file allows."""
 
     @abstractmethod
-    def _all_pictures(self) -> Iterator[tuple[int, Picture]]:
+    def all_pictures(self) -> Iterator[tuple[int, Picture]]:
         """Every readable frame, rising, whatever state the file is in."""
 
     @abstractmethod
@@ -153,7 +159,7 @@ class VideoReader(ABC):
         wanted = sorted(places, reverse=True)
         readable = 0
         before: tuple[int, Picture] | None = None  # holds a decoded frame, never more than one
-        for number, picture in self._all_pictures():
+        for number, picture in self.all_pictures():
             readable += 1
             while wanted and wanted[-1] <= number:
                 asked = wanted.pop()
@@ -237,7 +243,7 @@ class FrameReader(VideoReader):
                 )
             yield number, partial(np.asarray, image)
 
-    def _all_pictures(self) -> Iterator[tuple[int, Picture]]:
+    def all_pictures(self) -> Iterator[tuple[int, Picture]]:
         return self._pictures(range(self.info.num_frames))
 
     def _times(self) -> NDArray[np.float64]:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from uniformer.data.annotations import (
     LIST_SUFFIXES,
-    VIDEO_SUFFIXES,
     Row,
     columns_of,
     describe,
@@ -24,7 +23,7 @@ from uniformer.data.annotations import (
     read_rows,
 )
 from uniformer.data.classes import load_classes
-from uniformer.data.frames import IMAGE_SUFFIXES
+from uniformer.data.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from uniformer.data.manifest import Kind
 from uniformer.errors import InputError, MissingExtra
 

@@ -320,7 +320,7 @@ def _without_gaps(reader: VideoReader) -> Iterator[tuple[npt.NDArray[np.uint8], 
     """Every frame and its number; the one before (first: after) stands in for one that cannot be decoded."""
     last: npt.NDArray[np.uint8] | None = None
     next_number = 0
-    for number, picture in reader._all_pictures():
+    for number, picture in reader.all_pictures():
         try:
             pixels = np.ascontiguousarray(picture())
         except InputError as error:

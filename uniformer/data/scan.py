@@ -133,7 +133,7 @@ def _inspect_video(path: str, spec: InputSpec | None, full: bool) -> dict[str, A
         # The fingerprint's frames first. One by one where `full`, so that a long video is never held as a whole.
         frames = reader.read([*moments(info.num_frames), *wanted])
         if full and not reader.warnings:
-            readable = sum(1 for _ in reader._all_pictures())
+            readable = sum(1 for _ in reader.all_pictures())
             if readable < info.num_frames:
                 reader.warnings.append(f"{readable} of {info.num_frames} frames are readable")
     warning = reader.warnings[0].removeprefix(f"{path}: ") if reader.warnings else None

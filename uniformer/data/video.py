@@ -7,8 +7,8 @@ every frame and the keyframes to start from. Where a container makes that unsafe
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import os
-import sys
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -151,7 +151,7 @@ class FileReader(VideoReader):
     def _pictures(self, wanted: Sequence[int]) -> Iterator[tuple[int, Picture]]:
         if not self._index.is_seekable:
             left = set(wanted)
-            for number, picture in self._all_pictures():
+            for number, picture in self.all_pictures():
                 left.discard(number)
                 yield number, picture
                 if not left:
@@ -178,7 +178,7 @@ class FileReader(VideoReader):
                 if not left:
                     return
 
-    def _all_pictures(self) -> Iterator[tuple[int, Picture]]:
+    def all_pictures(self) -> Iterator[tuple[int, Picture]]:
         self._container.close()  # not every container can be rewound; a fresh one starts in the same state each time
         self._container, self._stream = _open(self._path)
         in_order = -1
@@ -287,9 +287,8 @@ def _open(path: Path) -> tuple[InputContainer, VideoStream]:
 
 
 def _threads() -> int:
-    """One in a worker of a torch DataLoader, where the other workers use the other cores; else what pays."""
-    data = sys.modules.get("torch.utils.data")
-    if data is not None and data.get_worker_info() is not None:
+    """One in a worker process (of a DataLoader, say), where the others use the other cores; else what pays."""
+    if multiprocessing.parent_process() is not None:
         return 1
     return min(os.cpu_count() or 1, MAX_THREADS)
 

@@ -175,7 +175,7 @@ class ArrayReader(VideoReader):
         for number in wanted:
             yield number, partial(self._frames.__getitem__, number)
 
-    def _all_pictures(self) -> Iterator[tuple[int, Picture]]:
+    def all_pictures(self) -> Iterator[tuple[int, Picture]]:
         return self._pictures(range(len(self._frames)))
 
     def _times(self) -> npt.NDArray[np.float64]:

@@ -1,0 +1,201 @@
+"""Clips: a small video UniFormer learns how a handwritten digit moves, which no single frame tells, and is tested on
+digits never seen.
+
+python experiments/moving_digits.py --out DIR [--seeds 3] [--jobs 2]
+
+A clip is a digit with five properties - place across, place down, angle, size, light - each a point on a circle: the
+canvas wraps round, and so do size and light, from the largest to the smallest. All five are drawn evenly, then one of
+them advances from frame to frame, at a random pace. The class is which one, and which way. So each single frame has
+the same distribution under every class, and so has the set of a clip's frames under the two directions of a property:
+guessing gives 10 % from one frame, and 50 % at most from frames out of order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from common import RECIPES, Pixels, conditions, handwritten, markdown, mean_and_spread, side_by_side, split, top1
+from common import uniformer, write_report
+from PIL import Image
+
+CANVAS, FRAMES = 32, 8  # pixels a side, frames a clip
+PACE = 0.04, 0.1  # least and most of the circle from frame to frame: directions are ambiguous from 0.5 on
+LEAST_SIZE, SIZES = 10, 2.2  # pixels a side of the smallest scan, and how many times as large the largest
+LEAST_LIGHT = 0.3  # of white
+MOTIONS = {  # class -> which property changes, and which way
+    "right": (0, 1), "left": (0, -1), "down": (1, 1), "up": (1, -1), "clockwise": (2, 1), "counterclockwise": (2, -1),
+    "grow": (3, 1), "shrink": (3, -1), "brighten": (4, 1), "fade": (4, -1),
+}  # fmt: skip
+CLIPS = {"train": 4800, "val": 500, "test": 1000}
+EPOCHS, SHORT = 10, 4  # of training in full, and for comparing starting weights
+STARTS = {"scratch": None, "centre": "center", "mean": "mean"}  # how a video network begins -> init.inflate
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for data, runs and the report")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each kind (default: 3)")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time, of one thread each (default: 2)")
+    args = parser.parse_args()
+
+    began, out, seeds = time.monotonic(), args.out, range(args.seeds)
+    write_data(out)
+    images = [partial(image_run, out, seed, data) for data in ("pictures", "frames") for seed in seeds]
+    full = [partial(video_run, out, seed, "scratch", EPOCHS) for seed in seeds]
+    found = side_by_side(args.jobs, images + full)
+    pretrained, blind, ordered = (found[i * args.seeds : (i + 1) * args.seeds] for i in range(3))
+    short = [(start, seed) for start in STARTS for seed in seeds]
+    curves = side_by_side(args.jobs, [partial(video_run, out, seed, start, SHORT) for start, seed in short])
+    facts: dict[str, Any] = {
+        "clips": CLIPS,
+        "digit_of_a_picture": pretrained,
+        "motion_from_one_frame_2d": blind,
+        "motion": ordered,
+        "starts": {name: [c for c, (start, _) in zip(curves, short, strict=True) if start == name] for name in STARTS},
+        "conditions": conditions((time.monotonic() - began) / 60, args.jobs),
+    }
+    write_report(out, facts, tables(facts))
+
+
+# ---- clips -----------------------------------------------------------------------------------------------------------
+
+
+def random_courses(motions: list[str], rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """The properties of every frame, as shares of their circles, (N, T, 5)."""
+    courses = np.repeat(rng.random((len(motions), 1, 5)), FRAMES, axis=1)
+    for course, (which, way) in zip(courses, map(MOTIONS.__getitem__, motions), strict=True):
+        course[:, which] += way * rng.uniform(*PACE) * np.arange(FRAMES)
+    return courses % 1
+
+
+def draw(scans: npt.NDArray[np.float32], courses: npt.NDArray[np.float64]) -> Pixels:
+    """Scans (N, 8, 8) of 0 to 1 on their courses (N, T, 5), as grey frames (N, T, CANVAS, CANVAS)."""
+    across, down, turn, growth, light = torch.from_numpy(courses).float().flatten(0, 1).T  # (N*T,) each
+    size = LEAST_SIZE * SIZES**growth
+    pixel = torch.arange(CANVAS) + 0.5
+    # Pixels from the middle of the digit, the short way round: (N*T, CANVAS) of -CANVAS/2 to CANVAS/2
+    x, y = ((pixel - CANVAS * middle[:, None] + CANVAS / 2) % CANVAS - CANVAS / 2 for middle in (across, down))
+    x, y = x[:, None, :], y[:, :, None]
+    cos, sin, half = (
+        v[:, None, None] for v in (torch.cos(2 * torch.pi * turn), torch.sin(2 * torch.pi * turn), size / 2)
+    )
+    places = torch.stack(((cos * x + sin * y) / half, (cos * y - sin * x) / half), dim=-1)  # (N*T, S, S, 2) in the scan
+    still = torch.from_numpy(scans).repeat_interleave(courses.shape[1], 0)[:, None]
+    seen = F.grid_sample(still, places, align_corners=False)[:, 0]  # black outside the scan
+    grey = (LEAST_LIGHT ** (1 - light))[:, None, None] * seen * 255
+    return grey.round().byte().numpy().reshape(*courses.shape[:2], CANVAS, CANVAS)
+
+
+def write_data(out: Path) -> None:
+    """`clips/` by motion, in splits that share no digit; copies of the test clips out of order and standing still; and
+    single frames as pictures, by motion in `frames/` and by digit in `pictures/`."""
+    images, labels = handwritten()
+    rng = np.random.default_rng(0)
+    for name, rows in zip(CLIPS, split(labels, 0.6, 0.15), strict=True):
+        motions = list(MOTIONS) * (CLIPS[name] // len(MOTIONS))
+        chosen = rng.choice(rows, len(motions))
+        clips = draw(images[chosen], random_courses(motions, rng))
+        for number, (clip, motion, digit) in enumerate(zip(clips, motions, labels[chosen], strict=True)):
+            write_clip(out / "clips" / name / motion / f"{number}.avi", clip)
+            write_picture(out / "frames" / name / motion / f"{number}.png", clip[FRAMES // 2])
+            write_picture(out / "pictures" / name / str(digit) / f"{number}.png", clip[0])
+            if name == "test":
+                write_clip(out / "test_shuffled" / motion / f"{number}.avi", clip[rng.permutation(FRAMES)])
+                write_clip(out / "test_one_frame" / motion / f"{number}.avi", clip[[FRAMES // 2] * FRAMES])
+
+
+def write_clip(path: Path, frames: Pixels) -> None:
+    """Grey frames (T, H, W) as they are: what a codec leaves out of a moving picture would tell that it moves."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(path, "w") as file:
+        stream = file.add_stream("rawvideo", rate=FRAMES)
+        stream.height, stream.width = frames.shape[1:]
+        stream.pix_fmt = "gray"
+        for frame in frames:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="gray")))
+        file.mux(stream.encode(None))
+
+
+def write_picture(path: Path, frame: Pixels) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(frame).save(path)
+
+
+# ---- runs ------------------------------------------------------------------------------------------------------------
+
+
+def train(out: Path, recipe: str, data: str, seed: int, name: str, *settings: str) -> Path:
+    folder = out / "runs" / f"{name}-seed{seed}"
+    uniformer(
+        "train", RECIPES / f"{recipe}.toml", f"data.root={out.resolve()}", f"data.train={data}", f"data.val={data}",
+        f"seed={seed}", *settings, "--out", folder, "--device", "cpu", log=folder / "train.log",
+    )  # fmt: skip
+    return folder
+
+
+def image_run(out: Path, seed: int, data: str) -> float:
+    """The image twin on single frames: per cent of the test's right."""
+    folder = train(out, "still_digits", data, seed, data)
+    return top1(folder / "model.safetensors", out / data / "test", folder / "test")
+
+
+def video_run(out: Path, seed: int, start: str, epochs: int) -> dict[str, Any]:
+    """A video network on clips: per cent right of the test's clips, of the same ones with their frames out of order, of
+    one frame of each repeated; and of the validation's clips by step."""
+    settings = [f"schedule.epochs={epochs}"]
+    if STARTS[start]:
+        image = out / "runs" / f"pictures-seed{seed}" / "model.safetensors"
+        settings += [f"init.checkpoint={image.resolve()}", f"init.inflate={STARTS[start]}"]
+    folder = train(out, "moving_digits", "clips", seed, f"{start}-{epochs}epochs", *settings)
+    checkpoint = folder / "model.safetensors"
+    tests = {"as they are": out / "clips" / "test"}
+    if epochs == EPOCHS:
+        tests |= {"shuffled": out / "test_shuffled", "one frame repeated": out / "test_one_frame"}
+    scores = {name: top1(checkpoint, data, folder / data.name) for name, data in tests.items()}
+    return {"test": scores, "val": dict(validations(folder))}
+
+
+def validations(folder: Path) -> Iterator[tuple[int, float]]:
+    with open(folder / "metrics.csv", encoding="utf-8", newline="") as f:
+        for row in csv.DictReader(f):
+            if row["val_top1"]:
+                yield int(row["step"]), round(100 * float(row["val_top1"]), 2)
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+def tables(facts: dict[str, Any]) -> str:
+    rows = [
+        (f"video network, test clips {name}", *(f"{run['test'][name]:.1f}" for run in facts["motion"]),
+         mean_and_spread([run["test"][name] for run in facts["motion"]]))
+        for name in facts["motion"][0]["test"]
+    ]  # fmt: skip
+    blind = facts["motion_from_one_frame_2d"]
+    rows.append(
+        ("image network, trained and tested on middle frames", *(f"{v:.1f}" for v in blind), mean_and_spread(blind))
+    )
+    text = markdown(("top-1, % (guessing: 10)", *(f"seed {i}" for i in range(len(blind))), "mean (range)"), rows)
+    steps = list(facts["starts"]["scratch"][0]["val"])
+    compared = [
+        (name, *(mean_and_spread([run["val"][step] for run in runs]) for step in steps),
+         mean_and_spread([run["test"]["as they are"] for run in runs]))
+        for name, runs in facts["starts"].items()
+    ]  # fmt: skip
+    head = ("start", *(f"val, {step} steps" for step in steps), f"test, {steps[-1]} steps")
+    return text + "\n" + markdown(head, compared)
+
+
+if __name__ == "__main__":
+    main()
