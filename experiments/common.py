@@ -44,7 +44,7 @@ def split(labels: npt.NDArray[np.int64], *shares: float) -> list[Rows]:
 def uniformer(*arguments: object, log: Path) -> None:
     """One command of the package, in a process with one thread; what it says goes into `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    one_thread = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     command = [sys.executable, "-m", "uniformer.cli", *map(str, arguments)]
     with open(log, "w", encoding="utf-8") as f:
         done = subprocess.run(command, stdout=f, stderr=subprocess.STDOUT, env={**os.environ, **one_thread})

@@ -10,9 +10,8 @@ import time
 from functools import partial
 from pathlib import Path
 
+import common
 import numpy as np
-from common import RECIPES, conditions, handwritten, markdown, mean_and_spread, side_by_side, split, top1, uniformer
-from common import write_report
 from PIL import Image
 
 SIZE = 32  # pixels
@@ -28,23 +27,23 @@ def main() -> None:
     began = time.monotonic()
     counts = write_pictures(args.out / "digits")
     runs = [partial(run, args.out, seed) for seed in range(args.seeds)]
-    scores = side_by_side(args.jobs, runs)
+    scores = common.side_by_side(args.jobs, runs)
     facts = {
         "pictures": counts,
         "top1": dict(enumerate(scores)),
-        "conditions": conditions((time.monotonic() - began) / 60, args.jobs),
+        "conditions": common.conditions((time.monotonic() - began) / 60, args.jobs),
     }
     rows = [(seed, f"{score:.2f}") for seed, score in enumerate(scores)]
-    text = markdown(
-        ("seed", f"top-1 on {counts['test']} digits never seen, %"), [*rows, ("mean", mean_and_spread(scores))]
+    text = common.markdown(
+        ("seed", f"top-1 on {counts['test']} digits never seen, %"), [*rows, ("mean", common.mean_and_spread(scores))]
     )
-    write_report(args.out, facts, text)
+    common.write_report(args.out, facts, text)
 
 
 def write_pictures(folder: Path) -> dict[str, int]:
     """A folder per split and class; two thirds of the scans to learn from, one third to be tested on."""
-    images, labels = handwritten()
-    parts = dict(zip(("train", "test"), split(labels, 2 / 3), strict=True))
+    images, labels = common.handwritten()
+    parts = dict(zip(("train", "test"), common.split(labels, 2 / 3), strict=True))
     for name, rows in parts.items():
         for row in rows:
             place = folder / name / str(labels[row])
@@ -57,11 +56,11 @@ def write_pictures(folder: Path) -> dict[str, int]:
 def run(out: Path, seed: int) -> float:
     """Train from scratch, then test: per cent right."""
     folder = out / f"seed{seed}"
-    uniformer(
-        "train", RECIPES / "digits.toml", f"data.root={out.resolve()}", f"seed={seed}", "--out", folder,
+    common.uniformer(
+        "train", common.RECIPES / "digits.toml", f"data.root={out.resolve()}", "data.train=digits", f"seed={seed}", "--out", folder,
         "--device", "cpu", log=folder / "train.log",
     )  # fmt: skip
-    return top1(folder / "model.safetensors", out / "digits" / "test", folder / "test")
+    return common.top1(folder / "model.safetensors", out / "digits" / "test", folder / "test")
 
 
 if __name__ == "__main__":

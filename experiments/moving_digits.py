@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import av
+import common
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from common import RECIPES, Pixels, conditions, handwritten, markdown, mean_and_spread, side_by_side, split, top1
-from common import uniformer, write_report
 from PIL import Image
 
 CANVAS, FRAMES = 32, 8  # pixels a side, frames a clip
@@ -38,7 +37,7 @@ MOTIONS = {  # class -> which property changes, and which way
     "grow": (3, 1), "shrink": (3, -1), "brighten": (4, 1), "fade": (4, -1),
 }  # fmt: skip
 CLIPS = {"train": 4800, "val": 500, "test": 1000}
-EPOCHS, SHORT = 10, 4  # of training in full, and for comparing starting weights
+EPOCHS, SHORT = 10, 3  # of training in full, and for comparing starting weights
 STARTS = {"scratch": None, "centre": "center", "mean": "mean"}  # how a video network begins -> init.inflate
 
 
@@ -53,19 +52,19 @@ def main() -> None:
     write_data(out)
     images = [partial(image_run, out, seed, data) for data in ("pictures", "frames") for seed in seeds]
     full = [partial(video_run, out, seed, "scratch", EPOCHS) for seed in seeds]
-    found = side_by_side(args.jobs, images + full)
+    found = common.side_by_side(args.jobs, images + full)
     pretrained, blind, ordered = (found[i * args.seeds : (i + 1) * args.seeds] for i in range(3))
     short = [(start, seed) for start in STARTS for seed in seeds]
-    curves = side_by_side(args.jobs, [partial(video_run, out, seed, start, SHORT) for start, seed in short])
+    curves = common.side_by_side(args.jobs, [partial(video_run, out, seed, start, SHORT) for start, seed in short])
     facts: dict[str, Any] = {
         "clips": CLIPS,
         "digit_of_a_picture": pretrained,
         "motion_from_one_frame_2d": blind,
         "motion": ordered,
         "starts": {name: [c for c, (start, _) in zip(curves, short, strict=True) if start == name] for name in STARTS},
-        "conditions": conditions((time.monotonic() - began) / 60, args.jobs),
+        "conditions": common.conditions((time.monotonic() - began) / 60, args.jobs),
     }
-    write_report(out, facts, tables(facts))
+    common.write_report(out, facts, tables(facts))
 
 
 # ---- clips -----------------------------------------------------------------------------------------------------------
@@ -79,7 +78,7 @@ def random_courses(motions: list[str], rng: np.random.Generator) -> npt.NDArray[
     return courses % 1
 
 
-def draw(scans: npt.NDArray[np.float32], courses: npt.NDArray[np.float64]) -> Pixels:
+def draw(scans: npt.NDArray[np.float32], courses: npt.NDArray[np.float64]) -> common.Pixels:
     """Scans (N, 8, 8) of 0 to 1 on their courses (N, T, 5), as grey frames (N, T, CANVAS, CANVAS)."""
     across, down, turn, growth, light = torch.from_numpy(courses).float().flatten(0, 1).T  # (N*T,) each
     size = LEAST_SIZE * SIZES**growth
@@ -100,9 +99,9 @@ def draw(scans: npt.NDArray[np.float32], courses: npt.NDArray[np.float64]) -> Pi
 def write_data(out: Path) -> None:
     """`clips/` by motion, in splits that share no digit; copies of the test clips out of order and standing still; and
     single frames as pictures, by motion in `frames/` and by digit in `pictures/`."""
-    images, labels = handwritten()
+    images, labels = common.handwritten()
     rng = np.random.default_rng(0)
-    for name, rows in zip(CLIPS, split(labels, 0.6, 0.15), strict=True):
+    for name, rows in zip(CLIPS, common.split(labels, 0.6, 0.15), strict=True):
         motions = list(MOTIONS) * (CLIPS[name] // len(MOTIONS))
         chosen = rng.choice(rows, len(motions))
         clips = draw(images[chosen], random_courses(motions, rng))
@@ -115,7 +114,7 @@ def write_data(out: Path) -> None:
                 write_clip(out / "test_one_frame" / motion / f"{number}.avi", clip[[FRAMES // 2] * FRAMES])
 
 
-def write_clip(path: Path, frames: Pixels) -> None:
+def write_clip(path: Path, frames: common.Pixels) -> None:
     """Grey frames (T, H, W) as they are: what a codec leaves out of a moving picture would tell that it moves."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(path, "w") as file:
@@ -127,7 +126,7 @@ def write_clip(path: Path, frames: Pixels) -> None:
         file.mux(stream.encode(None))
 
 
-def write_picture(path: Path, frame: Pixels) -> None:
+def write_picture(path: Path, frame: common.Pixels) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(frame).save(path)
 
@@ -136,18 +135,18 @@ def write_picture(path: Path, frame: Pixels) -> None:
 
 
 def train(out: Path, recipe: str, data: str, seed: int, name: str, *settings: str) -> Path:
+    """One training run in a folder of its own."""
     folder = out / "runs" / f"{name}-seed{seed}"
-    uniformer(
-        "train", RECIPES / f"{recipe}.toml", f"data.root={out.resolve()}", f"data.train={data}", f"data.val={data}",
-        f"seed={seed}", *settings, "--out", folder, "--device", "cpu", log=folder / "train.log",
-    )  # fmt: skip
+    given = (f"data.root={out.resolve()}", f"data.train={data}", f"data.val={data}", f"seed={seed}", *settings)
+    recipe_file = common.RECIPES / f"{recipe}.toml"
+    common.uniformer("train", recipe_file, *given, "--out", folder, "--device", "cpu", log=folder / "train.log")
     return folder
 
 
 def image_run(out: Path, seed: int, data: str) -> float:
     """The image twin on single frames: per cent of the test's right."""
     folder = train(out, "still_digits", data, seed, data)
-    return top1(folder / "model.safetensors", out / data / "test", folder / "test")
+    return common.top1(folder / "model.safetensors", out / data / "test", folder / "test")
 
 
 def video_run(out: Path, seed: int, start: str, epochs: int) -> dict[str, Any]:
@@ -162,7 +161,7 @@ def video_run(out: Path, seed: int, start: str, epochs: int) -> dict[str, Any]:
     tests = {"as they are": out / "clips" / "test"}
     if epochs == EPOCHS:
         tests |= {"shuffled": out / "test_shuffled", "one frame repeated": out / "test_one_frame"}
-    scores = {name: top1(checkpoint, data, folder / data.name) for name, data in tests.items()}
+    scores = {name: common.top1(checkpoint, data, folder / data.name) for name, data in tests.items()}
     return {"test": scores, "val": dict(validations(folder))}
 
 
@@ -179,22 +178,26 @@ def validations(folder: Path) -> Iterator[tuple[int, float]]:
 def tables(facts: dict[str, Any]) -> str:
     rows = [
         (f"video network, test clips {name}", *(f"{run['test'][name]:.1f}" for run in facts["motion"]),
-         mean_and_spread([run["test"][name] for run in facts["motion"]]))
+         common.mean_and_spread([run["test"][name] for run in facts["motion"]]))
         for name in facts["motion"][0]["test"]
     ]  # fmt: skip
     blind = facts["motion_from_one_frame_2d"]
     rows.append(
-        ("image network, trained and tested on middle frames", *(f"{v:.1f}" for v in blind), mean_and_spread(blind))
+        (
+            "image network, trained and tested on middle frames",
+            *(f"{v:.1f}" for v in blind),
+            common.mean_and_spread(blind),
+        )
     )
-    text = markdown(("top-1, % (guessing: 10)", *(f"seed {i}" for i in range(len(blind))), "mean (range)"), rows)
+    text = common.markdown(("top-1, % (guessing: 10)", *(f"seed {i}" for i in range(len(blind))), "mean (range)"), rows)
     steps = list(facts["starts"]["scratch"][0]["val"])
     compared = [
-        (name, *(mean_and_spread([run["val"][step] for run in runs]) for step in steps),
-         mean_and_spread([run["test"]["as they are"] for run in runs]))
+        (name, *(common.mean_and_spread([run["val"][step] for run in runs]) for step in steps),
+         common.mean_and_spread([run["test"]["as they are"] for run in runs]))
         for name, runs in facts["starts"].items()
     ]  # fmt: skip
     head = ("start", *(f"val, {step} steps" for step in steps), f"test, {steps[-1]} steps")
-    return text + "\n" + markdown(head, compared)
+    return text + "\n" + common.markdown(head, compared)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +27,6 @@ from uniformer.scores import Scores
 
 NAMES = tuple(f"class of number {i}" for i in range(7))
 SPEC = replace(CLIPS, crops=3)  # two clips of three crops
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,7 +40,11 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("videos")
+    return make_videos(tmp_path_factory.mktemp("videos"))
+
+
+def make_videos(folder: Path) -> Path:
+    """Six different ones, 0.mp4 to 5.mp4, of 30 frames."""
     for i in range(6):
         encode(folder / f"{i}.mp4", frames=30, size=(96, 80), number=lambda n, i=i: (n + 40 * i) % 256)
     return folder
@@ -369,81 +367,3 @@ def test_a_probe_by_the_command(
         assert main(["eval", *arguments, "--probe", probe, *out]) == 0
         assert f"{probe} probe of tiny.test on held.csv" in capsys.readouterr().out
         assert json.loads((tmp_path / "metrics.json").read_text())["metrics"]["top1"] == 1
-
-
-# ---- real processes --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def many(videos: Path) -> Path:
-    """Eleven items, and a twelfth that is missing."""
-    rows = [f"{i % 6}.mp4,{i % 7},{0.01 * i:.2f},{0.8 + 0.01 * i:.2f}" for i in range(11)]
-    path = videos / "many.csv"
-    path.write_text("path,label,start,end\n" + "\n".join([*rows, "gone.mp4,0,0,1"]) + "\n")
-    return path
-
-
-def in_processes(count: int, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    command = [*torchrun, "-m", "uniformer.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD)
-
-
-@pytest.mark.slow
-def test_one_two_and_three_processes_give_the_same_digits(checkpoint: Path, many: Path, tmp_path: Path) -> None:
-    arguments = ["eval", str(checkpoint), str(many), "--device", "cpu", "--workers", "1", "--batch-size", "4"]
-    arguments += ["--missing", "skip", "--out"]
-    assert main([*arguments, str(tmp_path / "1")]) == 0
-    for count in (2, 3):
-        done = in_processes(count, [*arguments, str(tmp_path / str(count))])
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("top-1") == 1
-        kept = list((tmp_path / str(count) / "answers").glob("rows-*.bin"))
-        assert len(kept) == count
-        # Each readable item once: its number, logits, probabilities, a checksum.
-        assert sum(path.stat().st_size for path in kept) == 11 * (8 + 2 * 4 * 7 + 4)
-    one, two, three = (Scores.load(tmp_path / str(count) / "scores.npz") for count in (1, 2, 3))
-    assert one.ok.tolist() == [True] * 11 + [False]
-    assert list(one.errors) == [11]
-    assert same_bits(one, two)
-    assert same_bits(one, three)
-    assert one.errors == two.errors == three.errors
-
-
-@pytest.mark.slow
-def test_two_processes_write_the_same_features(checkpoint: Path, many: Path, tmp_path: Path) -> None:
-    arguments = ["features", str(checkpoint), str(many), "--device", "cpu", "--stages", "4", "--out"]
-    assert main([*arguments, str(tmp_path / "one")]) == 1  # a file is missing
-    assert in_processes(2, [*arguments, str(tmp_path / "two")]).returncode == 1
-    shards = sorted(path.name for path in (tmp_path / "one").glob("*.safetensors"))
-    assert len(shards) == 2
-    for name in shards:
-        one, two = (load_file(tmp_path / folder / name) for folder in ("one", "two"))
-        assert {k: v.tobytes() for k, v in one.items()} == {k: v.tobytes() for k, v in two.items()}
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_digits(checkpoint: Path, videos: Path, tmp_path: Path) -> None:
-    listed, count = videos / "long.csv", 60
-    rows = [f"{i % 6}.mp4,{i % 7},{0.001 * i:.3f},{0.8 + 0.001 * i:.3f}" for i in range(count)]
-    listed.write_text("path,label,start,end\n" + "\n".join(rows) + "\n")
-    base = ["eval", str(checkpoint), str(listed), "--device", "cpu"]
-    rows_file, row = tmp_path / "cut" / "answers" / "rows-0.bin", 8 + 2 * 4 * 7 + 4
-
-    def kept() -> int:
-        return rows_file.stat().st_size // row if rows_file.exists() else 0
-
-    command = [sys.executable, "-m", "uniformer.cli", *base, "--workers", "1", "--out", str(tmp_path / "cut")]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": ONE_THREAD}
-    process = subprocess.Popen(command, start_new_session=True, **quiet)
-    while kept() < 5 and process.poll() is None:
-        time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    before = kept()
-    assert 5 <= before < count
-    for out in ("cut", "whole"):
-        assert main([*base, "--workers", "0", "--out", str(tmp_path / out)]) == 0
-    cut, whole = (Scores.load(tmp_path / out / "scores.npz") for out in ("cut", "whole"))
-    assert kept() == count
-    assert same_bits(cut, whole)

@@ -1,13 +1,20 @@
-"""Training as it is run: processes that are killed, stopped, run out of disk, or work together by torchrun."""
+"""Training in processes of its own: killed, stopped, out of disk, several together.
 
+All but one are forked from a server that has imported everything once: importing would take most of the time.
+"""
+
+import contextlib
 import csv
+import multiprocessing
 import os
 import random
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,37 +22,83 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training_runs import CLIPS, FROZEN_NORMS, make_clips, make_images, recipe_file
+from uniformer import cli
 from uniformer.settings import Table
 from uniformer.training_state import load_state
 
 pytestmark = pytest.mark.slow
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 TIMEOUT = 300  # seconds, for a process on a busy machine
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["uniformer.commands.train", "uniformer.train", "torch._dynamo", "tests.training_runs"])
+
+Child = multiprocessing.process.BaseProcess
 
 
-def command(recipe: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "uniformer.cli", "train", str(recipe), "--out", str(out), "--device", "cpu"]
+def _main(arguments: list[str], said: Path, most_bytes: int | None, variables: dict[str, str]) -> None:
+    """The command line in a new process, its output in the file `said`."""
+    os.environ.update(variables)
+    torch.set_num_threads(1)
+    with open(said, "w", buffering=1) as f, contextlib.redirect_stdout(f), contextlib.redirect_stderr(f):
+        if most_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
+        status = cli.main(arguments)
+    sys.exit(status)
 
 
-def run(arguments: list[str], **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True, timeout=TIMEOUT, **options)
+def start(recipe: Path, out: Path, *, most_bytes: int | None = None, **variables: str) -> Child:
+    arguments = ["train", str(recipe), "--out", str(out), "--device", "cpu"]
+    said = out.with_name(f"{out.name}.{variables.get('RANK', 0)}.said")
+    child = SERVER.Process(target=_main, args=(arguments, said, most_bytes, variables))
+    child.start()
+    return child
 
 
-def finished(arguments: list[str]) -> str:
-    done = run(arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def start_several(processes: int, recipe: Path, out: Path) -> list[Child]:
+    """With the variables that torchrun would set."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = str(s.getsockname()[1])
+    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [start(recipe, out, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(processes)]
 
 
-def torchrun(processes: int, arguments: list[str]) -> list[str]:
-    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [sys.executable, *start, *arguments[1:]]
+def ended(*children: Child) -> int:
+    """Wait for them all; the first one's status."""
+    for child in children:
+        child.join(TIMEOUT)
+        assert child.exitcode is not None, "it hangs"
+    status = children[0].exitcode
+    assert status is not None
+    return status
+
+
+def said(out: Path, rank: int = 0) -> str:
+    return out.with_name(f"{out.name}.{rank}.said").read_text()
+
+
+def finish(recipe: Path, out: Path) -> None:
+    assert ended(start(recipe, out)) == 0, said(out)
+
+
+def kill(child: Child, is_time: Callable[[], bool]) -> bool:
+    """Kill with SIGKILL when `is_time()`; whether that came before the end."""
+    while child.is_alive() and not is_time():
+        time.sleep(0.0002)
+    child.kill()
+    return ended(child) == -signal.SIGKILL
 
 
 def losses(out: Path) -> list[float]:
-    with open(out / "metrics.csv", newline="") as f:
+    path = out / "metrics.csv"
+    if not path.exists():
+        return []
+    with open(path, newline="") as f:
         return [float(row["loss"]) for row in csv.DictReader(f) if row["loss"]]
+
+
+def step_of(out: Path) -> int:
+    return load_state(out / "state.pt")["progress"]["step"] if (out / "state.pt").exists() else 0
 
 
 def assert_same_weights(one: Path, other: Path, name: str = "model.safetensors") -> None:
@@ -55,105 +108,83 @@ def assert_same_weights(one: Path, other: Path, name: str = "model.safetensors")
         assert torch.equal(a[key], b[key]), key
 
 
+def assert_near_weights(one: Path, other: Path) -> None:
+    a, b = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    for key in a:
+        assert torch.allclose(a[key].double(), b[key].double(), atol=2e-4), key
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     return make_images(tmp_path_factory.mktemp("images"), train=12)
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    return make_clips(tmp_path_factory.mktemp("clips"), train=6)
 
 
 # ---- one process, killed
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, clips):
+def whole(tmp_path_factory):
     """The recipe of a run with every random thing in it, and the folder of one that nothing happened to."""
     folder = tmp_path_factory.mktemp("whole")
     everything: Table = {
         "model": {"drop_path": 0.2},
-        "data": {"root": str(clips), "train": "train", "val": "train", "workers": 1},
+        "data": {"root": str(make_clips(folder / "clips", train=6)), "train": "train", "val": "train", "workers": 1},
         "schedule": {"epochs": 5},
         "keep": {"every_steps": 2, "result": "best"},
         "ema": {"decay": 0.9},
     }
     recipe = recipe_file(folder / "everything.toml", everything, base=CLIPS)
-    begin = time.monotonic()
-    finished(command(recipe, folder / "out"))
-    return recipe, folder / "out", time.monotonic() - begin
+    finish(recipe, folder / "out")
+    return recipe, folder / "out"
 
 
-def kill_after(arguments: list[str], is_time, seconds: float = TIMEOUT) -> bool:
-    """Start, kill with SIGKILL when `is_time()`; whether that came before the end."""
-    child = subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + seconds
-    while child.poll() is None and time.monotonic() < end:
-        if is_time():
-            child.kill()
-            break
-        time.sleep(0.0002)
-    child.wait(TIMEOUT)
-    return child.returncode == -signal.SIGKILL
-
-
-def test_a_run_killed_at_random_moments_ends_with_the_same_weights_bit_for_bit(tmp_path, whole):
-    recipe, reference, _ = whole
+@pytest.mark.parametrize("attempt", range(2))
+def test_a_run_killed_at_random_moments_ends_with_the_same_weights_bit_for_bit(tmp_path, whole, attempt):
+    recipe, reference = whole
     rng, out = random.Random(), tmp_path / "out"
     kills, moments = 0, []
-    for _ in range(3):
-        before = load_state(out / "state.pt")["progress"]["step"] if (out / "state.pt").exists() else 0
-        wanted = before + rng.randint(1, 5)
-        extra = rng.random() * 0.1
-        begun = None
+    for _ in range(4):
+        steps, seconds = step_of(out) + rng.randint(0, 4), rng.random() * 0.2
+        moments.append((steps, seconds))
+        seen: list[float] = []
 
-        def is_time(wanted=wanted, extra=extra) -> bool:
-            nonlocal begun
-            if begun is None and (out / "metrics.csv").exists() and len(losses(out)) >= wanted:
-                begun = time.monotonic()
-            return begun is not None and time.monotonic() >= begun + extra
+        def is_time(steps: int = steps, seconds: float = seconds, seen: list[float] = seen) -> bool:
+            if not seen and len(losses(out)) >= steps:
+                seen.append(time.monotonic())
+            return bool(seen) and time.monotonic() >= seen[0] + seconds
 
-        kills += kill_after(command(recipe, out), is_time)
-        moments.append((wanted, extra))
+        kills += kill(start(recipe, out), is_time)
     assert kills, "every run ended before its kill"
-    finished(command(recipe, out))
+    finish(recipe, out)
     for name in ("model.safetensors", "best.safetensors", "average.safetensors"):
         assert_same_weights(reference, out, name)
     assert losses(out) == losses(reference), moments
 
 
 def test_a_kill_while_a_state_is_written_leaves_the_one_before(tmp_path, whole):
-    recipe, reference, _ = whole
+    recipe, reference = whole
     out = tmp_path / "out"
 
     def is_writing() -> bool:
-        if not (out / "metrics.csv").exists() or len(losses(out)) < 3:
-            return False
-        return any(name.startswith(".state.pt.") for name in os.listdir(out))
+        return len(losses(out)) > 2 and any(name.startswith(".state.pt.") for name in os.listdir(out))
 
-    assert kill_after(command(recipe, out), is_writing), "no state was seen being written"
-    assert load_state(out / "state.pt")["progress"]["step"] >= 0
-    finished(command(recipe, out))
+    assert kill(start(recipe, out), is_writing), "no state was seen being written"
+    assert step_of(out) >= 2
+    finish(recipe, out)
     assert_same_weights(reference, out)
 
 
 def test_a_full_disk_ends_the_run_in_one_line_and_leaves_the_last_state(tmp_path, images):
     small: Table = {"data": {"root": str(images), "train": "train", "workers": 0}, "schedule": {"epochs": 3}}
     recipe, out = recipe_file(tmp_path / "small.toml", small), tmp_path / "out"
-    assert kill_after(command(recipe, out), lambda: (out / "metrics.csv").exists() and len(losses(out)) >= 2)
+    assert kill(start(recipe, out), lambda: len(losses(out)) >= 2)
     before = (out / "state.pt").read_bytes()
-
-    def little_room() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, resource.RLIM_INFINITY))
-
-    done = run(command(recipe, out), preexec_fn=little_room)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == f"uniformer: cannot write {out / 'state.pt'}: File too large"
-    assert "Traceback" not in done.stderr
+    assert ended(start(recipe, out, most_bytes=len(before) // 2)) == cli.BAD_INPUT
+    assert said(out).splitlines()[-1] == f"uniformer: cannot write {out / 'state.pt'}: File too large"
+    assert "Traceback" not in said(out)
     assert (out / "state.pt").read_bytes() == before
-    assert [p.name for p in out.iterdir() if p.name.startswith(".")] == []
-    finished(command(recipe, out))
+    assert [p.name for p in out.iterdir() if p.name.startswith(".state")] == [], "what a kill leaves is cleared away"
+    finish(recipe, out)
     assert (out / "model.safetensors").exists()
 
 
@@ -166,52 +197,70 @@ def alone(tmp_path_factory, images):
     folder = tmp_path_factory.mktemp("alone")
     steady: Table = {"batch_size": 12, "data": {"root": str(images), "train": "train", "val": "val", "workers": 0}}
     recipe = recipe_file(folder / "steady.toml", steady, FROZEN_NORMS, {"schedule": {"epochs": 3}})
-    finished(command(recipe, folder / "out"))
+    finish(recipe, folder / "out")
     return recipe, folder / "out"
 
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_learn_what_one_learns(tmp_path, alone, processes):
     recipe, reference = alone
-    said = finished(torchrun(processes, command(recipe, tmp_path / "out")))
-    assert f"{processes} processes on 1 machine" in said
-    assert said.count("epoch 1/3: mean loss") == 1  # one of them speaks
-    assert losses(tmp_path / "out") == pytest.approx(losses(reference), rel=2e-5)
-    one, other = load_file(reference / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
-    for key in one:
-        assert torch.allclose(one[key].double(), other[key].double(), atol=2e-4), key
+    out = tmp_path / "out"
+    assert ended(*start_several(processes, recipe, out)) == 0, said(out)
+    assert f"{processes} processes on 1 machine," in said(out)
+    assert said(out).count("epoch 1/3: mean loss") == 1
+    assert "epoch" not in said(out, 1)  # one of them speaks
+    assert losses(out) == pytest.approx(losses(reference), rel=2e-5)
+    assert_near_weights(reference, out)
 
 
-def test_processes_stopped_by_a_signal_can_be_followed_by_one(tmp_path, alone):
+def test_torchrun_starts_them_and_a_signal_to_it_ends_them_so_that_one_can_go_on(tmp_path, alone):
     recipe, reference = alone
     out = tmp_path / "out"
-    child = subprocess.Popen(
-        torchrun(2, command(recipe, out)), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while child.poll() is None and not ((out / "metrics.csv").exists() and losses(out)):
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = ["-m", "uniformer.cli", "train", str(recipe), "--out", str(out), "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen([sys.executable, *torchrun, *command], env=environment, stdout=subprocess.DEVNULL)
+    while child.poll() is None and not losses(out):
         time.sleep(0.001)
     child.send_signal(signal.SIGTERM)  # torchrun passes it on
     child.wait(TIMEOUT)
-    step = load_state(out / "state.pt")["progress"]["step"]
-    finished(command(recipe, out))
-    assert 1 <= step <= 6
+    assert 1 <= step_of(out) <= 6
+    finish(recipe, out)
     assert losses(out) == pytest.approx(losses(reference), rel=2e-5)
+    assert_near_weights(reference, out)
 
 
-def test_processes_agree_on_a_step_left_out_and_on_unreadable_files(tmp_path, images):
+def test_a_signal_to_one_process_ends_all(tmp_path, alone):
+    recipe, _ = alone
+    out = tmp_path / "out"
+    children = start_several(2, recipe, out)
+    while children[0].is_alive() and not losses(out):
+        time.sleep(0.001)
+    os.kill(children[1].pid or 0, signal.SIGTERM)
+    assert ended(*children) == 128 + signal.SIGTERM
+    assert children[1].exitcode == 128 + signal.SIGTERM
+    assert "stopped by signal 15 at step" in said(out)
+
+
+def test_processes_agree_on_unreadable_files(tmp_path):
     folder = make_images(tmp_path / "images", train=6)
     (folder / "train" / "red" / "1.png").write_bytes(b"no picture")
-    several: Table = {
-        "data": {"root": str(folder), "train": "train", "workers": 0},
-        "schedule": {"epochs": 1},
-        "loop": {"max_bad_fraction": 0.5},
-    }
-    recipe = recipe_file(tmp_path / "several.toml", several)
-    said = finished(torchrun(2, command(recipe, tmp_path / "out")))
-    assert said.count("unreadable, another sample stands in") == 1
-    wild = recipe_file(tmp_path / "wild.toml", several, {"optimizer": {"lr": 1e30, "clip_grad": "none"}})
-    done = run(torchrun(2, command(wild, tmp_path / "wild")))
-    assert done.returncode != 0
-    assert "uniformer: training does not get past step" in done.stderr
-    assert "(process 0)" in done.stdout
-    assert "(process 1)" in done.stdout
+    data = {"root": str(folder), "train": "train", "workers": 0}
+    recipe = recipe_file(tmp_path / "bad.toml", {"data": data, "loop": {"max_bad_fraction": 0.5}})
+    assert ended(*start_several(2, recipe, tmp_path / "out")) == 0
+    assert said(tmp_path / "out").count("unreadable, another sample stands in") == 1
+    strict = recipe_file(tmp_path / "strict.toml", {"data": data, "loop": {"max_bad_fraction": 0.0}})
+    children = start_several(2, strict, tmp_path / "strict")
+    assert ended(*children) == cli.BAD_INPUT
+    assert children[1].exitcode == cli.BAD_INPUT
+    assert "1 of 12 samples of this epoch could not be read" in said(tmp_path / "strict")
+
+
+def test_processes_agree_on_steps_to_leave_out(tmp_path, images):
+    data = {"root": str(images), "train": "train", "workers": 0}
+    wild = recipe_file(tmp_path / "wild.toml", {"data": data, "optimizer": {"lr": 1e30, "clip_grad": "none"}})
+    assert ended(*start_several(2, wild, tmp_path / "out")) == cli.BAD_INPUT
+    words = said(tmp_path / "out")
+    assert "uniformer: training does not get past step" in words
+    assert "(process 0)" in words
+    assert "(process 1)" in words

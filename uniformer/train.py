@@ -111,7 +111,8 @@ def is_time_to_keep(run: Run) -> bool:
     keep, progress = run.recipe.keep, run.learner.progress
     epoch, steps = divmod(progress.step, run.plan.steps)
     due = steps == 0 and epoch % keep.every == 0
-    return due or progress.finished or (keep.every_steps is not None and progress.step % keep.every_steps == 0)
+    due = due or (keep.every_steps is not None and progress.step % keep.every_steps == 0)
+    return progress.finished or (due and progress.in_a_row == 0)  # what went wrong just now is nothing to go back to
 
 
 def must_return(run: Run, passes: list[Batch], step: Step) -> bool:
@@ -252,6 +253,8 @@ def finish(run: Run) -> Outcome:
             shutil.copyfile(out / BEST, temporary)
     if run.learner.ema is not None:
         keep_weights(run, run.learner.ema.module, AVERAGE, {}, "average of the weights")
+    if progress.left_out:
+        run.log.say(f"{progress.left_out} steps were left out, as a number was not finite")
     run.log.say(f"result: {out / RESULT}" + (f", the weights of epoch {progress.best_epoch}" if best else ""))
     return Outcome(out, progress.best_scores if best else progress.scores)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uniformer.errors import InputError
+from uniformer.progress import progress_bar
 
 if TYPE_CHECKING:
     from uniformer.config import InputSpec
@@ -71,17 +70,17 @@ def run(args: argparse.Namespace) -> int:
 
     if args.probe and not args.out:
         raise InputError("--probe needs --out: the features are kept there")
-    with joined(args.device) as world, ExitStack() as stack:
+    with joined(args.device) as world:
         model, contract, spec = load(args)
         manifest = open_data(args, args.data, args.split)
         notes: list[str] = []
         if args.probe:
-            scores, manifest, notes = _probed(args, model, spec, manifest, world, stack)
+            scores, manifest, notes = _probed(args, model, spec, manifest, world)
         else:
             if args.class_order != "numbers":
                 manifest, note = _matched(manifest, contract)
                 notes += [note] if note else []
-            scores = _evaluated(args, model, spec, manifest, world, stack)
+            scores = _evaluated(args, model, spec, manifest, world)
         if not world.is_main:
             return 0
         if not args.probe:
@@ -116,43 +115,29 @@ def open_data(args: argparse.Namespace, data: str, split: str | None) -> Manifes
     return open_source(data, split=split, root=args.root, **options)
 
 
-def progress_bar(stack: ExitStack, name: str, world: World) -> Callable[[int, int], None] | None:
-    """A bar on standard error, at a terminal, in the main process."""
-    if not (world.is_main and sys.stderr.isatty()):
-        return None
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    bar = stack.enter_context(Progress(*columns, console=Console(stderr=True)))
-    task = bar.add_task(name, total=None)
-    return lambda done, total: bar.update(task, completed=done, total=total)
-
-
 def _matched(manifest: Manifest, contract: Contract) -> tuple[Manifest, str | None]:
     from uniformer.class_order import by_name
 
     return by_name(manifest, contract.classes)
 
 
-def _evaluated(
-    args: argparse.Namespace, model: UniFormer, spec: InputSpec, manifest: Manifest, world: World, stack: ExitStack
-) -> Scores:
+def _evaluated(args: argparse.Namespace, model: UniFormer, spec: InputSpec, manifest: Manifest, world: World) -> Scores:
     from uniformer.evaluate import evaluate
 
-    return evaluate(
-        model,
-        manifest,
-        spec,
-        device=world.device,
-        precision=args.precision,
-        batch_size=args.batch_size,
-        workers=args.workers,
-        backend=args.backend,
-        follow_seconds=args.follow_seconds,
-        progress=progress_bar(stack, "items", world),
-        store=Path(args.out, "answers") if args.out else None,
-    )
+    with progress_bar("items", shown=world.is_main) as bar:
+        return evaluate(
+            model,
+            manifest,
+            spec,
+            device=world.device,
+            precision=args.precision,
+            batch_size=args.batch_size,
+            workers=args.workers,
+            backend=args.backend,
+            follow_seconds=args.follow_seconds,
+            progress=bar,
+            store=Path(args.out, "answers") if args.out else None,
+        )
 
 
 def _examined(args: argparse.Namespace, scores: Scores, contract: Contract) -> tuple[Scores, list[str]]:
@@ -174,7 +159,7 @@ def _examined(args: argparse.Namespace, scores: Scores, contract: Contract) -> t
 
 
 def _probed(
-    args: argparse.Namespace, model: UniFormer, spec: InputSpec, test: Manifest, world: World, stack: ExitStack
+    args: argparse.Namespace, model: UniFormer, spec: InputSpec, test: Manifest, world: World
 ) -> tuple[Scores, Manifest, list[str]]:
     """Features of both sets, then the probe. Labels are the data's own: the classifier plays no part."""
     from uniformer.class_order import match, relabelled
@@ -187,9 +172,9 @@ def _probed(
         raise InputError(f"expected the test classes among the training classes: {train.origin}; {test.origin}")
     test = relabelled(test, order, train.classes)
     for name, manifest in (("train", train), ("test", test)):
-        bar = progress_bar(stack, f"{name} items", world)
         folder = Path(args.out, f"features-{name}")
-        extract_features(model, manifest, spec, folder, reading=reading(args, world), progress=bar)
+        with progress_bar(f"{name} items", shown=world.is_main) as bar:
+            extract_features(model, manifest, spec, folder, reading=reading(args, world), progress=bar)
     sets = [load_features(Path(args.out, f"features-{name}")) for name in ("train", "test")]
     scores = probe_scores(args.probe, *sets, k=args.k, temperature=args.temperature, c=args.c)
     seen = {train.path(i) for i in range(len(train))}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import ExitStack
 
-from uniformer.commands.evaluate import add_reading_arguments, load, open_data, progress_bar, reading
+from uniformer.commands.evaluate import add_reading_arguments, load, open_data, reading
+from uniformer.progress import progress_bar
 
 HELP = "write the embeddings of a data set"
 
@@ -26,20 +26,21 @@ def run(args: argparse.Namespace) -> int:
     from uniformer.distributed import joined
     from uniformer.features import extract_features
 
-    with joined(args.device) as world, ExitStack() as stack:
+    with joined(args.device) as world:
         model, _, spec = load(args)
         manifest = open_data(args, args.data, args.split)
-        errors = extract_features(
-            model,
-            manifest,
-            spec,
-            args.out,
-            per_view=args.per_view,
-            stages=args.stages,
-            form=args.form,
-            reading=reading(args, world),
-            progress=progress_bar(stack, "items", world),
-        )
+        with progress_bar("items", shown=world.is_main) as bar:
+            errors = extract_features(
+                model,
+                manifest,
+                spec,
+                args.out,
+                per_view=args.per_view,
+                stages=args.stages,
+                form=args.form,
+                reading=reading(args, world),
+                progress=bar,
+            )
         if world.is_main:
             print(f"{manifest.origin}\nwrote features of {len(manifest) - len(errors)} items to {args.out}")
             for row, why in errors.items():

@@ -6,13 +6,12 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from uniformer import zoo
-from uniformer.config import to_dict
 from uniformer.errors import InputError
-from uniformer.zoo import Checkpoint
+
+if TYPE_CHECKING:
+    from uniformer.zoo import Checkpoint
 
 HELP = "list the published checkpoints, or show one whole"
 
@@ -26,6 +25,8 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from uniformer import zoo
+
     ids = zoo.list_checkpoints(args.pattern, task=args.task, dataset=args.dataset, arch=args.arch)
     if not ids:
         if not any(c in args.pattern for c in "*?["):
@@ -43,6 +44,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _plain(record: Checkpoint) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from uniformer.config import to_dict
+
     plain = {k: v for k, v in vars(record).items() if k not in ("scores", "input", "file")}
     return {
         **plain,
@@ -86,6 +91,8 @@ def _row(r: Checkpoint) -> Iterator[str]:
 
 
 def _show_one(r: Checkpoint) -> None:
+    from uniformer.config import to_dict
+
     def show(name: str, value: object) -> None:
         if value not in (None, "", ()):
             print(f"{name + ':':14}{value}")
