@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -77,13 +78,14 @@ def joined(device: str = "auto") -> Iterator[World]:
     rank, size, local = (_number(name, usual) for name, usual in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     if not 0 <= rank < size:
         raise InputError(f"expected RANK below WORLD_SIZE, got {rank} of {size}")
-    place = _device(device, local)
+    place = pick_device(device, local)
     if size == 1:
         yield World(device=place)
         return
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    # A process that is done waits for the others: evaluating long videos may take it far beyond the usual minutes.
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timedelta(hours=12))
     try:
         yield World(rank, size, max(size // _number("LOCAL_WORLD_SIZE", size), 1), place)
     finally:
@@ -99,7 +101,11 @@ def _number(name: str, usual: int) -> int:
     return int(text)
 
 
-def _device(name: str, local: int) -> torch.device:
+def pick_device(name: str, local: int = 0) -> torch.device:
+    """The device of this name; "auto" is a GPU where there is one. Number `local` of several, where none is named.
+
+    Raises `InputError` for a device that is not there.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":

@@ -32,7 +32,7 @@ from uniformer.data.views import Backend, load_views
 from uniformer.distributed import World
 from uniformer.errors import InputError
 from uniformer.model import UniFormer
-from uniformer.predictor import DTYPES, average_views
+from uniformer.predictor import DTYPES, average_views, forward_views
 from uniformer.result_log import ResultLog
 from uniformer.scores import Scores
 
@@ -222,13 +222,8 @@ def run_groups(
 def _outputs(model: UniFormer, forward: Forward, loaded: Loaded, reading: Reading) -> list[Tensor]:
     """Every output for all views of a group, `batch_size` views at a time: a shape that no neighbour decides."""
     weight = next(model.parameters())
-    device, half = weight.device, reading.precision != "float32"
-    parts = []
-    with torch.inference_mode(), torch.autocast(device.type, DTYPES[reading.precision], enabled=half):
-        for pixels in loaded.pixels.split(reading.batch_size):
-            outputs = forward(pixels.to(device, weight.dtype, non_blocking=True))
-            parts.append(tuple(o.float().cpu() for o in outputs))
-    return [torch.cat(part) for part in zip(*parts, strict=True)]
+    pixels = loaded.pixels.to(weight.dtype)
+    return forward_views(forward, pixels, weight.device, DTYPES[reading.precision], reading.batch_size)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from uniformer.checkpoint import Report, load_model
 from uniformer.config import InputSpec
 from uniformer.contract import Contract
 from uniformer.data.views import Backend, Source, Views, load_views
+from uniformer.distributed import pick_device
 from uniformer.errors import InputError
 from uniformer.identify import Source as CheckpointSource
 from uniformer.model import UniFormer
@@ -126,7 +127,7 @@ class Predictor:
                 raise InputError(f"expected {name} of at least 1, got {value}")
         if backend not in get_args(Backend):
             raise InputError(f"expected backend {' or '.join(get_args(Backend))}, got {backend!r}")
-        self.device = _device(device)
+        self.device = pick_device(device)
         self.report: Report | None = None  #: of loading the file
         if isinstance(model, tuple):
             network, self.contract = model
@@ -142,7 +143,7 @@ class Predictor:
         self.top_k, self.batch_size, self.workers = top_k, batch_size, workers
         self.backend: Backend = backend
         self.follow_seconds = follow_seconds
-        self._autocast = None if dtype == "float32" else DTYPES[dtype]
+        self.dtype = DTYPES[dtype]
 
     def __call__(self, source: Source, *, fps: float | None = None) -> Prediction:
         """The labels of one source. Raises `InputError` when it cannot be read. `fps`: of frames without a clock."""
@@ -191,19 +192,11 @@ class Predictor:
 
     def _predict(self, batch: list[tuple[Source, Views]]) -> list[Prediction]:
         begin = time.perf_counter()
-        logits = self._logits(torch.cat([views.pixels for _, views in batch]))
+        pixels = torch.cat([views.pixels for _, views in batch])
+        (logits,) = forward_views(lambda x: (self.model(x),), pixels, self.device, self.dtype, self.batch_size)
         each = (time.perf_counter() - begin) / len(batch)
         parts = logits.split([len(views.pixels) for _, views in batch])
         return [self._answer(s, v, part, each) for (s, v), part in zip(batch, parts, strict=True)]
-
-    @torch.inference_mode()
-    def _logits(self, pixels: Tensor) -> Tensor:
-        """(V, 3, ...) -> float32 logits (V, K), `batch_size` views at a time."""
-        out = []
-        for some in pixels.split(self.batch_size):
-            with torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None):
-                out.append(self.model(some.to(self.device, non_blocking=True)).float().cpu())
-        return torch.cat(out)
 
     def _answer(self, source: Source, views: Views, logits: Tensor, seconds: float) -> Prediction:
         probabilities = average_views(logits, self.spec)
@@ -225,6 +218,26 @@ class Predictor:
             notes=views.notes,
             timings={**views.timings, "network": seconds},
         )
+
+
+@torch.inference_mode()
+def forward_views(
+    forward: Callable[[Tensor], tuple[Tensor, ...]],
+    pixels: Tensor,
+    device: torch.device,
+    dtype: torch.dtype,
+    batch_size: int,
+) -> list[Tensor]:
+    """What `forward` gives for views (V, 3, ...), `batch_size` of them at a time, each output (V, ...) in float32.
+
+    `dtype` below float32 is taken by autocast.
+    """
+    parts = []
+    for some in pixels.split(batch_size):
+        with torch.autocast(device.type, dtype, enabled=dtype.itemsize < 4):
+            outputs = forward(some.to(device, non_blocking=True))
+        parts.append([o.float().cpu() for o in outputs])
+    return [torch.cat(part) for part in zip(*parts, strict=True)]
 
 
 def average_views(logits: Tensor, spec: InputSpec) -> Tensor:
@@ -264,18 +277,6 @@ def _with_views(spec: InputSpec, clips: int | None, crops: Literal[1, 3] | None)
     if not spec.is_video and clips not in (None, 1):
         raise InputError(f"expected one clip for a network of images, got {clips}")
     return replace(spec, clips=spec.clips if clips is None else clips, crops=spec.crops if crops is None else crops)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0][:150]
-        raise InputError(f"cannot compute on device {name!r}: {reason}") from None
-    return device
 
 
 def _outcome(item: tuple[Source, Future[Views]]) -> tuple[Source, Views | InputError]:
