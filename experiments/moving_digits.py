@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 CANVAS, FRAMES = 32, 8  # pixels a side, frames a clip
-PACE = 0.04, 0.1  # least and most of the circle from frame to frame: directions are ambiguous from 0.5 on
+PACE = 0.05, 0.12  # least and most of the circle from frame to frame: directions are ambiguous from 0.5 on
 LEAST_SIZE, SIZES = 10, 2.2  # pixels a side of the smallest scan, and how many times as large the largest
 LEAST_LIGHT = 0.3  # of white
 MOTIONS = {  # class -> which property changes, and which way
@@ -37,7 +37,7 @@ MOTIONS = {  # class -> which property changes, and which way
     "grow": (3, 1), "shrink": (3, -1), "brighten": (4, 1), "fade": (4, -1),
 }  # fmt: skip
 CLIPS = {"train": 4800, "val": 500, "test": 1000}
-EPOCHS, SHORT = 10, 3  # of training in full, and for comparing starting weights
+EPOCHS, SHORT = 8, 3  # of training in full, and for comparing starting weights
 STARTS = {"scratch": None, "centre": "center", "mean": "mean"}  # how a video network begins -> init.inflate
 
 
@@ -50,12 +50,12 @@ def main() -> None:
 
     began, out, seeds = time.monotonic(), args.out, range(args.seeds)
     write_data(out)
-    images = [partial(image_run, out, seed, data) for data in ("pictures", "frames") for seed in seeds]
-    full = [partial(video_run, out, seed, "scratch", EPOCHS) for seed in seeds]
-    found = common.side_by_side(args.jobs, images + full)
-    pretrained, blind, ordered = (found[i * args.seeds : (i + 1) * args.seeds] for i in range(3))
+    ordered = common.side_by_side(args.jobs, [partial(full_run, out, seed) for seed in seeds])
+    images = [partial(image_run, out, seed, data) for data in ("frames", "pictures") for seed in seeds]
+    found = common.side_by_side(args.jobs, images)
+    blind, pretrained = found[: args.seeds], found[args.seeds :]
     short = [(start, seed) for start in STARTS for seed in seeds]
-    curves = common.side_by_side(args.jobs, [partial(video_run, out, seed, start, SHORT) for start, seed in short])
+    curves = common.side_by_side(args.jobs, [partial(short_run, out, seed, start) for start, seed in short])
     facts: dict[str, Any] = {
         "clips": CLIPS,
         "digit_of_a_picture": pretrained,
@@ -149,20 +149,31 @@ def image_run(out: Path, seed: int, data: str) -> float:
     return common.top1(folder / "model.safetensors", out / data / "test", folder / "test")
 
 
-def video_run(out: Path, seed: int, start: str, epochs: int) -> dict[str, Any]:
-    """A video network on clips: per cent right of the test's clips, of the same ones with their frames out of order, of
-    one frame of each repeated; and of the validation's clips by step."""
+def video_run(out: Path, seed: int, start: str, epochs: int) -> Path:
+    """A video network on clips; the folder of the run."""
     settings = [f"schedule.epochs={epochs}"]
     if STARTS[start]:
         image = out / "runs" / f"pictures-seed{seed}" / "model.safetensors"
         settings += [f"init.checkpoint={image.resolve()}", f"init.inflate={STARTS[start]}"]
-    folder = train(out, "moving_digits", "clips", seed, f"{start}-{epochs}epochs", *settings)
-    checkpoint = folder / "model.safetensors"
-    tests = {"as they are": out / "clips" / "test"}
-    if epochs == EPOCHS:
-        tests |= {"shuffled": out / "test_shuffled", "one frame repeated": out / "test_one_frame"}
-    scores = {name: common.top1(checkpoint, data, folder / data.name) for name, data in tests.items()}
+    return train(out, "moving_digits", "clips", seed, f"{start}-{epochs}epochs", *settings)
+
+
+def full_run(out: Path, seed: int) -> dict[str, Any]:
+    """From scratch: per cent right of the test's clips, of the same ones with their frames out of order, and of one
+    frame of each repeated; and of the validation's clips by step."""
+    folder = video_run(out, seed, "scratch", EPOCHS)
+    tests = {
+        "as they are": out / "clips" / "test",
+        "frames out of order": out / "test_shuffled",
+        "one frame, repeated": out / "test_one_frame",
+    }
+    scores = {name: common.top1(folder / "model.safetensors", data, folder / data.name) for name, data in tests.items()}
     return {"test": scores, "val": dict(validations(folder))}
+
+
+def short_run(out: Path, seed: int, start: str) -> dict[int, float]:
+    """Per cent right of the validation's clips by step."""
+    return dict(validations(video_run(out, seed, start, SHORT)))
 
 
 def validations(folder: Path) -> Iterator[tuple[int, float]]:
@@ -176,28 +187,22 @@ def validations(folder: Path) -> Iterator[tuple[int, float]]:
 
 
 def tables(facts: dict[str, Any]) -> str:
+    by_test = {
+        f"video network, {name}": [run["test"][name] for run in facts["motion"]] for name in facts["motion"][0]["test"]
+    }
+    by_test["image network, trained and tested on middle frames"] = facts["motion_from_one_frame_2d"]
     rows = [
-        (f"video network, test clips {name}", *(f"{run['test'][name]:.1f}" for run in facts["motion"]),
-         common.mean_and_spread([run["test"][name] for run in facts["motion"]]))
-        for name in facts["motion"][0]["test"]
-    ]  # fmt: skip
-    blind = facts["motion_from_one_frame_2d"]
-    rows.append(
-        (
-            "image network, trained and tested on middle frames",
-            *(f"{v:.1f}" for v in blind),
-            common.mean_and_spread(blind),
-        )
-    )
-    text = common.markdown(("top-1, % (guessing: 10)", *(f"seed {i}" for i in range(len(blind))), "mean (range)"), rows)
-    steps = list(facts["starts"]["scratch"][0]["val"])
+        (name, *(f"{score:.1f}" for score in scores), common.mean_and_spread(scores))
+        for name, scores in by_test.items()
+    ]
+    head = ("test clips: top-1, % (guessing: 10)", *(f"seed {i}" for i in range(len(rows[0]) - 2)), "mean (range)")
+    steps = list(facts["starts"]["scratch"][0])
     compared = [
-        (name, *(common.mean_and_spread([run["val"][step] for run in runs]) for step in steps),
-         common.mean_and_spread([run["test"]["as they are"] for run in runs]))
-        for name, runs in facts["starts"].items()
-    ]  # fmt: skip
-    head = ("start", *(f"val, {step} steps" for step in steps), f"test, {steps[-1]} steps")
-    return text + "\n" + common.markdown(head, compared)
+        (name, *(common.mean_and_spread([curve[step] for curve in curves]) for step in steps))
+        for name, curves in facts["starts"].items()
+    ]
+    start_head = ("start; validation clips, %", *(f"after {step} steps" for step in steps))
+    return common.markdown(head, rows) + "\n" + common.markdown(start_head, compared)
 
 
 if __name__ == "__main__":

@@ -295,7 +295,8 @@ def test_offline_in_a_process_of_its_own(media: Path, tmp_path: Path) -> None:
 
 
 def test_interrupted(media: Path, many: Path) -> None:
-    command = [*COMMAND, "predict", str(many), "--checkpoint", str(media / "clips.safetensors"), "--format", "jsonl"]
+    paths = [str(many)] * 100  # enough that the signal comes long before the end
+    command = [*COMMAND, "predict", *paths, "--checkpoint", str(media / "clips.safetensors"), "--format", "jsonl"]
     child = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert child.stdout is not None
     child.stdout.readline()

@@ -4,7 +4,6 @@ All but one are forked from a server that has imported everything once: importin
 """
 
 import contextlib
-import csv
 import multiprocessing
 import os
 import random
@@ -21,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training_runs import CLIPS, FROZEN_NORMS, make_clips, make_images, recipe_file
+from tests.training_runs import CLIPS, FROZEN_NORMS, losses, make_clips, make_images, recipe_file
 from uniformer import cli
 from uniformer.settings import Table
 from uniformer.training_state import load_state
@@ -38,6 +37,7 @@ Child = multiprocessing.process.BaseProcess
 def _main(arguments: list[str], said: Path, most_bytes: int | None, variables: dict[str, str]) -> None:
     """The command line in a new process, its output in the file `said`."""
     os.environ.update(variables)
+    multiprocessing.set_start_method("fork", force=True)  # of loading processes, or they would import everything anew
     torch.set_num_threads(1)
     with open(said, "w", buffering=1) as f, contextlib.redirect_stdout(f), contextlib.redirect_stderr(f):
         if most_bytes is not None:
@@ -87,14 +87,6 @@ def kill(child: Child, is_time: Callable[[], bool]) -> bool:
         time.sleep(0.0002)
     child.kill()
     return ended(child) == -signal.SIGKILL
-
-
-def losses(out: Path) -> list[float]:
-    path = out / "metrics.csv"
-    if not path.exists():
-        return []
-    with open(path, newline="") as f:
-        return [float(row["loss"]) for row in csv.DictReader(f) if row["loss"]]
 
 
 def step_of(out: Path) -> int:
@@ -170,7 +162,9 @@ def test_a_kill_while_a_state_is_written_leaves_the_one_before(tmp_path, whole):
 
     assert kill(start(recipe, out), is_writing), "no state was seen being written"
     assert step_of(out) >= 2
+    assert list(out.glob(".state.pt.*")), "the kill came too late"
     finish(recipe, out)
+    assert not list(out.glob(".*")), "what a kill left is cleared away"
     assert_same_weights(reference, out)
 
 
@@ -183,7 +177,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_leaves_the_last_state(tmp_path
     assert said(out).splitlines()[-1] == f"uniformer: cannot write {out / 'state.pt'}: File too large"
     assert "Traceback" not in said(out)
     assert (out / "state.pt").read_bytes() == before
-    assert [p.name for p in out.iterdir() if p.name.startswith(".state")] == [], "what a kill leaves is cleared away"
+    assert not list(out.glob(".*"))
     finish(recipe, out)
     assert (out / "model.safetensors").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +92,16 @@ def make_clips(folder: Path, train: int = 3, frames: int = 16) -> Path:
 def splits(folder: Path, **options: Any) -> tuple[Manifest, Manifest]:
     train = open_source(folder, split="train", **options)
     return train, open_source(folder, split="val", classes=train.classes, **options)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """A CSV file with a header; nothing where it does not exist yet."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def losses(out: Path) -> list[float]:
+    """Of each step that a run has done."""
+    return [float(row["loss"]) for row in rows_of(out / "metrics.csv") if row["loss"]]

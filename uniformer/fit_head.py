@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,9 +59,23 @@ def fit_head(
 def _features(model: UniFormer, recipe: Recipe, part: Manifest, folder: Path, world: World, log: Log) -> Features:
     reading = Reading(world.device, recipe.precision, recipe.batch_per_process(world.size), recipe.data.workers)
     log.say(f"features of {len(part)} samples")
-    errors = extract_features(model, part, recipe.input, folder, reading=reading)
+    progress = _tenths(log) if world.is_main else None
+    errors = extract_features(model, part, recipe.input, folder, reading=reading, progress=progress)
     log.unreadable((part.path(row), reason) for row, reason in errors.items())
     return load_features(folder)
+
+
+def _tenths(log: Log) -> Callable[[int, int], None]:
+    """Says when another tenth is done."""
+    said = [0]
+
+    def progress(done: int, total: int) -> None:
+        tenth = 10 * done // total
+        if tenth > said[0]:
+            said[0] = tenth
+            log.say(f"  {done} of {total}")
+
+    return progress
 
 
 def _balanced(features: Features, seed: int) -> Features:

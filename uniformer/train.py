@@ -55,6 +55,7 @@ def train(
     with joined(device) as world, noted_signals() as signals:
         if world.is_main:
             out.mkdir(parents=True, exist_ok=True)
+            clear_away(out)
         with Log(out, quiet=not world.is_main, tensorboard=recipe.loop.tensorboard) as log:
             run, state = prepare(recipe, train_set, val_set, out, world, log)
             if state is None:
@@ -68,6 +69,13 @@ def train(
                     log.say(f"stopped by signal {stopped_by} at step {run.learner.progress.step}, ready to go on")
                     return Outcome(out, run.learner.progress.scores, stopped_by)
             return finish(run)
+
+
+def clear_away(out: Path) -> None:
+    """Remove what a kill left half written beside the files of a run."""
+    for name in (STATE, RESULT, BEST, AVERAGE):
+        for left in out.glob(f".{name}.*"):
+            left.unlink()
 
 
 # ---- the loop --------------------------------------------------------------------------------------------------------
@@ -261,14 +269,15 @@ def finish(run: Run) -> Outcome:
 
 @contextmanager
 def noted_signals() -> Iterator[list[int]]:
-    """SIGTERM and SIGINT go into a list instead of ending the process; a second SIGINT interrupts as usual.
+    """SIGTERM and SIGINT go into a list instead of ending the process; a third SIGINT interrupts as usual
+    (the second may be torchrun passing on what the terminal sent to all).
 
     Only in the main thread of a process, as Python has it; in others signals do what they did.
     """
     seen: list[int] = []
 
     def note(number: int, _frame: object) -> None:
-        if seen and number == signal.SIGINT:
+        if number == signal.SIGINT and seen.count(number) >= 2:
             raise KeyboardInterrupt
         seen.append(number)
 

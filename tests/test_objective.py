@@ -1,0 +1,136 @@
+"""Losses as the recipe names them, precision, and where a number first goes wrong."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training_runs import TINY, losses, make_images, recipe, splits
+from uniformer import create_model
+from uniformer.data.loading import batches
+from uniformer.distributed import World
+from uniformer.layers import GlobalMHRA
+from uniformer.losses import distillation_loss, soft_target_cross_entropy, two_head_loss
+from uniformer.model import UniFormer
+from uniformer.objective import Objective, Task, first_bad_layer, last_bad_gradient, make_task
+from uniformer.ops import attention
+from uniformer.recipe import Loss
+from uniformer.train import train
+from uniformer.training_log import Log
+from uniformer.training_setup import prepare
+from uniformer.training_step import learn
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """More would only be in each other's way on so small a network."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    return splits(folder)
+
+
+@pytest.fixture
+def prepared(tmp_path, data):
+    """A run that is ready for its first step."""
+    with Log(tmp_path) as log:
+        run, _ = prepare(recipe(), *data, tmp_path, World(), log)
+        yield run
+
+
+def test_infinite_targets_are_the_loss():
+    objective = Objective(UniFormer(recipe().model), Loss())
+    task = Task(torch.randn(2, 3, 32, 32), torch.tensor([[0.0, 1.0], [float("inf"), 0.0]]))
+    assert first_bad_layer(objective, task) == "the loss"
+    assert first_bad_layer(objective, task._replace(targets=torch.eye(2))) is None
+    assert last_bad_gradient(objective.model) is None
+
+
+def test_each_loss_is_the_one_that_the_recipe_names():
+    x, targets = torch.randn(2, 3, 64, 64), torch.eye(2)
+    light = create_model("uniformer_xxs", **TINY).eval()
+    both = light.forward_class_token(x)
+    assert torch.equal(Objective(light, Loss("two_head"))(x, targets), two_head_loss(*both, targets))
+    plain = UniFormer(recipe().model).eval()
+    logits = plain(x)
+    value = soft_target_cross_entropy(logits, targets)
+    assert torch.equal(Objective(plain, Loss())(x, targets), value)
+    each = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
+    assert torch.equal(Objective(plain, Loss("bce"))(x, targets), each)
+    teacher = UniFormer(recipe().model).eval()
+    learning = Objective(plain, Loss(teacher="x", teacher_weight=0.25, temperature=2.0), teacher)
+    expected = 0.75 * value + 0.25 * distillation_loss(logits, teacher(x), 2.0)
+    assert torch.allclose(learning(x, targets), expected)
+    assert len(list(learning.parameters())) == len(list(plain.parameters()))
+
+
+def test_token_labeling_trains_from_label_maps(tmp_path, data):
+    for part in data:
+        for row in range(len(part)):
+            path = Path(part.path(row))
+            (tmp_path / path.parent.name).mkdir(exist_ok=True)
+            scores = torch.tensor([[9.0, 1.0], [1.0, 9.0]])[part.labels_of(row)[0]].view(2, 1, 1).expand(2, 4, 4)
+            classes = torch.tensor([0.0, 1.0]).view(2, 1, 1).expand(2, 4, 4)
+            torch.save(torch.stack((scores, classes)).half(), tmp_path / path.parent.name / f"{path.stem}.pt")
+    dense = {
+        "arch": "uniformer_small_tl",
+        "loss": {"kind": "token_labeling"},
+        "mixing": {"prob": 0.0},
+        "data": {"label_maps": str(tmp_path)},
+        "input": {"size": [64, 64], "resize": 64},
+        "schedule": {"epochs": 6},
+    }
+    outcome = train(recipe(dense), *data, out=tmp_path / "run", device="cpu")
+    assert outcome.scores["val_top1"] == 1
+    falling = losses(tmp_path / "run")
+    assert np.mean(falling[-4:]) < np.mean(falling[:4])
+
+
+def test_attention_stays_in_float32_where_asked():
+    torch.manual_seed(0)
+    mhra, tokens = GlobalMHRA(32, 16), 20 * torch.randn(2, 9, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, low_affinity = mhra.with_class_affinity(tokens)
+        mhra.float32 = True
+        high = mhra(tokens)
+        high_too, affinity = mhra.with_class_affinity(tokens)
+        q, k, v = mhra._heads(tokens)
+    assert q.dtype == torch.float32
+    assert torch.equal(high, high_too)
+    mixed = attention(q, k, v).transpose(1, 2).flatten(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(high, mhra.proj(mixed))
+    assert not torch.equal(low_affinity, affinity)
+
+
+def test_float16_steps_whose_scale_was_too_large_are_not_failures(tmp_path, data):
+    chosen = recipe({"precision": "float16", "schedule": {"epochs": 1}})
+    with Log(tmp_path) as log:
+        run, _ = prepare(chosen, *data, tmp_path, World(), log)
+        (batch, *_) = batches(run.samples, run.plan)
+        assert learn(run, [batch], False).took_effect
+        run.learner.scaler.update(2.0**40)
+        step = learn(run, [batch], False)
+        assert not step.took_effect
+        assert np.isfinite(step.loss)
+        assert run.learner.scaler.get_scale() == 2.0**39
+
+
+def test_mixing_draws_the_same_in_all_processes_of_a_step(prepared):
+    (batch, *_) = batches(prepared.samples, prepared.plan)
+    tasks = [
+        make_task(batch, prepared.recipe, prepared.learner.model, np.random.default_rng(seed)) for seed in (1, 1, 2)
+    ]
+    assert torch.equal(tasks[0].x, tasks[1].x)
+    assert not torch.equal(tasks[0].x, tasks[2].x)
