@@ -38,7 +38,7 @@ def top1(run: Path, data: Path) -> float:
 
 def test_learns_to_read_digits(experiment: ModuleType, tmp_path: Path) -> None:
     import_module("digits").write_pictures(tmp_path / "digits")
-    recipe = load_recipe(RECIPES / "still_digits.toml", ["epochs=8", "batch_size=16"])
+    recipe = load_recipe(RECIPES / "still_digits.toml", ["epochs=4"])
     train(recipe, open_source(tmp_path / "digits", split="train"), out=tmp_path / "run", device="cpu")
     assert top1(tmp_path / "run", tmp_path / "digits" / "test") > 0.9
 
@@ -66,7 +66,7 @@ def write_four_directions(experiment: ModuleType, folder: Path) -> None:
 def test_learns_directions_from_the_order_of_frames(experiment: ModuleType, tmp_path: Path) -> None:
     """Guessing gives 25 %, and 50 % at most where frames out of order still tell across from up and down."""
     write_four_directions(experiment, tmp_path / "clips")
-    recipe = load_recipe(RECIPES / "moving_digits.toml", ["epochs=3", "batch_size=16", "model.num_classes=4"])
+    recipe = load_recipe(RECIPES / "moving_digits.toml", ["epochs=3", "model.num_classes=4"])
     train(recipe, open_source(tmp_path / "clips" / "train"), out=tmp_path / "run", device="cpu")
     assert top1(tmp_path / "run", tmp_path / "clips" / "test") > 0.85
     assert top1(tmp_path / "run", tmp_path / "clips" / "shuffled") < 0.6
