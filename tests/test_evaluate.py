@@ -20,10 +20,10 @@ from uniformer.cli import main
 from uniformer.contract import Contract
 from uniformer.data.manifest import Item, Manifest
 from uniformer.evaluate import Reading, computing, evaluate, item_groups
-from uniformer.features import extract_features, load_features
+from uniformer.evaluation.features import extract_features, load_features
+from uniformer.evaluation.scores import Scores
 from uniformer.model import UniFormer
 from uniformer.predictor import Predictor
-from uniformer.scores import Scores
 
 NAMES = tuple(f"class of number {i}" for i in range(7))
 SPEC = replace(CLIPS, crops=3)  # two clips of three crops

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from tests.test_evaluate import make_videos, one_thread, same_bits  # noqa: F401 - a fixture
 from tests.tiny import CLIPS, save_tiny
 from uniformer.cli import main
-from uniformer.scores import Scores
+from uniformer.evaluation.scores import Scores
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 

@@ -11,15 +11,15 @@ from uniformer import create_model
 from uniformer.data.loading import batches
 from uniformer.distributed import World
 from uniformer.layers import GlobalMHRA
-from uniformer.losses import distillation_loss, soft_target_cross_entropy, two_head_loss
 from uniformer.model import UniFormer
-from uniformer.objective import Objective, Task, first_bad_layer, last_bad_gradient, make_task
 from uniformer.ops import attention
 from uniformer.recipe import Loss
 from uniformer.train import train
-from uniformer.training_log import Log
-from uniformer.training_setup import prepare
-from uniformer.training_step import learn
+from uniformer.training.log import Log
+from uniformer.training.losses import distillation_loss, soft_target_cross_entropy, two_head_loss
+from uniformer.training.objective import Objective, Task, first_bad_layer, last_bad_gradient, make_task
+from uniformer.training.setup import prepare
+from uniformer.training.step import learn
 
 
 @pytest.fixture(autouse=True, scope="module")

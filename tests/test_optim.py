@@ -9,7 +9,8 @@ from timm.scheduler import CosineLRScheduler
 
 from uniformer import create_model
 from uniformer.errors import InputError
-from uniformer.optim import (
+from uniformer.recipe import EffectiveLR, Schedule
+from uniformer.training.optim import (
     adamw,
     freeze,
     layer_of,
@@ -19,7 +20,6 @@ from uniformer.optim import (
     set_learning_rate,
     train_mode,
 )
-from uniformer.recipe import EffectiveLR, Schedule
 
 TINY = {"depths": (1, 2, 1, 1), "dims": (16, 32, 64, 64), "head_dim": 16, "num_classes": 5}
 

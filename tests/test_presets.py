@@ -64,7 +64,7 @@ def test_own_data_needs_no_recipe(tmp_path, folder, data, capsys):
 
 
 def test_the_preset_follows_the_number_of_samples_and_their_balance(data, tmp_path):
-    from uniformer.presets import own_recipe, preset_for, wants_features
+    from uniformer.training.presets import own_recipe, preset_for, wants_features
 
     assert [preset_for(n).name for n in (10, 499, 500, 4999, 5000)] == [
         "classifier", "classifier", "last stage", "last stage", "whole network",
@@ -90,7 +90,7 @@ def test_the_preset_follows_the_number_of_samples_and_their_balance(data, tmp_pa
 
 
 def test_data_without_a_validation_split_has_one_held_out(tmp_path, data):
-    from uniformer.presets import with_validation
+    from uniformer.training.presets import with_validation
 
     whole = data[0].select(np.concatenate([np.arange(16)] * 2))
     first, second, said = with_validation(whole)

@@ -12,8 +12,8 @@ import pytest
 
 from tests.odd_media import encode
 from uniformer.data.manifest import Item, Manifest
-from uniformer.report import WORST, About, write_page
-from uniformer.scores import Scores
+from uniformer.evaluation.report import WORST, About, write_page
+from uniformer.evaluation.scores import Scores
 
 HOW = "install a browser for this test: apt-get install chromium chromium-driver; pip install selenium"
 NAMES = ("abseiling", "bowling", "juggling & <b>balls</b>", "making a cake", "shot put", "yoga", "zumba")

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from tests.tiny import refused
-from uniformer.class_order import by_name, examine, match, orders_of, relabelled
 from uniformer.data.classes import kinetics400_permutation, load_classes
 from uniformer.data.manifest import Item, Manifest
-from uniformer.features import Features
-from uniformer.probe import knn, linear_probe, probe_scores
-from uniformer.scores import (
+from uniformer.evaluation.class_order import by_name, examine, match, orders_of, relabelled
+from uniformer.evaluation.features import Features
+from uniformer.evaluation.probe import knn, linear_probe, probe_scores
+from uniformer.evaluation.scores import (
     Scores,
     average_precision,
     calibration_error,

@@ -20,10 +20,10 @@ from uniformer.data.sources import open_source
 from uniformer.distributed import World
 from uniformer.errors import InputError
 from uniformer.train import go_back, train
-from uniformer.training_log import Log, Pace, time_left
-from uniformer.training_setup import STATE, keep_state, prepare
-from uniformer.training_state import load_state
-from uniformer.training_step import learn, what_went_wrong
+from uniformer.training.log import Log, Pace, time_left
+from uniformer.training.setup import STATE, keep_state, prepare
+from uniformer.training.state import load_state
+from uniformer.training.step import learn, what_went_wrong
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from tests.training_runs import CLIPS, FROZEN_NORMS, losses, make_clips, make_images, recipe_file
 from uniformer import cli
 from uniformer.settings import Table
-from uniformer.training_state import load_state
+from uniformer.training.state import load_state
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ Child = multiprocessing.process.BaseProcess
 def _main(arguments: list[str], said: Path, most_bytes: int | None, variables: dict[str, str]) -> None:
     """The command line in a new process, its output in the file `said`."""
     os.environ.update(variables)
-    multiprocessing.set_start_method("fork", force=True)  # of loading processes, or they would import everything anew
+    multiprocessing.set_start_method("fork", force=True)  # of validation's loading processes, as from a shell
     torch.set_num_threads(1)
     with open(said, "w", buffering=1) as f, contextlib.redirect_stdout(f), contextlib.redirect_stderr(f):
         if most_bytes is not None:

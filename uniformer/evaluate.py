@@ -31,10 +31,10 @@ from uniformer.data.manifest import Manifest
 from uniformer.data.views import Backend, load_views
 from uniformer.distributed import World
 from uniformer.errors import InputError
+from uniformer.evaluation.result_log import ResultLog
+from uniformer.evaluation.scores import Scores
 from uniformer.model import UniFormer
 from uniformer.predictor import DTYPES, average_views, forward_views
-from uniformer.result_log import ResultLog
-from uniformer.scores import Scores
 
 T = TypeVar("T")
 Precision = Literal["float32", "bfloat16", "float16"]

@@ -26,13 +26,13 @@ from uniformer.errors import InputError
 from uniformer.evaluate import evaluate
 from uniformer.files import atomic_path
 from uniformer.model import UniFormer
-from uniformer.optim import train_mode
 from uniformer.recipe import Recipe
-from uniformer.training_log import Log, Pace, time_left
-from uniformer.training_result import AVERAGE, BEST, RESULT, Outcome, measures, write_weights
-from uniformer.training_setup import STATE, keep_state, prepare, rehearse
-from uniformer.training_state import load_state
-from uniformer.training_step import Run, Step, learn, what_went_wrong
+from uniformer.training.log import Log, Pace, time_left
+from uniformer.training.optim import train_mode
+from uniformer.training.result import AVERAGE, BEST, RESULT, Outcome, measures, write_weights
+from uniformer.training.setup import STATE, keep_state, prepare, rehearse
+from uniformer.training.state import load_state
+from uniformer.training.step import Run, Step, learn, what_went_wrong
 
 IN_A_ROW = 3  # steps with a number that is not finite before the run goes back to its last state
 RETURNS = 3  # of them before it ends
@@ -93,13 +93,13 @@ def follow(run: Run, signals: list[int]) -> int | None:
         passes = [next(source) for _ in range(recipe.optimizer.accumulate)]
         ready = time.perf_counter()
         step = learn(run, passes, bool(signals))
-        progress.step += 1
         for pace in (window, epoch):
             pace.add(recipe.batch_size, ready - begin, time.perf_counter() - ready)
         note_unreadable(run, passes, step.stood_in)
         if not step.took_effect and must_return(run, passes, step):
             go_back(run)
             return None
+        progress.step += 1
         log.step(progress.step, f"loss {step.loss:.4f}  {window.rate:.3g}/s  {window.waiting_share:.0%} waiting")
         if progress.step % recipe.loop.log_every == 0:
             report(run, step, window)
@@ -131,10 +131,10 @@ def must_return(run: Run, passes: list[Batch], step: Step) -> bool:
     progress.left_out += 1
     progress.in_a_row += 1
     where = what_went_wrong(run, passes)
-    run.log.say(f"step {progress.step} left out: loss {step.loss:g}, gradient {step.norm:g}, first in {where}")
+    run.log.say(f"step {progress.step + 1} left out: loss {step.loss:g}, gradient {step.norm:g}, first in {where}")
     if progress.in_a_row >= IN_A_ROW and progress.returns >= RETURNS:
         raise InputError(
-            f"training does not get past step {progress.step}: {IN_A_ROW} steps in a row with numbers that are not "
+            f"training does not get past step {progress.step + 1}: {IN_A_ROW} steps in a row with numbers that are not "
             f"finite, first in {where}, also at {progress.rate_factor:g} of the learning rate"
         )
     return progress.in_a_row >= IN_A_ROW

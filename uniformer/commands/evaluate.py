@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from uniformer.contract import Contract
     from uniformer.data.manifest import Manifest
     from uniformer.distributed import World
+    from uniformer.evaluation.scores import Scores
     from uniformer.model import UniFormer
-    from uniformer.scores import Scores
 
 HELP = "test a checkpoint on a data set"
 
@@ -116,7 +116,7 @@ def open_data(args: argparse.Namespace, data: str, split: str | None) -> Manifes
 
 
 def _matched(manifest: Manifest, contract: Contract) -> tuple[Manifest, str | None]:
-    from uniformer.class_order import by_name
+    from uniformer.evaluation.class_order import by_name
 
     return by_name(manifest, contract.classes)
 
@@ -142,7 +142,7 @@ def _evaluated(args: argparse.Namespace, model: UniFormer, spec: InputSpec, mani
 
 def _examined(args: argparse.Namespace, scores: Scores, contract: Contract) -> tuple[Scores, list[str]]:
     """Is the order of classes plausible? With `--class-order fix` the labels are set right."""
-    from uniformer.class_order import examine
+    from uniformer.evaluation.class_order import examine
 
     found = examine(scores, contract.classes)
     if found is None:
@@ -162,9 +162,9 @@ def _probed(
     args: argparse.Namespace, model: UniFormer, spec: InputSpec, test: Manifest, world: World
 ) -> tuple[Scores, Manifest, list[str]]:
     """Features of both sets, then the probe. Labels are the data's own: the classifier plays no part."""
-    from uniformer.class_order import match, relabelled
-    from uniformer.features import extract_features, load_features
-    from uniformer.probe import probe_scores
+    from uniformer.evaluation.class_order import match, relabelled
+    from uniformer.evaluation.features import extract_features, load_features
+    from uniformer.evaluation.probe import probe_scores
 
     train = open_data(args, args.train or args.data, None if args.train else "train")
     order = match(test.classes, train.classes)
@@ -200,7 +200,7 @@ def _show(
     spec: InputSpec,
     notes: list[str],
 ) -> None:
-    from uniformer.report import About, figures
+    from uniformer.evaluation.report import About, figures
 
     name = contract.id or contract.arch or "model"
     what = f"{args.probe} probe of {name}" if args.probe else name
@@ -237,9 +237,9 @@ def _write(
     metrics: dict[str, float],
 ) -> None:
     from uniformer.config import to_dict
+    from uniformer.evaluation.report import write_page
+    from uniformer.evaluation.scores import per_class
     from uniformer.files import atomic_path
-    from uniformer.report import write_page
-    from uniformer.scores import per_class
 
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 1 if a file could not be read."""
     from uniformer.distributed import joined
-    from uniformer.features import extract_features
+    from uniformer.evaluation.features import extract_features
 
     with joined(args.device) as world:
         model, _, spec = load(args)

@@ -13,7 +13,7 @@ from uniformer.errors import InputError
 if TYPE_CHECKING:
     from uniformer.data.manifest import Manifest
     from uniformer.recipe import Recipe
-    from uniformer.training_result import Outcome
+    from uniformer.training.result import Outcome
 
 HELP = "train or fine-tune on a data set"
 
@@ -84,7 +84,7 @@ def _on_own_data(args: argparse.Namespace) -> Outcome | None:
     from uniformer.data.sources import find_splits, open_source
     from uniformer.identify import contract_of, known_head_dim, read_source
     from uniformer.predictor import DEFAULT_IMAGE, DEFAULT_VIDEO
-    from uniformer.presets import own_recipe, wants_features, with_validation
+    from uniformer.training.presets import own_recipe, wants_features, with_validation
 
     splits, said = find_splits(args.what), []
     if "train" in splits and len(splits) > 1:
@@ -106,7 +106,7 @@ def _on_own_data(args: argparse.Namespace) -> Outcome | None:
         return None
     print("\n".join([*said, *why]), flush=True)
     if wants_features(recipe, args.settings):
-        from uniformer.fit_head import fit_head
+        from uniformer.training.fit_head import fit_head
 
         return fit_head(recipe, train_set, val_set, out=_folder(args, recipe), device=args.device)
     from uniformer.train import train

@@ -17,8 +17,8 @@ from torch import nn
 from uniformer.errors import InputError
 from uniformer.files import atomic_path
 from uniformer.model import UniFormer
-from uniformer.objective import Objective
 from uniformer.settings import leaves
+from uniformer.training.objective import Objective
 
 if TYPE_CHECKING:
     from timm.utils import ModelEmaV3

@@ -14,13 +14,13 @@ from uniformer.data.loading import epoch_rows
 from uniformer.data.manifest import Manifest
 from uniformer.distributed import World, joined
 from uniformer.evaluate import Reading
-from uniformer.features import Features, extract_features, load_features
+from uniformer.evaluation.features import Features, extract_features, load_features
+from uniformer.evaluation.probe import linear_probe, probe_scores
 from uniformer.model import UniFormer
-from uniformer.probe import linear_probe, probe_scores
 from uniformer.recipe import Recipe
-from uniformer.training_log import Log
-from uniformer.training_result import RESULT, Outcome, measures, write_weights
-from uniformer.training_setup import check_data, initialised
+from uniformer.training.log import Log
+from uniformer.training.result import RESULT, Outcome, measures, write_weights
+from uniformer.training.setup import check_data, initialised
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # of the classifier: larger is less regularised
 USUAL = 0.1  # without validation data

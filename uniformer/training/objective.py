@@ -13,7 +13,9 @@ from uniformer.data.loading import Batch
 from uniformer.data.mixing import Box, draw_mix_box, mix_batch
 from uniformer.errors import InputError
 from uniformer.layers import GlobalMHRA
-from uniformer.losses import (
+from uniformer.model import UniFormer
+from uniformer.recipe import Loss, Recipe
+from uniformer.training.losses import (
     binary_cross_entropy,
     distillation_loss,
     label_map_targets,
@@ -21,8 +23,6 @@ from uniformer.losses import (
     token_label_loss,
     two_head_loss,
 )
-from uniformer.model import UniFormer
-from uniformer.recipe import Loss, Recipe
 
 
 class Task(NamedTuple):

@@ -11,10 +11,10 @@ import numpy as np
 
 from uniformer.checkpoint import save_checkpoint
 from uniformer.contract import Contract
+from uniformer.evaluation.scores import Scores
 from uniformer.identify import name_of
 from uniformer.model import UniFormer
 from uniformer.recipe import Recipe
-from uniformer.scores import Scores
 
 RESULT, BEST, AVERAGE = "model.safetensors", "best.safetensors", "average.safetensors"  #: in a run's folder
 MEASURES = ("top1", "top5", "mean_class", "map", "loss")

@@ -18,12 +18,12 @@ from uniformer.data.loading import MIXING, NETWORK, Batch, Plan, TrainingSet, st
 from uniformer.data.manifest import Manifest
 from uniformer.distributed import World
 from uniformer.errors import InputError
-from uniformer.objective import Task, first_bad_layer, last_bad_gradient, make_task
-from uniformer.optim import learning_rate, set_learning_rate
 from uniformer.predictor import DTYPES
 from uniformer.recipe import EffectiveLR, Recipe
-from uniformer.training_log import Log
-from uniformer.training_state import Learner
+from uniformer.training.log import Log
+from uniformer.training.objective import Task, first_bad_layer, last_bad_gradient, make_task
+from uniformer.training.optim import learning_rate, set_learning_rate
+from uniformer.training.state import Learner
 
 
 @dataclass(frozen=True)

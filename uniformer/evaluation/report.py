@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from uniformer import html
 from uniformer.data.frames import load_image
 from uniformer.data.manifest import Manifest
 from uniformer.data.views import frames_within, open_clip
 from uniformer.errors import InputError
-from uniformer.scores import BINS, Scores, average_precision, confusion, per_class, reliability
+from uniformer.evaluation import html
+from uniformer.evaluation.scores import BINS, Scores, average_precision, confusion, per_class, reliability
 
 MAP_CLASSES = 30  # up to as many a confusion matrix can be read; above, the top confusions are listed alone
 BAR_CLASSES = 40  # up to as many every class gets a bar; above, the worst and the best

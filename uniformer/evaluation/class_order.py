@@ -16,7 +16,7 @@ import numpy.typing as npt
 from uniformer.data.classes import load_classes
 from uniformer.data.manifest import Manifest
 from uniformer.errors import InputError
-from uniformer.scores import Scores, wilson
+from uniformer.evaluation.scores import Scores, wilson
 
 Order = npt.NDArray[np.int64]  # (L,): label as the data have it -> row of the classifier
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from uniformer.errors import InputError
-from uniformer.features import Features
-from uniformer.scores import Scores
+from uniformer.evaluation.features import Features
+from uniformer.evaluation.scores import Scores
 
 Probe = Literal["linear", "knn"]
 Array = npt.NDArray[np.floating]

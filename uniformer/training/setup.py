@@ -18,12 +18,12 @@ from uniformer.distributed import World
 from uniformer.errors import InputError
 from uniformer.identify import contract_of, known_head_dim, read_source
 from uniformer.model import UniFormer
-from uniformer.objective import Objective, attend_in_float32, load_teacher, make_task
-from uniformer.optim import adamw, freeze, moving_average, parameter_groups, train_mode
 from uniformer.recipe import EffectiveLR, Recipe, effective_lr, resolved
-from uniformer.training_log import Log
-from uniformer.training_state import Learner, check_same_run, load_state, save_state
-from uniformer.training_step import Run, lower_precision, moved, put_back
+from uniformer.training.log import Log
+from uniformer.training.objective import Objective, attend_in_float32, load_teacher, make_task
+from uniformer.training.optim import adamw, freeze, moving_average, parameter_groups, train_mode
+from uniformer.training.state import Learner, check_same_run, load_state, save_state
+from uniformer.training.step import Run, lower_precision, moved, put_back
 
 STATE = "state.pt"  #: in a run's folder
 

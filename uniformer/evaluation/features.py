@@ -31,9 +31,9 @@ from uniformer.evaluate import (
     run_key,
     this_world,
 )
+from uniformer.evaluation.scores import load_pyarrow
 from uniformer.files import atomic_path
 from uniformer.model import UniFormer
-from uniformer.scores import load_pyarrow
 
 Form = Literal["safetensors", "parquet"]
 Arrays = dict[str, npt.NDArray[Any]]

@@ -1,0 +1,1 @@
+"""Scores, metrics, features, probes and reports; `uniformer.evaluate` runs the network."""

@@ -1,0 +1,1 @@
+"""The parts of a training run; `uniformer.train` puts them together."""
