@@ -100,7 +100,7 @@ def test_data_without_a_validation_split_has_one_held_out(tmp_path, data):
 
 
 def test_the_command_line_shows_a_recipe_and_refuses_in_one_line(tmp_path, capsys):
-    assert cli.main(["train", "uniformer_s16x4_k400", "--show", "batch_size=16", "lr=1e-5"]) == 0
+    assert cli.main(["train", "uniformer_s16x4_k400", "--print", "batch_size=16", "lr=1e-5"]) == 0
     shown = capsys.readouterr().out
     assert "batch_size = 16" in shown
     assert "lr = 1e-05" in shown

@@ -26,7 +26,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--checkpoint", metavar="ID|FILE|REPO", help="what to start from (default: a small published model)")
     p.add_argument("--out", metavar="DIR", help="folder of the run; going on is the same command (default: runs/NAME)")
     p.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU when there is one)")
-    p.add_argument("--show", action="store_true", help="print the whole recipe and stop")
+    p.add_argument("--print", action="store_true", help="print the whole recipe and stop")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -120,8 +120,8 @@ def _folder(args: argparse.Namespace, recipe: Recipe) -> Path:
 
 def _shown(args: argparse.Namespace, recipe: Recipe) -> bool:
     """Print the recipe where that was asked for."""
-    if args.show:
+    if args.print:
         from uniformer.recipe import resolved
 
         sys.stdout.write(resolved(recipe))
-    return bool(args.show)
+    return bool(args.print)
