@@ -6,6 +6,7 @@ Processes are started by torchrun (or SLURM's srun with the same variables): RAN
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from uniformer.errors import InputError
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
+# How loading processes start. Python 3.14 would start them from a server: seconds of imports for each, and torch's
+# workers, which watch whether their parent lives, would outlive a run that was killed.
+WORKER_START = "fork" if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True)

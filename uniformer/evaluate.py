@@ -29,7 +29,7 @@ from uniformer.config import InputSpec, to_dict
 from uniformer.contract import digest
 from uniformer.data.manifest import Manifest
 from uniformer.data.views import Backend, load_views
-from uniformer.distributed import World
+from uniformer.distributed import WORKER_START, World
 from uniformer.errors import InputError
 from uniformer.evaluation.result_log import ResultLog
 from uniformer.evaluation.scores import Scores
@@ -249,10 +249,12 @@ class Loaded(NamedTuple):
 
 def read_groups(manifest: Manifest, spec: InputSpec, groups: Sequence[range], reading: Reading) -> Iterator[Loaded]:
     """The views of each group, in order, read ahead by worker processes (one thread each)."""
+    workers = min(reading.workers, len(groups))
     loader = DataLoader(
         _Groups(manifest, spec, groups, reading),
         batch_size=None,  # a group is a batch already
-        num_workers=min(reading.workers, len(groups)),
+        num_workers=workers,
+        multiprocessing_context=WORKER_START if workers else None,
         pin_memory=torch.device(reading.device).type == "cuda",
     )
     yield from loader

@@ -7,7 +7,6 @@ processes and of training processes, and a run goes on at any step as if it had 
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +24,10 @@ from uniformer.data.manifest import Item, Manifest
 from uniformer.data.options import Augment
 from uniformer.data.sampling import random_clip
 from uniformer.data.views import frames_within, open_clip, open_image
+from uniformer.distributed import WORKER_START
 from uniformer.errors import InputError
 
 ORDER, SAMPLE, MIXING, NETWORK = range(4)  # what draws are for: each has its own stream of numbers
-# Python 3.14 would start workers from a server: seconds of imports for each, and torch's workers, which look whether their
-# parent is alive, would outlive a trainer that was killed.
-START = "fork" if sys.platform == "linux" else None
 SUBSTITUTES = 20  # tries to replace an unreadable file before the run gives up
 
 
@@ -247,7 +244,7 @@ def batches(
         collate_fn=collate,
         pin_memory=pin,
         worker_init_fn=_leave_signals_to_the_trainer if workers else None,
-        multiprocessing_context=START if workers else None,
+        multiprocessing_context=WORKER_START if workers else None,
     )
     return iter(loader)
 
