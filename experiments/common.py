@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+SIZE = 32  # pixels a side of pictures and of frames
 RECIPES = Path(__file__).parent / "recipes"
 LIBRARIES = ("uniformer", "torch", "timm", "av", "numpy", "scikit-learn")
 
@@ -29,6 +31,25 @@ def handwritten() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """The 1,797 scans that come with scikit-learn, (1797, 8, 8) of 0 to 1, and which digit each is, (1797,)."""
     digits = load_digits()
     return (digits.images / 16).astype(np.float32), digits.target
+
+
+def enlarged(scan: npt.NDArray[np.float32]) -> Pixels:
+    """A scan (8, 8) as a grey picture, (SIZE, SIZE)."""
+    picture = Image.fromarray(np.round(scan * 255).astype(np.uint8))
+    return np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+
+
+def write_picture(path: Path, grey: Pixels) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(grey).save(path)
+
+
+def write_pictures(folder: Path, parts: Mapping[str, Rows]) -> None:
+    """A folder for each split and digit, with the scans of the given rows."""
+    images, labels = handwritten()
+    for name, rows in parts.items():
+        for row in rows:
+            write_picture(folder / name / str(labels[row]) / f"{row}.png", enlarged(images[row]))
 
 
 def split(labels: npt.NDArray[np.int64], *shares: float) -> list[Rows]:
@@ -69,12 +90,19 @@ def conditions(minutes: float, jobs: int) -> dict[str, Any]:
     return {
         "command": " ".join(["python", *sys.argv]),
         "minutes": round(minutes, 1),
+        "cpu_minutes": round(_cpu_seconds() / 60, 1),
         "processes": jobs,
         "processor": _processor(),
         "cores": os.cpu_count(),
         "system": platform.system(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
     }
+
+
+def _cpu_seconds() -> float:
+    """What this process and those it started have used: unlike the clock, much the same on a busy machine."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def _processor() -> str:
@@ -103,8 +131,9 @@ def write_report(out: Path, facts: dict[str, Any], text: str) -> None:
     conditions = facts["conditions"]
     under = ", ".join(f"{name} {number}" for name, number in conditions["versions"].items())
     text += (
-        f"\n`{conditions['command']}`: {conditions['minutes']} minutes, {conditions['processes']} processes of one "
-        f"thread on {conditions['cores']} cores ({conditions['processor']}); {under}.\n"
+        f"\n`{conditions['command']}`: {conditions['minutes']} minutes by the clock, {conditions['cpu_minutes']} of "
+        f"processor time; {conditions['processes']} processes of one thread at a time on {conditions['cores']} cores "
+        f"({conditions['processor']}); {under}.\n"
     )
     (out / "report.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     (out / "report.md").write_text(text, encoding="utf-8")

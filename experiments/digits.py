@@ -11,10 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import common
-import numpy as np
-from PIL import Image
-
-SIZE = 32  # pixels
 
 
 def main() -> None:
@@ -25,32 +21,22 @@ def main() -> None:
     args = parser.parse_args()
 
     began = time.monotonic()
-    counts = write_pictures(args.out / "digits")
+    _, labels = common.handwritten()
+    parts = dict(zip(("train", "test"), common.split(labels, 2 / 3), strict=True))
+    common.write_pictures(args.out / "digits", parts)
     runs = [partial(run, args.out, seed) for seed in range(args.seeds)]
     scores = common.side_by_side(args.jobs, runs)
     facts = {
-        "pictures": counts,
+        "pictures": {name: len(rows) for name, rows in parts.items()},
         "top1": dict(enumerate(scores)),
         "conditions": common.conditions((time.monotonic() - began) / 60, args.jobs),
     }
     rows = [(seed, f"{score:.2f}") for seed, score in enumerate(scores)]
     text = common.markdown(
-        ("seed", f"top-1 on {counts['test']} digits never seen, %"), [*rows, ("mean", common.mean_and_spread(scores))]
+        ("seed", f"top-1 on {len(parts['test'])} digits never seen, %"),
+        [*rows, ("mean", common.mean_and_spread(scores))],
     )
     common.write_report(args.out, facts, text)
-
-
-def write_pictures(folder: Path) -> dict[str, int]:
-    """A folder per split and class; two thirds of the scans to learn from, one third to be tested on."""
-    images, labels = common.handwritten()
-    parts = dict(zip(("train", "test"), common.split(labels, 2 / 3), strict=True))
-    for name, rows in parts.items():
-        for row in rows:
-            place = folder / name / str(labels[row])
-            place.mkdir(parents=True, exist_ok=True)
-            scan = Image.fromarray(np.round(images[row] * 255).astype(np.uint8))
-            scan.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(place / f"{row}.png")
-    return {name: len(rows) for name, rows in parts.items()}
 
 
 def run(out: Path, seed: int) -> float:

@@ -1,13 +1,17 @@
-"""Clips: a small video UniFormer learns how a handwritten digit moves, which no single frame tells, and is tested on
-digits never seen.
+"""Clips: a small video UniFormer learns how handwritten digits move and whether they count up or down, which no single
+frame tells, and is tested on digits never seen.
 
 python experiments/moving_digits.py --out DIR [--seeds 3] [--jobs 2]
 
-A clip is a digit with five properties - place across, place down, angle, size, light - each a point on a circle: the
-canvas wraps round, and so do size and light, from the largest to the smallest. All five are drawn evenly, then one of
-them advances from frame to frame, at a random pace. The class is which one, and which way. So each single frame has
-the same distribution under every class, and so has the set of a clip's frames under the two directions of a property:
-guessing gives 10 % from one frame, and 50 % at most from frames out of order.
+Motion, ten classes. A digit has five properties - place across, place down, angle, size, light - each a point on a
+circle: the canvas wraps round, and so do size and light, from the largest to the smallest. All five are drawn evenly,
+then one of them advances from frame to frame, at a random pace. The class is which one, and which way. So each single
+frame has the same distribution under every class, and so have a clip's frames as a set under the two directions of a
+property: guessing gives 10 % from one frame, and 50 % at most from frames out of order.
+
+Counting, two classes. Four digits, two frames each, every frame in another hand: 7 8 9 0 or 0 9 8 7. As a set, the
+frames have the same distribution under both classes: guessing gives 50 % from one frame and from all of them out of
+order. Here a network must read before it can count, so this is where an image network's weights should help.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import common
@@ -26,9 +30,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
-CANVAS, FRAMES = 32, 8  # pixels a side, frames a clip
+FRAMES = 8
 PACE = 0.05, 0.12  # least and most of the circle from frame to frame: directions are ambiguous from 0.5 on
 LEAST_SIZE, SIZES = 10, 2.2  # pixels a side of the smallest scan, and how many times as large the largest
 LEAST_LIGHT = 0.3  # of white
@@ -37,8 +40,19 @@ MOTIONS = {  # class -> which property changes, and which way
     "grow": (3, 1), "shrink": (3, -1), "brighten": (4, 1), "fade": (4, -1),
 }  # fmt: skip
 CLIPS = {"train": 4800, "val": 500, "test": 1000}
-EPOCHS, SHORT = 8, 3  # of training in full, and for comparing starting weights
+COUNTING_CLIPS = {"train": 1600, "val": 500}
 STARTS = {"scratch": None, "centre": "center", "mean": "mean"}  # how a video network begins -> init.inflate
+
+
+class Task(NamedTuple):
+    """What video networks are compared on that begin in different ways."""
+
+    data: str
+    classes: int
+    epochs: int
+
+
+TASKS = {"counting": Task("counting", 2, 3), "motion": Task("clips", 10, 2)}
 
 
 def main() -> None:
@@ -50,18 +64,19 @@ def main() -> None:
 
     began, out, seeds = time.monotonic(), args.out, range(args.seeds)
     write_data(out)
-    ordered = common.side_by_side(args.jobs, [partial(full_run, out, seed) for seed in seeds])
-    images = [partial(image_run, out, seed, data) for data in ("frames", "pictures") for seed in seeds]
-    found = common.side_by_side(args.jobs, images)
-    blind, pretrained = found[: args.seeds], found[args.seeds :]
-    short = [(start, seed) for start in STARTS for seed in seeds]
-    curves = common.side_by_side(args.jobs, [partial(short_run, out, seed, start) for start, seed in short])
-    facts: dict[str, Any] = {
-        "clips": CLIPS,
-        "digit_of_a_picture": pretrained,
+    kinds = (full_run, blind_run, reading_run)
+    found = common.side_by_side(args.jobs, [partial(kind, out, seed) for kind in kinds for seed in seeds])
+    full, blind, reading = (found[i * args.seeds : (i + 1) * args.seeds] for i in range(len(kinds)))
+    begun = [(task, start, seed) for task in TASKS for start in STARTS for seed in seeds]
+    curves = common.side_by_side(args.jobs, [partial(begun_run, out, *which) for which in begun])
+    starts: dict[str, dict[str, list[dict[int, float]]]] = {task: {start: [] for start in STARTS} for task in TASKS}
+    for (task, start, _), curve in zip(begun, curves, strict=True):
+        starts[task][start].append(curve)
+    facts = {
+        "motion": full,
         "motion_from_one_frame_2d": blind,
-        "motion": ordered,
-        "starts": {name: [c for c, (start, _) in zip(curves, short, strict=True) if start == name] for name in STARTS},
+        "reading": reading,
+        "starts": starts,
         "conditions": common.conditions((time.monotonic() - began) / 60, args.jobs),
     }
     common.write_report(out, facts, tables(facts))
@@ -79,39 +94,53 @@ def random_courses(motions: list[str], rng: np.random.Generator) -> npt.NDArray[
 
 
 def draw(scans: npt.NDArray[np.float32], courses: npt.NDArray[np.float64]) -> common.Pixels:
-    """Scans (N, 8, 8) of 0 to 1 on their courses (N, T, 5), as grey frames (N, T, CANVAS, CANVAS)."""
+    """Scans (N, 8, 8) of 0 to 1 on their courses (N, T, 5), as grey frames (N, T, SIZE, SIZE)."""
     across, down, turn, growth, light = torch.from_numpy(courses).float().flatten(0, 1).T  # (N*T,) each
     size = LEAST_SIZE * SIZES**growth
-    pixel = torch.arange(CANVAS) + 0.5
-    # Pixels from the middle of the digit, the short way round: (N*T, CANVAS) of -CANVAS/2 to CANVAS/2
-    x, y = ((pixel - CANVAS * middle[:, None] + CANVAS / 2) % CANVAS - CANVAS / 2 for middle in (across, down))
+    pixel = (torch.arange(common.SIZE) + 0.5) / common.SIZE
+    # From the middle of the digit, the short way round, in pixels: (N*T, SIZE) of -SIZE/2 to SIZE/2
+    x, y = (common.SIZE * ((pixel - middle[:, None] + 0.5) % 1 - 0.5) for middle in (across, down))
     x, y = x[:, None, :], y[:, :, None]
-    cos, sin, half = (
-        v[:, None, None] for v in (torch.cos(2 * torch.pi * turn), torch.sin(2 * torch.pi * turn), size / 2)
-    )
+    angle = 2 * torch.pi * turn
+    cos, sin, half = (v[:, None, None] for v in (angle.cos(), angle.sin(), size / 2))
     places = torch.stack(((cos * x + sin * y) / half, (cos * y - sin * x) / half), dim=-1)  # (N*T, S, S, 2) in the scan
     still = torch.from_numpy(scans).repeat_interleave(courses.shape[1], 0)[:, None]
     seen = F.grid_sample(still, places, align_corners=False)[:, 0]  # black outside the scan
     grey = (LEAST_LIGHT ** (1 - light))[:, None, None] * seen * 255
-    return grey.round().byte().numpy().reshape(*courses.shape[:2], CANVAS, CANVAS)
+    return grey.round().byte().numpy().reshape(*courses.shape[:2], common.SIZE, common.SIZE)
 
 
 def write_data(out: Path) -> None:
-    """`clips/` by motion, in splits that share no digit; copies of the test clips out of order and standing still; and
-    single frames as pictures, by motion in `frames/` and by digit in `pictures/`."""
+    """What is learnt and tested, in splits that share no digit: a folder for each split and class.
+
+    `clips/` by motion, and of the test the same clips out of order and standing still; their middle frames in
+    `frames/`; `counting/`; and the scans themselves in `pictures/`, by digit.
+    """
     images, labels = common.handwritten()
+    parts = dict(zip(CLIPS, common.split(labels, 0.6, 0.15), strict=True))
     rng = np.random.default_rng(0)
-    for name, rows in zip(CLIPS, common.split(labels, 0.6, 0.15), strict=True):
+    for name, rows in parts.items():
         motions = list(MOTIONS) * (CLIPS[name] // len(MOTIONS))
-        chosen = rng.choice(rows, len(motions))
-        clips = draw(images[chosen], random_courses(motions, rng))
-        for number, (clip, motion, digit) in enumerate(zip(clips, motions, labels[chosen], strict=True)):
+        clips = draw(images[rng.choice(rows, len(motions))], random_courses(motions, rng))
+        for number, (clip, motion) in enumerate(zip(clips, motions, strict=True)):
             write_clip(out / "clips" / name / motion / f"{number}.avi", clip)
-            write_picture(out / "frames" / name / motion / f"{number}.png", clip[FRAMES // 2])
-            write_picture(out / "pictures" / name / str(digit) / f"{number}.png", clip[0])
+            common.write_picture(out / "frames" / name / motion / f"{number}.png", clip[FRAMES // 2])
             if name == "test":
                 write_clip(out / "test_shuffled" / motion / f"{number}.avi", clip[rng.permutation(FRAMES)])
                 write_clip(out / "test_one_frame" / motion / f"{number}.avi", clip[[FRAMES // 2] * FRAMES])
+    common.write_pictures(out / "pictures", parts)
+    for name, count in COUNTING_CLIPS.items():
+        for number in range(count):
+            way = ("up", "down")[number % 2]
+            scans = images[random_count(labels, parts[name], way, rng)]
+            write_clip(out / "counting" / name / way / f"{number}.avi", np.stack([common.enlarged(s) for s in scans]))
+
+
+def random_count(labels: common.Rows, rows: common.Rows, way: str, rng: np.random.Generator) -> common.Rows:
+    """The scans that four digits in turn are shown by, each digit by two, (T,) of `rows`; after nine comes nought."""
+    steps = np.arange(FRAMES) // 2 * {"up": 1, "down": -1}[way]
+    digits = (rng.integers(10) + steps) % 10
+    return np.array([rng.choice(rows[labels[rows] == digit]) for digit in digits])
 
 
 def write_clip(path: Path, frames: common.Pixels) -> None:
@@ -126,11 +155,6 @@ def write_clip(path: Path, frames: common.Pixels) -> None:
         file.mux(stream.encode(None))
 
 
-def write_picture(path: Path, frame: common.Pixels) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(frame).save(path)
-
-
 # ---- runs ------------------------------------------------------------------------------------------------------------
 
 
@@ -143,37 +167,40 @@ def train(out: Path, recipe: str, data: str, seed: int, name: str, *settings: st
     return folder
 
 
-def image_run(out: Path, seed: int, data: str) -> float:
-    """The image twin on single frames: per cent of the test's right."""
-    folder = train(out, "still_digits", data, seed, data)
-    return common.top1(folder / "model.safetensors", out / data / "test", folder / "test")
-
-
-def video_run(out: Path, seed: int, start: str, epochs: int) -> Path:
-    """A video network on clips; the folder of the run."""
-    settings = [f"schedule.epochs={epochs}"]
-    if STARTS[start]:
-        image = out / "runs" / f"pictures-seed{seed}" / "model.safetensors"
-        settings += [f"init.checkpoint={image.resolve()}", f"init.inflate={STARTS[start]}"]
-    return train(out, "moving_digits", "clips", seed, f"{start}-{epochs}epochs", *settings)
-
-
 def full_run(out: Path, seed: int) -> dict[str, Any]:
-    """From scratch: per cent right of the test's clips, of the same ones with their frames out of order, and of one
-    frame of each repeated; and of the validation's clips by step."""
-    folder = video_run(out, seed, "scratch", EPOCHS)
+    """Motion from scratch: per cent right of the test's clips, of the same ones with their frames out of order, and of
+    one frame of each repeated; and of the validation's clips by step."""
+    folder = train(out, "moving_digits", "clips", seed, "motion")
     tests = {
         "as they are": out / "clips" / "test",
         "frames out of order": out / "test_shuffled",
         "one frame, repeated": out / "test_one_frame",
     }
-    scores = {name: common.top1(folder / "model.safetensors", data, folder / data.name) for name, data in tests.items()}
+    result = folder / "model.safetensors"
+    scores = {name: common.top1(result, data, folder / data.name) for name, data in tests.items()}
     return {"test": scores, "val": dict(validations(folder))}
 
 
-def short_run(out: Path, seed: int, start: str) -> dict[int, float]:
-    """Per cent right of the validation's clips by step."""
-    return dict(validations(video_run(out, seed, start, SHORT)))
+def blind_run(out: Path, seed: int) -> float:
+    """The image twin learns the motion from middle frames: per cent of the test's right."""
+    folder = train(out, "still_digits", "frames", seed, "frames")
+    return common.top1(folder / "model.safetensors", out / "frames" / "test", folder / "test")
+
+
+def reading_run(out: Path, seed: int) -> float:
+    """The image twin learns to read: per cent of the test's right. Video networks begin with its weights."""
+    folder = train(out, "still_digits", "pictures", seed, "pictures", "schedule.epochs=6")
+    return common.top1(folder / "model.safetensors", out / "pictures" / "test", folder / "test")
+
+
+def begun_run(out: Path, name: str, start: str, seed: int) -> dict[int, float]:
+    """A short video run from one of the `STARTS`: per cent right of the validation's clips by step."""
+    task = TASKS[name]
+    settings = [f"schedule.epochs={task.epochs}", f"model.num_classes={task.classes}"]
+    if STARTS[start]:
+        image = out / "runs" / f"pictures-seed{seed}" / "model.safetensors"
+        settings += [f"init.checkpoint={image.resolve()}", f"init.inflate={STARTS[start]}"]
+    return dict(validations(train(out, "moving_digits", task.data, seed, f"{name}-{start}", *settings)))
 
 
 def validations(folder: Path) -> Iterator[tuple[int, float]]:
@@ -187,22 +214,26 @@ def validations(folder: Path) -> Iterator[tuple[int, float]]:
 
 
 def tables(facts: dict[str, Any]) -> str:
-    by_test = {
-        f"video network, {name}": [run["test"][name] for run in facts["motion"]] for name in facts["motion"][0]["test"]
+    scores = {
+        f"video network, clips {name}": [run["test"][name] for run in facts["motion"]]
+        for name in facts["motion"][0]["test"]
     }
-    by_test["image network, trained and tested on middle frames"] = facts["motion_from_one_frame_2d"]
-    rows = [
-        (name, *(f"{score:.1f}" for score in scores), common.mean_and_spread(scores))
-        for name, scores in by_test.items()
-    ]
-    head = ("test clips: top-1, % (guessing: 10)", *(f"seed {i}" for i in range(len(rows[0]) - 2)), "mean (range)")
-    steps = list(facts["starts"]["scratch"][0])
-    compared = [
-        (name, *(common.mean_and_spread([curve[step] for curve in curves]) for step in steps))
-        for name, curves in facts["starts"].items()
-    ]
-    start_head = ("start; validation clips, %", *(f"after {step} steps" for step in steps))
-    return common.markdown(head, rows) + "\n" + common.markdown(start_head, compared)
+    scores["image network, trained and tested on middle frames"] = facts["motion_from_one_frame_2d"]
+    scores["(image network reading digits, for the starts below)"] = facts["reading"]
+    seeds = range(len(facts["reading"]))
+    text = common.markdown(
+        ("motion: top-1 on the test, %; guessing gives 10", *(f"seed {seed}" for seed in seeds), "mean (range)"),
+        [(name, *(f"{v:.1f}" for v in values), common.mean_and_spread(values)) for name, values in scores.items()],
+    )
+    for task, starts in facts["starts"].items():
+        steps = list(starts["scratch"][0])
+        rows = [
+            (start, *(common.mean_and_spread([curve[step] for curve in curves]) for step in steps))
+            for start, curves in starts.items()
+        ]
+        head = f"{task}: start; top-1 on the validation, %; guessing gives {100 // TASKS[task].classes}"
+        text += "\n" + common.markdown((head, *(f"after {step} steps" for step in steps)), rows)
+    return text
 
 
 if __name__ == "__main__":

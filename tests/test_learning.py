@@ -16,7 +16,6 @@ from uniformer.evaluate import evaluate
 from uniformer.recipe import load_recipe
 from uniformer.train import train
 
-pytest.importorskip("sklearn")
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 RECIPES = EXPERIMENTS / "recipes"
 
@@ -37,7 +36,9 @@ def top1(run: Path, data: Path) -> float:
 
 
 def test_learns_to_read_digits(experiment: ModuleType, tmp_path: Path) -> None:
-    import_module("digits").write_pictures(tmp_path / "digits")
+    common = experiment.common
+    parts = dict(zip(("train", "test"), common.split(common.handwritten()[1], 2 / 3), strict=True))
+    common.write_pictures(tmp_path / "digits", parts)
     recipe = load_recipe(RECIPES / "still_digits.toml", ["epochs=4"])
     train(recipe, open_source(tmp_path / "digits", split="train"), out=tmp_path / "run", device="cpu")
     assert top1(tmp_path / "run", tmp_path / "digits" / "test") > 0.9
@@ -79,7 +80,7 @@ def test_one_frame_has_the_same_distribution_under_every_motion(experiment: Modu
     courses = experiment.random_courses(motions, np.random.default_rng(0)).reshape(2000, 10, experiment.FRAMES, 5)
     even = (np.arange(2000)[:, None, None, None] + 0.5) / 2000
     distance = np.abs(np.sort(courses, axis=0) - even).max(axis=0)  # (10, T, 5)
-    assert distance.max() < 0.05  # 1 in 10,000 of one distance is above 0.0497 (2.22 / sqrt(2000)); 400 of them here
+    assert distance.max() < 0.05  # above it by chance: 2 exp(-2 * 2000 * 0.05^2) = 0.00009
     steps = (np.diff(courses, axis=2) + 0.5) % 1 - 0.5  # and yet each class moves its own way
     for motion, (which, way) in enumerate(experiment.MOTIONS.values()):
         own = steps[:, motion, :, which] * way
@@ -95,3 +96,15 @@ def test_no_digit_is_both_learnt_from_and_tested_on(experiment: ModuleType) -> N
     for rows in parts:
         shares = np.bincount(labels[rows]) / np.bincount(labels)
         assert np.ptp(shares) < 0.02
+
+
+def test_counting_shows_four_digits_in_turn(experiment: ModuleType) -> None:
+    _, labels = experiment.common.handwritten()
+    rows, rng = np.arange(500, 1000), np.random.default_rng(0)
+    for way, step in (("up", 1), ("down", -1)):
+        scans = np.stack([experiment.random_count(labels, rows, way, rng) for _ in range(100)])
+        assert set(scans.flat) <= set(rows)
+        digits = labels[scans].reshape(100, 4, 2)  # two scans of each
+        assert (digits[..., 0] == digits[..., 1]).all()
+        assert (np.diff(digits[..., 0], axis=1) % 10 == step % 10).all()
+        assert set(digits[:, 0, 0]) == set(range(10))
