@@ -215,8 +215,7 @@ def validations(folder: Path) -> Iterator[tuple[int, float]]:
 
 def tables(facts: dict[str, Any]) -> str:
     scores = {
-        f"video network, clips {name}": [run["test"][name] for run in facts["motion"]]
-        for name in facts["motion"][0]["test"]
+        f"video network: {name}": [run["test"][name] for run in facts["motion"]] for name in facts["motion"][0]["test"]
     }
     scores["image network, trained and tested on middle frames"] = facts["motion_from_one_frame_2d"]
     scores["(image network reading digits, for the starts below)"] = facts["reading"]

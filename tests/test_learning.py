@@ -39,7 +39,7 @@ def test_learns_to_read_digits(experiment: ModuleType, tmp_path: Path) -> None:
     common = experiment.common
     parts = dict(zip(("train", "test"), common.split(common.handwritten()[1], 2 / 3), strict=True))
     common.write_pictures(tmp_path / "digits", parts)
-    recipe = load_recipe(RECIPES / "still_digits.toml", ["epochs=4"])
+    recipe = load_recipe(RECIPES / "still_digits.toml", ["epochs=2"])
     train(recipe, open_source(tmp_path / "digits", split="train"), out=tmp_path / "run", device="cpu")
     assert top1(tmp_path / "run", tmp_path / "digits" / "test") > 0.9
 
