@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from tests.test_evaluate import make_videos, one_thread, same_bits  # noqa: F401 - a fixture
+from tests.test_evaluate import make_videos, same_bits
 from tests.tiny import CLIPS, save_tiny
 from uniformer.cli import main
 from uniformer.evaluation.scores import Scores
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -21,14 +21,7 @@ from uniformer.training.objective import Objective, Task, first_bad_layer, last_
 from uniformer.training.setup import prepare
 from uniformer.training.step import learn
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """More would only be in each other's way on so small a network."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from tests.training_runs import losses, make_images, recipe, splits
 from uniformer import checkpoint, cli
@@ -13,14 +12,7 @@ from uniformer.errors import InputError
 from uniformer.evaluate import evaluate
 from uniformer.train import train
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """More would only be in each other's way on so small a network."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -25,14 +25,7 @@ from uniformer.training.setup import STATE, keep_state, prepare
 from uniformer.training.state import load_state
 from uniformer.training.step import learn, what_went_wrong
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """More would only be in each other's way on so small a network."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
