@@ -9,7 +9,7 @@ import pytest
 
 from tests.source_files import message, rows, touch, written
 from uniformer.data.classes import load_classes
-from uniformer.data.sources import open_source
+from uniformer.data.sources import find_splits, open_source
 
 
 def test_kinetics_lists_of_the_reference(tmp_path: Path) -> None:
@@ -74,7 +74,11 @@ def test_ucf101(tmp_path: Path) -> None:
     assert train.classes == load_classes("UCF101")
     assert [train.classes[i] for i in train.labels] == ["HammerThrow", "Hammering"]
     assert (test.labels.tolist(), test[0].group) == ([34], "v_Hammering_g01")
-    assert rows(open_source(lists / "testlist01.txt")) == rows(test)
+    assert rows(open_source(lists / "testlist01.txt")) == rows(open_source(lists / "testlist01.txt", split="test"))
+    assert find_splits(lists / "testlist01.txt") == ["test"]
+    assert "expected several splits to choose 'train' from, found one" in message(
+        lambda: open_source(lists / "testlist01.txt", split="train")
+    )
     written(lists / "classInd.txt", "1 HammerThrow\n2 Hammering\n")
     assert open_source(lists, split="train").classes == ("HammerThrow", "Hammering")
     assert "expected one of its splits (test, train), got split='val'" in message(
@@ -105,6 +109,8 @@ def test_a_folder_of_the_datasets_library(tmp_path: Path) -> None:
     written(tmp_path / "test" / "metadata.csv", "file_name,label\nc.png,dog\n")
     assert rows(open_source(tmp_path, split="test")) == [("c.png", "dog")]
     assert open_source(tmp_path, split="test").classes == ("cat", "dog")
+    assert rows(open_source(tmp_path / "train", split="train")) == [("a.png", "cat"), ("b.png", "dog")]
+    assert find_splits(tmp_path / "train") == ["train"]
     touch(tmp_path / "flat", "x.mp4")
     written(tmp_path / "flat" / "metadata.jsonl", '{"file_name": "x.mp4", "label": 0}\n')
     assert rows(open_source(tmp_path / "flat")) == [("x.mp4", "0")]
@@ -121,3 +127,5 @@ def test_a_data_set_saved_by_the_datasets_library(tmp_path: Path) -> None:
     manifest = open_source(tmp_path / "saved")
     assert [manifest.classes[i] for i in manifest.labels] == ["run", "walk"]
     assert manifest[0].path == data["path"][0]
+    assert find_splits(tmp_path / "saved") == []
+    assert "found one set" in message(lambda: open_source(tmp_path / "saved", split="val"))

@@ -39,6 +39,19 @@ def test_split_folders_share_their_classes(tmp_path: Path) -> None:
     assert "got split='test'" in message(lambda: open_source(tmp_path, split="test"))
 
 
+def test_the_folder_of_one_split_is_that_split(tmp_path: Path) -> None:
+    touch(tmp_path, "train/b/1.mp4", "train/c/2.mp4", "validation/a/3.mp4", "mine/a/4.mp4")
+    for split in ("train", None):
+        train = open_source(tmp_path / "train", split=split)
+        assert rows(train) == [("b/1.mp4", "b"), ("c/2.mp4", "c")]
+        assert "a folder per class (train/ alone: 2 classes)" in train.origin
+    assert rows(open_source(tmp_path / "validation", split="val")) == [("a/3.mp4", "a")]
+    assert (find_splits(tmp_path / "validation"), find_splits(tmp_path / "mine")) == (["val"], [])
+    for folder, split in (("train", "val"), ("mine", "train")):
+        said = message(lambda folder=folder, split=split: open_source(tmp_path / folder, split=split))
+        assert f"{folder}: expected several splits to choose {split!r} from, found one set" in said
+
+
 def test_folders_named_by_numbers_are_names_not_labels(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{i}/x.png" for i in range(1, 11)))
     manifest = open_source(tmp_path)
@@ -239,7 +252,7 @@ def test_lists_that_say_their_split(tmp_path: Path) -> None:
         lambda: open_source(path, split="test")
     )
     plain = written(tmp_path / "all.csv", "a.mp4,0\nb.mp4,1\n")
-    assert "expected a list of several splits to choose 'val' from" in message(lambda: open_source(plain, split="val"))
+    assert "expected several splits to choose 'val' from" in message(lambda: open_source(plain, split="val"))
 
 
 def test_a_folder_of_lists(tmp_path: Path) -> None:

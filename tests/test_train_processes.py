@@ -46,21 +46,25 @@ def _main(arguments: list[str], said: Path, most_bytes: int | None, variables: d
     sys.exit(status)
 
 
-def start(recipe: Path, out: Path, *, most_bytes: int | None = None, **variables: str) -> Child:
+def start(
+    recipe: Path, out: Path, *, most_bytes: int | None = None, says: Path | None = None, **variables: str
+) -> Child:
+    """`train` into the folder `out`, its output in the file `says`, by default one beside it."""
     arguments = ["train", str(recipe), "--out", str(out), "--device", "cpu"]
-    said = out.with_name(f"{out.name}.{variables.get('RANK', 0)}.said")
+    said = (says or out).with_name(f"{(says or out).name}.{variables.get('RANK', 0)}.said")
     child = SERVER.Process(target=_main, args=(arguments, said, most_bytes, variables))
     child.start()
     return child
 
 
-def start_several(processes: int, recipe: Path, out: Path) -> list[Child]:
+def start_several(processes: int, recipe: Path, out: Path, *, says: Path | None = None) -> list[Child]:
     """With the variables that torchrun would set."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = str(s.getsockname()[1])
     shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [start(recipe, out, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(processes)]
+    ranks = map(str, range(processes))
+    return [start(recipe, out, says=says, RANK=rank, LOCAL_RANK=rank, **shared) for rank in ranks]
 
 
 def ended(*children: Child) -> int:
@@ -168,6 +172,28 @@ def test_a_kill_while_a_state_is_written_leaves_the_one_before(tmp_path, whole):
     assert_same_weights(reference, out)
 
 
+def test_a_second_run_into_the_same_folder_ends_in_one_line_and_disturbs_nothing(tmp_path, whole):
+    recipe, reference = whole
+    out, other = tmp_path / "out", tmp_path / "other"
+    first = start(recipe, out)
+    while first.is_alive() and not losses(out):
+        time.sleep(0.001)
+    os.kill(first.pid or 0, signal.SIGSTOP)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    line = f"uniformer: {out} is in use by process {first.pid} on {socket.gethostname()}: expected a folder of one run;"
+    assert ended(start(recipe, out, says=other)) == cli.BAD_INPUT
+    pair = start_several(2, recipe, out, says=tmp_path / "pair")
+    assert ended(*pair) == pair[1].exitcode == cli.BAD_INPUT
+    for words in (said(other), said(tmp_path / "pair"), said(tmp_path / "pair", 1)):
+        assert words.startswith(line)
+        assert words.count("\n") == 1
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    os.kill(first.pid or 0, signal.SIGCONT)
+    assert ended(first) == 0
+    assert_same_weights(reference, out)
+    assert not (out / "run.lock").exists()
+
+
 def test_a_full_disk_ends_the_run_in_one_line_and_leaves_the_last_state(tmp_path, images):
     small: Table = {"data": {"root": str(images), "train": "train", "workers": 0}, "schedule": {"epochs": 3}}
     recipe, out = recipe_file(tmp_path / "small.toml", small), tmp_path / "out"
@@ -248,6 +274,16 @@ def test_processes_agree_on_unreadable_files(tmp_path):
     assert ended(*children) == cli.BAD_INPUT
     assert children[1].exitcode == cli.BAD_INPUT
     assert "1 of 12 samples of this epoch could not be read" in said(tmp_path / "strict")
+
+
+def test_processes_agree_that_a_state_is_damaged(tmp_path, alone):
+    recipe, _ = alone
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "state.pt").write_bytes(b"half a file")
+    children = start_several(2, recipe, tmp_path / "out")
+    assert ended(*children) == children[1].exitcode == cli.BAD_INPUT
+    for rank in (0, 1):
+        assert "state.pt: expected the state of a run, found another kind of file" in said(tmp_path / "out", rank)
 
 
 def test_processes_agree_on_steps_to_leave_out(tmp_path, images):

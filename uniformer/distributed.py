@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -18,6 +19,7 @@ from torch import distributed as dist
 from torch import nn
 
 from uniformer.errors import InputError
+from uniformer.lock import locked
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
@@ -56,13 +58,30 @@ class World:
         dist.all_gather_object(values, value)
         return values  # type: ignore[return-value]
 
-    def from_main(self, value: T | None) -> T | None:
-        """The main process's value, in every process. So only the main one needs the output folder."""
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What `make` gives in the main process, in all of them; so is an `InputError` of it, that none waits in vain.
+
+        So only the main process needs the output folder.
+        """
         if self.size == 1:
-            return value
-        box = [value]
+            return make()
+        box: list[tuple[T | None, InputError | None]] = [(None, None)]
+        if self.is_main:
+            try:
+                box = [(make(), None)]
+            except InputError as error:
+                box = [(None, error)]
         dist.broadcast_object_list(box, src=0, device=self.device)
-        return box[0]
+        value, problem = box[0]
+        if problem is not None:
+            raise problem
+        return value  # type: ignore[return-value]
+
+    @contextmanager
+    def alone_in(self, folder: Path) -> Iterator[str]:
+        """Keep other runs out of `folder`, as `lock.locked` does, by the main process."""
+        with ExitStack() as stack:
+            yield self.from_main(lambda: stack.enter_context(locked(folder)))
 
     def share_buffers(self, modules: Iterable[nn.Module]) -> None:
         """Give every process the main one's buffers: in training the statistics of batch norms are each one's own."""

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,6 @@ from uniformer.evaluation.scores import Scores
 from uniformer.model import UniFormer
 from uniformer.predictor import DTYPES, average_views, forward_views
 
-T = TypeVar("T")
 Precision = Literal["float32", "bfloat16", "float16"]
 Progress = Callable[[int, int], None]  # called with items done and items in all, of this process
 Forward = Callable[[Tensor], tuple[Tensor, ...]]  # (B, 3, ...) -> outputs (B, ...)
@@ -91,7 +90,7 @@ def evaluate(
     dtype = _row_type(model.config.num_classes)
     log = None if store is None else ResultLog(store, run_key(model, manifest, spec, reading), dtype)
     world = this_world(device)
-    finished = from_main(world, lambda: np.empty(0, dtype) if log is None else log.read())
+    finished = world.from_main(lambda: np.empty(0, dtype) if log is None else log.read())
     has = np.zeros(len(manifest), bool)
     has[finished["item"]] = True
     groups = [g for g in item_groups(len(manifest), spec.views, batch_size) if not has[g.start : g.stop].all()]
@@ -299,22 +298,6 @@ def this_world(device: str | torch.device) -> World:
     if not (dist.is_available() and dist.is_initialized()):
         return World(device=torch.device(device))
     return World(dist.get_rank(), dist.get_world_size(), device=torch.device(device))
-
-
-def from_main(world: World, make: Callable[[], T]) -> T:
-    """What `make` gives in the main process, in all of them; so is an `InputError` of it, that none waits in vain."""
-    made: tuple[T | None, InputError | None] | None = None
-    if world.is_main:
-        try:
-            made = make(), None
-        except InputError as error:
-            made = None, error
-    made = world.from_main(made)
-    assert made is not None
-    value, problem = made
-    if problem is not None:
-        raise problem
-    return value  # type: ignore[return-value]
 
 
 # ---- what a stored result depends on ---------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,23 +52,27 @@ def train(
     unreadable files, numbers that stay infinite, a full disk.
     """
     out = Path(out)
-    with joined(device) as world, noted_signals() as signals:
+    with (
+        joined(device) as world,
+        noted_signals() as signals,
+        world.alone_in(out) as unlocked,
+        Log(out, quiet=not world.is_main, tensorboard=recipe.loop.tensorboard) as log,
+    ):
         if world.is_main:
-            out.mkdir(parents=True, exist_ok=True)
             clear_away(out)
-        with Log(out, quiet=not world.is_main, tensorboard=recipe.loop.tensorboard) as log:
-            run, state = prepare(recipe, train_set, val_set, out, world, log)
-            if state is None:
-                rehearse(run)
-                keep_state(run)
-            log.rewind(run.learner.progress.step)
-            log.start(run.total, run.learner.progress.step)
-            while not run.learner.progress.finished:
-                stopped_by = follow(run, signals)
-                if stopped_by and not run.learner.progress.finished:
-                    log.say(f"stopped by signal {stopped_by} at step {run.learner.progress.step}, ready to go on")
-                    return Outcome(out, run.learner.progress.scores, stopped_by)
-            return finish(run)
+        log.notes(unlocked)
+        run, state = prepare(recipe, train_set, val_set, out, world, log)
+        if state is None:
+            rehearse(run)
+            keep_state(run)
+        log.rewind(run.learner.progress.step)
+        log.start(run.total, run.learner.progress.step)
+        while not run.learner.progress.finished:
+            stopped_by = follow(run, signals)
+            if stopped_by and not run.learner.progress.finished:
+                log.say(f"stopped by signal {stopped_by} at step {run.learner.progress.step}, ready to go on")
+                return Outcome(out, run.learner.progress.scores, stopped_by)
+        return finish(run)
 
 
 def clear_away(out: Path) -> None:
@@ -143,9 +147,7 @@ def must_return(run: Run, passes: list[Batch], step: Step) -> bool:
 def go_back(run: Run) -> None:
     """To the last state kept, with half the learning rate."""
     returns = run.learner.progress.returns + 1
-    state = run.world.from_main(load_state(run.out / STATE) if run.world.is_main else None)
-    assert state is not None
-    run.learner.restore(state)
+    run.learner.restore(run.world.from_main(lambda: load_state(run.out / STATE)))
     progress = run.learner.progress
     progress.returns, progress.rate_factor = returns, progress.rate_factor / 2
     keep_state(run)
@@ -241,13 +243,15 @@ def note_best(run: Run, epoch: int) -> bool:
         progress.stale += 1
         return False
     progress.best, progress.best_epoch, progress.stale, progress.best_scores = value, epoch, 0, dict(progress.scores)
-    keep_weights(run, run.learner.model, BEST, progress.scores, f"epoch {epoch}")
+    keep_weights(run, run.learner.model, BEST, f"epoch {epoch}")
     return True
 
 
-def keep_weights(run: Run, model: UniFormer, name: str, scores: Mapping[str, float], note: str) -> None:
+def keep_weights(run: Run, model: UniFormer, name: str, note: str, whose: str = "val") -> None:
+    """Write weights with the scores of the last validation, as `whose` they are."""
     if run.world.is_main:
-        write_weights(run.out / name, model, run.recipe, run.samples.manifest.classes, scores, note)
+        classes, scores = run.samples.manifest.classes, run.learner.progress.scores
+        write_weights(run.out / name, model, run.recipe, classes, scores, note, whose=whose)
 
 
 def finish(run: Run) -> Outcome:
@@ -255,12 +259,12 @@ def finish(run: Run) -> Outcome:
     progress, out = run.learner.progress, run.out
     best = run.recipe.keep.result == "best"
     if not best:
-        keep_weights(run, run.learner.model, RESULT, progress.scores, "last epoch")
+        keep_weights(run, run.learner.model, RESULT, "last epoch")
     elif run.world.is_main:
         with atomic_path(out / RESULT) as temporary:
             shutil.copyfile(out / BEST, temporary)
     if run.learner.ema is not None:
-        keep_weights(run, run.learner.ema.module, AVERAGE, {}, "average of the weights")
+        keep_weights(run, run.learner.ema.module, AVERAGE, "average of the weights", "ema")
     if progress.left_out:
         run.log.say(f"{progress.left_out} steps were left out, as a number was not finite")
     run.log.say(f"result: {out / RESULT}" + (f", the weights of epoch {progress.best_epoch}" if best else ""))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,12 +72,13 @@ def run(args: argparse.Namespace) -> int:
 
     if args.probe and not args.out:
         raise InputError("--probe needs --out: the features are kept there")
-    with joined(args.device) as world:
+    with joined(args.device) as world, _folder(args, world) as unlocked:
         model, contract, spec = load(args)
         manifest = open_data(args, args.data, args.split)
-        notes: list[str] = []
+        notes = [unlocked] if unlocked else []
         if args.probe:
-            scores, manifest, notes = _probed(args, model, spec, manifest, world)
+            scores, manifest, more = _probed(args, model, spec, manifest, world)
+            notes += more
         else:
             if args.class_order != "numbers":
                 manifest, note = _matched(manifest, contract)
@@ -89,6 +92,11 @@ def run(args: argparse.Namespace) -> int:
             notes += more
         _show(args, scores, manifest, contract, spec, notes)
     return 1 if args.missing == "error" and not scores.ok.all() else 0
+
+
+def _folder(args: argparse.Namespace, world: World) -> AbstractContextManager[str]:
+    """The folder of the results, if there is to be one, for this run alone."""
+    return world.alone_in(Path(args.out)) if args.out else nullcontext("")
 
 
 def load(args: argparse.Namespace) -> tuple[UniFormer, Contract, InputSpec]:
@@ -208,7 +216,7 @@ def _show(
         title=f"{what} on {Path(args.data).name}",
         lines=(f"checkpoint {args.checkpoint}", manifest.origin, f"{views_in_words(spec)}, {args.precision}"),
         notes=tuple(notes),
-        published="" if args.probe else published_in_words(contract),
+        known="" if args.probe else known_scores(contract)[2],
     )
     metrics = scores.metrics(args.missing)
     print(about.title)
@@ -216,8 +224,8 @@ def _show(
         print(f"  {line}")
     for figure, value in figures(metrics):
         print(f"{figure:>18}  {value}")
-    if about.published:
-        print(f"  {about.published}")
+    if about.known:
+        print(f"  {about.known}")
     for note in notes:
         print(f"note: {note}")
     for row, why in scores.errors.items():
@@ -245,7 +253,9 @@ def _write(
     out.mkdir(parents=True, exist_ok=True)
     scores.save(out / f"scores.{args.form}")
     facts: dict[str, Any] = {**asdict(about), "metrics": metrics, "input": to_dict(spec), "probe": args.probe}
-    facts["published_scores"] = dict(contract.scores)
+    if not args.probe:
+        kind, known, _ = known_scores(contract)
+        facts[kind] = known
     facts["failed"] = [{"path": scores.paths[i], "error": why} for i, why in scores.errors.items()]
     if not scores.is_multi_label:
         found = per_class(scores)
@@ -267,15 +277,31 @@ def views_in_words(spec: InputSpec) -> str:
     return f"{spec.clips} x {spec.crops} views of {spec.frames} frames, {size}"
 
 
-def published_in_words(contract: Contract) -> str:
-    """What the authors printed for a published checkpoint, and how they tested; nothing for any other."""
+def known_scores(contract: Contract) -> tuple[str, dict[str, float], str]:
+    """What the checkpoint scored before, in percent: "published_scores" or "training_scores"; the scores; in words.
+
+    Published scores are of the authors' checkpoints; any other brings those of its training's own validation.
+    """
     from uniformer.zoo import get_checkpoint, list_checkpoints
 
-    if contract.id not in list_checkpoints():
-        return ""
-    record = get_checkpoint(contract.id)
-    if record.input is None:
-        return ""
-    names = {"top1": "top-1", "top5": "top-5", "one_view_top1": "top-1 of one view"}
-    values = ", ".join(f"{names.get(name, name)} {value:g} %" for name, value in record.scores.items())
-    return f"published for {record.id} on {record.dataset}: {values}, with {views_in_words(record.input)}"
+    if contract.id in list_checkpoints():
+        record = get_checkpoint(contract.id)
+        scores, spec, what = dict(record.scores), record.input, f"published for {record.id} on {record.dataset}"
+        kind = "published_scores"
+    else:
+        scores, spec, what = dict(contract.scores), contract.input, "in training, on its own validation set"
+        kind = "training_scores"
+    if not scores or spec is None:
+        return kind, scores, ""
+    return kind, scores, f"{what}: {_in_words(scores)}, with {views_in_words(spec)}"
+
+
+def _in_words(scores: Mapping[str, float]) -> str:
+    names = {
+        "top1": "top-1",
+        "top5": "top-5",
+        "one_view_top1": "top-1 of one view",
+        "mean_class": "mean per class",
+        "map": "mean precision",
+    }
+    return ", ".join(f"{names.get(name, name)} {value:g} %" for name, value in scores.items())

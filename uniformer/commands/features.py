@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from uniformer.commands.evaluate import add_reading_arguments, load, open_data, reading
 from uniformer.progress import progress_bar
@@ -26,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from uniformer.distributed import joined
     from uniformer.evaluation.features import extract_features
 
-    with joined(args.device) as world:
+    with joined(args.device) as world, world.alone_in(Path(args.out)) as unlocked:
         model, _, spec = load(args)
         manifest = open_data(args, args.data, args.split)
         with progress_bar("items", shown=world.is_main) as bar:
@@ -42,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
                 progress=bar,
             )
         if world.is_main:
+            if unlocked:
+                print(f"note: {unlocked}")
             print(f"{manifest.origin}\nwrote features of {len(manifest) - len(errors)} items to {args.out}")
             for row, why in errors.items():
                 print(f"uniformer: row {row + 1}: {why}", file=sys.stderr)

@@ -25,7 +25,7 @@ from uniformer.data.annotations import (
 from uniformer.data.classes import load_classes
 from uniformer.data.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from uniformer.data.manifest import Kind
-from uniformer.errors import InputError, MissingExtra
+from uniformer.errors import InputError
 
 SPLITS = {
     "train": ("train", "training"),
@@ -76,6 +76,11 @@ def split_of(name: str) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
+def is_part(name: str, split: str | None) -> bool:
+    """Whether what has this name counts as a whole: no split is asked for, or the one that the name tells."""
+    return split is None or split_of(name) == (split_of(split) or split)
+
+
 def subfolders(folder: Path) -> list[Path]:
     return [path for path in visible(folder) if path.is_dir()]
 
@@ -99,17 +104,20 @@ def media_kind(path: str | os.PathLike[str]) -> Kind | None:
 
 
 def class_folders(folder: Path, options: Options) -> Listing | None:
-    """`<class>/<file>`, also below `train/`, `val/`, `test/`; or `<class>/<clip>/<frame>` for folders of frames."""
+    """`<class>/<file>`, also below `train/`, `val/`, `test/`; or `<class>/<clip>/<frame>` for folders of frames.
+
+    `train/` itself is that split, whatever lies beside it.
+    """
     splits = {split_of(p.name): p for p in subfolders(folder) if split_of(p.name) and _holds_classes(p)}
     if splits:
         chosen = splits[choose(options.split, splits, folder)]
-    elif options.split is None and _holds_classes(folder):
+    elif is_part(folder.name, options.split) and _holds_classes(folder):
         chosen = folder
     else:
         return None
     names = sorted({p.name for part in splits.values() or [chosen] for p in subfolders(part) if _first_media(p)})
     kind = _kind_of_folders(chosen)
-    where = f"{chosen.name}/ of " if splits else ""
+    where = f"{chosen.name}/ of " if splits else f"{folder.name}/ alone: " if split_of(folder.name) else ""
     origin = f"a folder per class ({where}{len(names)} classes)"
     renamed = None
     if len(names) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in names):
@@ -175,6 +183,11 @@ def _kind_of_folders(folder: Path) -> Kind:
     return "frames" if kind == "image" and is_nested else kind
 
 
+def one_set(source: Path, split: str | None) -> InputError:
+    what = "list" if source.is_file() else "set"
+    return InputError(f"{source}: expected several splits to choose {split!r} from, found one {what}")
+
+
 def choose(split: str | None, found: dict[str | None, Path], where: Path) -> str:
     """The split asked for, of those there are. Raises `InputError` where it is missing or none was asked for."""
     names = sorted(filter(None, found))
@@ -212,8 +225,8 @@ def list_file(path: Path, options: Options) -> Listing:
         )
     if "split" in columns:
         return _with_split_column(listing, path, options.split)
-    if options.split is not None and split_of(path.stem) != split_of(options.split):
-        raise InputError(f"{path}: expected a list of several splits to choose {options.split!r} from, found one list")
+    if not is_part(path.stem, options.split):
+        raise one_set(path, options.split)
     return listing
 
 
@@ -256,133 +269,3 @@ def nearby(path: Path) -> tuple[Path, ...]:
     """Where the files of a list may lie: beside it, in a folder beside it, above it, in a folder above."""
     here, above = path.absolute().parent, path.absolute().parent.parent
     return tuple(dict.fromkeys([here, *subfolders(here), above, *(p for p in subfolders(above) if p != here)]))
-
-
-# ----------------------------------------------------------------------------------------------------- UCF101, HMDB51
-
-
-def ucf101(path: Path, options: Options) -> Listing | None:
-    """`trainlist01.txt` ('Class/v_Class_g08_c01.avi 1') and `testlist01.txt` (no label), or their folder."""
-    file = path
-    if path.is_dir():
-        if not (path / f"trainlist{options.fold:02d}.txt").is_file():
-            return None
-        found: dict[str | None, Path] = {s: path / f"{s}list{options.fold:02d}.txt" for s in ("train", "test")}
-        file = found[choose(options.split, found, path)] or path
-    elif not re.fullmatch(r"(train|test)list\d\d\.txt", path.name):
-        return None
-    lines = [line.split()[0] for line in _lines(file)]
-    if not all(re.fullmatch(r"[^/]+/v_.+_g\d+_c\d+\.\w+", line) for line in lines):
-        return None
-    index = file.parent / "classInd.txt"
-    names = tuple(line.split(None, 1)[-1] for line in _lines(index)) if index.is_file() else None
-
-    def rows() -> Iterator[Row]:
-        for number, line in enumerate(lines, 1):
-            yield Row(f"{file}, line {number}", line, (line.split("/")[0],), group=group_of(line))
-
-    return Listing(
-        origin=f"UCF101 {file.name}",
-        rows=rows,
-        roots=nearby(file),
-        forms=("{path}", "{stem}"),
-        classes=names,
-        named_like=("UCF101",),
-    )
-
-
-def hmdb51(path: Path, options: Options) -> Listing | None:
-    """A folder of `<class>_test_split1.txt` files, '<clip>.avi 1': 1 is for training, 2 for testing, 0 unused."""
-    if not path.is_dir():
-        return None
-    ending = f"_test_split{options.fold}.txt"
-    files = [p for p in visible(path) if p.name.endswith(ending)]
-    if not files:
-        return None
-    flag = {"train": "1", "test": "2"}[choose(options.split, {"train": path, "test": path}, path)]
-
-    def rows() -> Iterator[Row]:
-        for file in files:
-            label = file.name.removesuffix(ending)
-            for number, line in enumerate(_lines(file), 1):
-                clip, _, mark = line.rpartition(" ")
-                if mark not in ("0", "1", "2") or not clip:
-                    raise InputError(f"{file}, line {number}: expected '<clip> <0, 1 or 2>', found {line[:60]!r}")
-                if mark == flag:
-                    film = clip.rsplit(f"_{label}_", 1)[0]  # clips are named <film>_<class>_<conditions>_<number>
-                    yield Row(f"{file}, line {number}", clip, (label,), group=film if film != clip else None)
-
-    return Listing(
-        origin=f"HMDB51 split {options.fold}",
-        rows=rows,
-        roots=nearby(files[0]),
-        forms=("{label}/{path}", "{path}", "{label}/{stem}", "{stem}"),
-        named_like=("HMDB51",),
-        others=lambda: (Row(f.name, f.name, (f.name.removesuffix(ending),)) for f in files),
-    )
-
-
-def _lines(path: Path) -> Iterator[str]:
-    try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape") as f:
-            yield from (line.strip() for line in f if line.strip())
-    except OSError as error:
-        raise InputError(f"{path}: expected a list, found no readable file: {error.strerror}") from None
-
-
-# ------------------------------------------------------------------------------------------- the `datasets` library
-
-
-def hugging_face(folder: Path, options: Options) -> Listing | None:
-    """`metadata.csv` (or .jsonl, .parquet) with file_name and label beside the files, also below split folders; or what
-    `save_to_disk` wrote, if its files lie on the disk."""
-    if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        return _saved_to_disk(folder, options)
-    splits: dict[str | None, Path] = {split_of(p.name): p for p in subfolders(folder) if split_of(p.name)}
-    parts = {split: meta for split, p in splits.items() if (meta := _metadata(p))}
-    if parts:
-        chosen = parts[choose(options.split, parts, folder)]
-    elif options.split is None and _metadata(folder):
-        chosen = _metadata(folder) or folder
-    else:
-        return None
-    parts = parts or {None: chosen}
-    return Listing(
-        origin=f"{chosen.name} of a `datasets` folder",
-        rows=partial(read_rows, chosen, split_labels=options.split_labels),
-        roots=(chosen.parent,),
-        forms=("{path}",),
-        others=lambda: (row for p in parts.values() for row in read_rows(p, split_labels=options.split_labels)),
-    )
-
-
-def _metadata(folder: Path) -> Path | None:
-    return next((p for s in ("csv", "jsonl", "parquet") if (p := folder / f"metadata.{s}").is_file()), None)
-
-
-def _saved_to_disk(folder: Path, options: Options) -> Listing:
-    try:
-        import datasets
-    except ImportError:
-        raise MissingExtra("datasets", "datasets", f"{folder}, written by the `datasets` library,") from None
-    saved = datasets.load_from_disk(str(folder))
-    if isinstance(saved, datasets.DatasetDict):
-        found: dict[str | None, Path] = {split_of(name) or name: Path(name) for name in saved}
-        saved = saved[str(found[choose(options.split, found, folder)])]
-    features = saved.features
-    column = next((name for name in ("video", "image", "file_name", "path") if name in features), None)
-    if column is None or "label" not in features:
-        raise InputError(f"{folder}: expected the columns image or video, and label; found {', '.join(features)}")
-    if hasattr(features[column], "decode"):
-        saved = saved.cast_column(column, type(features[column])(decode=False))
-
-    def rows() -> Iterator[Row]:
-        for number, record in enumerate(saved.select_columns([column, "label"])):
-            value = record[column]
-            path = value["path"] if isinstance(value, dict) else value
-            if not path or (isinstance(value, dict) and value.get("bytes") is not None):
-                raise InputError(f"{folder}, row {number}: expected the path of a file, found its content")
-            yield Row(f"{folder}, row {number}", path, (str(record["label"]),), group=group_of(path))
-
-    names = getattr(features["label"], "names", None)
-    return Listing("a data set saved by `datasets`", rows, (folder,), ("{path}",), tuple(names) if names else None)

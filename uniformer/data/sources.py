@@ -16,6 +16,7 @@ import numpy.typing as npt
 from uniformer.config import did_you_mean
 from uniformer.data.annotations import LIST_SUFFIXES, Row, is_whole
 from uniformer.data.classes import load_classes
+from uniformer.data.known_layouts import hmdb51, hugging_face, ucf101
 from uniformer.data.layouts import (
     SPLITS,
     Listing,
@@ -23,13 +24,11 @@ from uniformer.data.layouts import (
     choose,
     class_folders,
     folder_of_lists,
-    hmdb51,
-    hugging_face,
     list_file,
     media_kind,
+    one_set,
     split_of,
     subfolders,
-    ucf101,
     visible,
 )
 from uniformer.data.manifest import Item, Kind, Manifest, is_saved_manifest
@@ -46,6 +45,7 @@ Labels = npt.NDArray[np.int32]
 _Layout = Callable[[Path, Options], Listing | None]
 _KNOWN: tuple[_Layout, ...] = (ucf101, hmdb51, hugging_face)  # unmistakable by their files: the first counts
 _USUAL: tuple[_Layout, ...] = (folder_of_lists, class_folders)  # a folder that may be both is not guessed at
+_WHOLE: tuple[_Layout, ...] = (hugging_face, class_folders)  # which may be of one split, or of none
 
 
 def open_source(
@@ -132,6 +132,8 @@ def _recognise(path: Path, options: Options) -> Listing | Path:
         )
     if found:
         return found[0]
+    if options.split is not None and any(layout(path, replace(options, split=None)) for layout in _WHOLE):
+        raise one_set(path, options.split)
     raise InputError(_nothing_found(path, options.split))
 
 

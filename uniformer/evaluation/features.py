@@ -23,7 +23,6 @@ from uniformer.evaluate import (
     Progress,
     Reading,
     check_fits,
-    from_main,
     item_groups,
     item_names,
     label_array,
@@ -91,7 +90,7 @@ def extract_features(
         **run_key(model, manifest, spec, reading),
     }
     world = this_world(reading.device)
-    unfinished = from_main(world, lambda: _claim(Path(out), about))
+    unfinished = world.from_main(lambda: _claim(Path(out), about))
     todo = unfinished[world.rank :: world.size]
     wanted = list(chain.from_iterable(shards[n] for n in todo))
     errors: dict[int, str] = {}

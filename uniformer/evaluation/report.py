@@ -28,7 +28,7 @@ class About:
     title: str
     lines: tuple[str, ...] = ()  #: checkpoint, data, views
     notes: tuple[str, ...] = ()  #: what a reader must know before believing the figures
-    published: str = ""  #: what the checkpoint scored according to its authors
+    known: str = ""  #: what the checkpoint scored before: according to its authors, or in its training
 
 
 def write_page(scores: Scores, manifest: Manifest, about: About, metrics: Mapping[str, float]) -> str:
@@ -63,8 +63,8 @@ def _parts(scores: Scores, manifest: Manifest, about: About, metrics: Mapping[st
     yield f"<h1>{html.safe(about.title)}</h1>"
     yield from (f'<p class="sub">{html.safe(line)}</p>' for line in about.lines)
     yield '<div class="tiles">' + "".join(html.tile(value, name) for name, value in figures(metrics)) + "</div>"
-    if about.published:
-        yield f'<p class="sub">{html.safe(about.published)}</p>'
+    if about.known:
+        yield f'<p class="sub">{html.safe(about.known)}</p>'
     yield from map(html.note, about.notes)
     if scores.is_multi_label:
         yield from _precisions(scores)

@@ -35,9 +35,8 @@ def fit_head(
     killed goes on. The regularisation is the one with the least loss on `val_set`. Raises `InputError` as `train`.
     """
     out, train_set = Path(out), train_set.usable()
-    with joined(device) as world, Log(out, quiet=not world.is_main) as log:
-        if world.is_main:
-            out.mkdir(parents=True, exist_ok=True)
+    with joined(device) as world, world.alone_in(out) as unlocked, Log(out, quiet=not world.is_main) as log:
+        log.notes(unlocked)
         check_data(recipe, train_set, val_set)
         log.say(f"train: {len(train_set)} samples, {train_set.origin}")
         log.say("val: none" if val_set is None else f"val: {len(val_set)} samples, {val_set.origin}")

@@ -87,6 +87,11 @@ class Log:
         else:
             print(line, flush=True)
 
+    def notes(self, note: str) -> None:
+        """Say a note, if it is one."""
+        if note:
+            self.say(f"note: {note}")
+
     # ---- the bar
 
     def start(self, total: int, done: int) -> None:

@@ -45,15 +45,18 @@ def write_weights(
     classes: Sequence[str],
     scores: Mapping[str, float],
     note: str,
+    *,
+    whose: str = "val",
 ) -> None:
-    """Save `model` with its contract; `scores` as `measures` names them."""
+    """Save `model` with its contract; of `scores`, as `measures` names them, those with the prefix `whose`."""
+    mine = {k.removeprefix(f"{whose}_"): v for k, v in scores.items() if k.startswith(f"{whose}_")}
     contract = Contract(
         config=model.config,
         arch=name_of(model.config),
         input=recipe.input,
         classes=tuple(classes) if len(classes) == model.config.num_classes else (),
         dataset=recipe.data.dataset or "",
-        scores={k.partition("_")[2]: round(100 * v, 3) for k, v in scores.items() if not k.endswith("_loss")},
+        scores={name: round(100 * value, 3) for name, value in mine.items() if name != "loss"},
         notes=(f"trained by the recipe {recipe.name}, {note}",),
     )
     save_checkpoint(model, path, contract)

@@ -35,7 +35,7 @@ def prepare(
     train_set = train_set.usable()
     check_data(recipe, train_set, val_set)
     recipe = without_flip(recipe, train_set.classes, log)
-    state = world.from_main(load_state(out / STATE) if world.is_main and (out / STATE).exists() else None)
+    state = world.from_main(lambda: load_state(out / STATE) if (out / STATE).exists() else None)
     if state is not None:
         check_same_run(out / STATE, state, resolved(recipe), fingerprint(train_set, val_set))
     log.say(f"{recipe.name}: {recipe.title or recipe.arch}")
