@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from uniformer.config import Config
+from uniformer.depthwise import Depthwise3d
 from uniformer.ops import (
     attention,
     class_token_affinity,
@@ -36,14 +37,24 @@ def conv(ndim: int, dim_in: int, dim_out: int, kernel: Kernel, stride: Kernel, p
     return kind(dim_in, dim_out, kernel[-ndim:], stride[-ndim:], padding[-ndim:])  # type: ignore[arg-type]
 
 
+class Pointwise3d(nn.Conv3d):
+    """A 1x1x1 convolution, computed as the linear layer that it is: faster on a CPU, forward and backward."""
+
+    def __init__(self, dim_in: int, dim_out: int):
+        super().__init__(dim_in, dim_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels_last = nn.functional.linear(x.permute(0, 2, 3, 4, 1), self.weight.flatten(1), self.bias)
+        return channels_last.permute(0, 4, 1, 2, 3)
+
+
 def pointwise(ndim: int, dim_in: int, dim_out: int) -> nn.Module:
-    return conv(ndim, dim_in, dim_out, (1, 1, 1), (1, 1, 1), (0, 0, 0))
+    return Pointwise3d(dim_in, dim_out) if ndim == 3 else nn.Conv2d(dim_in, dim_out, 1)
 
 
 def depthwise(ndim: int, dim: int, kernel: int) -> nn.Module:
     """One kernel x kernel (x kernel) filter per channel, zero-padded to keep the grid."""
-    kind = nn.Conv3d if ndim == 3 else nn.Conv2d
-    return kind(dim, dim, kernel, padding=kernel // 2, groups=dim)
+    return Depthwise3d(dim, kernel) if ndim == 3 else nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim)
 
 
 def batch_norm(ndim: int, dim: int) -> nn.Module:
@@ -178,6 +189,9 @@ class Block(nn.Module):
         self.pos_embed = depthwise(config.ndim, dim, 3)
         self.drop_path_rate = drop_path_rate
 
+    def _positioned(self, x: Tensor) -> Tensor:
+        return x + self.pos_embed(x)
+
     def extra_repr(self) -> str:
         return f"drop_path_rate={self.drop_path_rate:.3g}"
 
@@ -194,7 +208,7 @@ class LocalBlock(Block):
         self.ffn = FFN(dim, config.mlp_ratio, config.ndim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.pos_embed(x)
+        x = self._positioned(x)
         x = x + drop_path(scaled(self.mhra(self.norm1(x)), self.scale1), self.drop_path_rate, self.training)
         return x + drop_path(scaled(self.ffn(self.norm2(x)), self.scale2), self.drop_path_rate, self.training)
 
@@ -212,7 +226,7 @@ class GlobalBlock(Block):
         self.window = window
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens, grid = to_tokens(x + self.pos_embed(x))
+        tokens, grid = to_tokens(self._positioned(x))
         mixed = self._in_windows(self.norm1(tokens), grid) if self.window else self.mhra(self.norm1(tokens))
         return to_grid(self._refine(tokens, mixed), grid)
 
@@ -243,7 +257,7 @@ class SplitBlock(GlobalBlock):
         self.time_mhra = GlobalMHRA(dim, config.head_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens, grid = to_tokens(x + self.pos_embed(x))
+        tokens, grid = to_tokens(self._positioned(x))
         T, HW = grid[0], grid[1] * grid[2]
         by_place = tokens.unflatten(1, (T, HW)).transpose(1, 2).flatten(0, 1)  # (B * HW, T, C)
         by_place = by_place + drop_path(self.time_mhra(self.time_norm(by_place)), self.drop_path_rate, self.training)

@@ -1,0 +1,84 @@
+"""The depthwise convolution with a fast backward pass, held against its plain twin."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from uniformer.depthwise import Depthwise3d, depthwise, depthwise_plain
+from uniformer.layers import Pointwise3d
+
+SHAPES = [(2, 8, 6, 5, 7), (1, 3, 1, 4, 4), (3, 16, 2, 9, 3), (2, 5, 8, 1, 1)]
+
+
+def gradients(convolve, x: Tensor, weight: Tensor, bias: Tensor | None) -> list[Tensor]:
+    """The output, and the gradients of what is asked for, under a fixed random weighting of the output."""
+    y = convolve(x, weight, bias)
+    weighting = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
+    wanted = [v for v in (x, weight, bias) if v is not None and v.requires_grad]
+    return [y.detach(), *torch.autograd.grad((y * weighting).sum(), wanted)]
+
+
+def drawn(shape: tuple[int, ...], kernel: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator)
+    weight = torch.randn(shape[1], 1, kernel, kernel, kernel, generator=generator)
+    return x, weight, torch.randn(shape[1], generator=generator)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+def test_gradients_are_those_of_the_plain_twin(shape, kernel, memory_format):
+    x, weight, bias = drawn(shape, kernel)
+    x = x.contiguous(memory_format=memory_format)
+    got = gradients(depthwise, *(v.requires_grad_() for v in (x, weight, bias)))
+    exact = gradients(depthwise_plain, *(v.detach().double().requires_grad_() for v in (x, weight, bias)))
+    for mine, true in zip(got, exact, strict=True):
+        assert mine.shape == true.shape
+        torch.testing.assert_close(mine.double(), true, rtol=1e-5, atol=2e-5 * float(true.abs().max()))
+
+
+def test_only_what_is_asked_for_gets_a_gradient():
+    x, weight, _ = drawn(SHAPES[0], 3)
+    output, of_weight = gradients(depthwise, x, weight.requires_grad_(), None)
+    assert of_weight.shape == weight.shape
+    output, of_x = gradients(depthwise, x.requires_grad_(), weight.detach(), None)
+    assert of_x.shape == x.shape == output.shape
+
+
+def test_the_fast_form_is_used_where_torch_is_slow_and_only_there():
+    x, weight, bias = drawn(SHAPES[0], 3)
+    name = lambda y: type(y.grad_fn).__name__  # noqa: E731
+    weight.requires_grad_()
+    assert name(depthwise(x, weight, bias)) == "_FastBackwardBackward"
+    assert name(depthwise(x.double(), weight.double(), bias.double())) == "ConvolutionBackward0"
+    with torch.autocast("cpu", torch.bfloat16):
+        y = depthwise(x, weight, bias)
+    assert name(y) == "ConvolutionBackward0"
+    assert y.dtype == torch.bfloat16
+    with torch.no_grad():
+        assert depthwise(x, weight, bias).grad_fn is None
+
+
+def test_second_derivatives():
+    x, weight, bias = (v.requires_grad_() for v in drawn((1, 2, 3, 4, 4), 3))
+
+    def curvature(convolve) -> Tensor:
+        (of_x,) = torch.autograd.grad(convolve(x, weight, bias).square().sum(), x, create_graph=True)
+        return torch.autograd.grad(of_x.square().sum(), weight)[0]
+
+    torch.testing.assert_close(curvature(depthwise), curvature(depthwise_plain), rtol=1e-4, atol=1e-2)
+
+
+def test_the_layers_are_convolutions_to_the_state_dict_and_to_numbers():
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 3, 4, 5)
+    for ours, plain in (
+        (Depthwise3d(6, 5), torch.nn.Conv3d(6, 6, 5, padding=2, groups=6)),
+        (Pointwise3d(6, 9), torch.nn.Conv3d(6, 9, 1)),
+    ):
+        plain.load_state_dict(ours.state_dict())
+        torch.testing.assert_close(ours(x), plain(x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours.double()(x.double()), plain.double()(x.double()), rtol=1e-12, atol=1e-12)
