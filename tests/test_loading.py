@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests import odd_media
 from tests.training_runs import CLIPS, STILL, make_clips, make_images, recipe, splits
@@ -203,3 +204,66 @@ def test_label_maps_are_found_beside_the_class_and_follow_the_crop(tmp_path, ima
     (tmp_path / "red" / "odd.pt").write_bytes(b"no map")
     with pytest.raises(InputError, match="expected a label map, found another kind of file"):
         read_label_map(str(tmp_path), "red/odd.png")
+
+
+# ---- clips turned round with their class
+
+
+def two_sided(tmp_path: Path, classes: tuple[str, ...]) -> Manifest:
+    """One clip per class, in which a bright column wanders to the right."""
+    for name in classes:
+        folder = tmp_path / name / "clip"
+        folder.mkdir(parents=True)
+        for t in range(4):
+            frame = np.zeros((32, 32, 3), np.uint8)
+            frame[:, 4 + 6 * t : 8 + 6 * t] = 255
+            Image.fromarray(frame).save(folder / f"{t}.png")
+    return open_source(tmp_path)
+
+
+def column(view: torch.Tensor) -> list[int]:
+    """Where the column is in each frame of a view (3, T, h, w)."""
+    return view[0].mean(1).argmax(-1).tolist()
+
+
+CLIP = recipe(base=CLIPS).input
+
+
+def test_a_mirrored_clip_shows_the_other_side(tmp_path):
+    manifest = two_sided(tmp_path, ("still", "turn left", "turn right"))
+    spec = replace(CLIP, frames=4, size=(32, 32), resize=32, sampling="sparse", stride=None)
+    plain = TrainingSet(manifest, spec, NOTHING)
+    mirrored = TrainingSet(manifest, spec, replace(NOTHING, mirror=1.0))
+    for row, partner in enumerate((0, 2, 1)):
+        before, after = plain[Place(0, 0, row)], mirrored[Place(0, 0, row)]
+        assert (int(before.label), int(after.label)) == (row, partner)
+        assert torch.equal(after.views, before.views.flip(-1))
+    drawn = TrainingSet(manifest, spec, replace(NOTHING, mirror=0.5))
+    labels = [int(drawn[Place(0, position, 1)].label) for position in range(40)]
+    assert set(labels) == {1, 2}
+    assert labels == [int(drawn[Place(0, position, 1)].label) for position in range(40)]
+
+
+def test_a_clip_played_backwards_has_the_class_of_its_pair(tmp_path):
+    manifest = two_sided(tmp_path, ("close", "open", "wave"))
+    spec = replace(CLIP, frames=4, size=(32, 32), resize=32, sampling="sparse", stride=None)
+    backwards = TrainingSet(manifest, spec, replace(NOTHING, reverse=1.0, reverse_pairs=(("open", "close"),)))
+    for row, partner in enumerate((1, 0, 2)):
+        sample = backwards[Place(0, 0, row)]
+        assert int(sample.label) == partner
+        assert column(sample.views[0]) == sorted(column(sample.views[0]), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"mirror": 0.5}, "'turn left' names a side, and no class is its mirror image"),
+        ({"reverse": 0.5, "reverse_pairs": (("opne", "close"),)}, "unknown class 'opne' (did you mean 'open'?)"),
+        ({"reverse": 0.5, "reverse_pairs": (("open", "close"), ("open", "turn left"))}, "in another pair"),
+    ],
+)
+def test_classes_without_a_partner_are_said(tmp_path, change, said):
+    manifest = two_sided(tmp_path, ("close", "open", "turn left"))
+    with pytest.raises(InputError) as error:
+        TrainingSet(manifest, CLIP, replace(NOTHING, **change))
+    assert said in str(error.value)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from uniformer.config import did_you_mean
+from uniformer.errors import InputError
 
 _OPPOSITE = {
     "left": "right",
@@ -39,6 +42,37 @@ def flip_sensitive(classes: Sequence[str]) -> list[tuple[str, ...]]:
         found.append((name,) if partner is None else (name, partner))
         seen.update(found[-1])
     return found
+
+
+def mirrored_classes(classes: Sequence[str]) -> list[int]:
+    """For each class the index of what its mirror image shows: itself, but where the name says a side.
+
+    Raises `InputError` where a class that names a side has no partner.
+    """
+    partners = list(range(len(classes)))
+    for found in flip_sensitive(classes):
+        if len(found) == 1:
+            raise InputError(f"augment.mirror: {found[0]!r} names a side, and no class is its mirror image")
+        one, other = map(list(classes).index, found)
+        partners[one], partners[other] = other, one
+    return partners
+
+
+def reversed_classes(classes: Sequence[str], pairs: Iterable[tuple[str, str]]) -> list[int]:
+    """For each class the index of what its clips show when played backwards: itself, but for these pairs.
+
+    Raises `InputError` where a pair names an unknown class, or a class stands in two pairs.
+    """
+    partners = list(range(len(classes)))
+    for pair in pairs:
+        for name in pair:
+            if name not in classes:
+                raise InputError(f"augment.reverse_pairs: unknown class {name!r}{did_you_mean(name, classes)}")
+        one, other = map(list(classes).index, pair)
+        if (partners[one], partners[other]) != (one, other):
+            raise InputError(f"augment.reverse_pairs: {' and '.join(map(repr, pair))}, of which one is in another pair")
+        partners[one], partners[other] = other, one
+    return partners
 
 
 def _words(name: str) -> list[str]:

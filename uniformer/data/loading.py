@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from uniformer.config import InputSpec
 from uniformer.data.augment import augment_clip, augment_image, augment_labelled_image
+from uniformer.data.flips import mirrored_classes, reversed_classes
 from uniformer.data.manifest import Item, Manifest
 from uniformer.data.options import Augment
 from uniformer.data.sampling import random_clip
@@ -160,6 +161,8 @@ class TrainingSet(Dataset[Sample]):
             raise InputError(f"expected {' or '.join(kinds)} items for this network, got {manifest.kind} items")
         self.manifest, self.spec, self.augment = manifest, spec, augment
         self.seed, self.label_maps = seed, label_maps
+        self._mirrored = mirrored_classes(manifest.classes) if augment.mirror else []
+        self._reversed = reversed_classes(manifest.classes, augment.reverse_pairs) if augment.reverse else []
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -179,8 +182,9 @@ class TrainingSet(Dataset[Sample]):
 
     def _sample(self, row: int, rng: np.random.Generator, unreadable: list[tuple[str, str]]) -> Sample:
         item, maps, crops = self.manifest[row], [], []
+        label = self._label(item)
         if self.spec.is_video:
-            frames = self._clip(item, rng)
+            frames, label = self._turned(self._clip(item, rng), label, rng)
             views = [augment_clip(frames, self.spec, self.augment, copy) for copy in rng.spawn(self.augment.repeats)]
         else:
             image, views = open_image(Path(item.path)), []
@@ -193,7 +197,7 @@ class TrainingSet(Dataset[Sample]):
                 views.append(view)
                 maps.append(label_map)
                 crops.append(crop)
-        return Sample(torch.stack(views), self._label(item), maps, crops, unreadable)
+        return Sample(torch.stack(views), label, maps, crops, unreadable)
 
     def _clip(self, item: Item, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
         """Frames of one clip, (T, H, W, 3)."""
@@ -201,6 +205,19 @@ class TrainingSet(Dataset[Sample]):
         with open_clip(item.path) as reader:
             first, count = frames_within(reader, span)
             return reader.read(first + random_clip(self.spec, count, rng))
+
+    def _turned(
+        self, frames: npt.NDArray[np.uint8], label: Tensor, rng: np.random.Generator
+    ) -> tuple[npt.NDArray[np.uint8], Tensor]:
+        """The clip (T, H, W, 3) mirrored or played backwards at random, and the class that it then shows."""
+        if self._mirrored and rng.random() < self.augment.mirror:
+            frames, label = frames[:, :, ::-1], self._partner(label, self._mirrored)
+        if self._reversed and rng.random() < self.augment.reverse:
+            frames, label = frames[::-1], self._partner(label, self._reversed)
+        return np.ascontiguousarray(frames), label
+
+    def _partner(self, label: Tensor, partners: list[int]) -> Tensor:
+        return label[partners] if self.manifest.is_multi_label else torch.tensor(partners[int(label)])
 
     def _label(self, item: Item) -> Tensor:
         if not self.manifest.is_multi_label:

@@ -32,6 +32,9 @@ class Augment:
     jitter_scales: tuple[int, int] | None = None  #: in place of scale: short side drawn from this range, random crop
     interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic"  #: of the crop: clips bilinear, images bicubic
     flip: float = 0.5  #: probability of mirroring left and right; 0 where labels name sides
+    mirror: float = 0.0  #: probability of the same where labels name sides: "turn left" becomes "turn right"
+    reverse: float = 0.0  #: clips: probability of playing them backwards
+    reverse_pairs: tuple[tuple[str, str], ...] = ()  #: classes that are each other backwards; the rest are themselves
     erase_prob: float = 0.25  #: probability of erasing one box
     erase_mode: Literal["pixel", "colour", "zero"] = (
         "pixel"  #: filled with noise per pixel, one random colour, the mean
@@ -42,6 +45,7 @@ class Augment:
         for name in ("scale", "ratio", "jitter_scales"):  # JSON has lists only
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
+        object.__setattr__(self, "reverse_pairs", tuple(map(tuple, self.reverse_pairs)))
         for problem in self._problems():
             raise InputError(problem)
 
@@ -66,7 +70,9 @@ class Augment:
             yield f"expected at least one copy of each sample (repeats), got {self.repeats}"
         if self.color_jitter is not None and not 0 <= self.color_jitter <= 1:
             yield f"expected color_jitter in [0, 1], got {self.color_jitter}"
-        yield from _not_shares(flip=self.flip, erase_prob=self.erase_prob)
+        yield from _not_shares(flip=self.flip, mirror=self.mirror, reverse=self.reverse, erase_prob=self.erase_prob)
+        if self.flip and self.mirror:
+            yield f"expected flip (the class stays) or mirror (sides swap), got both: {self.flip} and {self.mirror}"
         yield from _not_a_range("scale", self.scale, most=1)
         yield from _not_a_range("ratio", self.ratio)
         yield from _not_a_range("jitter_scales", self.jitter_scales)
