@@ -23,7 +23,14 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageEnhance
-from timm.data.auto_augment import AutoAugment, RandAugment, auto_augment_transform, rand_augment_transform
+from timm.data.auto_augment import (
+    AugmentOp,
+    AutoAugment,
+    RandAugment,
+    auto_augment_transform,
+    posterize,
+    rand_augment_transform,
+)
 from torch import Tensor
 
 from uniformer.config import InputSpec
@@ -221,7 +228,21 @@ def _timm_operation(augment: Augment, fill: object, either: tuple[Image.Resampli
     assert augment.rand_augment is not None
     interpolation = dict(zip(RESAMPLING, either, strict=True)).get(augment.op_interpolation, either)
     build = rand_augment_transform if augment.rand_augment.startswith("rand") else auto_augment_transform
-    return build(augment.rand_augment, {"img_mean": fill, "interpolation": interpolation})
+    operation = build(augment.rand_augment, {"img_mean": fill, "interpolation": interpolation})
+    for step in _steps(operation):
+        if step.aug_fn is posterize:
+            step.aug_fn = _posterize
+    return operation
+
+
+def _steps(operation: RandAugment | AutoAugment) -> Iterator[AugmentOp]:
+    return iter(operation.ops) if isinstance(operation, RandAugment) else chain(*operation.policy)
+
+
+def _posterize(image: Image.Image, bits: int, **_options: object) -> Image.Image:
+    """No bits at all, as the strongest draws ask for, leave black: so they did under the Pillow of the published runs,
+    while Pillow 13 refuses them."""
+    return image.point(lambda _: 0) if bits < 1 else posterize(image, bits)
 
 
 def _operate_on_map(label_map: Tensor, size: tuple[int, int], augment: Augment, seed: int) -> Tensor:
@@ -236,7 +257,7 @@ def _operate_on_map(label_map: Tensor, size: tuple[int, int], augment: Augment, 
     down, across = np.arange(height) * rows // height, np.arange(width) * columns // width
     places = Image.fromarray((down[:, None] * columns + across).astype(np.int32))
     operation = _timm_operation(augment, -1, (Image.Resampling.NEAREST,) * 2)
-    for step in operation.ops if isinstance(operation, RandAugment) else chain(*operation.policy):
+    for step in _steps(operation):
         if step.name not in MOVING:
             step.aug_fn = _unchanged
     with kept_global_generators():
