@@ -1,9 +1,20 @@
-"""With `pytest -n`, each worker and its children compute on one thread: more would only be in each other's way."""
+"""Fixtures of several test files. With `pytest -n`, each worker and its children compute on one thread: more would only
+be in each other's way."""
+
+from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.command_line import Cli, Ended
+    from uniformer.data.manifest import Manifest
+    from uniformer.training.step import Run
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,3 +30,89 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+# ---- the command line ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
+    """Run a command in this process, which spares importing torch each time."""
+    from tests.command_line import Ended
+    from uniformer.cli import main
+
+    def run(*args: object) -> Ended:
+        capfd.readouterr()
+        try:
+            status = main([str(a) for a in args])
+        except SystemExit as error:
+            status = int(error.code or 0)
+        sys.stdout.flush()
+        return Ended(status, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Networks of clips and of images; videos, images, and files that are neither."""
+    from PIL import Image
+
+    from tests import odd_media
+    from tests.tiny import CLIPS, IMAGES, save_tiny
+
+    root = tmp_path_factory.mktemp("media")
+    save_tiny(root / "clips.safetensors", CLIPS)
+    save_tiny(root / "images.safetensors", IMAGES)
+    videos = root / "videos"
+    (videos / "inside").mkdir(parents=True)
+    odd_media.h264(videos)
+    odd_media.gif(videos / "inside")
+    (root / "broken.mp4").write_bytes(b"This is no video.\n" * 99)
+    for folder in ("frames", "photos"):
+        (root / folder).mkdir()
+        for number in (1, 2, 10):
+            Image.fromarray(odd_media.picture(number)).save(root / folder / f"img_{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def many(media: Path) -> Path:
+    """120 videos."""
+    folder = media / "many"
+    folder.mkdir()
+    for number in range(120):
+        os.link(media / "videos/h264.mp4", folder / f"{number:03}.mp4")
+    return folder
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen pictures to train with and eight to validate, blue and red."""
+    from tests.training_runs import make_images
+
+    return make_images(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def sets(pictures: Path) -> tuple[Manifest, Manifest]:
+    """The training and the validation set of `pictures`."""
+    from tests.training_runs import splits
+
+    return splits(pictures)
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, sets: tuple[Manifest, Manifest]) -> Iterator[Run]:
+    """A run that is ready for its first step."""
+    from tests.training_runs import recipe
+    from uniformer.distributed import World
+    from uniformer.training.log import Log
+    from uniformer.training.setup import prepare
+
+    with Log(tmp_path) as log:
+        run, _ = prepare(recipe(), *sets, tmp_path, World(), log)
+        yield run

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from tests.training_runs import TINY, losses, make_images, recipe, splits
+from tests.training_runs import TINY, losses, recipe
 from uniformer import create_model
+from uniformer.checkpoint import verify
 from uniformer.data.loading import batches
 from uniformer.distributed import World
 from uniformer.layers import GlobalMHRA
@@ -18,28 +20,11 @@ from uniformer.train import train
 from uniformer.training.log import Log
 from uniformer.training.losses import distillation_loss, soft_target_cross_entropy, two_head_loss
 from uniformer.training.objective import Objective, Task, first_bad_layer, last_bad_gradient, make_task
-from uniformer.training.setup import prepare
+from uniformer.training.result import write_weights
+from uniformer.training.setup import prepare, share_statistics
 from uniformer.training.step import learn
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_images(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture(scope="module")
-def data(folder):
-    return splits(folder)
-
-
-@pytest.fixture
-def prepared(tmp_path, data):
-    """A run that is ready for its first step."""
-    with Log(tmp_path) as log:
-        run, _ = prepare(recipe(), *data, tmp_path, World(), log)
-        yield run
 
 
 def test_infinite_targets_are_the_loss():
@@ -68,8 +53,8 @@ def test_each_loss_is_the_one_that_the_recipe_names():
     assert len(list(learning.parameters())) == len(list(plain.parameters()))
 
 
-def test_token_labeling_trains_from_label_maps(tmp_path, data):
-    for part in data:
+def test_token_labeling_trains_from_label_maps(tmp_path, sets):
+    for part in sets:
         for row in range(len(part)):
             path = Path(part.path(row))
             (tmp_path / path.parent.name).mkdir(exist_ok=True)
@@ -84,7 +69,7 @@ def test_token_labeling_trains_from_label_maps(tmp_path, data):
         "input": {"size": [64, 64], "resize": 64},
         "schedule": {"epochs": 6},
     }
-    outcome = train(recipe(dense), *data, out=tmp_path / "run", device="cpu")
+    outcome = train(recipe(dense), *sets, out=tmp_path / "run", device="cpu")
     assert outcome.scores["val_top1"] == 1
     falling = losses(tmp_path / "run")
     assert np.mean(falling[-4:]) < np.mean(falling[:4])
@@ -107,10 +92,24 @@ def test_attention_stays_in_float32_where_asked():
     assert not torch.equal(low_affinity, affinity)
 
 
-def test_float16_steps_whose_scale_was_too_large_are_not_failures(tmp_path, data):
+def test_batch_norms_of_several_gpus_share_statistics_where_asked(tmp_path):
+    plain, shared = (UniFormer(recipe().model).eval() for _ in range(2))
+    shared.load_state_dict(plain.state_dict())
+    share_statistics(shared, World(0, 1, 1, torch.device("cuda")))
+    assert not any(isinstance(m, nn.SyncBatchNorm) for m in shared.modules())  # one process has none to share with
+    share_statistics(shared, World(0, 2, 1, torch.device("cuda")))
+    norms = {name for name, m in plain.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    assert {name for name, m in shared.named_modules() if isinstance(m, nn.SyncBatchNorm)} == norms
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(plain(x), shared(x))
+    write_weights(tmp_path / "m.safetensors", shared, recipe(), ("a", "b"), {}, "")
+    assert verify(tmp_path / "m.safetensors")[1] == []
+
+
+def test_float16_steps_whose_scale_was_too_large_are_not_failures(tmp_path, sets):
     chosen = recipe({"precision": "float16", "schedule": {"epochs": 1}})
     with Log(tmp_path) as log:
-        run, _ = prepare(chosen, *data, tmp_path, World(), log)
+        run, _ = prepare(chosen, *sets, tmp_path, World(), log)
         (batch, *_) = batches(run.samples, run.plan)
         assert learn(run, [batch], False).took_effect
         run.learner.scaler.update(2.0**40)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.training_runs import losses, make_images, recipe, splits
+from tests.training_runs import losses, make_images, recipe
 from uniformer import checkpoint, cli
 from uniformer.data.sources import open_source
 from uniformer.errors import InputError
@@ -15,18 +15,8 @@ from uniformer.train import train
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_images(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture(scope="module")
-def data(folder):
-    return splits(folder)
-
-
-def test_own_data_needs_no_recipe(tmp_path, folder, data, capsys):
-    train(recipe({"schedule": {"epochs": 2}}), *data, out=tmp_path / "first", device="cpu")
+def test_own_data_needs_no_recipe(tmp_path, pictures, sets, capsys):
+    train(recipe({"schedule": {"epochs": 2}}), *sets, out=tmp_path / "first", device="cpu")
     own = make_images(tmp_path / "own", train=9, val=3)
     (own / "train" / "red").rename(own / "train" / "warm")
     (own / "val" / "red").rename(own / "val" / "warm")
@@ -55,36 +45,36 @@ def test_own_data_needs_no_recipe(tmp_path, folder, data, capsys):
     assert losses(tmp_path / "loop")
 
 
-def test_the_preset_follows_the_number_of_samples_and_their_balance(data, tmp_path):
+def test_the_preset_follows_the_number_of_samples_and_their_balance(sets, tmp_path):
     from uniformer.training.presets import own_recipe, preset_for, wants_features
 
     assert [preset_for(n).name for n in (10, 499, 500, 4999, 5000)] == [
         "classifier", "classifier", "last stage", "last stage", "whole network",
     ]  # fmt: skip
-    train(recipe({"schedule": {"epochs": 1}}), *data, out=tmp_path, device="cpu")
+    train(recipe({"schedule": {"epochs": 1}}), *sets, out=tmp_path, device="cpu")
     contract, _ = checkpoint.verify(tmp_path / "model.safetensors")
     rows = np.arange(600) % 16
-    many = data[0].select(rows)
+    many = sets[0].select(rows)
     chosen, said = own_recipe(many, contract, "x.safetensors")
     assert chosen.optimizer.freeze == ("stages.0", "stages.1", "stages.2")
     assert chosen.input == contract.input
     assert "600 training samples" in said[0]
     assert not chosen.data.balanced
     assert not wants_features(chosen, [])
-    uneven = data[0].select(np.concatenate([np.arange(8), np.array([8])]))
+    uneven = sets[0].select(np.concatenate([np.arange(8), np.array([8])]))
     chosen, said = own_recipe(uneven, contract, "x.safetensors", ["loop.log_every=3"])
     assert chosen.data.balanced
     assert said[1] == "classes have 1 to 8 samples: every class is drawn equally often"
     assert wants_features(chosen, ["loop.log_every=3"])
     assert not wants_features(chosen, ["lr=1e-3"])
     with pytest.raises(InputError, match=r"expected images for x\.safetensors, got clips"):
-        own_recipe(replace(data[0], kind="video"), contract, "x.safetensors")
+        own_recipe(replace(sets[0], kind="video"), contract, "x.safetensors")
 
 
-def test_data_without_a_validation_split_has_one_held_out(tmp_path, data):
+def test_data_without_a_validation_split_has_one_held_out(tmp_path, sets):
     from uniformer.training.presets import with_validation
 
-    whole = data[0].select(np.concatenate([np.arange(16)] * 2))
+    whole = sets[0].select(np.concatenate([np.arange(16)] * 2))
     first, second, said = with_validation(whole)
     assert len(first) + len(second) == 32
     assert 4 <= len(second) <= 8

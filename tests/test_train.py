@@ -12,7 +12,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.training_runs import CLIPS, FROZEN_NORMS, STILL, losses, make_clips, make_images, recipe, rows_of, splits
+from tests.training_runs import (
+    CLIPS,
+    FROZEN_NORMS,
+    STILL,
+    losses,
+    make_clips,
+    make_images,
+    recipe,
+    rows_of,
+    same_weights,
+    splits,
+)
 from uniformer import checkpoint, predict
 from uniformer.data.loading import batches
 from uniformer.data.manifest import Item, Manifest
@@ -22,47 +33,24 @@ from uniformer.errors import InputError
 from uniformer.train import go_back, train
 from uniformer.training.log import Log, Pace, time_left
 from uniformer.training.setup import STATE, keep_state, prepare
-from uniformer.training.state import load_state
+from uniformer.training.state import load_state, save_state
 from uniformer.training.step import learn, what_went_wrong
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_images(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture(scope="module")
-def data(folder):
-    return splits(folder)
-
-
-def same_weights(one: Path, other: Path, name: str = "model.safetensors") -> bool:
-    a, b = load_file(one / name), load_file(other / name)
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-
-
-@pytest.fixture
-def prepared(tmp_path, data):
-    """A run that is ready for its first step."""
-    with Log(tmp_path) as log:
-        run, _ = prepare(recipe(), *data, tmp_path, World(), log)
-        yield run
-
-
 # ---- learning
 
 
-def test_it_learns_and_the_result_predicts(tmp_path, folder, data, capsys):
+def test_it_learns_and_the_result_predicts(tmp_path, pictures, sets, capsys):
     epochs = {"schedule": {"epochs": 6}, "ema": {"decay": 0.999, "evaluate": True}, "keep": {"result": "best"}}
-    outcome = train(recipe(epochs), *data, out=tmp_path, device="cpu")
+    outcome = train(recipe(epochs), *sets, out=tmp_path, device="cpu")
     falling = losses(tmp_path)
     assert len(falling) == 24
     assert np.mean(falling[-4:]) < np.mean(falling[:4])
     assert outcome.scores["val_top1"] == 1
     assert outcome.stopped_by is None
-    label = predict(folder / "val" / "blue" / "0.png", model=tmp_path / "model.safetensors").labels[0]
+    label = predict(pictures / "val" / "blue" / "0.png", model=tmp_path / "model.safetensors").labels[0]
     assert label.name == "blue"
     contract, problems = checkpoint.verify(tmp_path / "model.safetensors")
     assert problems == []
@@ -92,25 +80,25 @@ def test_clips_with_everything_on_train_and_an_ended_run_is_not_done_again(tmp_p
     assert "going on from step 2 of 2" in capsys.readouterr().out
 
 
-def test_the_result_does_not_depend_on_workers(tmp_path, data):
+def test_the_result_does_not_depend_on_workers(tmp_path, sets):
     for workers in (0, 2):
-        train(recipe({"data": {"workers": workers}}), *data, out=tmp_path / str(workers), device="cpu")
+        train(recipe({"data": {"workers": workers}}), *sets, out=tmp_path / str(workers), device="cpu")
     assert same_weights(tmp_path / "0", tmp_path / "2")
     assert losses(tmp_path / "0") == losses(tmp_path / "2")
 
 
-def test_accumulated_passes_make_the_same_step(tmp_path, data):
+def test_accumulated_passes_make_the_same_step(tmp_path, sets):
     for passes in (1, 2):
         chosen = recipe(STILL, FROZEN_NORMS, {"optimizer": {"accumulate": passes}})
-        train(chosen, *data, out=tmp_path / str(passes), device="cpu")
+        train(chosen, *sets, out=tmp_path / str(passes), device="cpu")
     assert losses(tmp_path / "1") == pytest.approx(losses(tmp_path / "2"), rel=1e-4)
 
 
 @pytest.mark.parametrize("moment", [1, 5])
-def test_a_signal_ends_the_run_after_its_step_and_the_same_call_goes_on(tmp_path, data, moment):
+def test_a_signal_ends_the_run_after_its_step_and_the_same_call_goes_on(tmp_path, sets, moment):
     """Bit for bit: also what is drawn for drop path, mixing and augmentation, the averages, the rates, the log."""
     chosen = recipe({"model": {"drop_path": 0.2}, "ema": {"decay": 0.9}, "schedule": {"epochs": 3}})
-    train(chosen, *data, out=tmp_path / "whole", device="cpu")
+    train(chosen, *sets, out=tmp_path / "whole", device="cpu")
     out = tmp_path / "cut"
 
     def send() -> None:
@@ -120,44 +108,44 @@ def test_a_signal_ends_the_run_after_its_step_and_the_same_call_goes_on(tmp_path
 
     sender = threading.Thread(target=send)
     sender.start()
-    outcome = train(chosen, *data, out=out, device="cpu")
+    outcome = train(chosen, *sets, out=out, device="cpu")
     sender.join()
     assert outcome.stopped_by == signal.SIGTERM
     assert moment <= load_state(out / STATE)["progress"]["step"] < 12
     assert not (out / "model.safetensors").exists()
-    train(chosen, *data, out=out, device="cpu")
+    train(chosen, *sets, out=out, device="cpu")
     assert same_weights(tmp_path / "whole", out)
     assert same_weights(tmp_path / "whole", out, "average.safetensors")
     assert losses(tmp_path / "whole") == losses(out)
 
 
-def test_the_run_ends_when_validation_gets_no_better(tmp_path, data):
+def test_the_run_ends_when_validation_gets_no_better(tmp_path, sets):
     patient = {"keep": {"patience": 2}, "schedule": {"epochs": 9}, "optimizer": {"lr": 1e-9}}
-    train(recipe(patient, {"schedule": {"kind": "constant"}}, FROZEN_NORMS), *data, out=tmp_path, device="cpu")
+    train(recipe(patient, {"schedule": {"kind": "constant"}}, FROZEN_NORMS), *sets, out=tmp_path, device="cpu")
     epochs = [int(row["epoch"]) for row in rows_of(tmp_path / "metrics.csv") if row["val_top1"]]
     assert epochs == [1, 2, 3]  # no better than the first
     assert load_state(tmp_path / STATE)["progress"]["finished"]
 
 
-def test_going_on_with_other_settings_or_data_is_refused(tmp_path, folder, data):
+def test_going_on_with_other_settings_or_data_is_refused(tmp_path, pictures, sets):
     out = tmp_path / "run"
-    train(recipe({"schedule": {"epochs": 1}}), *data, out=out, device="cpu")
+    train(recipe({"schedule": {"epochs": 1}}), *sets, out=out, device="cpu")
     with pytest.raises(InputError, match=r"other settings \(schedule.epochs: 1 there, 2 here\): give another --out"):
-        train(recipe(), *data, out=out, device="cpu")
-    train(recipe({"schedule": {"epochs": 1}, "loop": {"log_every": 7}}), *data, out=out, device="cpu")
-    fewer = data[0].select(range(12))
+        train(recipe(), *sets, out=out, device="cpu")
+    train(recipe({"schedule": {"epochs": 1}, "loop": {"log_every": 7}}), *sets, out=out, device="cpu")
+    fewer = sets[0].select(range(12))
     with pytest.raises(InputError, match=r"other data \(samples: 16 there, 12 here\)"):
-        train(recipe({"schedule": {"epochs": 1}}), fewer, data[1], out=out, device="cpu")
+        train(recipe({"schedule": {"epochs": 1}}), fewer, sets[1], out=out, device="cpu")
     (out / STATE).write_bytes(b"half a file")
     with pytest.raises(InputError, match="expected the state of a run, found another kind of file"):
-        train(recipe({"schedule": {"epochs": 1}}), *data, out=out, device="cpu")
+        train(recipe({"schedule": {"epochs": 1}}), *sets, out=out, device="cpu")
 
 
 # ---- before the first step
 
 
-def test_what_does_not_fit_is_refused_before_the_first_step(tmp_path, data):
-    def refused(message: str, *changes: dict, train_set=data[0], val_set=data[1]) -> None:
+def test_what_does_not_fit_is_refused_before_the_first_step(tmp_path, sets):
+    def refused(message: str, *changes: dict, train_set=sets[0], val_set=sets[1]) -> None:
         with pytest.raises(InputError, match=message):
             train(recipe(*changes), train_set, val_set, out=tmp_path / "run", device="cpu")
         assert not (tmp_path / "run" / STATE).exists()
@@ -165,13 +153,13 @@ def test_what_does_not_fit_is_refused_before_the_first_step(tmp_path, data):
     refused(
         "the train set has 2 classes, the classifier 1: model.num_classes=2 would fit", {"model": {"num_classes": 1}}
     )
-    refused("classes of the train set in the same order", val_set=replace(data[1], classes=("red", "blue")))
+    refused("classes of the train set in the same order", val_set=replace(sets[1], classes=("red", "blue")))
     refused("keep.result=best .* need validation data", {"keep": {"result": "best"}}, val_set=None)
     refused("expected keep.metric loss or mean_class or top1 for this data, got top5", {"keep": {"metric": "top5"}})
     refused("at least one batch of 64 samples, got 16", {"batch_size": 64})
     refused("unknown part 'stages.9' to freeze", {"optimizer": {"freeze": ["stages.9"]}})
-    refused("expected image items|expected clips", {"input": {}}, train_set=replace(data[0], kind="video"))
-    unlabelled = replace(data[0], classes=(), labels=data[0].labels + 5)
+    refused("expected image items|expected clips", {"input": {}}, train_set=replace(sets[0], kind="video"))
+    unlabelled = replace(sets[0], classes=(), labels=sets[0].labels + 5)
     refused("the train set has 7 classes, the classifier 2", train_set=unlabelled, val_set=None)
     several = Manifest.from_items([Item("a", (0, 1))], kind="image", classes=("blue", "red"), multi_label=True)
     refused("need loss.kind=bce, got soft_target", train_set=several, val_set=None)
@@ -179,26 +167,38 @@ def test_what_does_not_fit_is_refused_before_the_first_step(tmp_path, data):
     refused("input of 16 x 16 is too small", size)
 
 
-def test_a_checkpoint_of_other_classes_gets_a_new_classifier(tmp_path, data, capsys):
+def test_a_state_from_before_there_was_a_setting_goes_on(tmp_path, sets):
+    one = recipe({"schedule": {"epochs": 1}})
+    train(one, *sets, out=tmp_path, device="cpu")
+    state = load_state(tmp_path / STATE)
+    older = state["recipe"].replace("sync_batch_norm = false\n", "")
+    assert older != state["recipe"]
+    save_state(tmp_path / STATE, {**state, "recipe": older})
+    train(one, *sets, out=tmp_path, device="cpu")
+    with pytest.raises(InputError, match=r"other settings \(sync_batch_norm: False there, True here\)"):
+        train(replace(one, sync_batch_norm=True), *sets, out=tmp_path, device="cpu")
+
+
+def test_a_checkpoint_of_other_classes_gets_a_new_classifier(tmp_path, sets, capsys):
     one = {"schedule": {"epochs": 1}}
-    train(recipe(one), *data, out=tmp_path / "first", device="cpu")
+    train(recipe(one), *sets, out=tmp_path / "first", device="cpu")
     started = {"init": {"checkpoint": str(tmp_path / "first" / "model.safetensors")}}
     capsys.readouterr()
-    renamed = [replace(part, classes=("cold", "warm")) for part in data]
-    for number, parts in enumerate((data, renamed)):
+    renamed = [replace(part, classes=("cold", "warm")) for part in sets]
+    for number, parts in enumerate((sets, renamed)):
         train(recipe(one, started), *parts, out=tmp_path / str(number), device="cpu")
         said = capsys.readouterr().out
         assert "0 new, 0 ignored" in said
         assert ("but others: the classifier is new" in said) == bool(number)
 
 
-def test_mirroring_is_off_where_labels_name_sides(tmp_path, data, capsys):
-    sided = [replace(part, classes=("turning left", "turning right")) for part in data]
+def test_mirroring_is_off_where_labels_name_sides(tmp_path, sets, capsys):
+    sided = [replace(part, classes=("turning left", "turning right")) for part in sets]
     with Log(tmp_path) as log:
         run, _ = prepare(recipe(), *sided, tmp_path, World(), log)
         assert run.samples.augment.flip == 0
         assert run.recipe.augment.flip == 0
-        assert prepare(recipe(), *data, tmp_path, World(), log)[0].samples.augment.flip == 0.5
+        assert prepare(recipe(), *sets, tmp_path, World(), log)[0].samples.augment.flip == 0.5
     assert "augment.flip=0 instead of 0.5: classes name sides, such as 'turning left and turning right'" in (
         capsys.readouterr().out
     )
@@ -276,8 +276,8 @@ def test_going_back_halves_the_rate_and_takes_back_weights_and_log(prepared):
     assert (prepared.learner.progress.returns, prepared.learner.progress.rate_factor) == (2, 0.25)
 
 
-def test_weights_that_are_not_finite_end_the_run_and_are_named(tmp_path, data, capsys):
-    train(recipe({"schedule": {"epochs": 1}}), *data, out=tmp_path / "first", device="cpu")
+def test_weights_that_are_not_finite_end_the_run_and_are_named(tmp_path, sets, capsys):
+    train(recipe({"schedule": {"epochs": 1}}), *sets, out=tmp_path / "first", device="cpu")
     tensors = load_file(tmp_path / "first" / "model.safetensors")
     tensors["stages.1.blocks.0.mhra.value.weight"][0] = float("nan")
     save_file(tensors, tmp_path / "spoilt.safetensors")
@@ -286,7 +286,7 @@ def test_weights_that_are_not_finite_end_the_run_and_are_named(tmp_path, data, c
     with pytest.raises(
         InputError, match=f"does not get past step 3: 3 steps in a row .* first in {where}, also at 0.125"
     ):
-        train(recipe(started), *data, out=tmp_path / "run", device="cpu")
+        train(recipe(started), *sets, out=tmp_path / "run", device="cpu")
     assert capsys.readouterr().out.count("back to step 0") == 3
 
 
@@ -313,7 +313,7 @@ def test_a_row_cut_short_by_a_kill_is_dropped(tmp_path):
     assert [(row["step"], float(row["loss"])) for row in rows_of(path)] == [("1", 1 / 3)]
 
 
-def test_tensorboard_is_written_where_installed(tmp_path, data):
+def test_tensorboard_is_written_where_installed(tmp_path, sets):
     pytest.importorskip("tensorboard")
-    train(recipe({"loop": {"tensorboard": True}, "schedule": {"epochs": 1}}), *data, out=tmp_path, device="cpu")
+    train(recipe({"loop": {"tensorboard": True}, "schedule": {"epochs": 1}}), *sets, out=tmp_path, device="cpu")
     assert list((tmp_path / "tensorboard").glob("events.*"))

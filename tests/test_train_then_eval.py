@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -58,3 +61,20 @@ def test_the_scores_of_ones_own_training_are_not_called_published(
     assert main(["eval", *arguments, "--probe", "knn", "--out", str(tmp_path / "probe")]) == 0
     facts = json.loads((tmp_path / "probe" / "metrics.json").read_text())
     assert not {"published_scores", "training_scores"} & facts.keys()  # which are those of another classifier
+
+
+def test_the_slurm_script_of_the_page_is_sound_and_passes_its_arguments_on(tmp_path: Path) -> None:
+    """By bash, with an srun that shows what it was given; for a real cluster see the page."""
+    page = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```bash\n(#!/bin/bash\n.*?)```", page, re.DOTALL)
+    (tmp_path / "train.slurm").write_text(script)
+    for name, body in (("scontrol", "echo first; echo second"), ("srun", 'printf "%s\\n" "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    given = {"SLURM_JOB_NODELIST": "first,second", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_ID": "7"}
+    command = ["bash", "-eu", str(tmp_path / "train.slurm"), "a recipe", "lr=1"]
+    environment = {**os.environ, **given, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    words = subprocess.run(command, env=environment, text=True, capture_output=True, check=True).stdout.splitlines()
+    assert words[0] == "torchrun"
+    assert "--rdzv-endpoint=first:29500" in words
+    assert words[words.index("-m") :] == ["-m", "uniformer.cli", "train", "a recipe", "lr=1"]

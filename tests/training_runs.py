@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from safetensors.torch import load_file
 
 from tests import odd_media
+from tests.tiny import same
 from uniformer.data.manifest import Manifest
 from uniformer.data.sources import open_source
 from uniformer.recipe import Recipe, recipe_from
@@ -105,3 +107,8 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def losses(out: Path) -> list[float]:
     """Of each step that a run has done."""
     return [float(row["loss"]) for row in rows_of(out / "metrics.csv") if row["loss"]]
+
+
+def same_weights(one: Path, other: Path, name: str = "model.safetensors") -> bool:
+    """Whether a file of two runs' folders holds the same tensors, bit for bit."""
+    return same(load_file(one / name), load_file(other / name))

@@ -37,7 +37,7 @@ class HourglassBlock(GlobalBlock):
 
     def forward(self, x: Tensor, state: HourglassState) -> tuple[Tensor, HourglassState]:  # type: ignore[override]
         """x (B, C, *grid) -> x of the same shape, and the state for the next block."""
-        tokens, grid = to_tokens(x + self.pos_embed(x))
+        tokens, grid = to_tokens(self._positioned(x))
         keep = int(tokens.shape[1] * self.keep_ratio)
         if state.score is None or keep == tokens.shape[1]:
             tokens, state = self._on_all(tokens, state)

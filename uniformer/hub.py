@@ -48,6 +48,14 @@ class _How:
         return [Path(placed).expanduser(), own] if placed else [own]
 
 
+class NotFetched(InputError):
+    """A file is not here and cannot be had: there is no network, or the other side refuses."""
+
+    def __init__(self, message: str, reason: str):
+        super().__init__(message)
+        self.reason = reason
+
+
 class _Failed(Exception):
     """A source did not give the file; the text is the reason, one line."""
 
@@ -63,7 +71,7 @@ def fetch(
     progress: bool = True,
     offline: bool | None = None,
 ) -> Path:
-    """The file of a published checkpoint.
+    """The file of a published checkpoint, or of one that lies in the package.
 
     Looked for, by its name, in the folder $UNIFORMER_CHECKPOINTS and in $HF_HOME/uniformer, then in the hub's cache;
     none of these asks the network, as published weights do not change. Then downloaded: from the hub where the record
@@ -79,9 +87,12 @@ def fetch(
         offline: True never asks the network; so does HF_HUB_OFFLINE=1.
 
     Raises:
-        InputError: no weights were published, or they are not here and cannot be fetched.
+        InputError: no weights were published, or the file at hand is another one.
+        NotFetched: the file is not here and cannot be fetched.
         MissingExtra: Google Drive is needed and gdown is not installed.
     """
+    if record.path is not None:
+        return Path(record.path)
     file = record.file
     if file is None:
         raise InputError(f"{record.id}: its scores were published, its weights were not")
@@ -101,7 +112,7 @@ def fetch(
         return _checked(record, file, _from_drive(record, file, folders[-1], how))
     except _Failed as failed:
         by_hand = f"save {_address(file)} as {folders[0] / file.name} to use it without a download"
-        raise InputError(f"cannot fetch {file.name} of {record.id}: {failed}; {by_hand}") from None
+        raise NotFetched(f"cannot fetch {file.name} of {record.id}: {failed}; {by_hand}", str(failed)) from None
 
 
 def fetch_repo(

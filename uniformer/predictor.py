@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,11 +25,14 @@ from uniformer.contract import Contract
 from uniformer.data.views import Backend, Source, Views, load_views
 from uniformer.distributed import pick_device
 from uniformer.errors import InputError
+from uniformer.hub import NotFetched, fetch
 from uniformer.identify import Source as CheckpointSource
 from uniformer.model import UniFormer
+from uniformer.zoo import get_checkpoint
 
 DEFAULT_VIDEO = "uniformer_small.k400_16x8"  # the checkpoints a fresh install can fetch from the hub
 DEFAULT_IMAGE = "uniformer_small.in1k"
+IN_PACKAGE = "uniformer_nano_video.camera_motion"  # what is left for videos without a network
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -253,11 +257,28 @@ def predict(source: Source, model: CheckpointSource | None = None, **options: An
         uniformer.predict("clip.mp4", model="uniformer_small.k400_16x4").labels[0].name
 
     `options` are those of `Predictor`; for more than one source, make one and keep it. Without `model` a small
-    Kinetics-400 model is fetched for videos, an ImageNet one for images.
+    Kinetics-400 model is fetched for videos, an ImageNet one for images. Where the one for videos cannot be fetched,
+    the model in the package stands in, with a warning: it names the motion of the camera.
     """
     if model is None:
-        model = DEFAULT_IMAGE if is_image(source) else DEFAULT_VIDEO
+        model, note = at_hand(DEFAULT_IMAGE if is_image(source) else DEFAULT_VIDEO)
+        if note:
+            warnings.warn(note, stacklevel=2)
     return Predictor(model, **options)(source)
+
+
+def at_hand(default: str) -> tuple[str, str | None]:
+    """What to use where no checkpoint is named: `default`, or, if that cannot be fetched, the model in the package and
+    a line that says so. Nothing stands in for a network of images: its `InputError` comes when it is loaded.
+    """
+    if default != DEFAULT_VIDEO:
+        return default, None
+    try:
+        fetch(get_checkpoint(default))
+    except NotFetched as error:
+        line = f"the default checkpoint {default} could not be fetched ({error.reason}): "
+        return IN_PACKAGE, f"{line}using the model in the box, which names camera motion, not actions"
+    return default, None
 
 
 def is_image(source: Source) -> bool:

@@ -200,6 +200,7 @@ class Recipe(_Checked):
     batch_size: int = 1024  #: samples in one step of the optimizer, over all processes, before `augment.repeats`
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  #: of training; float16 comes with loss scaling
     attention_float32: bool = False  #: keep attention out of the lower precision
+    sync_batch_norm: bool = False  #: statistics of a batch over all processes (of GPUs); published runs: each its own
     seed: int = 0
     init: Init = field(default_factory=Init)
     data: Data = field(default_factory=Data)

@@ -1,11 +1,13 @@
 """The published models: `VARIANTS` (name -> `Config`) and checkpoint records (id -> `Checkpoint`). No torch here.
 
 The table of architectures is code, because it is written as differences; the records are data, `checkpoints.toml`,
-read when first asked for. Both follow the authors' tables (github.com/Sense-X/UniFormer) and code.
+read when first asked for. Both follow the authors' tables (github.com/Sense-X/UniFormer) and code. Checkpoints of our
+own lie in the package, `weights/`: each file tells its own record.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -13,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -29,6 +32,7 @@ XXS = replace(
     SMALL, depths=(2, 5, 8, 2), dims=(56, 112, 224, 448), head_dim=28, mlp_ratio=3.0, overlap=1, keep_ratio=0.5
 )
 XS = replace(XXS, depths=(3, 5, 9, 3), dims=(64, 128, 256, 512), head_dim=32)
+NANO = replace(SMALL, depths=(1, 2, 4, 2), dims=(24, 48, 96, 192), head_dim=32, overlap=1)  # ours, never published
 
 
 def _video(image: Config) -> Config:
@@ -48,7 +52,7 @@ def _hybrid14(backbone: Config) -> Config:
     return replace(backbone, window=14, global_every=4)
 
 
-#: Every architecture with published weights. `drop_path` is 0: it belongs to a training recipe, not to the network.
+#: Every architecture with published weights, and our own nano. `drop_path` is 0: it belongs to a training recipe, not to the network.
 VARIANTS: Mapping[str, Config] = MappingProxyType(
     {
         # images
@@ -72,6 +76,7 @@ VARIANTS: Mapping[str, Config] = MappingProxyType(
         "uniformer_xxs_video": _video(XXS),
         "uniformer_xxs_ls_video": replace(_video(XXS), layer_scale=0.1),  # all four stages
         "uniformer_xs_video": _video(XS),
+        "uniformer_nano_video": _video(NANO),
         # dense prediction: four layer-normed maps, no classifier
         "uniformer_small_backbone": _backbone(SMALL),
         "uniformer_small_backbone_h14": _hybrid14(_backbone(SMALL)),
@@ -167,6 +172,7 @@ class Checkpoint:
     log_id: str | None = None  #: Google Drive id of the training log
     input_note: str = ""
     notes: tuple[str, ...] = ()
+    path: str | None = None  #: of the file, where it lies in the package: trained by us, published by nobody
 
     @property
     def released(self) -> bool:
@@ -181,13 +187,21 @@ class Checkpoint:
 
 
 def list_checkpoints(
-    pattern: str = "*", *, task: str | None = None, dataset: str | None = None, arch: str | None = None
+    pattern: str = "*",
+    *,
+    task: str | None = None,
+    dataset: str | None = None,
+    arch: str | None = None,
+    in_package: bool = False,
 ) -> list[str]:
-    """Ids that match a shell pattern and have these exact values. Raises `InputError` for a value no record has."""
+    """Ids that match a shell pattern and have these exact values. Raises `InputError` for a value no record has.
+
+    They are those of the published checkpoints; with `in_package` also those that come with this package.
+    """
     wanted = {
         name: value for name, value in (("task", task), ("dataset", dataset), ("arch", arch)) if value is not None
     }
-    records = _records()
+    records = {**_records(), **(_in_package() if in_package else {})}
     for name, value in wanted.items():
         known = dict.fromkeys(getattr(record, name) for record in records.values())
         if value not in known:
@@ -201,16 +215,49 @@ def list_checkpoints(
 
 def get_checkpoint(id: str) -> Checkpoint:
     """The record of this id. Raises `InputError` with the nearest ids when there is none."""
-    records = _records()
+    records = {**_records(), **_in_package()}
     if id not in records:
         raise InputError(f"unknown checkpoint {id!r}{did_you_mean(id, records)}")
     return records[id]
+
+
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norms: tensors, but no parameters
 
 
 @cache
 def _records() -> Mapping[str, Checkpoint]:
     table = tomllib.loads(files("uniformer").joinpath("checkpoints.toml").read_text(encoding="utf-8"))
     return MappingProxyType({id: _record(id, row, table) for id, row in _rows(table)})
+
+
+@cache
+def _in_package() -> Mapping[str, Checkpoint]:
+    folder = Path(str(files("uniformer"))) / "weights"
+    return MappingProxyType({path.stem: _record_of_file(path) for path in sorted(folder.glob("*.safetensors"))})
+
+
+def _record_of_file(path: Path) -> Checkpoint:
+    """What a file in our own form says of itself; its name, less the ending, is the id."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        contract = json.loads(file.metadata()["uniformer"])
+        sizes = {key: math.prod(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - no dict
+    return Checkpoint(
+        id=path.stem,
+        arch=contract["arch"],
+        task="video classification" if contract["config"]["ndim"] == 3 else "image classification",
+        dataset=contract["dataset"],
+        num_classes=contract["config"]["num_classes"],
+        input=InputSpec(**contract["input"]),
+        scores=contract["scores"],
+        file=None,
+        recipe="",
+        licence=contract["licence"],
+        params=sum(size for key, size in sizes.items() if not key.endswith(_BUFFERS)),
+        notes=tuple(contract["notes"]),
+        path=str(path),
+    )
 
 
 def _rows(table: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

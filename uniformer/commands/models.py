@@ -13,7 +13,8 @@ from uniformer.errors import InputError
 if TYPE_CHECKING:
     from uniformer.zoo import Checkpoint
 
-HELP = "list the published checkpoints, or show one whole"
+HELP = "list the checkpoints, published or in the package, or show one whole"
+IN_PACKAGE = "in the package (not published)"
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -27,7 +28,8 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from uniformer import zoo
 
-    ids = zoo.list_checkpoints(args.pattern, task=args.task, dataset=args.dataset, arch=args.arch)
+    wanted = {"task": args.task, "dataset": args.dataset, "arch": args.arch}
+    ids = zoo.list_checkpoints(args.pattern, **wanted, in_package=True)
     if not ids:
         if not any(c in args.pattern for c in "*?["):
             zoo.get_checkpoint(args.pattern)  # raises, naming the nearest ids
@@ -67,7 +69,7 @@ def _show_table(records: list[Checkpoint]) -> None:
         table.add_column(name, justify=justify, no_wrap=True)
     for r in records:
         table.add_row(*_row(r))
-    width = None if sys.stdout.isatty() else 160
+    width = None if sys.stdout.isatty() else 180
     Console(width=width).print(table)
     print(f"{len(records)} checkpoints. `uniformer models ID` shows one whole; GMACs are of one view.")
 
@@ -85,9 +87,11 @@ def _row(r: Checkpoint) -> Iterator[str]:
         yield f"{r.input.clips}x{r.input.crops}"
     yield f"{r.params / 1e6:.1f}M" if r.params else f"{r.params_m:g}M" if r.params_m else ""
     yield f"{r.macs_g:.2f}" if r.macs_g else ""
-    name, value = next(iter(r.scores.items()))
-    yield f"{name} {value:g}"
-    yield "not published" if r.file is None else "hub" if r.file.hub_repo else "Drive"
+    yield " ".join(f"{name} {value:g}" for name, value in list(r.scores.items())[:1])
+    if r.path is not None:
+        yield IN_PACKAGE
+    else:
+        yield "not published" if r.file is None else "hub" if r.file.hub_repo else "Drive"
 
 
 def _show_one(r: Checkpoint) -> None:
@@ -110,7 +114,10 @@ def _show_one(r: Checkpoint) -> None:
     show("started from", r.init or "scratch")
     show("recipe", r.recipe)
     show("licence", r.licence)
-    if r.file is None:
+    if r.path is not None:
+        show("weights", IN_PACKAGE)
+        show("file", r.path)
+    elif r.file is None:
         show("weights", "never published")
     else:
         show("file", f"{r.file.name}" + ("" if r.file.name_verified else f" (name by {r.file.name_source})"))

@@ -62,7 +62,6 @@ def run(args: argparse.Namespace) -> int:
 
     form = _form(args)
     resumes = args.resume and os.path.exists(args.out)
-    done = finished(args.out, form) if resumes else set()
     predictor = Predictor(
         _network(args),
         clips=args.clips,
@@ -76,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
         workers=args.workers,
         head_dim=args.head_dim,
     )
+    weights = "" if form == "table" else _weights(predictor)
+    done = finished(args.out, form, weights) if resumes else set()
     sources = [s for s in expand(args.paths, clips=predictor.spec.is_video) if s not in done]
     failures = []
     with ExitStack() as stack:
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
             if isinstance(result, Failure):
                 failures.append(result)
                 bar.say(f"uniformer: {result.error}")
-            print(FORMATS[form](result.to_dict()), file=out, end="", flush=True)
+            print(FORMATS[form](result.to_dict() | {"weights": weights}), file=out, end="", flush=True)
             bar(number, len(sources))
     if done:
         print(f"{len(done)} files had a result already", file=sys.stderr)
@@ -97,6 +98,13 @@ def run(args: argparse.Namespace) -> int:
         for failure in failures:
             print(f"  {failure.source}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _weights(predictor: Any) -> str:
+    """What tells its checkpoint from all others, whatever they are called."""
+    from uniformer.contract import digest
+
+    return digest(predictor.model.state_dict().values())[:12]
 
 
 def _form(args: argparse.Namespace) -> str:
@@ -112,7 +120,7 @@ def _form(args: argparse.Namespace) -> str:
 def _network(args: argparse.Namespace) -> Any:
     """What `Predictor` is to use: the checkpoint asked for, the usual one, or an untrained network."""
     if args.untrained is None:
-        return args.checkpoint or _default_checkpoint(args.paths[0])
+        return args.checkpoint or _at_hand(_default_checkpoint(args.paths[0]))
     if args.checkpoint is not None:
         raise InputError("--untrained and --checkpoint exclude each other")
     from uniformer.contract import Contract
@@ -132,6 +140,16 @@ def _default_checkpoint(path: str) -> str:
     images = bool(names) and all(map(is_image, names))
     checkpoint = DEFAULT_IMAGE if images else DEFAULT_VIDEO
     print(f"no --checkpoint given: {checkpoint}", file=sys.stderr)
+    return checkpoint
+
+
+def _at_hand(default: str) -> str:
+    """The default, or the model in the box where that cannot be fetched."""
+    from uniformer.predictor import at_hand
+
+    checkpoint, note = at_hand(default)
+    if note:
+        print(note, file=sys.stderr)
     return checkpoint
 
 

@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple
 from uniformer.errors import InputError
 from uniformer.files import atomic_path
 
-CSV_FIELDS = ("source", "rank", "name", "score", "index", "error")
+CSV_FIELDS = ("source", "rank", "name", "score", "index", "weights", "error")
 #: Names of files need not be UTF-8: Python holds their stray bytes as surrogates, which go back to the same bytes.
 ENCODING: dict[str, str] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
 
@@ -25,8 +25,10 @@ def as_jsonl(result: dict[str, Any]) -> str:
 def as_csv(result: dict[str, Any]) -> str:
     """One row per label, or one with the error."""
     source = result["source"]
-    rows = [(source, n, b["name"], b["score"], b["index"], "") for n, b in enumerate(result.get("labels", ()), start=1)]
-    return _csv_text([(source, "", "", "", "", result["error"])] if "error" in result else rows)
+    if "error" in result:
+        return _csv_text([(source, "", "", "", "", "", result["error"])])
+    labels = enumerate(result["labels"], start=1)
+    return _csv_text((source, n, b["name"], b["score"], b["index"], result["weights"], "") for n, b in labels)
 
 
 def as_table(result: dict[str, Any]) -> str:
@@ -60,16 +62,18 @@ def open_output(path: str, *, append: bool) -> Iterator[IO[str]]:
 
 
 class _Row(NamedTuple):
+    line: int
     source: str
+    weights: str  #: what tells a checkpoint from all others
     failed: bool
     text: str
 
 
-def finished(path: str, form: str) -> set[str]:
+def finished(path: str, form: str, weights: str) -> set[str]:
     """Sources with a result in the file of an earlier run, in the format `form`.
 
     The file is rewritten without failures, which are tried again, and without what a kill cut short. Raises
-    `InputError` for a file of anything else, and leaves it as it is.
+    `InputError` for a file of anything else or with results of other `weights`, and leaves it as it is.
     """
     try:
         with open(path, **ENCODING) as f:  # type: ignore[call-overload]
@@ -78,6 +82,12 @@ def finished(path: str, form: str) -> set[str]:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     text = text[: text.rfind("\n") + 1]
     rows = [row for row in (_csv_rows if form == "csv" else _jsonl_rows)(text, path) if not row.failed]
+    for row in rows:
+        if row.weights != weights:
+            raise InputError(
+                f"{path}: line {row.line} is of a checkpoint with other weights ({row.weights}, not {weights}): "
+                "expected results of one checkpoint, give another --out"
+            )
     if form == "csv" and rows:  # a kill between two rows of one source leaves some of its labels
         counts, last = Counter(row.source for row in rows), rows[-1].source
         if len(counts) == 1 or counts[last] < counts[rows[0].source]:
@@ -91,7 +101,8 @@ def _jsonl_rows(text: str, path: str) -> Iterator[_Row]:
     for number, line in enumerate(text.split("\n")[:-1], start=1):  # names may hold what else splitlines splits at
         try:
             result = json.loads(line)
-            yield _Row(result["source"], "error" in result, line + "\n")
+            failed = "error" in result
+            yield _Row(number, result["source"], "" if failed else result["weights"], failed, line + "\n")
         except (ValueError, KeyError, TypeError):
             raise _foreign(path, number) from None
 
@@ -105,7 +116,7 @@ def _csv_rows(text: str, path: str) -> Iterator[_Row]:
             if number == len(rows) > 1:  # cut inside a name of several lines
                 return
             raise _foreign(path, number)
-        yield _Row(row[0], bool(row[5]), _csv_text([row]))
+        yield _Row(number, row[0], row[5], bool(row[6]), _csv_text([row]))
 
 
 def _foreign(path: str, line: int) -> InputError:

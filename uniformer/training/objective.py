@@ -115,9 +115,7 @@ def first_bad_layer(objective: Objective, task: Task) -> str | None:
 
     Runs the pass again, and leaves its mark on the statistics of batch norms.
     """
-    if not task.x.isfinite().all():
-        return "the input"
-    found: list[str] = []
+    found: list[str] = [] if task.x.isfinite().all() else ["the input"]
     modules = [(name, module) for name, module in objective.model.named_modules() if name]
     hooks = [module.register_forward_hook(_Watch(name, found)) for name, module in modules]
     try:

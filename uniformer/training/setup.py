@@ -37,7 +37,7 @@ def prepare(
     recipe = without_flip(recipe, train_set.classes, log)
     state = world.from_main(lambda: load_state(out / STATE) if (out / STATE).exists() else None)
     if state is not None:
-        check_same_run(out / STATE, state, resolved(recipe), fingerprint(train_set, val_set))
+        check_same_run(out / STATE, state, recipe, fingerprint(train_set, val_set))
     log.say(f"{recipe.name}: {recipe.title or recipe.arch}")
     log.say(f"train: {len(train_set)} samples, {train_set.origin}")
     log.say("val: none" if val_set is None else f"val: {len(val_set)} samples, {val_set.origin}")
@@ -154,6 +154,8 @@ def build(
 ) -> Learner:
     """Network, loss, optimizer and average; the weights of `recipe.init` where the run is `fresh`."""
     model = initialised(recipe, classes, log) if fresh else UniFormer(recipe.model)
+    if recipe.sync_batch_norm:
+        share_statistics(model, world)
     freeze(model, recipe.optimizer.freeze)
     model.set_grad_checkpointing(recipe.loop.grad_checkpointing)
     if recipe.attention_float32:
@@ -169,6 +171,15 @@ def build(
     objective = Objective(model, recipe.loss, load_teacher(recipe, world.device))
     scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "float16")
     return Learner(model, objective, wrapped(objective, recipe, world), optimizer, scaler, average)
+
+
+def share_statistics(model: UniFormer, world: World) -> None:
+    """Let batch norms go by the samples of all processes in training. Raises `InputError` between CPUs."""
+    if world.size == 1:
+        return
+    if world.device.type == "cpu":
+        raise InputError("sync_batch_norm=true needs GPUs, as torch's SyncBatchNorm; got several processes on CPUs")
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def wrapped(objective: Objective, recipe: Recipe, world: World) -> nn.Module:

@@ -17,6 +17,7 @@ from torch import nn
 from uniformer.errors import InputError
 from uniformer.files import atomic_path
 from uniformer.model import UniFormer
+from uniformer.recipe import Recipe, recipe_from, resolved
 from uniformer.settings import leaves
 from uniformer.training.objective import Objective
 
@@ -115,10 +116,13 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def check_same_run(
-    path: str | os.PathLike[str], state: Mapping[str, Any], recipe: str, data: Mapping[str, Any]
+    path: str | os.PathLike[str], state: Mapping[str, Any], recipe: Recipe, data: Mapping[str, Any]
 ) -> None:
-    """Raises `InputError` where a state is of a run with other settings (`recipe`: as TOML) or other data."""
-    old, new = (_flat(tomllib.loads(text)) for text in (state["recipe"], recipe))
+    """Raises `InputError` where a state is of a run with other settings or other data.
+
+    Settings that the state does not have yet are as they were before there was a choice: at their defaults.
+    """
+    old, new = (_flat(tomllib.loads(resolved(r))) for r in (recipe_from(tomllib.loads(state["recipe"])), recipe))
     changed = [k for k in sorted(old.keys() | new.keys()) if not k.startswith(FREE) and old.get(k) != new.get(k)]
     if changed:
         key = changed[0]

@@ -4,7 +4,9 @@ when a number is not finite."""
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -104,9 +106,18 @@ def backward(run: Run, passes: list[Batch]) -> float:
         with module.no_sync() if waits else nullcontext():  # type: ignore[operator]
             with lower_precision(run):
                 loss = module(*task_of(run, batch, number)) / len(passes)
-            learner.scaler.scale(loss).backward()
+            with quiet_strides():
+                learner.scaler.scale(loss).backward()
         total += loss.detach()
     return total.item()
+
+
+@contextmanager
+def quiet_strides() -> Iterator[None]:
+    """DistributedDataParallel warns of strides also along axes of length one, as depthwise kernels have them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        yield
 
 
 def task_of(run: Run, batch: Batch, number: int) -> Task:
@@ -140,10 +151,11 @@ def what_went_wrong(run: Run, passes: list[Batch]) -> str:
     """Where a number of the present step is first not finite, in any process; its gradients must still be there."""
     learner = run.learner
     buffers = [b.clone() for b in learner.model.buffers()]
-    found = None
-    for number, batch in enumerate(passes):
+    each = []
+    for number, batch in enumerate(passes):  # all of them: batch norms that share statistics wait for one another
         with lower_precision(run):
-            found = found or first_bad_layer(learner.objective, task_of(run, batch, number))
+            each.append(first_bad_layer(learner.objective, task_of(run, batch, number)))
+    found = next(filter(None, each), None)
     put_back(learner.model, buffers)
     if found is None and (name := last_bad_gradient(learner.model)):
         found = f"the gradient of {name}"

@@ -1,0 +1,102 @@
+"""`uniformer predict --resume`: going on with the results of a run that was killed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import COMMAND, Cli, one_line, predict
+from tests.tiny import IMAGES, save_tiny
+
+
+def results(path: Path) -> dict[str, int]:
+    """Rows per source of a whole, readable file of results."""
+    text, count = path.read_text(), {}
+    assert text.endswith("\n")
+    lines = text.splitlines()
+    if path.suffix == ".csv":
+        assert lines.count(lines[0]) == 1
+        rows = [row["source"] for row in csv.DictReader(lines)]
+    else:
+        rows = [json.loads(line)["source"] for line in lines]
+    for source in rows:
+        count[source] = count.get(source, 0) + 1
+    return count
+
+
+def test_resume_after_a_kill(cli: Cli, media: Path, many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.jsonl"
+    command = [*COMMAND, "predict", str(many), "--checkpoint", str(media / "clips.safetensors"), "--out", str(out)]
+    child = subprocess.Popen(command, start_new_session=True)
+    while child.poll() is None and (not out.exists() or out.read_bytes().count(b"\n") < 5):
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert 5 <= out.read_bytes().count(b"\n") < 120
+    assert predict(cli, media, many, "--out", out, "--resume").status == 0
+    assert results(out) == {str(many / f"{n:03}.mp4"): 1 for n in range(120)}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_resume_after_a_line_cut_short(suffix: str, cli: Cli, media: Path, tmp_path: Path) -> None:
+    """Whatever byte a kill stopped at, a resumed run ends with the results of one that was not killed."""
+    photos, out = media / "photos", tmp_path / f"a.{suffix}"
+    run = lambda *more: predict(cli, media, photos, "--out", out, "--top-k", 3, *more, net="images")  # noqa: E731
+    assert run().status == 0
+    whole, labels = out.read_bytes(), 3 if suffix == "csv" else 1
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    for cut in {0, 1, len(whole) - 1, len(whole), *ends, *(e - 3 for e in ends), *(e + 5 for e in ends[:-1])}:
+        out.write_bytes(whole[:cut])
+        ended = run("--resume")
+        assert ended.status == 0, ended
+        assert results(out) == {str(photos / f"img_{n}.png"): labels for n in (1, 2, 10)}, cut
+
+
+def test_resume_tries_failures_again(cli: Cli, media: Path, tmp_path: Path) -> None:
+    for out in (tmp_path / "a.jsonl", tmp_path / "a.csv"):
+        late = tmp_path / f"late{out.suffix}.png"
+        assert predict(cli, media, media / "photos", late, "--out", out, net="images").status == 1
+        late.write_bytes((media / "photos/img_1.png").read_bytes())
+        ended = predict(cli, media, media / "photos", late, "--out", out, "--resume", net="images")
+        assert (ended.status, ended.err) == (0, "3 files had a result already\n")
+        assert set(results(out).values()) == {5 if out.suffix == ".csv" else 1}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_resume_with_another_checkpoint_is_refused(suffix: str, cli: Cli, media: Path, tmp_path: Path) -> None:
+    """Also one of the same architecture and name: another training of it."""
+    photos, out = media / "photos", tmp_path / f"a.{suffix}"
+    save_tiny(media / "others.safetensors", IMAGES, seed=1)
+    first = predict(cli, media, photos / "img_1.png", tmp_path / "none.png", "--out", out, net="images")
+    assert first.status == 1
+    before = out.read_bytes()
+    refused = predict(cli, media, photos, "--out", out, "--resume", net="others")
+    line = 2 if suffix == "csv" else 1
+    one_line(refused, f"{out}: line {line} is of a checkpoint with other weights (", "give another --out")
+    assert out.read_bytes() == before
+    assert predict(cli, media, photos, "--out", out, "--resume", "--dtype", "bfloat16", net="images").status == 0
+
+
+def test_resume_does_not_touch_a_file_of_something_else(cli: Cli, media: Path, tmp_path: Path) -> None:
+    for name, text in (("a.jsonl", "my notes\nand more\n"), ("a.csv", "name,age\nAnna,7\n"), ("b.jsonl", "[1]\n[2]\n")):
+        (tmp_path / name).write_text(text)
+        ended = predict(cli, media, media / "photos", "--out", tmp_path / name, "--resume", net="images")
+        one_line(ended, f"{tmp_path / name}: expected results of `uniformer predict`, found line 1")
+        assert (tmp_path / name).read_text() == text
+
+
+def test_interrupted(media: Path, many: Path) -> None:
+    paths = [str(many)] * 100  # enough that the signal comes long before the end
+    command = [*COMMAND, "predict", *paths, "--checkpoint", str(media / "clips.safetensors"), "--format", "jsonl"]
+    child = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate()
+    assert (child.returncode, err) == (130, "uniformer: interrupted\n")

@@ -1,0 +1,111 @@
+"""Training in processes of its own, for tests: started, waited for, killed, compared.
+
+All but those of torchrun are forked from a server that has imported everything once: importing would take most of the
+time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from uniformer import cli
+from uniformer.training.state import load_state
+
+TIMEOUT = 300  # seconds, for a process on a busy machine
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["uniformer.commands.train", "uniformer.train", "torch._dynamo", "tests.training_runs"])
+
+Child = multiprocessing.process.BaseProcess
+
+
+def _main(arguments: list[str], said: Path, most_bytes: int | None, variables: dict[str, str]) -> None:
+    """The command line in a new process, its output in the file `said`."""
+    os.environ.update(variables)
+    multiprocessing.set_start_method("fork", force=True)  # of validation's loading processes, as from a shell
+    torch.set_num_threads(1)
+    with open(said, "w", buffering=1) as f, contextlib.redirect_stdout(f), contextlib.redirect_stderr(f):
+        if most_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
+        status = cli.main(arguments)
+    sys.exit(status)
+
+
+def start(
+    recipe: Path, out: Path, *, most_bytes: int | None = None, says: Path | None = None, **variables: str
+) -> Child:
+    """`train` into the folder `out`, its output in the file `says`, by default one beside it."""
+    arguments = ["train", str(recipe), "--out", str(out), "--device", "cpu"]
+    said = (says or out).with_name(f"{(says or out).name}.{variables.get('RANK', 0)}.said")
+    child = SERVER.Process(target=_main, args=(arguments, said, most_bytes, variables))
+    child.start()
+    return child
+
+
+def start_several(processes: int, recipe: Path, out: Path, *, says: Path | None = None) -> list[Child]:
+    """With the variables that torchrun would set."""
+    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = map(str, range(processes))
+    return [start(recipe, out, says=says, RANK=rank, LOCAL_RANK=rank, **shared) for rank in ranks]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+    return port
+
+
+def torchrun(options: list[str], command: list[str], said: Path) -> subprocess.Popen[bytes]:
+    """torchrun with the command line, one thread a process; all that it says in a file."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "uniformer.cli", *command]
+    with open(said, "w") as f:
+        return subprocess.Popen(torchrun, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=f, stderr=f)
+
+
+def ended(*children: Child) -> int:
+    """Wait for them all; the first one's status."""
+    for child in children:
+        child.join(TIMEOUT)
+        assert child.exitcode is not None, "it hangs"
+    status = children[0].exitcode
+    assert status is not None
+    return status
+
+
+def said(out: Path, rank: int = 0) -> str:
+    return out.with_name(f"{out.name}.{rank}.said").read_text()
+
+
+def finish(recipe: Path, out: Path) -> None:
+    assert ended(start(recipe, out)) == 0, said(out)
+
+
+def kill(child: Child, is_time: Callable[[], bool]) -> bool:
+    """Kill with SIGKILL when `is_time()`; whether that came before the end."""
+    while child.is_alive() and not is_time():
+        time.sleep(0.0002)
+    child.kill()
+    return ended(child) == -signal.SIGKILL
+
+
+def step_of(out: Path) -> int:
+    return load_state(out / "state.pt")["progress"]["step"] if (out / "state.pt").exists() else 0
+
+
+def assert_near_weights(one: Path, other: Path) -> None:
+    a, b = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    for key in a:
+        assert torch.allclose(a[key].double(), b[key].double(), atol=2e-4), key
