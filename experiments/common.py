@@ -85,6 +85,22 @@ def side_by_side(jobs: int, work: Iterable[Callable[[], Any]]) -> list[Any]:
         return [piece.result() for piece in [pool.submit(w) for w in work]]
 
 
+def results(jobs: int, work: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The same nested mappings with what the pieces of work in them return, `jobs` of them at a time."""
+    with ThreadPoolExecutor(jobs) as pool:
+
+        def begun(part: Any) -> Any:
+            return (
+                {key: begun(value) for key, value in part.items()} if isinstance(part, Mapping) else pool.submit(part)
+            )
+
+        def ended(part: Any) -> Any:
+            return {key: ended(value) for key, value in part.items()} if isinstance(part, Mapping) else part.result()
+
+        found: dict[Any, Any] = ended(begun(work))
+        return found
+
+
 def conditions(minutes: float, jobs: int) -> dict[str, Any]:
     """What to know of a table besides its figures."""
     return {

@@ -1,5 +1,5 @@
-"""Clips: a small video UniFormer learns how handwritten digits move and whether they count up or down, which no single
-frame tells, and is tested on digits never seen.
+"""Clips: a small video UniFormer learns how handwritten digits move, in which rhythm they change, and whether they
+count up or down, which no single frame tells, and is tested on digits never seen.
 
 python experiments/moving_digits.py --out DIR [--seeds 3] [--jobs 2]
 
@@ -8,6 +8,11 @@ circle: the canvas wraps round, and so do size and light, from the largest to th
 then one of them advances from frame to frame, at a random pace. The class is which one, and which way. So each single
 frame has the same distribution under every class, and so have a clip's frames as a set under the two directions of a
 property: guessing gives 10 % from one frame, and 50 % at most from frames out of order.
+
+Rhythm, six classes. Three properties of a digit - place across, size, light - have two states each, and the eight
+frames show all eight combinations once. One property changes at every frame, one at every second and one only in the
+middle; the class is which does which. As a set, the frames have the same distribution under all classes: guessing gives
+17 % from one frame and from all of them out of order.
 
 Counting, two classes. Four digits, two frames each, every frame in another hand: 7 8 9 0 or 0 9 8 7. As a set, the
 frames have the same distribution under both classes: guessing gives 50 % from one frame and from all of them out of
@@ -21,6 +26,7 @@ import csv
 import time
 from collections.abc import Iterator
 from functools import partial
+from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,20 +45,24 @@ MOTIONS = {  # class -> which property changes, and which way
     "right": (0, 1), "left": (0, -1), "down": (1, 1), "up": (1, -1), "clockwise": (2, 1), "counterclockwise": (2, -1),
     "grow": (3, 1), "shrink": (3, -1), "brighten": (4, 1), "fade": (4, -1),
 }  # fmt: skip
+RHYTHMS = {  # class -> properties by their places in a course: changes at every frame, at every second, in the middle
+    "-".join(names): tuple({"across": 0, "size": 3, "light": 4}[name] for name in names)
+    for names in permutations(("across", "size", "light"))
+}
 CLIPS = {"train": 4800, "val": 500, "test": 1000}
-COUNTING_CLIPS = {"train": 1600, "val": 500}
+COUNTING_CLIPS = {"train": 160, "val": 500}
 STARTS = {"scratch": None, "centre": "center", "mean": "mean"}  # how a video network begins -> init.inflate
 
 
 class Task(NamedTuple):
-    """What video networks are compared on that begin in different ways."""
+    """What video networks are trained on, in a folder of the task's name."""
 
-    data: str
     classes: int
     epochs: int
 
 
-TASKS = {"counting": Task("counting", 2, 3), "motion": Task("clips", 10, 2)}
+FULL = {"motion": Task(10, 8), "rhythm": Task(6, 10)}  # from scratch, with all controls
+BEGUN = {"counting": Task(2, 20), "motion": Task(10, 2)}  # short, from each of the `STARTS`
 
 
 def main() -> None:
@@ -64,21 +74,17 @@ def main() -> None:
 
     began, out, seeds = time.monotonic(), args.out, range(args.seeds)
     write_data(out)
-    kinds = (full_run, blind_run, reading_run)
-    found = common.side_by_side(args.jobs, [partial(kind, out, seed) for kind in kinds for seed in seeds])
-    full, blind, reading = (found[i * args.seeds : (i + 1) * args.seeds] for i in range(len(kinds)))
-    begun = [(task, start, seed) for task in TASKS for start in STARTS for seed in seeds]
-    curves = common.side_by_side(args.jobs, [partial(begun_run, out, *which) for which in begun])
-    starts: dict[str, dict[str, list[dict[int, float]]]] = {task: {start: [] for start in STARTS} for task in TASKS}
-    for (task, start, _), curve in zip(begun, curves, strict=True):
-        starts[task][start].append(curve)
-    facts = {
-        "motion": full,
-        "motion_from_one_frame_2d": blind,
-        "reading": reading,
-        "starts": starts,
-        "conditions": common.conditions((time.monotonic() - began) / 60, args.jobs),
+    work: dict[str, Any] = {"reading": {seed: partial(reading_run, out, seed) for seed in seeds}}
+    for name in FULL:
+        work[name] = {seed: partial(full_run, out, name, seed) for seed in seeds}
+        work[f"{name}_blind"] = {seed: partial(blind_run, out, name, seed) for seed in seeds}
+    found = common.results(args.jobs, work)
+    starts = {
+        task: {start: {seed: partial(begun_run, out, task, start, seed) for seed in seeds} for start in STARTS}
+        for task in BEGUN
     }
+    facts = {**found, "starts": common.results(args.jobs, starts)}
+    facts["conditions"] = common.conditions((time.monotonic() - began) / 60, args.jobs)
     common.write_report(out, facts, tables(facts))
 
 
@@ -90,6 +96,17 @@ def random_courses(motions: list[str], rng: np.random.Generator) -> npt.NDArray[
     courses = np.repeat(rng.random((len(motions), 1, 5)), FRAMES, axis=1)
     for course, (which, way) in zip(courses, map(MOTIONS.__getitem__, motions), strict=True):
         course[:, which] += way * rng.uniform(*PACE) * np.arange(FRAMES)
+    return courses % 1
+
+
+def random_rhythms(names: list[str], rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """As `random_courses`, for `RHYTHMS`: place across has two states anywhere, size and light a low and a high one."""
+    courses = np.repeat(rng.random((len(names), 1, 5)), FRAMES, axis=1)
+    for course, name in zip(courses, names, strict=True):
+        for beat, which in enumerate(RHYTHMS[name]):
+            state = (np.arange(FRAMES) >> beat & 1) ^ rng.integers(2)
+            low, step = (rng.random(), rng.uniform(0.3, 0.5)) if which == 0 else rng.uniform((0, 0.65), (0.15, 0.8))
+            course[:, which] = low + state * step
     return courses % 1
 
 
@@ -113,21 +130,23 @@ def draw(scans: npt.NDArray[np.float32], courses: npt.NDArray[np.float64]) -> co
 def write_data(out: Path) -> None:
     """What is learnt and tested, in splits that share no digit: a folder for each split and class.
 
-    `clips/` by motion, and of the test the same clips out of order and standing still; their middle frames in
-    `frames/`; `counting/`; and the scans themselves in `pictures/`, by digit.
+    `motion/` and `rhythm/`, and of their tests the same clips out of order and standing still; their middle frames in
+    `<task>_frames/`; `counting/`; and the scans themselves in `pictures/`, by digit.
     """
     images, labels = common.handwritten()
     parts = dict(zip(CLIPS, common.split(labels, 0.6, 0.15), strict=True))
     rng = np.random.default_rng(0)
-    for name, rows in parts.items():
-        motions = list(MOTIONS) * (CLIPS[name] // len(MOTIONS))
-        clips = draw(images[rng.choice(rows, len(motions))], random_courses(motions, rng))
-        for number, (clip, motion) in enumerate(zip(clips, motions, strict=True)):
-            write_clip(out / "clips" / name / motion / f"{number}.avi", clip)
-            common.write_picture(out / "frames" / name / motion / f"{number}.png", clip[FRAMES // 2])
-            if name == "test":
-                write_clip(out / "test_shuffled" / motion / f"{number}.avi", clip[rng.permutation(FRAMES)])
-                write_clip(out / "test_one_frame" / motion / f"{number}.avi", clip[[FRAMES // 2] * FRAMES])
+    for task, classes, courses in (("motion", MOTIONS, random_courses), ("rhythm", RHYTHMS, random_rhythms)):
+        for part, rows in parts.items():
+            names = (list(classes) * CLIPS[part])[: CLIPS[part]]
+            clips = draw(images[rng.choice(rows, len(names))], courses(names, rng))
+            for number, (clip, name) in enumerate(zip(clips, names, strict=True)):
+                file = f"{name}/{number}"
+                write_clip(out / task / part / f"{file}.avi", clip)
+                common.write_picture(out / f"{task}_frames" / part / f"{file}.png", clip[FRAMES // 2])
+                if part == "test":
+                    write_clip(out / f"{task}_shuffled" / f"{file}.avi", clip[rng.permutation(FRAMES)])
+                    write_clip(out / f"{task}_one_frame" / f"{file}.avi", clip[[FRAMES // 2] * FRAMES])
     common.write_pictures(out / "pictures", parts)
     for name, count in COUNTING_CLIPS.items():
         for number in range(count):
@@ -167,24 +186,26 @@ def train(out: Path, recipe: str, data: str, seed: int, name: str, *settings: st
     return folder
 
 
-def full_run(out: Path, seed: int) -> dict[str, Any]:
-    """Motion from scratch: per cent right of the test's clips, of the same ones with their frames out of order, and of
-    one frame of each repeated; and of the validation's clips by step."""
-    folder = train(out, "moving_digits", "clips", seed, "motion")
+def full_run(out: Path, name: str, seed: int) -> dict[str, float]:
+    """A task from scratch: per cent right of the test's clips, of the same ones with their frames out of order, and of
+    one frame of each repeated."""
+    task = FULL[name]
+    settings = (f"schedule.epochs={task.epochs}", f"model.num_classes={task.classes}")
+    folder = train(out, "moving_digits", name, seed, name, *settings)
     tests = {
-        "as they are": out / "clips" / "test",
-        "frames out of order": out / "test_shuffled",
-        "one frame, repeated": out / "test_one_frame",
+        "as they are": out / name / "test",
+        "frames out of order": out / f"{name}_shuffled",
+        "one frame, repeated": out / f"{name}_one_frame",
     }
     result = folder / "model.safetensors"
-    scores = {name: common.top1(result, data, folder / data.name) for name, data in tests.items()}
-    return {"test": scores, "val": dict(validations(folder))}
+    return {which: common.top1(result, data, folder / data.name) for which, data in tests.items()}
 
 
-def blind_run(out: Path, seed: int) -> float:
-    """The image twin learns the motion from middle frames: per cent of the test's right."""
-    folder = train(out, "still_digits", "frames", seed, "frames")
-    return common.top1(folder / "model.safetensors", out / "frames" / "test", folder / "test")
+def blind_run(out: Path, name: str, seed: int) -> float:
+    """The image twin learns the task from middle frames: per cent of the test's right."""
+    data = f"{name}_frames"
+    folder = train(out, "still_digits", data, seed, data, f"model.num_classes={FULL[name].classes}")
+    return common.top1(folder / "model.safetensors", out / data / "test", folder / "test")
 
 
 def reading_run(out: Path, seed: int) -> float:
@@ -195,12 +216,12 @@ def reading_run(out: Path, seed: int) -> float:
 
 def begun_run(out: Path, name: str, start: str, seed: int) -> dict[int, float]:
     """A short video run from one of the `STARTS`: per cent right of the validation's clips by step."""
-    task = TASKS[name]
+    task = BEGUN[name]
     settings = [f"schedule.epochs={task.epochs}", f"model.num_classes={task.classes}"]
     if STARTS[start]:
         image = out / "runs" / f"pictures-seed{seed}" / "model.safetensors"
         settings += [f"init.checkpoint={image.resolve()}", f"init.inflate={STARTS[start]}"]
-    return dict(validations(train(out, "moving_digits", task.data, seed, f"{name}-{start}", *settings)))
+    return dict(validations(train(out, "moving_digits", name, seed, f"{name}-{start}", *settings)))
 
 
 def validations(folder: Path) -> Iterator[tuple[int, float]]:
@@ -214,25 +235,33 @@ def validations(folder: Path) -> Iterator[tuple[int, float]]:
 
 
 def tables(facts: dict[str, Any]) -> str:
-    scores = {
-        f"video network: {name}": [run["test"][name] for run in facts["motion"]] for name in facts["motion"][0]["test"]
-    }
-    scores["image network, trained and tested on middle frames"] = facts["motion_from_one_frame_2d"]
-    scores["(image network reading digits, for the starts below)"] = facts["reading"]
-    seeds = range(len(facts["reading"]))
-    text = common.markdown(
-        ("motion: top-1 on the test, %; guessing gives 10", *(f"seed {seed}" for seed in seeds), "mean (range)"),
-        [(name, *(f"{v:.1f}" for v in values), common.mean_and_spread(values)) for name, values in scores.items()],
-    )
-    for task, starts in facts["starts"].items():
-        steps = list(starts["scratch"][0])
+    text = ""
+    for name, task in FULL.items():
+        runs = facts[name].values()
+        scores = {f"video network: {which}": [run[which] for run in runs] for which in next(iter(runs))}
+        scores["image network, trained and tested on middle frames"] = list(facts[f"{name}_blind"].values())
+        head = f"{name}: top-1 on the test, %; guessing gives {100 / task.classes:.1f}"
+        text += table(head, [f"seed {seed}" for seed in facts[name]], scores)
+    text += table("(reading digits, for the starts below)", [], {"image network": list(facts["reading"].values())})
+    for name, starts in facts["starts"].items():
+        curves = {start: list(runs.values()) for start, runs in starts.items()}
+        steps = list(curves["scratch"][0])
         rows = [
-            (start, *(common.mean_and_spread([curve[step] for curve in curves]) for step in steps))
-            for start, curves in starts.items()
+            (start, *(common.mean_and_spread([curve[step] for curve in curves[start]]) for step in steps))
+            for start in curves
         ]
-        head = f"{task}: start; top-1 on the validation, %; guessing gives {100 // TASKS[task].classes}"
+        head = f"{name}: start; top-1 on the validation, %; guessing gives {100 // BEGUN[name].classes}"
         text += "\n" + common.markdown((head, *(f"after {step} steps" for step in steps)), rows)
     return text
+
+
+def table(head: str, columns: list[str], scores: dict[str, list[float]]) -> str:
+    """One row for each name: its scores where there are columns for them, then mean and range."""
+    rows = [
+        (name, *(f"{value:.1f}" for value in values[: len(columns)]), common.mean_and_spread(values))
+        for name, values in scores.items()
+    ]
+    return "\n" + common.markdown((head, *columns, "mean (range)"), rows)
 
 
 if __name__ == "__main__":

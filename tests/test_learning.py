@@ -89,6 +89,18 @@ def test_one_frame_has_the_same_distribution_under_every_motion(experiment: Modu
         assert np.abs(np.delete(steps[:, motion], which, axis=-1)).max() < 1e-9
 
 
+def test_every_rhythm_shows_the_same_frames(experiment: ModuleType) -> None:
+    """Each clip has all eight combinations of the three properties' states once, whichever the class."""
+    rhythms = list(experiment.RHYTHMS) * 50
+    courses = experiment.random_rhythms(rhythms, np.random.default_rng(0))
+    for rhythm, course in zip(rhythms, courses, strict=True):
+        assert np.ptp(course[:, 1:3], axis=0).max() == 0  # down and angle stay
+        states = np.stack([course[:, which] != course[0, which] for which in (0, 3, 4)])
+        assert len(np.unique(states, axis=1).T) == experiment.FRAMES
+        changes = [int((np.diff(course[:, which]) != 0).sum()) for which in experiment.RHYTHMS[rhythm]]
+        assert changes == [7, 3, 1]
+
+
 def test_no_digit_is_both_learnt_from_and_tested_on(experiment: ModuleType) -> None:
     _, labels = experiment.common.handwritten()
     parts = experiment.common.split(labels, 0.6, 0.15)
