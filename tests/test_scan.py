@@ -129,6 +129,10 @@ def test_the_report_stands_alone(scanned: ScanResult) -> None:
     assert text.count("data:image/jpeg;base64,") >= 4
     assert not re.search(r"(src|href)\s*=\s*['\"]?(?!data:)[^'\"\s>]", text)
     assert "<script" not in text
+    assert '<b class="error">error</b> unreadable: ' in text
+    assert text.count('class="card"') >= 4
+    assert 'id="classes-train-0"' in text
+    assert 'id="lengths-val"' in text
 
 
 def test_names_are_escaped_in_the_report(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from uniformer.evaluate import (
     run_key,
     this_world,
 )
+from uniformer.evaluation.claim import claim, read_claim
 from uniformer.evaluation.scores import load_pyarrow
 from uniformer.files import atomic_path
 from uniformer.model import UniFormer
@@ -90,7 +91,7 @@ def extract_features(
         **run_key(model, manifest, spec, reading),
     }
     world = this_world(reading.device)
-    unfinished = world.from_main(lambda: _claim(Path(out), about))
+    unfinished = world.from_main(lambda: _unfinished(Path(out), about))
     todo = unfinished[world.rank :: world.size]
     wanted = list(chain.from_iterable(shards[n] for n in todo))
     errors: dict[int, str] = {}
@@ -107,7 +108,7 @@ def extract_features(
 def load_features(folder: str | os.PathLike[str]) -> Features:
     """All shards of a finished run, without stage maps. Raises `InputError` where the folder holds no such thing."""
     folder = Path(folder)
-    about = _read_about(folder)
+    about = read_claim(folder / KEY_NAME)
     if about is None:
         raise InputError(f"{folder}: expected a folder of features, found no {KEY_NAME} in it")
     paths = [_shard_path(folder, number, about["form"]) for number in range(about["shards"])]
@@ -182,33 +183,10 @@ def _arrays(
 # ---- shards ----------------------------------------------------------------------------------------------------------
 
 
-def _claim(folder: Path, about: dict[str, Any]) -> list[int]:
+def _unfinished(folder: Path, about: dict[str, Any]) -> list[int]:
     """The shards that are not there yet, in a folder that is new or holds the same run."""
-    found = _read_about(folder)
-    if found is None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot write {folder}: {error.strerror}") from None
-        with atomic_path(folder / KEY_NAME) as temporary:
-            temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    elif found != about:
-        other = [name for name in {**about, **found} if found.get(name) != about.get(name)]
-        raise InputError(
-            f"{folder} holds other features ({', '.join(other)} differ): expected an empty folder or the same run"
-        )
+    claim(folder / KEY_NAME, about, "features")
     return [n for n in range(about["shards"]) if not _is_whole(_shard_path(folder, n, about["form"]))]
-
-
-def _read_about(folder: Path) -> dict[str, Any] | None:
-    path = folder / KEY_NAME
-    if not path.is_file():
-        return None
-    try:
-        about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected a description of features, found a damaged one: {error}") from None
-    return about
 
 
 def _shard_path(folder: Path, number: int, form: str) -> Path:

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from uniformer import html
 from uniformer.data.frames import load_image
 from uniformer.data.manifest import Manifest
 from uniformer.data.views import frames_within, open_clip
 from uniformer.errors import InputError
-from uniformer.evaluation import html
 from uniformer.evaluation.scores import BINS, Scores, average_precision, confusion, per_class, reliability
 
 MAP_CLASSES = 30  # up to as many a confusion matrix can be read; above, the top confusions are listed alone
@@ -208,11 +208,11 @@ def _worst(scores: Scores, manifest: Manifest) -> Iterator[str]:
     yield "<h2>The surest of the wrong answers</h2>"
     yield f'<p class="sub">{len(order)} of {int(wrong.sum())}.</p><div class="cards">'
     for row in order.tolist():
-        yield (
-            f'<div class="card">{html.picture(thumbnail(manifest, row))}<div>'
+        yield html.card(
+            thumbnail(manifest, row),
             f"said <b>{html.safe(scores.name(int(predicted[row])))}</b> {100 * confidence[row]:.0f} %<br>"
             f"is <b>{html.safe(scores.name(int(scores.labels[row])))}</b> {100 * true[row]:.0f} %<br>"
-            f"<small>{html.safe(scores.paths[row])}</small></div></div>"
+            f"<small>{html.safe(scores.paths[row])}</small>",
         )
     yield "</div>"
 

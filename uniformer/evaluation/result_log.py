@@ -6,7 +6,6 @@ checksum and is computed again. Every row carries the number of its item; who wr
 
 from __future__ import annotations
 
-import json
 import os
 import zlib
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uniformer.errors import InputError
-from uniformer.files import atomic_path
+from uniformer.evaluation.claim import claim
 
 KEY_NAME = "run.json"  # what the rows are results of
 
@@ -37,7 +36,7 @@ class ResultLog:
 
     def read(self) -> npt.NDArray[Any]:
         """The rows of earlier runs, each item once."""
-        self._check_key()
+        claim(self.folder / KEY_NAME, self.key, "answers")
         parts = [self._read_part(path) for path in sorted(self.folder.glob("rows-*.bin"))]
         rows = np.concatenate([np.empty(0, self.dtype), *parts])
         return rows[np.unique(rows["item"], return_index=True)[1]]
@@ -65,24 +64,6 @@ class ResultLog:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
-
-    def _check_key(self) -> None:
-        path = self.folder / KEY_NAME
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self.folder}: expected a folder of results to go on with: {error}") from None
-        if found is None:
-            with atomic_path(path) as temporary:
-                temporary.write_text(json.dumps(self.key, indent=2) + "\n", encoding="utf-8")
-            return
-        other = [name for name in {**self.key, **found} if found.get(name) != self.key.get(name)]
-        if other:
-            raise InputError(
-                f"{self.folder} holds the results of another run ({', '.join(other)} differ): expected an empty folder "
-                "or the same run"
-            )
 
     def _read_part(self, path: Path) -> npt.NDArray[Any]:
         data = path.read_bytes()

@@ -21,7 +21,7 @@ p.sub { color: #52606d; margin: .1rem 0; overflow-wrap: anywhere; }
 .tiles { display: flex; flex-wrap: wrap; gap: .7rem; margin: 1.2rem 0; }
 .tile { border: 1px solid #d9dee5; border-radius: 8px; padding: .5rem .8rem; min-width: 5.2rem; }
 .tile b { display: block; font-size: 1.25rem; font-weight: 600; } .tile span { color: #52606d; font-size: .85rem; }
-.note { border-left: 4px solid #e07b39; background: #fdf3ec; padding: .5rem .9rem; margin: .5rem 0; }
+p.note { border-left: 4px solid #e07b39; background: #fdf3ec; padding: .5rem .9rem; margin: .5rem 0; }
 .row { display: flex; flex-wrap: wrap; gap: 1.6rem; align-items: flex-start; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th { text-align: left; border-bottom: 2px solid #d9dee5; padding: .3rem .5rem; font-weight: 600; }
@@ -33,6 +33,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space:
   text-align: center; line-height: 130px; }
 .card div { padding: .45rem .6rem; overflow-wrap: anywhere; } .card small { color: #52606d; }
 details { margin: .6rem 0; } summary { cursor: pointer; color: #2f6db5; }
+b.error { color: #c22; } b.warning { color: #a65300; } b.note { color: #52606d; }
 svg { max-width: 100%; height: auto; } svg text { font: 11px system-ui, sans-serif; fill: #1f2933; }
 svg text.faint { fill: #52606d; }
 """
@@ -61,19 +62,21 @@ def note(text: str) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str | int | float]], name: str = "") -> str:
-    """Numbers stand right, with one decimal if any; texts left. `name` becomes the table's id."""
+    """Numbers stand right, with one decimal if any; texts left. `name` is its id. No header where that is empty."""
     rows = [list(row) for row in rows]
-    numeric = [bool(rows) and all(not isinstance(row[i], str) for row in rows) for i in range(len(header))]
+    width = len(header) or max(map(len, rows), default=0)
+    numeric = [bool(rows) and all(not isinstance(row[i], str) for row in rows if i < len(row)) for i in range(width)]
 
     def cells(tag: str, values: Sequence[str | int | float]) -> str:
         return "".join(
             f"<{tag}{' class=' + chr(34) + 'n' + chr(34) if n else ''}>{_cell(v)}</{tag}>"
-            for v, n in zip(values, numeric, strict=True)
+            for v, n in zip(values, numeric, strict=bool(header))
         )
 
     body = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     id_ = f' id="{name}"' if name else ""
-    return f"<table{id_}><thead><tr>{cells('th', header)}</tr></thead><tbody>\n{body}\n</tbody></table>"
+    head = f"<thead><tr>{cells('th', header)}</tr></thead>" if header else ""
+    return f"<table{id_}>{head}<tbody>\n{body}\n</tbody></table>"
 
 
 def _cell(value: str | int | float) -> str:
@@ -82,9 +85,15 @@ def _cell(value: str | int | float) -> str:
     return safe(str(value))
 
 
-def folded(summary: str, content: str) -> str:
-    """Content that opens at a click."""
-    return f"<details><summary>{safe(summary)}</summary>{content}</details>"
+def folded(summary: str, content: str, *, badge: str = "", is_open: bool = False) -> str:
+    """Content that opens at a click; a `badge` ("error", "warning", "note") stands before the summary."""
+    mark = f'<b class="{badge}">{badge}</b> ' if badge else ""
+    return f"<details{' open' * is_open}><summary>{mark}{safe(summary)}</summary>{content}</details>"
+
+
+def card(pixels: npt.NDArray[np.uint8] | None, content: str) -> str:
+    """A picture with something below it, for a `<div class="cards">`."""
+    return f'<div class="card">{picture(pixels)}<div>{content}</div></div>'
 
 
 def picture(pixels: npt.NDArray[np.uint8] | None, height: int = 160) -> str:
@@ -130,11 +139,13 @@ def short(words: str, most: int = 28) -> str:
     return words if len(words) <= most else f"{words[: most - 1 - tail].rstrip()}…{words[-tail:].lstrip()}"
 
 
-def bars(rows: Sequence[tuple[str, float, str]], name: str, fill: str = BLUE) -> str:
-    """Horizontal bars: (what, share in 0..1, words behind the bar). NaN draws no bar."""
+def bars(rows: Sequence[tuple[str, float, str]], name: str, fill: str = BLUE, *, ticks: bool = True) -> str:
+    """Horizontal bars: (what, share in 0..1, words behind the bar). NaN draws no bar. `ticks` are of percents."""
     step, left, width = 18, 210, 420
     parts = [
-        line(left + width * tick, 2, left + width * tick, step * len(rows) + 2) for tick in (0, 0.25, 0.5, 0.75, 1)
+        line(left + width * tick, 2, left + width * tick, step * len(rows) + 2)
+        for tick in (0, 0.25, 0.5, 0.75, 1)
+        if ticks or not tick
     ]
     for number, (what, share, words) in enumerate(rows):
         y = number * step + 3
@@ -142,8 +153,9 @@ def bars(rows: Sequence[tuple[str, float, str]], name: str, fill: str = BLUE) ->
         if share == share:
             parts.append(rect(left, y, max(width * share, 1), step - 5, fill, f"{what}: {words}"))
         parts.append(text(left + width + 8, y + 11, words, "start", "faint"))
-    bottom = step * len(rows) + 15
-    parts += [text(left + width * t, bottom, f"{100 * t:g} %", "middle", "faint") for t in (0, 0.5, 1)]
+    bottom = step * len(rows) + 15 * ticks
+    if ticks:
+        parts += [text(left + width * t, bottom, f"{100 * t:g} %", "middle", "faint") for t in (0, 0.5, 1)]
     return svg(left + width + 110, bottom + 6, parts, name)
 
 
