@@ -32,6 +32,7 @@ FROZEN = {
     "uniformer_xxs_video": "1a282ca36d8824bb",
     "uniformer_xxs_ls_video": "a1651fa399dc2858",
     "uniformer_xs_video": "4e67406848ac8eb4",
+    "uniformer_nano_video": "d658d08a74f58424",
     "uniformer_small_backbone": "8b492f030ee757ec",
     "uniformer_small_backbone_h14": "8b492f030ee757ec",
     "uniformer_base_backbone": "7badaa146df42285",

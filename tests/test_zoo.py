@@ -126,12 +126,13 @@ UNRELEASED = {
 # ---- architectures ---------------------------------------------------------------------------------------------------
 
 
-def test_variants_are_the_published_ones() -> None:
-    assert len(VARIANTS) == 25
+def test_variants_are_the_published_ones_and_our_own() -> None:
+    assert len(VARIANTS) == 25 + 1
+    assert {get_checkpoint(id).arch for id in list_checkpoints()} == {*VARIANTS} - {"uniformer_nano_video"}
     assert list_models() == list(VARIANTS)
     assert list_models("*_tl") == [name for name in VARIANTS if name.endswith("_tl")]
     assert len(list_models("*_tl")) == 7
-    assert len(list_models("*_video")) == 5
+    assert len(list_models("*_video")) == 6
     assert len(list_models("*_backbone*")) == 6
     assert {config.drop_path for config in VARIANTS.values()} == {0.0}
 
@@ -161,7 +162,8 @@ def test_head_dims() -> None:
     for name in VARIANTS:
         by_head_dim.setdefault(get_config(name).head_dim, []).append(name.removeprefix("uniformer_"))
     assert by_head_dim[28] == ["xxs", "xxs_video", "xxs_ls_video", "xxs_backbone"]
-    assert by_head_dim[32] == ["small_plus", "small_tl", "small_plus_tl", "base_tl", "xs", "xs_video", "xs_backbone"]
+    token_labeling = ["small_tl", "small_plus_tl", "base_tl"]
+    assert by_head_dim[32] == ["small_plus", *token_labeling, "xs", "xs_video", "nano_video", "xs_backbone"]
     assert sorted(by_head_dim) == [28, 32, 64]
 
 

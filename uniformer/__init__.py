@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from uniformer.macs import count_macs
     from uniformer.model import UniFormer, create_model
     from uniformer.predictor import Predictor, predict
+    from uniformer.timelines import Timeline, timeline
     from uniformer.zoo import get_checkpoint, list_checkpoints, list_models
 
 _HOMES = {
@@ -27,6 +28,7 @@ _HOMES = {
     "InputError": "errors",
     "InputSpec": "config",
     "Predictor": "predictor",
+    "Timeline": "timelines",
     "UniFormer": "model",
     "count_macs": "macs",
     "create_model": "model",
@@ -37,6 +39,7 @@ _HOMES = {
     "load_model": "checkpoint",
     "predict": "predictor",
     "save_checkpoint": "checkpoint",
+    "timeline": "timelines",
     "verify": "checkpoint",
 }
 
@@ -45,6 +48,7 @@ __all__ = [
     "InputError",
     "InputSpec",
     "Predictor",
+    "Timeline",
     "UniFormer",
     "count_macs",
     "create_model",
@@ -55,6 +59,7 @@ __all__ = [
     "load_model",
     "predict",
     "save_checkpoint",
+    "timeline",
     "verify",
 ]
 

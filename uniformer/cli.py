@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from uniformer import __version__
-from uniformer.commands import convert, data, evaluate, features, models, predict, recipes, train, verify
+from uniformer.commands import convert, data, demo, evaluate, features, models, predict, recipes, train, verify
 from uniformer.errors import InputError
 
 COMMANDS = {
+    "demo": demo,
     "predict": predict,
     "train": train,
     "eval": evaluate,

@@ -52,7 +52,8 @@ def _hybrid14(backbone: Config) -> Config:
     return replace(backbone, window=14, global_every=4)
 
 
-#: Every architecture with published weights, and our own nano. `drop_path` is 0: it belongs to a training recipe, not to the network.
+#: Every architecture with published weights, and our own nano. `drop_path` is 0: it belongs to a training recipe, not
+#: to the network.
 VARIANTS: Mapping[str, Config] = MappingProxyType(
     {
         # images

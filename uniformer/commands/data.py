@@ -1,4 +1,4 @@
-"""`uniformer data scan|split|prepare`: look at a data set before training on it, divide it, make it fast to read."""
+"""`uniformer data scan|split|prepare|make`: look at a data set, divide it, make it fast to read, or make one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from uniformer.progress import progress_bar
 
-HELP = "look at a data set, divide it, or re-encode it for fast reading"
+HELP = "look at a data set, divide it, re-encode it for fast reading, or make one"
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -35,6 +35,17 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     prepare.add_argument("--short-side", type=int, default=256, metavar="PIXELS")
     prepare.add_argument("--gop", type=int, default=16, metavar="FRAMES", help="frames from one keyframe to the next")
     prepare.set_defaults(task=_prepare)
+
+    make = tasks.add_parser("make", help="make a benchmark; a run that was stopped goes on")
+    make.add_argument("benchmark", metavar="NAME", choices=["camera-motion"], help="camera-motion")
+    make.add_argument("out", metavar="OUT", help="folder to write to")
+    for part, count in (("train", 10_000), ("val", 1_000), ("test", 2_000)):
+        make.add_argument(f"--{part}", type=int, default=count, metavar="CLIPS", help=f"default: {count}")
+    make.add_argument("--seed", type=int, default=0)
+    make.add_argument("--worlds", default="doom,photos", help="default: doom,photos, which take turns")
+    make.add_argument("--photos", metavar="DIR", help="photographs to use besides scikit-image's")
+    make.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
+    make.set_defaults(task=_make)
 
 
 def _add_source(p: argparse.ArgumentParser) -> None:
@@ -106,6 +117,38 @@ def _prepare(args: argparse.Namespace) -> int:
     for path, reason in result.failed.items():
         print(f"  {path}: {reason}")
     return 1 if result.failed else 0
+
+
+def _make(args: argparse.Namespace) -> int:
+    import os
+    import time
+
+    from uniformer.camera_motion.make import make
+
+    began = time.monotonic()
+    with progress_bar("clips") as progress:
+        made = make(
+            Path(args.out),
+            train=args.train,
+            val=args.val,
+            test=args.test,
+            seed=args.seed,
+            worlds=[world.strip() for world in args.worlds.split(",") if world.strip()],
+            photo_folder=Path(args.photos) if args.photos else None,
+            workers=os.cpu_count() or 1 if args.workers is None else args.workers,
+            progress=progress,
+        )
+    seconds = time.monotonic() - began
+    for split, per_class in made.per_class.items():
+        each = sorted(set(per_class.values()))
+        balance = (
+            f", {'-'.join(map(str, each[:1] + each[1:][-1:]))} of each of {len(per_class)} classes" if each else ""
+        )
+        print(f"{split}: {sum(per_class.values())} clips{balance}")
+    if made.new:
+        print(f"made {made.new} ({made.drawn} drawn) in {seconds:.0f} s: {made.new / seconds:.1f} clips/s")
+    print(f"train on it with data.root={args.out}")
+    return 0
 
 
 def _manifest(args: argparse.Namespace) -> Any:

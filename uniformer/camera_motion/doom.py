@@ -1,0 +1,285 @@
+"""The ViZDoom world: walks and flights through the levels that the `vizdoom` package carries.
+
+The game draws a wide view from a position; its own turn and the lens that is wanted are worked into it by a homography,
+which is exact because turning and zooming about the optical centre have no parallax. Positions and angles are read back
+from the game, so the record says what was filmed, not what was asked for.
+
+The game's ways, all measured: its picture is stretched by 1.2 upwards; looking up or down moves the picture plane
+instead of turning it; a tic of thrust is at most 50/32 units and every velocity falls to 0.918 of itself in the air;
+depth comes in steps of about 4.2 units; a flier bobs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uniformer.camera_motion.geometry import Array, picture, rays, rotations, whole
+from uniformer.camera_motion.paths import PITCH, ROLL, YAW, CameraPath, X, Y, Z
+from uniformer.errors import MissingExtra
+
+_FREEDOOM1 = tuple(f"E{episode}M{level}" for episode in range(1, 5) for level in range(1, 10))
+_FREEDOOM2 = tuple(f"MAP{level:02d}" for level in range(1, 33))
+_ALL = (*(("freedoom1.wad", level) for level in _FREEDOOM1), *(("freedoom2.wad", level) for level in _FREEDOOM2))
+
+#: (file, level) by split: every eighth level validates, every eighth tests. No level is in two.
+LEVELS: dict[str, tuple[tuple[str, str], ...]] = {
+    "train": tuple(level for i, level in enumerate(_ALL) if i % 8 not in (3, 7)),
+    "val": _ALL[3::8],
+    "test": _ALL[7::8],
+}
+
+_WIDE = 110.0  # horizontal field of view that the game draws, degrees
+_STRETCH = 1.2  # of the game's picture upwards
+_FRICTION = 0.918
+_THRUST = 50 / 32  # units per tic that one tic may add
+_DEPTH_UNIT = 4.2  # game units in a step of the depth buffer
+_EYES = 41.0  # of the player above its feet, units
+_TICS = 2  # of the game per frame
+
+# A clip as it was filmed: moments (T, S, 3, H, W) in 0..255, poses (T, 7) as in `CameraPath`, facts for the record.
+Take = tuple[Tensor, Array, dict[str, Any]]
+
+
+class Level:
+    """A running game in one level: what `open_level` gives. Where it is is always read from the game."""
+
+    def __init__(self, game: Any, module: Any, name: str):
+        variables = module.GameVariable
+        self._feet = (variables.POSITION_X, variables.POSITION_Y, variables.POSITION_Z)
+        self._velocities = (variables.VELOCITY_X, variables.VELOCITY_Y)
+        self._looks = (variables.ANGLE, variables.PITCH)
+        self._eye_height = variables.CAMERA_POSITION_Z
+        self.game = game
+        self.name = name
+        self._prepare()
+        self.spots = [(o.position_x, o.position_y) for o in game.get_state().objects if o.name != "DoomPlayer"]
+
+    def _prepare(self) -> None:
+        for command in ("god", "fly", "cl_showsecretmessage 0", f"fov {_WIDE:.0f}"):
+            self.game.send_game_command(command)
+        for _ in range(5):
+            self.game.make_action([0.0] * 6, 1)
+
+    def _read(self, variables: tuple[Any, ...]) -> Array:
+        return np.array([self.game.get_game_variable(v) for v in variables])
+
+    @property
+    def feet(self) -> Array:
+        """(3,) east, north and up in game units."""
+        return self._read(self._feet)
+
+    @property
+    def eyes(self) -> Array:
+        """(3,) east, north and up, of the picture as it was drawn last: its height is a tic late."""
+        return np.append(self.feet[:2], self.game.get_game_variable(self._eye_height))
+
+    @property
+    def looks(self) -> tuple[float, float]:
+        """Angle from east to north, and up, in degrees."""
+        angle, down = self._read(self._looks)
+        return float(angle), -float(down)
+
+    def move(self, aim: Array | None, angle: float, up: float, *, tics: int = 1, fires: bool = False) -> None:
+        """Turn to `angle`, look `up` and fly so that the eyes are at `aim` after some tics (their height a tic later).
+
+        One call, one picture, whatever the tics: waiting for the game to answer is what takes time.
+        """
+        old, old_up = self.looks
+        right = (old - angle + 180) % 360 - 180
+        forward, aside, rise = 0.0, 0.0, 0.0
+        if aim is not None:
+            way = aim - self.feet - (0, 0, _EYES)
+            push = 32 * _push(way[:2], self._read(self._velocities), tics)
+            east, north = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+            forward, aside = float(push @ (east, north)), float(push @ (north, -east))
+            rise = float(np.clip(round(way[2] / tics * 128), -1500, 1500))
+        # a rise of 0 would leave the game's own fall as it is
+        self.game.set_action([forward, aside, rise or 1.0, right / tics, (up - old_up) / tics, float(fires)])
+        self.game.advance_action(tics, True)
+        if self.game.is_episode_finished():  # flown through the exit: begin anew, far from any aim
+            self.game.new_episode()
+            self._prepare()
+
+    def go_to(self, spot: Array, angle: float) -> float | None:
+        """Stand at a spot: the typical distance there, or None where one cannot stand or nothing is to be seen."""
+        self.game.send_game_command(f"warp {spot[0]:.1f} {spot[1]:.1f}")
+        self.move(None, angle, 0.0, tics=3)
+        return _typical_distance(self.depth()) if np.abs(self.feet[:2] - spot).max() < 1 else None
+
+    def rise(self, height: float) -> None:
+        """Fly straight up, as far as there is room."""
+        angle, _ = self.looks
+        self.move(self.feet + np.array([0, 0, _EYES + height]), angle, 0.0, tics=max(1, round(height / 5)))
+        self.move(self.feet + np.array([0, 0, _EYES]), angle, 0.0)
+
+    def depth(self) -> Array:
+        """(H, W) distances along the optical axis in game units, to about 1,000."""
+        return np.asarray(self.game.get_state().depth_buffer, float) * _DEPTH_UNIT
+
+    def is_covered(self) -> bool:
+        """Whether something before the lens, an explosion or a wall, hides much of the view."""
+        depth = self.depth()
+        h, w = depth.shape
+        return float((depth[h // 5 : -h // 5, w // 5 : -w // 5] < 21).mean()) > 0.12
+
+    def screen(self) -> Tensor:
+        """uint8 (H, W, 3)."""
+        return torch.from_numpy(np.array(self.game.get_state().screen_buffer))
+
+
+@contextlib.contextmanager
+def open_level(wad: str, name: str, seed: int) -> Iterator[Level]:
+    """Start the game in a level. It writes files where it starts, so it starts in a temporary folder.
+
+    Raises `MissingExtra` without `vizdoom`.
+    """
+    require_vizdoom()
+    import vizdoom
+
+    game = vizdoom.DoomGame()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        _configure(game, vizdoom, wad, name, seed)
+        try:
+            game.init()
+            yield Level(game, vizdoom, f"{Path(wad).stem}/{name}")
+        finally:
+            game.close()
+
+
+def require_vizdoom() -> None:
+    """Raises `MissingExtra` without `vizdoom`."""
+    if importlib.util.find_spec("vizdoom") is None:
+        raise MissingExtra("vizdoom", "camera-motion", "the ViZDoom world")
+
+
+def _configure(game: Any, vizdoom: Any, wad: str, name: str, seed: int) -> None:
+    button = vizdoom.Button
+    game.set_doom_game_path(str(Path(vizdoom.__file__).parent / wad))
+    game.set_doom_map(name)
+    game.set_doom_config_path("vizdoom.ini")
+    game.set_seed(seed)
+    game.set_doom_skill(3)
+    game.set_episode_timeout(0)
+    game.set_screen_resolution(vizdoom.ScreenResolution.RES_400X300)
+    game.set_screen_format(vizdoom.ScreenFormat.RGB24)
+    game.set_depth_buffer_enabled(True)
+    game.set_objects_info_enabled(True)
+    game.set_window_visible(False)
+    game.set_sound_enabled(False)
+    for part in ("hud", "weapon", "crosshair", "messages", "screen_flashes"):
+        getattr(game, f"set_render_{part}")(False)
+    game.set_available_buttons(
+        [
+            button.MOVE_FORWARD_BACKWARD_DELTA,
+            button.MOVE_LEFT_RIGHT_DELTA,
+            button.MOVE_UP_DOWN_DELTA,
+            button.TURN_LEFT_RIGHT_DELTA,
+            button.LOOK_UP_DOWN_DELTA,
+            button.ATTACK,
+        ]
+    )
+    game.add_game_args("+sv_cheats 1 +movebob 0 +stillbob 0")
+
+
+def film(level: Level, path: CameraPath, frames: int, size: tuple[int, int], rng: np.random.Generator) -> Take | None:
+    """Film a path from somewhere in the level. None where it is blocked or there is nothing to see."""
+    spot = np.array(level.spots[rng.integers(len(level.spots))]) + rng.uniform(-48, 48, 2)
+    facing = float(rng.uniform(0, 360))
+    height = rng.uniform(2, 40)
+    fires = rng.random() < 0.08
+    shutter = _TICS if rng.random() < 0.35 else 1
+    scale = level.go_to(spot, facing)
+    if scale is None:
+        return None
+    tics = _TICS // shutter  # from one picture to the next
+    wanted = path.poses((np.arange(frames * shutter) + 1) / (frames * shutter))
+    fall = float(wanted[0, Y] - wanted[:, Y].min()) * scale / _STRETCH  # room to go down
+    level.rise(height + fall)
+    start = level.eyes
+    course = start + _to_game(wanted[:, :3] - wanted[0, :3], facing) * scale
+    late = np.append(np.diff(course[:, 2]), 0.0) / tics  # the height that is drawn is a tic late
+    screens, seen = [], []
+    for i, aim in enumerate(course):
+        ahead = aim + np.array([0, 0, late[i]])
+        level.move(ahead, facing - wanted[i, YAW], wanted[i, PITCH], tics=tics, fires=fires and i % 8 < 4)
+        if np.abs(level.eyes - aim).max() > 0.02 * scale + 2 or level.is_covered():
+            return None
+        screens.append(level.screen())
+        angle, up = level.looks
+        seen.append([*level.eyes, facing - angle, up])
+    true = np.array(seen)
+    looks = rotations(wanted[:, YAW], wanted[:, PITCH], wanted[:, ROLL]) @ rays(path.fields_of_view(wanted))
+    views = turned(screens, true[:, 3], true[:, 4], looks, size)
+    poses = wanted.copy()
+    poses[:, :3] = _from_game(true[:, :3] - start, facing) / scale + wanted[0, :3]
+    facts = {
+        "level": level.name,
+        "start": [round(float(v), 1) for v in start],
+        "facing": round(facing, 2),
+        "distance": round(scale, 1),
+        "fires": fires,
+        "shutter": shutter,
+    }
+    return views.unflatten(0, (frames, shutter)), poses[shutter - 1 :: shutter], facts
+
+
+def _push(way: Array, velocity: Array, tics: int) -> Array:
+    """(2,) the thrust per tic that leads `way` far in some tics. Each adds the thrust, moves, and brakes."""
+    by_velocity, by_push, gone_by_velocity, gone_by_push = 1.0, 0.0, 0.0, 0.0
+    for _ in range(tics):
+        by_push += 1
+        gone_by_velocity, gone_by_push = gone_by_velocity + by_velocity, gone_by_push + by_push
+        by_velocity, by_push = by_velocity * _FRICTION, by_push * _FRICTION
+    push: Array = (way - gone_by_velocity * velocity) / gone_by_push
+    limited: Array = push * min(1.0, _THRUST / max(float(np.hypot(*push)), 1e-9))
+    return limited
+
+
+def _typical_distance(depth: Array) -> float | None:
+    """Median distance in the middle of the view; None for a wall before the nose, the sky, or hardly any depth."""
+    h, w = depth.shape
+    middle = depth[h // 4 : -h // 4, w // 4 : -w // 4]
+    typical = float(np.median(middle))
+    low, high = np.quantile(middle, (0.1, 0.9))
+    return typical if 70 < typical < 700 and high > 1.4 * low and np.quantile(middle, 0.02) > 25 else None
+
+
+def _to_game(ways: Array, facing: float) -> Array:
+    """(T, 3) right, up, forwards -> east, north, up, for a camera that faces this angle."""
+    c, s = np.cos(np.radians(facing)), np.sin(np.radians(facing))
+    x, y, z = ways[:, X], ways[:, Y], ways[:, Z]
+    return np.stack([x * s + z * c, -x * c + z * s, y / _STRETCH], -1)
+
+
+def _from_game(ways: Array, facing: float) -> Array:
+    c, s = np.cos(np.radians(facing)), np.sin(np.radians(facing))
+    east, north, up = ways.T
+    return np.stack([east * s - north * c, up * _STRETCH, east * c + north * s], -1)
+
+
+def turned(screens: list[Tensor], yaw: Array, up: Array, looks: Array, size: tuple[int, int]) -> Tensor:
+    """The game's wide pictures as another camera in the same place sees them: (T, 3, H, W) in 0..255.
+
+    screens: (T) uint8 (h, w, 3); yaw, up: (T,) degrees that the game's camera looked at; looks: (T, 3, 3) from the
+    wanted pictures' points to world directions; size: (H, W).
+    """
+    height, width, _ = screens[0].shape
+    half = np.tan(np.radians(_WIDE) / 2)
+    canvas = np.tile(np.diag([1 / half, -width / height / half, 1.0]), (len(screens), 1, 1))
+    canvas[:, 1, 2] = width / height / half * _STRETCH * np.tan(np.radians(up))
+    game = rotations((yaw + 180) % 360 - 180, 0 * yaw, 0 * yaw)
+    homographies = canvas @ game.transpose(0, 2, 1) @ looks
+    views = [
+        picture(screen.permute(2, 0, 1).float(), homography[None], whole(size), mirror=True)[0]
+        for screen, homography in zip(screens, homographies, strict=True)
+    ]
+    return torch.cat(views)

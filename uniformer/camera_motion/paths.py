@@ -1,0 +1,208 @@
+"""Where the camera is and where it looks at any moment of a clip: a path drawn at random for each class.
+
+Seven numbers make a pose, in the order of `AXES`: position in units of the scene's typical distance, angles in degrees
+and the zoom as log2 of the focal length. Both worlds film the same kind of path. Everything that the class does not
+say (lens, speed, easing, start, drift, tremor) is drawn alike for all classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from uniformer.config import did_you_mean
+from uniformer.errors import InputError
+
+Array = npt.NDArray[np.float64]
+
+AXES = ("x", "y", "z", "yaw", "pitch", "roll", "zoom")
+X, Y, Z, YAW, PITCH, ROLL, ZOOM = range(7)
+
+_WIDEST, _NARROWEST = 88.0, 34.0  # horizontal field of view, degrees
+_WAVES = 6  # sines that make up the tremor of one axis
+
+# class -> axis, sign, smallest and largest size of the motion. Sizes are what it does to the picture: widths that the
+# typical distance (x, y, yaw, pitch) moves by, degrees (roll), log2 of the growth (z at the typical distance, zoom).
+_MOTIONS: dict[str, tuple[int, int, float, float]] = {
+    "pan_left": (YAW, -1, 0.16, 1.25),
+    "pan_right": (YAW, +1, 0.16, 1.25),
+    "tilt_down": (PITCH, -1, 0.14, 0.75),
+    "tilt_up": (PITCH, +1, 0.14, 0.75),
+    "truck_left": (X, -1, 0.18, 0.90),
+    "truck_right": (X, +1, 0.18, 0.90),
+    "pedestal_down": (Y, -1, 0.12, 0.45),
+    "pedestal_up": (Y, +1, 0.12, 0.45),
+    "push_in": (Z, +1, 0.30, 1.10),
+    "pull_out": (Z, -1, 0.30, 1.10),
+    "roll_left": (ROLL, -1, 10.0, 55.0),
+    "roll_right": (ROLL, +1, 10.0, 55.0),
+    "zoom_in": (ZOOM, +1, 0.30, 1.30),
+    "zoom_out": (ZOOM, -1, 0.30, 1.30),
+    "pan_left_then_right": (YAW, -1, 0.18, 0.80),
+    "pan_right_then_left": (YAW, +1, 0.18, 0.80),
+    "push_in_then_pull_out": (Z, +1, 0.35, 1.10),
+    "pull_out_then_push_in": (Z, -1, 0.35, 1.10),
+}
+
+
+@dataclass(frozen=True)
+class CameraPath:
+    """A path over the time 0..1 of a clip. `poses` gives it at any moment."""
+
+    label: str
+    fov: float  #: horizontal field of view at zoom 0, degrees
+    size: float  #: of the labelled motion, in the unit of its axis in the picture; of the tremor for shake
+    start: Array  #: (7,)
+    motion: Array  #: (7,) added in full where the easing reaches 1
+    easing: tuple[float, float, float, float]  #: hold at the start, hold at the end, power, share of smoothness
+    turn: tuple[float, float] | None  #: there and back: when it turns, and how much of the way is left at the end
+    drift: Array  #: (7,) added evenly over the clip
+    tremor: Array  #: (7, waves, 3) amplitude, cycles per clip, phase
+
+    def poses(self, moments: Array) -> Array:
+        """(T,) moments in 0..1 -> (T, 7) poses."""
+        time = np.asarray(moments, float)[:, None]
+        path: Array = self.start + self.motion * self._progress(time) + self.drift * (time - 0.5)
+        return path + self._tremble(time) - (self._trend(time) if self.label == "shake" else 0)
+
+    def fields_of_view(self, poses: Array) -> Array:
+        """(T, 7) poses -> (T,) horizontal fields of view in degrees."""
+        degrees: Array = np.degrees(2 * np.arctan(np.tan(np.radians(self.fov) / 2) * 2.0 ** -poses[:, ZOOM]))
+        return degrees
+
+    def _progress(self, time: Array) -> Array:
+        begin, end, power, smoothness = self.easing
+
+        def ease(share: Array) -> Array:
+            share = np.clip(share, 0, 1)
+            shaped = share**power if power >= 1 else 1 - (1 - share) ** (1 / power)
+            eased: Array = (1 - smoothness) * shaped + smoothness * (1 - np.cos(np.pi * share)) / 2
+            return eased
+
+        time = (time - begin) / (1 - begin - end)
+        if self.turn is None:
+            return ease(time)
+        when, left = self.turn
+        return ease(time / when) - (1 - left) * ease((time - when) / (1 - when))
+
+    def _tremble(self, time: Array) -> Array:
+        amplitude, cycles, phase = np.moveaxis(self.tremor, 2, 0)  # (7, waves) each
+        sines: Array = (amplitude * np.sin(2 * np.pi * cycles * time[:, :, None] + phase)).sum(-1)
+        return sines
+
+    def _trend(self, time: Array) -> Array:
+        """What would lead a shake away: the straight line from its first pose to its last."""
+        first, last = self._tremble(np.array([[0.0], [1.0]]))
+        line: Array = first + (last - first) * time
+        return line
+
+    def facts(self) -> dict[str, Any]:
+        """The parameters for the record, without the tremor's waves."""
+        return {
+            "label": self.label,
+            "fov": round(self.fov, 3),
+            "size": round(self.size, 4),
+            "start": _rounded(self.start),
+            "motion": _rounded(self.motion),
+            "easing": _rounded(self.easing),
+            "turn": self.turn and _rounded(self.turn),
+            "drift": _rounded(self.drift),
+            "tremor": _rounded(np.sqrt((self.tremor[:, :, 0] ** 2).sum(1) / 2)),
+        }
+
+
+def draw_path(label: str, rng: np.random.Generator) -> CameraPath:
+    """A random path of a class. Raises `InputError` for a class that there is not."""
+    if label not in (*_MOTIONS, "static", "shake"):
+        raise InputError(f"unknown class {label!r}{did_you_mean(label, [*_MOTIONS, 'static', 'shake'])}")
+    fov = rng.uniform(46, 78)
+    per_width = _per_width(fov)
+    start = np.zeros(7)
+    start[PITCH], start[ROLL] = rng.normal(0, (4.0, 1.5))
+    motion, size, turn = np.zeros(7), 0.0, None
+    if label in _MOTIONS:
+        axis, sign, low, high = _MOTIONS[label]
+        size = _log_uniform(rng, low, high)
+        motion[axis] = sign * _in_scene(axis, sign, size, per_width)
+        if axis == ZOOM:
+            motion[axis] = np.clip(motion[axis], *_zoom_range(fov, halves=2))
+            start[axis] = -motion[axis] / 2
+        if "_then_" in label:
+            turn = (rng.uniform(0.4, 0.6), rng.uniform(-0.15, 0.25))
+        elif axis in (YAW, PITCH, ROLL):  # what is seen in the middle must not tell where it goes
+            start[axis] -= motion[axis] * rng.uniform(0.35, 0.65)
+    easing = (rng.uniform(0, 0.08), rng.uniform(0, 0.08), _log_uniform(rng, 0.65, 1.5), rng.uniform(0, 1))
+    drift = _drift(rng, label, motion, per_width)
+    shaking = _log_uniform(rng, 0.018, 0.05) if label == "shake" else 0.0
+    tremor = _shake(rng, shaking, per_width) if shaking else _hand(rng, per_width)
+    return CameraPath(label, fov, size or shaking, start, motion, easing, turn, drift, tremor)
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def _per_width(fov: float) -> Array:
+    """(7,) how far each axis goes while the picture moves by about its width."""
+    width = 2 * np.tan(np.radians(fov) / 2)
+    return np.array([width, width, 1.4, fov, fov, 90.0, 2.0])
+
+
+def _in_scene(axis: int, sign: int, size: float, per_width: Array) -> float:
+    if axis == Z:  # growth of what is at distance 1: 1 / (1 - way) forwards, 1 / (1 + way) backwards
+        return float(1 - 2**-size if sign > 0 else 2**size - 1)
+    return size if axis in (ROLL, ZOOM) else float(size * per_width[axis])
+
+
+def _zoom_range(fov: float, halves: int) -> tuple[float, float]:
+    """How far the zoom may go either way from the middle and stay within the lenses there are."""
+    focal = np.tan(np.radians(fov) / 2)
+    most = min(np.log2(np.tan(np.radians(_WIDEST) / 2) / focal), np.log2(focal / np.tan(np.radians(_NARROWEST) / 2)))
+    return -halves * most, halves * most
+
+
+def _drift(rng: np.random.Generator, label: str, motion: Array, per_width: Array) -> Array:
+    """In half of the clips one or two other axes creep, by up to 15 % of what the labelled motion does."""
+    drift = np.zeros(7)
+    if label in ("static", "shake") or rng.random() < 0.5:
+        return drift
+    main = float(np.abs(motion / per_width).max())
+    for axis in rng.choice(7, rng.integers(1, 3), replace=False):
+        if motion[axis] == 0:
+            drift[axis] = rng.uniform(-0.15, 0.15) * main * per_width[axis]
+    return drift
+
+
+def _hand(rng: np.random.Generator, per_width: Array) -> Array:
+    """Nothing (a tripod), or the tremor of a hand: up to 0.6 % of the width."""
+    waves = np.zeros((7, _WAVES, 3))
+    if rng.random() < 0.35:
+        return waves
+    strength = _log_uniform(rng, 0.0006, 0.006)
+    for axis, share in ((YAW, 1.0), (PITCH, 1.0), (ROLL, 0.5), (X, 0.3), (Y, 0.3)):
+        cycles = rng.uniform(0.7, 8, _WAVES)
+        waves[axis] = _waves(rng, strength * share * per_width[axis], cycles, 1 / cycles)
+    return waves
+
+
+def _shake(rng: np.random.Generator, strength: float, per_width: Array) -> Array:
+    waves = np.zeros((7, _WAVES, 3))
+    shares = rng.dirichlet((2, 2, 0.5, 0.7, 0.7)) ** 0.5  # some shakes are mostly sideways, some mostly up and down
+    for axis, share in zip((YAW, PITCH, ROLL, X, Y), shares, strict=True):
+        cycles = rng.uniform(2.5, 8, _WAVES)
+        waves[axis] = _waves(rng, strength * share * per_width[axis], cycles, np.ones(_WAVES))
+    return waves
+
+
+def _waves(rng: np.random.Generator, deviation: float, cycles: Array, weights: Array) -> Array:
+    """(waves, 3) sines with random phases whose sum has this standard deviation."""
+    weights = weights * rng.uniform(0.3, 1, len(cycles))
+    amplitude = deviation * weights * np.sqrt(2 / (weights**2).sum())
+    return np.stack([amplitude, cycles, rng.uniform(0, 2 * np.pi, len(cycles))], -1)
+
+
+def _rounded(values: Any) -> list[float]:
+    return [round(float(v), 5) for v in values]

@@ -1,0 +1,232 @@
+"""The photograph world: a small scene of textured planes made of real photographs, filmed by an exact camera.
+
+A background, often a floor, and cut-outs nearer by, some of which move. The distance 1 is the typical one, so that
+moving and turning, and moving forwards and zooming, differ as they do in a room: by parallax.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from uniformer.camera_motion.geometry import (
+    Array,
+    Window,
+    density,
+    picture,
+    plane_homographies,
+    rays,
+    rotations,
+    shrink,
+    whole,
+    window_of,
+)
+from uniformer.camera_motion.paths import PITCH, ROLL, YAW, CameraPath
+from uniformer.data.frames import IMAGE_SUFFIXES
+from uniformer.errors import InputError, MissingExtra
+
+#: The photographs among scikit-image's pictures, by split. No photograph is in two.
+PHOTOS: dict[str, tuple[str, ...]] = {
+    "train": (
+        "astronaut.png",
+        "brick.png",
+        "coffee.png",
+        "coins.png",
+        "gravel.png",
+        "hubble_deep_field.jpg",
+        "ihc.png",
+    ),
+    "val": ("chelsea.png", "grass.png", "text.png"),
+    "test": ("camera.png", "motorcycle_left.png", "rocket.jpg"),
+}
+_LARGEST = 900  # pixels of the longer side that are kept
+_SMALLEST = 160
+_CUTOUT = 300  # pixels of the longer side of what cut-outs are cut from
+_BEHIND = 2.2  # how far a background reaches beyond the view
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photograph, (3, h, w) float in 0..255."""
+
+    large: Tensor  #: at most 900 pixels long
+    small: Tensor  #: for cut-outs: about a third of it
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One textured plane: `origin + a * across + b * down`, a and b in -1..1, drifting by `speed` over the clip."""
+
+    texture: Tensor  #: (4, h, w): red, green, blue in 0..255 and how opaque in 0..1
+    origin: Array  #: (3,)
+    across: Array  #: (3,) half of its width
+    down: Array  #: (3,) half of its height
+    speed: Array  #: (3,) way over the clip
+    is_endless: bool  #: goes on as its mirror image
+
+    def homographies(self, moments: Array, eyes: Array, looks: Array) -> Array:
+        origin = self.origin + self.speed * (moments[:, None] - 0.5)
+        return plane_homographies(origin, self.across, self.down, eyes, looks)
+
+
+def find_photos(split: str, folder: Path | None) -> list[Path]:
+    """scikit-image's photographs of a split, and those of a folder that fall to it by a hash of their names.
+
+    Eight of ten of the folder's files are for training, one for validation, one for test. Raises `InputError` for a
+    folder without pictures, `MissingExtra` without scikit-image.
+    """
+    package = importlib.util.find_spec("skimage")
+    if package is None or not package.submodule_search_locations:
+        raise MissingExtra("scikit-image", "camera-motion", "the photograph world")
+    own = Path(package.submodule_search_locations[0]) / "data"
+    return [own / name for name in PHOTOS[split]] + ([] if folder is None else _of_folder(folder, split))
+
+
+def _of_folder(folder: Path, split: str) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder of photographs, found none")
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    if not found:
+        raise InputError(f"{folder}: expected photographs, found no picture")
+    return [path for path in found if split_of_name(path.relative_to(folder).as_posix()) == split]
+
+
+def split_of_name(name: str) -> str:
+    """train (8 of 10), val or test, by a hash: a photograph stays in its split when others come or go."""
+    digit = hashlib.sha256(name.encode()).digest()[0] % 10
+    return {8: "val", 9: "test"}.get(digit, "train")
+
+
+def load_photo(path: Path) -> Photo:
+    """The photograph in a file. Raises `InputError` for what is no picture."""
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (_LARGEST, _LARGEST))  # JPEG only: decodes at a fraction of the size
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: expected a picture, found none that can be read: {error}") from None
+    upright.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BOX)
+    if min(upright.size) < _SMALLEST:
+        raise InputError(
+            f"{path}: expected at least {_SMALLEST} x {_SMALLEST} pixels, found {upright.width} x {upright.height}"
+        )
+    large = torch.from_numpy(np.array(upright)).permute(2, 0, 1).float()
+    return Photo(large, shrink(large, max(upright.size) // _CUTOUT))
+
+
+def build_scene(photos: Sequence[Photo], path: CameraPath, rng: np.random.Generator) -> list[Layer]:
+    """A scene, from far to near, around the directions in which the path looks. The class does not change it."""
+    heading = np.radians(float(path.poses(np.linspace(0, 1, 9))[:, YAW].mean()))
+    far = rng.uniform(1.2, 2.6)
+    slant = np.radians(rng.uniform(-30, 30)) if rng.random() < 0.5 else 0.0
+    floor = -rng.uniform(0.25, 0.7)
+    width = np.tan(np.radians(path.fov) / 2)
+    large = [photo.large for photo in photos]
+    layers = [_background(_texture(large, rng), far, heading, slant, width * rng.uniform(0.8, _BEHIND), rng)]
+    if rng.random() < 0.6:
+        layers.append(_floor(_texture(large, rng), floor, rng))
+    distances = np.sort(rng.uniform(0.5, 0.9 * far, rng.integers(5, 11)))[::-1]
+    for distance in distances:
+        layers.append(_cutout(_texture([photo.small for photo in photos], rng), float(distance), heading, width, rng))
+    return layers
+
+
+def film(layers: Sequence[Layer], path: CameraPath, moments: Array, size: tuple[int, int]) -> Tensor:
+    """The scene at (T,) moments: (T, 3, H, W) in 0..255. Layers hide what is behind them."""
+    poses = path.poses(moments)
+    looks = rotations(poses[:, YAW], poses[:, PITCH], poses[:, ROLL]) @ rays(path.fields_of_view(poses))
+    views = torch.zeros(len(moments), 3, *size)
+    nearest = torch.zeros(len(moments), 1, *size)
+    for layer in layers:
+        homographies = layer.homographies(moments, poses[:, :3], looks)
+        window = whole(size) if layer.is_endless else window_of(homographies, size)
+        if window is None:
+            continue
+        texture = _shrink(layer.texture, homographies[len(moments) // 2], window)
+        seen, near = picture(texture, homographies, window, mirror=layer.is_endless)
+        part = (slice(None), slice(None), window.rows, window.columns)
+        alpha = seen[:, 3:] * (near > nearest[part])
+        views[part] += alpha * (seen[:, :3] - views[part])
+        nearest[part] = torch.where(alpha > 0.5, near, nearest[part])
+    return views
+
+
+def _shrink(texture: Tensor, homography: Array, window: Window) -> Tensor:
+    """The texture at the size in which it is seen: sampling a larger one would flicker."""
+    seen = density(homography, window, (texture.shape[1], texture.shape[2]))
+    times = min(round(seen), min(texture.shape[1:]) // 8)
+    return shrink(texture, times)
+
+
+def _texture(photos: Sequence[Tensor], rng: np.random.Generator) -> Tensor:
+    """(3, h, w) a part of one of the photographs, its colours and sides changed at random."""
+    photo = photos[int(rng.integers(len(photos)))]
+    share = rng.uniform(0.45, 1, 2)
+    high, wide = (max(min(_SMALLEST // 2, n), int(n * s)) for n, s in zip(photo.shape[1:], share, strict=True))
+    top, left = (int(rng.integers(n - m + 1)) for n, m in zip(photo.shape[1:], (high, wide), strict=True))
+    part = photo[:, top : top + high, left : left + wide]
+    part = part.flip(2) if rng.random() < 0.5 else part
+    if rng.random() < 0.1:
+        part = part[torch.from_numpy(rng.permutation(3))]
+    gain = torch.from_numpy(rng.normal(1, 0.12, (3, 1, 1)) * rng.uniform(0.7, 1.25)).float()
+    return (part * gain).clamp(0, 255)
+
+
+def _opaque(texture: Tensor) -> Tensor:
+    return torch.cat([texture, torch.ones_like(texture[:1])])
+
+
+def _background(
+    texture: Tensor, far: float, heading: float, slant: float, reach: float, rng: np.random.Generator
+) -> Layer:
+    angle = heading + slant
+    origin = far * np.array([np.sin(heading), 0, np.cos(heading)]) + [0, rng.uniform(-0.2, 0.2), 0]
+    across = far * reach * np.array([np.cos(angle), 0, -np.sin(angle)])
+    down = far * reach * np.array([0, -texture.shape[1] / texture.shape[2], 0])
+    return Layer(_opaque(texture), origin, across, down, np.zeros(3), True)
+
+
+def _floor(texture: Tensor, height: float, rng: np.random.Generator) -> Layer:
+    scale, angle = rng.uniform(0.5, 1.4), rng.uniform(0, 2 * np.pi)
+    across = scale * np.array([np.cos(angle), 0, np.sin(angle)])
+    down = scale * texture.shape[1] / texture.shape[2] * np.array([np.sin(angle), 0, -np.cos(angle)])
+    return Layer(_opaque(texture), np.array([0, height, 1.0]), across, down, np.zeros(3), True)
+
+
+def _cutout(texture: Tensor, distance: float, heading: float, width: float, rng: np.random.Generator) -> Layer:
+    """A standing piece of a photograph somewhere in sight, facing the camera more or less; one of four moves."""
+    aside = heading + rng.uniform(-1.3, 1.3) * np.arctan(width) * 1.3
+    turn = aside + np.radians(rng.normal(0, 20))
+    half = distance * width * rng.uniform(0.1, 0.35)
+    origin = distance * np.array([np.sin(aside) / np.cos(aside - heading), 0, np.cos(aside) / np.cos(aside - heading)])
+    origin[1] = rng.uniform(-0.6, 0.6) * distance * width
+    across = half * np.array([np.cos(turn), 0, -np.sin(turn)])
+    down = half * rng.uniform(0.6, 1.7) * np.array([0, -1.0, 0])
+    speed = np.zeros(3)
+    if rng.random() < 0.25:
+        speed = rng.normal(0, 0.5, 3) * (half, 0.5 * half, 0.3 * half) * 2
+    shape = _shape(texture.shape[1], texture.shape[2], rng)
+    return Layer(torch.cat([texture, shape]), origin, across, down, speed, False)
+
+
+def _shape(height: int, width: int, rng: np.random.Generator) -> Tensor:
+    """(1, h, w) how opaque: a box, an ellipse or a blob with a soft edge, touching no side of the texture."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    kind = rng.choice(["box", "ellipse", "blob"])
+    if kind == "box":
+        inside = 0.95 - torch.maximum(x.abs(), y.abs())
+    else:
+        angle = torch.atan2(y, x)
+        radius = torch.full_like(x, 0.9)
+        for lobes in range(2, 6) if kind == "blob" else ():
+            radius = radius - 0.09 * rng.random() * (1 + torch.cos(lobes * angle + rng.uniform(0, 6.28)))
+        inside = radius - torch.hypot(x, y)
+    return (inside / 0.03 + 0.5).clamp(0, 1)[None]
