@@ -1,5 +1,6 @@
 """Training on one's own data without a recipe, and the command."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +27,8 @@ def test_own_data_needs_no_recipe(tmp_path, pictures, sets, capsys):
     said = capsys.readouterr().out
     assert "preset 'classifier' for 18 training samples" in said
     assert "the classifier is new" in said
+    assert re.search(r"^  \d+ of 18, 0:\d\d:\d\d left$", said, re.MULTILINE)
+    assert "  18 of 18, 0:00:00 left" in said
     result = tmp_path / "features" / "model.safetensors"
     contract, problems = checkpoint.verify(result)
     assert problems == []

@@ -10,7 +10,7 @@ import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,7 @@ class ResultLog:
         rows = np.concatenate([np.empty(0, self.dtype), *parts])
         return rows[np.unique(rows["item"], return_index=True)[1]]
 
-    def begin(self, rank: int) -> None:
+    def begin(self, rank: int) -> Self:
         """Open this process's file; a row that a kill cut short is dropped."""
         path = self.folder / f"rows-{rank}.bin"
         try:
@@ -51,6 +51,7 @@ class ResultLog:
             self._file.truncate(size - size % self._stored.itemsize)
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror}") from None
+        return self
 
     def add(self, row: npt.NDArray[Any]) -> None:
         """Append one row, safe from a kill of this process once the call returns."""

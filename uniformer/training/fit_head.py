@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from uniformer.evaluation.features import Features, extract_features, load_featu
 from uniformer.evaluation.probe import linear_probe, probe_scores
 from uniformer.model import UniFormer
 from uniformer.recipe import Recipe
-from uniformer.training.log import Log
+from uniformer.training.log import Log, time_left
 from uniformer.training.result import RESULT, Outcome, measures, write_weights
 from uniformer.training.setup import check_data, initialised
 
@@ -65,14 +66,14 @@ def _features(model: UniFormer, recipe: Recipe, part: Manifest, folder: Path, wo
 
 
 def _tenths(log: Log) -> Callable[[int, int], None]:
-    """Says when another tenth is done."""
-    said = [0]
+    """Says at the first report and whenever another tenth is done how long the rest will take."""
+    begin, said = time.perf_counter(), [-1]
 
     def progress(done: int, total: int) -> None:
         tenth = 10 * done // total
         if tenth > said[0]:
             said[0] = tenth
-            log.say(f"  {done} of {total}")
+            log.say(f"  {done} of {total}, {time_left((time.perf_counter() - begin) / done, total - done)} left")
 
     return progress
 
