@@ -62,7 +62,7 @@ def fetched(id: str, **options: object) -> str:
 
 def one_line(out: str, err: str) -> str:
     """The message of an InputError, which must be one line and come without a traceback."""
-    assert out.startswith("InputError: ")
+    assert out.startswith(("InputError: ", "NotFetched: "))  # the second is a kind of the first
     assert "\n" not in out
     assert "Traceback" not in err
     return out
