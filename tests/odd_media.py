@@ -186,6 +186,7 @@ avi_mpeg4 = plain("avi_mpeg4", "mpeg4.avi", "mpeg4", options={"g": "12"})
 avi_b_frames = plain("avi_b_frames", "asp.avi", "mpeg4", options={"g": "12", "bf": "2"})
 avi_h264_b_frames = plain("avi_h264_b_frames", "h264.avi", options={"g": "24", "bf": "3"})
 avi_latin1 = plain("avi_latin1", "latin1.avi", "mpeg4", metadata={"title": "Schlägerei in Köln", "artist": "Ä"})
+mp4_mjpeg = plain("mp4_mjpeg", "pictures.mp4", "mjpeg", pix_fmt="yuvj420p")
 avi_mjpeg = plain("avi_mjpeg", "camera.avi", "mjpeg", pix_fmt="yuvj420p")
 
 
@@ -276,8 +277,8 @@ def rotated(folder: Path, degrees: int = 90, hflip: bool = False, vflip: bool = 
 GOOD: tuple[Maker, ...] = (
     h264, h264_long_gop_b_frames, h264_open_gop, h264_intra, h264_odd_size, h264_10_bit, hevc, hevc_10_bit,
     vp8_hidden_frames, vp9, av1, gif, mpeg_ts, mpeg_ts_cut, mpeg_ps, raw_h264, flv, wmv, avi_mpeg4, avi_b_frames,
-    avi_h264_b_frames, avi_latin1, avi_mjpeg, avi_packed_b_frames, variable_rate, late_start, edit_list, fragmented,
-    same_times, one_frame, still, size_change, rotated,
+    avi_h264_b_frames, avi_latin1, avi_mjpeg, mp4_mjpeg, avi_packed_b_frames, variable_rate, late_start,
+    edit_list, fragmented, same_times, one_frame, still, size_change, rotated,
 )  # fmt: skip
 
 

@@ -184,6 +184,24 @@ def test_keyframes_are_close_and_the_gain_is_stated(prepared: tuple[Manifest, Pr
     assert open_source(result.path).origin == "re-encoded from a test"
 
 
+def test_pictures_that_stand_alone(prepared: tuple[Manifest, PrepareResult], tmp_path: Path) -> None:
+    """MJPEG: every frame and its time again, each a keyframe, and about the same pixels."""
+    old, small = prepared
+    result = prepare(old, tmp_path, short_side=64, codec="mjpeg", workers=0)
+    assert len(result.manifest) == len(small.manifest)
+    for item, twin in zip(result.manifest, small.manifest, strict=True):
+        with open_video(item.path) as reader, open_video(twin.path) as h264:
+            assert (reader.info.codec, reader.info.num_frames) == ("mjpeg", h264.info.num_frames)
+            everything, asked = range(h264.info.num_frames), range(0, h264.info.num_frames, 3)
+            assert np.abs(reader.times(everything) - h264.times(everything)).max() < 1e-4
+            assert np.array_equal(reader.read(asked), reader.read(everything)[asked.start :: asked.step])
+            difference = reader.read(everything).astype(float) - h264.read(everything)
+            assert np.abs(difference).mean() < 4
+    assert list(prepare(old, tmp_path, short_side=64, codec="mjpeg", workers=0).manifest) == list(result.manifest)
+    with pytest.raises(InputError, match=r"expected the codec h264 or mjpeg, got 'jpeg' \(did you mean 'mjpeg'\?\)"):
+        prepare(old, tmp_path, codec="jpeg")
+
+
 def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     for i in range(4):

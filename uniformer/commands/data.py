@@ -34,6 +34,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     prepare.add_argument("--out", metavar="DIR", required=True)
     prepare.add_argument("--short-side", type=int, default=256, metavar="PIXELS")
     prepare.add_argument("--gop", type=int, default=16, metavar="FRAMES", help="frames from one keyframe to the next")
+    prepare.add_argument("--codec", default="h264", help="h264 (default), or mjpeg: larger, and quickest to read")
     prepare.set_defaults(task=_prepare)
 
     make = tasks.add_parser("make", help="make a benchmark; a run that was stopped goes on")
@@ -111,7 +112,13 @@ def _prepare(args: argparse.Namespace) -> int:
     manifest = _manifest(args)
     with progress_bar("videos") as progress:
         result = prepare(
-            manifest, args.out, short_side=args.short_side, gop=args.gop, workers=args.workers, progress=progress
+            manifest,
+            args.out,
+            short_side=args.short_side,
+            gop=args.gop,
+            codec=args.codec,
+            workers=args.workers,
+            progress=progress,
         )
     print(result)
     for path, reason in result.failed.items():

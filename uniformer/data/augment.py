@@ -34,6 +34,7 @@ from timm.data.auto_augment import (
 from torch import Tensor
 
 from uniformer.config import InputSpec
+from uniformer.data.foreground import paste_foreground
 from uniformer.data.options import Augment
 from uniformer.data.transforms import Pixels, checked_pixels, normalise, to_rgb
 from uniformer.errors import InputError
@@ -94,6 +95,8 @@ def augment_clip(frames: Pixels, spec: InputSpec, augment: Augment, rng: np.rand
     Raises `InputError` for another form of frames, and where `jitter_scales` do not cover the view.
     """
     frames = checked_pixels(frames, 4, "(T, H, W, 3)")
+    if augment.foreground and rng.random() < augment.foreground:
+        frames = paste_foreground(frames, rng)
     drawn = draw(frames.shape[1], frames.shape[2], spec, augment, rng)
     frames = _operate(frames, augment, CLIP_FILL, drawn.seed)
     if drawn.interpolation == "bilinear":

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +22,7 @@ from uniformer.errors import InputError
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
 
+_CLEANING = 3  # seconds that a job has to clean up
 _AHEAD = 4  # jobs handed out per process: enough to keep it busy, few to repeat after a crash
 
 
@@ -135,4 +140,19 @@ def _one_by_one(function: Callable[[Job], Answer], jobs: list[Job]) -> Iterator[
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     # Fresh processes: a fork of one with threads (torch, a terminal's progress bar) may hang.
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """In a worker: go when the process that gives the work has gone, killed perhaps, and clean up on the way."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        assert parent is not None
+        parent.join()
+        while True:  # the pool takes what ends a job for its answer, and waits for the next: that wait has to end too
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(_CLEANING)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -170,7 +170,11 @@ class FileReader(VideoReader):
             first = next(packets, None)
             if first is None or first.pts is None or self._index.positions.get(first.pts, position + 1) > position:
                 return
-            for frame in _frames(self._stream, chain([first], packets)):
+            needed: Iterable[Packet] = chain([first], packets)
+            if self._stream.codec_context.codec.intra_only:  # MJPEG, ProRes: no frame refers to another
+                times = {self._index.pts[number] for number in left}
+                needed = (packet for packet in needed if packet.pts in times)
+            for frame in _frames(self._stream, needed):
                 number = self._number(frame)
                 if number is not None and number >= earliest:
                     left.discard(number)
