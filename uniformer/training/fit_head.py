@@ -25,6 +25,9 @@ from uniformer.training.setup import check_data, initialised
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # of the classifier: larger is less regularised
 USUAL = 0.1  # without validation data
+# At once through the network on a CPU: with more, tensors are too large for the allocator to keep, and their pages are
+# made anew for every layer (16 clips of 16 frames at once: 1.2 s a clip instead of 0.9, on two cores).
+CPU_CLIPS, CPU_IMAGES = 4, 16
 
 
 def fit_head(
@@ -57,7 +60,10 @@ def fit_head(
 
 
 def _features(model: UniFormer, recipe: Recipe, part: Manifest, folder: Path, world: World, log: Log) -> Features:
-    reading = Reading(world.device, recipe.precision, recipe.batch_per_process(world.size), recipe.data.workers)
+    at_once = recipe.batch_per_process(world.size)
+    if world.device.type == "cpu":
+        at_once = min(at_once, CPU_CLIPS if recipe.input.is_video else CPU_IMAGES)
+    reading = Reading(world.device, recipe.precision, at_once, recipe.data.workers)
     log.say(f"features of {len(part)} samples")
     progress = _tenths(log) if world.is_main else None
     errors = extract_features(model, part, recipe.input, folder, reading=reading, progress=progress)
