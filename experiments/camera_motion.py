@@ -44,8 +44,7 @@ def main() -> None:
         labels = [manifest.classes[item.labels[0]] for item in items]
         clips = torch.cat([predictor.views(item.path).pixels for item in items])  # (B, 3, T, h, w)
         for kind, seen, truth in variants(clips, labels, rng):
-            with torch.inference_mode():
-                said = [names[i] for i in predictor.model(seen).argmax(1).tolist()]
+            said = [names[i] for i in predictor.logits(seen.numpy()).argmax(1).tolist()]
             right.setdefault(kind, Counter()).update(t for s, t in zip(said, truth, strict=True) if s == t)
             if kind == "as they are":
                 confused.update((t, s) for s, t in zip(said, truth, strict=True) if s != t)

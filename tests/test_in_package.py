@@ -53,7 +53,7 @@ def test_its_record_is_what_the_file_says() -> None:
     assert contract is not None
     assert (record.arch, record.input, record.num_classes) == (contract.arch, contract.input, len(contract.classes))
     assert (record.file, record.released) == (None, False)
-    assert record.params == sum(p.numel() for p in Predictor(IN_PACKAGE).model.parameters())
+    assert record.params == sum(p.numel() for p in Predictor(IN_PACKAGE).network.model.parameters())
 
 
 def test_it_is_listed_apart_from_the_published_ones(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from uniformer.checkpoint import load_checkpoint, load_model, save_checkpoint, verify
     from uniformer.config import Config, InputSpec
     from uniformer.errors import InputError
+    from uniformer.exporter import export
+    from uniformer.fast.optimize import optimize
     from uniformer.macs import count_macs
     from uniformer.model import UniFormer, create_model
     from uniformer.predictor import Predictor, predict
@@ -32,11 +34,13 @@ _HOMES = {
     "UniFormer": "model",
     "count_macs": "macs",
     "create_model": "model",
+    "export": "exporter",
     "get_checkpoint": "zoo",
     "list_checkpoints": "zoo",
     "list_models": "zoo",
     "load_checkpoint": "checkpoint",
     "load_model": "checkpoint",
+    "optimize": "fast.optimize",
     "predict": "predictor",
     "save_checkpoint": "checkpoint",
     "timeline": "timelines",
@@ -52,11 +56,13 @@ __all__ = [
     "UniFormer",
     "count_macs",
     "create_model",
+    "export",
     "get_checkpoint",
     "list_checkpoints",
     "list_models",
     "load_checkpoint",
     "load_model",
+    "optimize",
     "predict",
     "save_checkpoint",
     "timeline",

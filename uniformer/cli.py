@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from uniformer import __version__
-from uniformer.commands import convert, data, demo, evaluate, features, models, predict, recipes, train, verify
+from uniformer.commands import convert, data, demo, evaluate, export, features, models, predict, recipes, train, verify
 from uniformer.errors import InputError
 
 COMMANDS = {
@@ -24,6 +24,7 @@ COMMANDS = {
     "models": models,
     "verify": verify,
     "convert": convert,
+    "export": export,
 }
 BAD_INPUT, INTERRUPTED = 2, 130
 

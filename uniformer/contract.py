@@ -1,4 +1,7 @@
-"""What a saved checkpoint says of itself beside its tensors: network, labels, input, origin, and a proof."""
+"""What a saved checkpoint says of itself beside its tensors: network, labels, input, origin, and a proof.
+
+Reading a contract needs no torch; proving one does.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,15 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from uniformer.config import Config, InputSpec, to_dict
 from uniformer.errors import InputError
-from uniformer.model import UniFormer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from uniformer.model import UniFormer
 
 VERSION = 1
 
@@ -92,22 +96,30 @@ class Contract:
 
 def built_in_input(config: Config, shape: tuple[int, ...] | None = None) -> Tensor:
     """The input of the proof, (1, C, [T,] H, W) in float64: waves over the grid, the same on every machine."""
+    import torch
+
     shape = shape or ((1, config.in_chans, 8, 64, 64) if config.is_video else (1, config.in_chans, 64, 64))
     n = torch.arange(math.prod(shape), dtype=torch.float64)
     return (torch.sin(n * 0.37) + torch.cos(n * 0.0113)).view(shape)
 
 
-@torch.no_grad()
 def logits_in_float64(model: UniFormer, x: Tensor) -> Tensor:
     """The model's flat output for `x`, computed by a float64 copy in evaluation mode; the model is left as it was."""
+    import torch
+
+    from uniformer.model import UniFormer
+
     copy = UniFormer(model.config).double().eval()
     copy.load_state_dict(model.state_dict())
-    y = copy(x)
-    return y.flatten() if isinstance(y, Tensor) else torch.cat([m.flatten() for m in y])
+    with torch.no_grad():
+        y = copy(x)
+    return y.flatten() if isinstance(y, torch.Tensor) else torch.cat([m.flatten() for m in y])
 
 
 def digest(tensors: Iterable[Tensor]) -> str:
     """sha256 over the bytes of tensors, in order."""
+    import torch
+
     h = hashlib.sha256()
     for t in tensors:
         h.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -123,6 +135,8 @@ def prove(model: UniFormer) -> Proof:
 
 def check_proof(model: UniFormer, contract: Contract) -> list[str]:
     """What is wrong with a model whose file carries `contract`, with its proof: empty when it is intact."""
+    import torch
+
     problems, proof = [], contract.proof
     assert proof is not None
     if contract.digest() != proof.contract_sha256:

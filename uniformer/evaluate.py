@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -33,12 +34,13 @@ from uniformer.distributed import WORKER_START, World
 from uniformer.errors import InputError
 from uniformer.evaluation.result_log import ResultLog
 from uniformer.evaluation.scores import Scores
+from uniformer.inference import DTYPES, forward_views, inference_form
 from uniformer.model import UniFormer
-from uniformer.predictor import DTYPES, average_views, forward_views
+from uniformer.predictor import average_views
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Progress = Callable[[int, int], None]  # called with items done and items in all, of this process
-Forward = Callable[[Tensor], tuple[Tensor, ...]]  # (B, 3, ...) -> outputs (B, ...)
+Forward = Callable[[UniFormer, Tensor], tuple[Tensor, ...]]  # the network, (B, 3, ...) -> outputs (B, ...)
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Reading:
     workers: int = 2  #: processes that read and decode; 0 reads in this one
     backend: Backend = "pyav"
     follow_seconds: bool = False  #: scale strides by a video's frame rate
+    plain: bool = False  #: compute with the model as it is, not with its inference form
 
     def __post_init__(self) -> None:
         if self.precision not in DTYPES:
@@ -74,18 +77,20 @@ def evaluate(
     follow_seconds: bool = False,
     progress: Progress | None = None,
     store: str | os.PathLike[str] | None = None,
+    plain: bool = False,
 ) -> Scores:
     """The model's answer for every item, from `spec.clips` x `spec.crops` views each, averaged as `spec` says.
 
     Labels of the manifest are rows of the model's classifier. A file that cannot be read has no answer: the scores'
     `errors` say why, and it counts as wrong. Within a torch.distributed group each process takes its share of the items
     and all get the whole result. With `store`, a folder, finished items are kept there and a run that was cut short
-    goes on; items without an answer are tried again.
+    goes on; items without an answer are tried again. With `plain` the model computes as it is, else its inference form
+    does (`uniformer.optimize`).
 
     The model is put on `device`, computes in evaluation mode, and is left in the mode it was in.
     Raises `InputError` when model, data and spec do not fit, or when the folder holds another run's results.
     """
-    reading = Reading(device, precision, batch_size, workers, backend, follow_seconds)
+    reading = Reading(device, precision, batch_size, workers, backend, follow_seconds, plain)
     _check(model, manifest, spec)
     dtype = _row_type(model.config.num_classes)
     log = None if store is None else ResultLog(store, run_key(model, manifest, spec, reading), dtype)
@@ -97,18 +102,16 @@ def evaluate(
 
     rows: list[npt.NDArray[Any]] = []
     errors: dict[int, str] = {}
-    if log is not None:
-        log.begin(world.rank)
-    with closing(log) if log is not None else nullcontext():
+    with nullcontext() if log is None else closing(log.begin(world.rank)):
         mine = groups[world.rank :: world.size]
-        for outcome in run_groups(model, lambda x: (model(x),), manifest, spec, mine, reading, progress):
+        for outcome in run_groups(model, lambda network, x: (network(x),), manifest, spec, mine, reading, progress):
             if has[outcome.item]:
                 continue  # of a group that a kill cut short
             if outcome.error is not None:
                 errors[outcome.item] = outcome.error
                 continue
             logits = outcome.outputs[0]  # (V, K)
-            rows.append(np.array((outcome.item, logits.mean(dim=0), average_views(logits, spec)), dtype))
+            rows.append(np.array((outcome.item, logits.mean(dim=0), average_views(logits.numpy(), spec)), dtype))
             if log is not None:
                 log.add(rows[-1])
     parts = world.gathered((np.array(rows, dtype), errors))
@@ -202,12 +205,13 @@ def run_groups(
     reading: Reading,
     progress: Progress | None = None,
 ) -> Generator[Outcome]:
-    """`forward`, which runs (part of) `model`, on every view of the items of `groups`, in order."""
+    """`forward`, which runs (part of) `model` or of its inference form, on every view of the items of `groups`."""
     done, total = 0, sum(map(len, groups))
     with computing(model, reading.device):
+        network = model if reading.plain else inference_form(model, DTYPES[reading.precision], share=True)
         for loaded in read_groups(manifest, spec, groups, reading):
             items = groups[loaded.number]
-            outputs = [o.unflatten(0, (len(items), spec.views)) for o in _outputs(model, forward, loaded, reading)]
+            outputs = [o.unflatten(0, (len(items), spec.views)) for o in _outputs(network, forward, loaded, reading)]
             done += len(items)
             if progress is not None:
                 progress(done, total)
@@ -218,11 +222,13 @@ def run_groups(
                 yield Outcome(item, error=error) if error else Outcome(item, mine, loaded.seconds[place])
 
 
-def _outputs(model: UniFormer, forward: Forward, loaded: Loaded, reading: Reading) -> list[Tensor]:
+def _outputs(network: UniFormer, forward: Forward, loaded: Loaded, reading: Reading) -> list[Tensor]:
     """Every output for all views of a group, `batch_size` views at a time: a shape that no neighbour decides."""
-    weight = next(model.parameters())
+    weight = next(network.parameters())
     pixels = loaded.pixels.to(weight.dtype)
-    return forward_views(forward, pixels, weight.device, DTYPES[reading.precision], reading.batch_size)
+    return forward_views(
+        partial(forward, network), pixels, weight.device, DTYPES[reading.precision], reading.batch_size
+    )
 
 
 @contextmanager
@@ -315,6 +321,7 @@ def run_key(model: UniFormer, manifest: Manifest, spec: InputSpec, reading: Read
         "data": items.hexdigest(),
         "views": json.dumps(to_dict(spec)),
         "precision": f"{reading.precision} on {torch.device(reading.device).type}",
+        "network": "plain" if reading.plain else "inference form",
         "batch_size": str(reading.batch_size),
         "decoding": f"{reading.backend}{', follow seconds' if reading.follow_seconds else ''}",
     }

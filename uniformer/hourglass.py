@@ -59,7 +59,7 @@ class HourglassBlock(GlobalBlock):
         # carried beside the features as a float would be wrong above 256 in bfloat16.
         order = score.argsort(dim=1, descending=True, stable=True)  # (B, N)
         score = score.gather(1, order)
-        tokens = _gather_tokens(tokens, order)
+        tokens = gather_tokens(tokens, order)
 
         kept, rest = tokens[:, :keep], tokens[:, keep:]
         weight = score[:, keep:] / score[:, keep:].sum(dim=1, keepdim=True)
@@ -73,7 +73,7 @@ class HourglassBlock(GlobalBlock):
 
         # Back to raster order: position order[i] gets the i-th of the sorted ones.
         back = order.argsort(dim=1)
-        tokens = _gather_tokens(torch.cat((kept, rest.to(kept.dtype)), dim=1), back)
+        tokens = gather_tokens(torch.cat((kept, rest.to(kept.dtype)), dim=1), back)
         return tokens, HourglassState(working[:, :1], score.gather(1, back))
 
     def _interact(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,7 +85,7 @@ class HourglassBlock(GlobalBlock):
         return tokens + drop_path(refined, self.drop_path_rate, self.training), mixed + refined, affinity
 
 
-def _gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
+def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     """(B, N, C) picked by (B, M) -> (B, M, C)."""
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 

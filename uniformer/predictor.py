@@ -1,6 +1,8 @@
 """From a file, a folder or an array to ranked labels. The one door for Python, the command line and evaluation.
 
 load_views (probe, which frames, read, crop)  ->  network  ->  mean over views, softmax, names
+
+The network is a checkpoint's, in torch (`inference.py`), or an exported one, which needs no torch (`exported.py`).
 """
 
 from __future__ import annotations
@@ -12,29 +14,30 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from uniformer.checkpoint import Report, load_model
 from uniformer.config import InputSpec
 from uniformer.contract import Contract
+from uniformer.data.transforms import Floats, is_tensor
 from uniformer.data.views import Backend, Source, Views, load_views
-from uniformer.distributed import pick_device
 from uniformer.errors import InputError
 from uniformer.hub import NotFetched, fetch
-from uniformer.identify import Source as CheckpointSource
-from uniformer.model import UniFormer
 from uniformer.zoo import get_checkpoint
+
+if TYPE_CHECKING:
+    from uniformer.exported import Exported
+    from uniformer.identify import Source as CheckpointSource
+    from uniformer.inference import TorchNetwork
+    from uniformer.model import UniFormer
 
 DEFAULT_VIDEO = "uniformer_small.k400_16x8"  # the checkpoints a fresh install can fetch from the hub
 DEFAULT_IMAGE = "uniformer_small.in1k"
 IN_PACKAGE = "uniformer_nano_video.camera_motion"  # what is left for videos without a network
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -96,17 +99,19 @@ class Predictor:
             ...
 
     Args:
-        model: a published id, a file, a folder, a hub repository - or a network with its contract. The network is
-            taken over: moved to the device, made float32 and put into evaluation mode.
+        model: a published id, a file, a folder, a hub repository - or a network with its contract, which is taken
+            over: moved to the device, made float32 and put into evaluation mode. Or a file written by `export`, .xml
+            or .onnx, which is run on the CPU by OpenVINO or ONNX Runtime, without torch.
         clips, crops: views of a video; the checkpoint's own by default.
         top_k: labels to keep.
         device: "auto" takes a GPU when there is one.
-        dtype: "float32", or "bfloat16" / "float16" by autocast.
+        dtype: "float32", "bfloat16" or "float16".
         batch_size: views in one forward pass; a video's views are split, or several images joined, to reach it.
         backend: what decodes videos, "pyav" or "torchcodec".
         follow_seconds: scale strides by a video's frame rate, so that clips last as long as in training.
         workers: threads that read ahead.
         head_dim: for files that nothing else tells it of.
+        plain: compute with the network as it is, not with its inference form (`uniformer.optimize`).
     """
 
     def __init__(
@@ -117,37 +122,33 @@ class Predictor:
         crops: Literal[1, 3] | None = None,
         top_k: int = 5,
         device: str = "auto",
-        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        dtype: Precision = "float32",
         batch_size: int = 8,
         backend: Backend = "pyav",
         follow_seconds: bool = False,
         workers: int = 2,
         head_dim: int | None = None,
+        plain: bool = False,
     ):
-        if dtype not in DTYPES:
-            raise InputError(f"expected dtype {', '.join(DTYPES)}, got {dtype!r}")
+        if dtype not in get_args(Precision):
+            raise InputError(f"expected dtype {', '.join(get_args(Precision))}, got {dtype!r}")
         for name, value in (("top_k", top_k), ("batch_size", batch_size), ("workers", workers)):
             if value < 1:
                 raise InputError(f"expected {name} of at least 1, got {value}")
         if backend not in get_args(Backend):
             raise InputError(f"expected backend {' or '.join(get_args(Backend))}, got {backend!r}")
-        self.device = pick_device(device)
-        self.report: Report | None = None  #: of loading the file
-        if isinstance(model, tuple):
-            network, self.contract = model
-        else:
-            network, self.contract, self.report = load_model(model, head_dim=head_dim)
+        self.network = _network(model, device=device, dtype=dtype, plain=plain, head_dim=head_dim)
+        self.contract = self.network.contract
+        self.report = self.network.report  #: of loading the file
         name = self.contract.id or self.contract.arch or "the network"
-        if network.config.output != "logits" or not network.config.num_classes:
+        if self.contract.config.output != "logits" or not self.contract.config.num_classes:
             raise InputError(f"{name} has no classifier: nothing to predict")
         if self.contract.input is None:
             raise InputError(f"{name} does not say what its input looks like: expected a contract with an input")
         self.spec = _with_views(self.contract.input, clips, crops)
-        self.model = network.float().to(self.device).eval()
         self.top_k, self.batch_size, self.workers = top_k, batch_size, workers
         self.backend: Backend = backend
         self.follow_seconds = follow_seconds
-        self.dtype = DTYPES[dtype]
 
     def __call__(self, source: Source, *, fps: float | None = None) -> Prediction:
         """The labels of one source. Raises `InputError` when it cannot be read. `fps`: of frames without a clock."""
@@ -170,7 +171,7 @@ class Predictor:
                 waiting.append((source, views))
                 if on_views is not None:
                     on_views(source, views)
-            full = sum(len(v.pixels) for _, v in waiting) >= self.batch_size
+            full = sum(len(v.array) for _, v in waiting) >= self.batch_size
             if waiting and (full or isinstance(views, InputError)):
                 yield from self._predict(waiting)
                 waiting = []
@@ -196,24 +197,25 @@ class Predictor:
 
     def _predict(self, batch: list[tuple[Source, Views]]) -> list[Prediction]:
         begin = time.perf_counter()
-        pixels = torch.cat([views.pixels for _, views in batch])
-        (logits,) = forward_views(lambda x: (self.model(x),), pixels, self.device, self.dtype, self.batch_size)
+        logits = self.logits(np.concatenate([views.array for _, views in batch]))
         each = (time.perf_counter() - begin) / len(batch)
-        parts = logits.split([len(views.pixels) for _, views in batch])
+        ends = np.cumsum([len(views.array) for _, views in batch])
+        parts = np.split(logits, ends[:-1])
         return [self._answer(s, v, part, each) for (s, v), part in zip(batch, parts, strict=True)]
 
-    def _answer(self, source: Source, views: Views, logits: Tensor, seconds: float) -> Prediction:
+    def logits(self, views: Floats) -> Floats:
+        """The network's answers to views (V, 3, ...), `batch_size` at a time -> (V, K)."""
+        return self.network(views, self.batch_size)
+
+    def _answer(self, source: Source, views: Views, logits: Floats, seconds: float) -> Prediction:
         probabilities = average_views(logits, self.spec)
-        values, indices = probabilities.topk(min(self.top_k, len(probabilities)))
+        best = np.argsort(-probabilities, kind="stable")[: self.top_k].tolist()
         names = self.contract.classes
-        labels = tuple(
-            Label(names[i] if names else f"class {i}", score, i)
-            for score, i in zip(values.tolist(), indices.tolist(), strict=True)
-        )
+        labels = tuple(Label(names[i] if names else f"class {i}", float(probabilities[i]), i) for i in best)
         return Prediction(
             source=_name(source),
             labels=labels,
-            probabilities=probabilities.numpy(),
+            probabilities=probabilities,
             checkpoint=self.contract.id or self.contract.arch,
             frames=None if views.frames is None else views.frames.tolist(),
             seconds=None if views.seconds is None else views.seconds.tolist(),
@@ -224,31 +226,38 @@ class Predictor:
         )
 
 
-@torch.inference_mode()
-def forward_views(
-    forward: Callable[[Tensor], tuple[Tensor, ...]],
-    pixels: Tensor,
-    device: torch.device,
-    dtype: torch.dtype,
-    batch_size: int,
-) -> list[Tensor]:
-    """What `forward` gives for views (V, 3, ...), `batch_size` of them at a time, each output (V, ...) in float32.
+def _network(
+    model: CheckpointSource | tuple[UniFormer, Contract],
+    *,
+    device: str,
+    dtype: Precision,
+    plain: bool,
+    head_dim: int | None,
+) -> TorchNetwork | Exported:
+    if isinstance(model, str | os.PathLike) and os.fspath(model).endswith((".xml", ".onnx")):
+        from uniformer.exported import open_exported
 
-    `dtype` below float32 is taken by autocast.
-    """
-    parts = []
-    for some in pixels.split(batch_size):
-        with torch.autocast(device.type, dtype, enabled=dtype.itemsize < 4):
-            outputs = forward(some.to(device, non_blocking=True))
-        parts.append([o.float().cpu() for o in outputs])
-    return [torch.cat(part) for part in zip(*parts, strict=True)]
+        if device not in ("auto", "cpu") or dtype != "float32":
+            raise InputError(f"{model}: exported networks compute in float32 on the CPU, got {dtype} on {device}")
+        if plain:
+            raise InputError(f"{model}: expected a checkpoint to compute plainly with, got an exported network")
+        return open_exported(model)
+    from uniformer.inference import TorchNetwork
+
+    return TorchNetwork(model, device=device, dtype=dtype, plain=plain, head_dim=head_dim)
 
 
-def average_views(logits: Tensor, spec: InputSpec) -> Tensor:
+def average_views(logits: Floats, spec: InputSpec) -> Floats:
     """Logits of a source's views (V, K) -> probabilities (K,): of the mean logits, or the mean of probabilities."""
     if spec.average == "logits":
-        return logits.mean(dim=0).softmax(dim=0)
-    return logits.softmax(dim=1).mean(dim=0)
+        return _softmax(logits.mean(axis=0))
+    return _softmax(logits).mean(axis=0)
+
+
+def _softmax(logits: Floats) -> Floats:
+    """Over the last axis."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def predict(source: Source, model: CheckpointSource | None = None, **options: Any) -> Prediction:
@@ -287,7 +296,7 @@ def is_image(source: Source) -> bool:
 
     from uniformer.data.frames import IMAGE_SUFFIXES
 
-    if isinstance(source, np.ndarray | Tensor):
+    if isinstance(source, np.ndarray) or is_tensor(source):
         return source.ndim == 3
     if isinstance(source, str | os.PathLike):
         return os.path.splitext(source)[1].lower() in IMAGE_SUFFIXES

@@ -27,7 +27,7 @@ from uniformer.data.transforms import to_views
 from uniformer.data.views import open_clip
 from uniformer.errors import InputError
 from uniformer.identify import Source as CheckpointSource
-from uniformer.predictor import IN_PACKAGE, Predictor, average_views, forward_views
+from uniformer.predictor import IN_PACKAGE, Predictor, average_views
 from uniformer.shots import Look, look_at, with_cuts
 
 WINDOW = 2.0  # seconds that a window lasts where sparse sampling leaves it open: as long as the clips of camera motion
@@ -334,12 +334,11 @@ def _parts(
 def _answers(predictor: Predictor, clips: Sequence[_Clip]) -> list[Window]:
     if not clips:
         return []
-    pixels = torch.cat([clip.pixels for clip in clips])
-    model, spec = predictor.model, predictor.spec
-    (logits,) = forward_views(lambda x: (model(x),), pixels, predictor.device, predictor.dtype, predictor.batch_size)
+    spec = predictor.spec
+    logits = predictor.logits(torch.cat([clip.pixels for clip in clips]).numpy())
     return [
-        Window(clip.shot, clip.start, clip.end, clip.frames, average_views(part, spec).numpy())
-        for clip, part in zip(clips, logits.split(spec.crops), strict=True)
+        Window(clip.shot, clip.start, clip.end, clip.frames, average_views(part, spec))
+        for clip, part in zip(clips, np.split(logits, len(clips)), strict=True)
     ]
 
 

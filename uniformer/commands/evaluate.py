@@ -64,6 +64,7 @@ def add_reading_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--backend", default="pyav", choices=("pyav", "torchcodec"), help="video decoder")
     p.add_argument("--follow-seconds", action="store_true", help="scale strides by the frame rate")
     p.add_argument("--head-dim", type=int, metavar="D", help="channels per attention head, where nothing tells it")
+    p.add_argument("--plain", action="store_true", help="compute with the network as it is, not its inference form")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -145,6 +146,7 @@ def _evaluated(args: argparse.Namespace, model: UniFormer, spec: InputSpec, mani
             follow_seconds=args.follow_seconds,
             progress=bar,
             store=Path(args.out, "answers") if args.out else None,
+            plain=args.plain,
         )
 
 
@@ -194,7 +196,8 @@ def _probed(
 def reading(args: argparse.Namespace, world: World) -> Any:
     from uniformer.evaluate import Reading
 
-    return Reading(world.device, args.precision, args.batch_size, args.workers, args.backend, args.follow_seconds)
+    views = args.batch_size, args.workers, args.backend, args.follow_seconds
+    return Reading(world.device, args.precision, *views, plain=args.plain)
 
 
 # ---- what is shown and written ---------------------------------------------------------------------------------------

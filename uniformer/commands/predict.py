@@ -44,6 +44,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--head-dim", type=int, metavar="D", help="channels per attention head, for files that nothing tells it of"
     )
+    p.add_argument("--plain", action="store_true", help="compute with the network as it is, not its inference form")
     p.add_argument(
         "--format", choices=("table", "jsonl", "csv"), help="default: table, or by the name given with --out"
     )
@@ -74,8 +75,9 @@ def run(args: argparse.Namespace) -> int:
         follow_seconds=args.follow_seconds,
         workers=args.workers,
         head_dim=args.head_dim,
+        plain=args.plain,
     )
-    weights = "" if form == "table" else _weights(predictor)
+    weights = "" if form == "table" else predictor.network.weights
     done = finished(args.out, form, weights) if resumes else set()
     sources = [s for s in expand(args.paths, clips=predictor.spec.is_video) if s not in done]
     failures = []
@@ -98,13 +100,6 @@ def run(args: argparse.Namespace) -> int:
         for failure in failures:
             print(f"  {failure.source}", file=sys.stderr)
     return 1 if failures else 0
-
-
-def _weights(predictor: Any) -> str:
-    """What tells its checkpoint from all others, whatever they are called."""
-    from uniformer.contract import digest
-
-    return digest(predictor.model.state_dict().values())[:12]
 
 
 def _form(args: argparse.Namespace) -> str:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
 import numpy.typing as npt
 from av.error import FFmpegError
+from av.video.stream import VideoStream
 
 from uniformer.config import InputSpec, did_you_mean
 from uniformer.data.frames import VideoReader
@@ -318,7 +319,8 @@ def encode(reader: VideoReader, path: Path, encoding: Encoding) -> None:
         options = {"crf": str(encoding.crf), "preset": encoding.preset, "g": str(encoding.gop)}
     try:
         with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
-            stream = container.add_stream(name, rate=Fraction(info.fps or 25).limit_denominator(1001), options=options)
+            rate = Fraction(info.fps or 25).limit_denominator(1001)
+            stream = cast(VideoStream, container.add_stream(name, rate=rate, options=options))
             stream.width, stream.height, stream.pix_fmt = width, height, pixels
             stream.codec_context.time_base = Fraction(1, _TICKS)
             for picture, number in _without_gaps(reader):

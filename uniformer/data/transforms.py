@@ -1,4 +1,4 @@
-"""From pixels to the views a network is fed, as in testing: resize, crop, normalise. No torchvision.
+"""From pixels to the views a network is fed, as in testing: resize, crop, normalise. NumPy and Pillow only.
 
 Two traditions, both exact (tests hold them to it):
 
@@ -9,29 +9,43 @@ Two traditions, both exact (tests hold them to it):
   views equal torchvision's bit for bit.
 
 `InputSpec.interpolation` decides how pixels are made, `InputSpec.is_video` how lengths are rounded.
+
+`view_array` and `image_array` need no torch, which takes seconds to import; `to_views` and `image_views` give the same
+memory as tensors.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import NamedTuple
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from uniformer.config import InputSpec
 from uniformer.errors import InputError
 
-Pixels = npt.NDArray[np.uint8] | Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+Pixels: TypeAlias = "npt.NDArray[np.uint8] | Tensor"
+Values = TypeVar("Values", "Tensor", Floats)
 
 MAX_RESIZED = 2**26  # pixels of a whole picture resized by Pillow: 256 MB, a short side of 256 and 1000 times that
 
 
 def to_views(frames: Pixels, spec: InputSpec) -> Tensor:
+    """`view_array` as a tensor."""
+    import torch
+
+    return torch.from_numpy(view_array(frames, spec))
+
+
+def view_array(frames: Pixels, spec: InputSpec) -> Floats:
     """Views of a video: uint8 RGB (clips, T, H, W, 3) -> float32 (clips * crops, 3, T, h, w).
 
     The view of clip i and crop j is number i * crops + j, the order of the reference. Channels are in the order of
@@ -39,15 +53,23 @@ def to_views(frames: Pixels, spec: InputSpec) -> Tensor:
     """
     frames = checked_pixels(frames, 5, "(clips, T, H, W, 3)")
     clips, time, height, width, _ = frames.shape
-    frame = _frame(height, width, spec)
-    views = torch.empty(clips, spec.crops, 3, time, *spec.size)
+    cut = _cutter(height, width, spec)
+    views = np.empty((clips, spec.crops, 3, time, *spec.size), np.float32)
     for clip, out in zip(frames, views, strict=True):
-        for view, pixels in zip(out, _crops(clip, frame, spec), strict=True):
-            view.copy_(pixels)  # (3, T, h, w)
-    return normalise(views.flatten(0, 1), spec)
+        for number, picture in enumerate(clip):
+            for view, pixels in zip(out, cut(picture), strict=True):
+                view[:, number] = pixels  # (3, h, w)
+    return normalise(views.reshape(-1, *views.shape[2:]), spec)
 
 
 def image_views(image: Image.Image | Pixels, spec: InputSpec) -> Tensor:
+    """`image_array` as a tensor."""
+    import torch
+
+    return torch.from_numpy(image_array(image, spec))
+
+
+def image_array(image: Image.Image | Pixels, spec: InputSpec) -> Floats:
     """Views of a picture: a PIL image or uint8 RGB (H, W, 3) -> float32 (crops, 3, h, w).
 
     A PIL image is turned as its EXIF orientation says. Grey, palette and CMYK images become RGB, 16-bit grey loses its
@@ -55,7 +77,7 @@ def image_views(image: Image.Image | Pixels, spec: InputSpec) -> Tensor:
     pixels of unknown range (floats, 32-bit integers), other array forms, and pictures too elongated to resize.
     """
     pixels = np.asarray(to_rgb(image)) if isinstance(image, Image.Image) else image
-    return to_views(checked_pixels(pixels, 3, "(H, W, 3)")[None, None], spec).squeeze(2)
+    return view_array(checked_pixels(pixels, 3, "(H, W, 3)")[None, None], spec).squeeze(2)
 
 
 def crop_boxes(height: int, width: int, spec: InputSpec) -> list[tuple[float, float, float, float]]:
@@ -69,15 +91,15 @@ def crop_boxes(height: int, width: int, spec: InputSpec) -> list[tuple[float, fl
     return [(top * up, left * across, h * up, w * across) for top, left in frame.corners]
 
 
-def denormalise(views: Tensor, spec: InputSpec) -> npt.NDArray[np.uint8]:
+def denormalise(views: Tensor | Floats, spec: InputSpec) -> npt.NDArray[np.uint8]:
     """Views back to pictures: (V, 3, T, h, w) -> uint8 RGB (V, T, h, w, 3), and (V, 3, h, w) -> (V, h, w, 3)."""
     if views.ndim not in (4, 5) or views.shape[1] != 3:
         raise InputError(f"expected views of shape (V, 3, h, w) or (V, 3, T, h, w), got {tuple(views.shape)}")
-    mean, std = (_per_channel(values, views.ndim).to(views) for values in (spec.mean, spec.std))
-    pixels = (views * std + mean).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
-    if spec.channels == "bgr":
-        pixels = pixels.flip(1)
-    return np.ascontiguousarray(pixels.movedim(1, -1).cpu().numpy())
+    array: npt.NDArray[Any] = views.detach().cpu().numpy() if is_tensor(views) else np.asarray(views)
+    values = np.moveaxis(array, 1, -1)  # (V, [T,] h, w, 3)
+    mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
+    pixels = np.rint((values * std + mean) * 255).clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(pixels[..., ::-1] if spec.channels == "bgr" else pixels)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -133,25 +155,33 @@ def _half(free: int, is_video: bool) -> int:
 # --- pixels ------------------------------------------------------------------------------------------
 
 
+def is_tensor(value: Any) -> TypeGuard[Tensor]:
+    """Whether it is one of torch's, which nobody can have made before torch was imported."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
 def checked_pixels(pixels: Pixels, ndim: int, form: str) -> npt.NDArray[np.uint8]:
-    array = pixels.cpu().numpy() if isinstance(pixels, Tensor) else pixels
+    array = pixels.cpu().numpy() if is_tensor(pixels) else pixels
     if array.dtype != np.uint8 or array.ndim != ndim or array.shape[-1] != 3 or 0 in array.shape:
         raise InputError(f"expected uint8 RGB of shape {form}, got {array.dtype} of shape {array.shape}")
     return array
 
 
-def _crops(clip: npt.NDArray[np.uint8], frame: _Frame, spec: InputSpec) -> Iterable[Tensor]:
-    """(T, H, W, 3) uint8 -> one (3, T, h, w) per crop, values 0 to 255."""
-    h, w = spec.size
-    if spec.interpolation == "bicubic":
-        resized = torch.from_numpy(np.stack([_pil_resize(image, frame.height, frame.width) for image in clip]))
-        for top, left in frame.corners:
-            yield resized[:, top : top + h, left : left + w].permute(3, 0, 1, 2)
-        return
-    for top, left in frame.corners:
-        rows = _taps(clip.shape[1], frame.height, top, h)
-        columns = _taps(clip.shape[2], frame.width, left, w)
-        yield _bilinear(clip, rows, columns)
+def _cutter(height: int, width: int, spec: InputSpec) -> Callable[[npt.NDArray[np.uint8]], list[npt.NDArray[Any]]]:
+    """What makes a picture (H, W, 3) uint8 into one (3, h, w) per crop, of values 0 to 255."""
+    frame, (h, w) = _frame(height, width, spec), spec.size
+    if spec.interpolation == "bilinear":
+        taps = [
+            (_taps(height, frame.height, top, h), _taps(width, frame.width, left, w)) for top, left in frame.corners
+        ]
+        return lambda picture: [_bilinear(picture, rows, columns) for rows, columns in taps]
+
+    def cut(picture: npt.NDArray[np.uint8]) -> list[npt.NDArray[Any]]:
+        resized = _pil_resize(picture, frame.height, frame.width).transpose(2, 0, 1)
+        return [resized[:, top : top + h, left : left + w] for top, left in frame.corners]
+
+    return cut
 
 
 def _pil_resize(image: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
@@ -166,7 +196,7 @@ class _Taps(NamedTuple):
 
     low: npt.NDArray[np.int64]
     high: npt.NDArray[np.int64]
-    share: Tensor
+    share: Floats
 
 
 def _taps(source: int, resized: int, start: int, count: int) -> _Taps:
@@ -179,27 +209,39 @@ def _taps(source: int, resized: int, start: int, count: int) -> _Taps:
     scale = np.float32(source) / np.float32(resized)
     centre = (scale * (np.arange(start, start + count, dtype=np.float32) + half) - half).clip(min=0)
     low = np.minimum(centre.astype(np.int64), source - 1)
-    return _Taps(low, np.minimum(low + 1, source - 1), torch.from_numpy(centre - low.astype(np.float32)))
+    return _Taps(low, np.minimum(low + 1, source - 1), centre - low.astype(np.float32))
 
 
-def _bilinear(clip: npt.NDArray[np.uint8], rows: _Taps, columns: _Taps) -> Tensor:
-    """(T, H, W, 3) uint8 -> (3, T, h, w) float32."""
+def _bilinear(picture: npt.NDArray[np.uint8], rows: _Taps, columns: _Taps) -> Floats:
+    """(H, W, 3) uint8 -> (3, h, w) float32."""
+    colours = np.arange(3)[:, None]
+    low, high = ((taps * 3 + colours).ravel() for taps in (columns.low, columns.high))  # bytes of a row, by colour
+    share = np.tile(columns.share, 3)
 
-    def corner(rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> Tensor:
-        pixels = torch.from_numpy(clip.take(rows, axis=1).take(columns, axis=2))  # (T, h, w, 3)
-        return pixels.permute(3, 0, 1, 2).contiguous().float()  # moved while a value is one byte
+    def lines(numbers: npt.NDArray[np.int64]) -> Floats:
+        source = picture.reshape(len(picture), -1).take(numbers, axis=0)  # (h, W * 3)
+        return _between(source.take(low, axis=1), source.take(high, axis=1), share)  # (h, 3 * w)
 
-    above, below = (corner(r, columns.low).lerp_(corner(r, columns.high), columns.share) for r in (rows.low, rows.high))
-    return above.lerp_(below, rows.share[:, None])
+    mixed = _between(lines(rows.low), lines(rows.high), rows.share[:, None])
+    return mixed.reshape(len(mixed), 3, -1).transpose(1, 0, 2)
 
 
-def normalise(views: Tensor, spec: InputSpec) -> Tensor:
+def _between(low: npt.NDArray[Any], high: npt.NDArray[Any], share: Floats) -> Floats:
+    """low + (high - low) * share in float32."""
+    low = low.astype(np.float32, copy=False)
+    mixed = high - low
+    mixed *= share
+    mixed += low
+    return mixed
+
+
+def normalise(views: Values, spec: InputSpec) -> Values:
     """(V, 3, ...) of 0 to 255, RGB, which it may overwrite; steps in the order of the originals, for equal rounding."""
     if spec.channels == "bgr":
-        views = views.flip(1)
-    mean, std = (_per_channel(values, views.ndim) for values in (spec.mean, spec.std))
-    return views.div_(255).sub_(mean).div_(std)
-
-
-def _per_channel(values: tuple[float, ...], ndim: int) -> Tensor:
-    return torch.tensor(values).view(-1, *[1] * (ndim - 2))
+        views = views[:, [2, 1, 0]]
+    views /= 255
+    for channel, (mean, std) in enumerate(zip(spec.mean, spec.std, strict=True)):
+        plane = views[:, channel]
+        plane -= mean
+        plane /= std
+    return views

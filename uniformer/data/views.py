@@ -13,13 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
-from torch import Tensor
 
 from uniformer.config import InputSpec
 from uniformer.data.frames import (
@@ -34,12 +32,15 @@ from uniformer.data.frames import (
     open_frames,
 )
 from uniformer.data.sampling import clip_indices, effective_stride
-from uniformer.data.transforms import crop_boxes, image_views, to_rgb, to_views
+from uniformer.data.transforms import Floats, crop_boxes, image_array, is_tensor, to_rgb, view_array
 from uniformer.data.video import open_video
 from uniformer.errors import InputError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Backend = Literal["pyav", "torchcodec"]
-Source = str | os.PathLike[str] | np.ndarray | Tensor | Image.Image | Sequence[Any]
+Source: TypeAlias = "str | os.PathLike[str] | np.ndarray | Tensor | Image.Image | Sequence[Any]"
 
 MAX_BYTES = 1 << 29  # of frames held at once; clips of very large videos are read one after the other
 
@@ -48,7 +49,7 @@ MAX_BYTES = 1 << 29  # of frames held at once; clips of very large videos are re
 class Views:
     """What a network is fed for one source, and where it came from."""
 
-    pixels: Tensor  #: float32 (V, 3, h, w) or (V, 3, T, h, w), V = clips x crops, crops varying fastest
+    array: Floats  #: (V, 3, h, w) or (V, 3, T, h, w), V = clips x crops, crops varying fastest
     height: int  #: of the source, pixels
     width: int
     boxes: tuple[tuple[float, float, float, float], ...]  #: each crop in the source: top, left, height, width
@@ -58,6 +59,13 @@ class Views:
     fps: float | None = None
     notes: tuple[str, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)  #: seconds spent in `read` and `transform`
+
+    @property
+    def pixels(self) -> Tensor:
+        """`array` as a tensor of the same memory."""
+        import torch
+
+        return torch.from_numpy(self.array)
 
 
 def load_views(
@@ -113,15 +121,15 @@ def _clips(reader: VideoReader, spec: InputSpec, follow_seconds: bool, span: tup
 
     start = time.perf_counter()
     at_once = max(1, MAX_BYTES // (spec.frames * info.width * info.height * 3))
-    pixels, reading = [], 0.0
+    arrays, reading = [], 0.0
     for first in range(0, len(frames), at_once):
         begin = time.perf_counter()
         some = frames[first : first + at_once]
         read = reader.read(some.ravel()).reshape(*some.shape, info.height, info.width, 3)
         reading += time.perf_counter() - begin
-        pixels.append(to_views(read, spec))
+        arrays.append(view_array(read, spec))
     return Views(
-        pixels=torch.cat(pixels) if len(pixels) > 1 else pixels[0],
+        array=np.concatenate(arrays) if len(arrays) > 1 else arrays[0],
         height=info.height,
         width=info.width,
         boxes=tuple(crop_boxes(info.height, info.width, spec)),
@@ -136,7 +144,7 @@ def _clips(reader: VideoReader, spec: InputSpec, follow_seconds: bool, span: tup
 
 def open_clip(source: Source, backend: Backend = "pyav", fps: float | None = None) -> VideoReader:
     """Frames by number of anything that is a clip: a file, a folder of frames, an array, a list of images."""
-    if isinstance(source, np.ndarray | Tensor):
+    if isinstance(source, np.ndarray) or is_tensor(source):
         return ArrayReader(_channels_last(source, 4, "(T, H, W, 3)"), fps)
     if isinstance(source, Image.Image):
         raise InputError("expected a video for a network of clips, got an image")
@@ -158,7 +166,7 @@ def _frame(item: object) -> np.ndarray:
     """One item of a list of frames as an array."""
     if isinstance(item, Image.Image):
         return np.asarray(to_rgb(_decoded(item)))
-    if isinstance(item, np.ndarray | Tensor):
+    if isinstance(item, np.ndarray) or is_tensor(item):
         return np.asarray(item)
     raise InputError(f"expected frames as arrays, tensors or PIL images, got {type(item).__name__}")
 
@@ -188,17 +196,17 @@ def _image(source: Source, spec: InputSpec) -> Views:
     begin = time.perf_counter()
     if isinstance(source, str | os.PathLike):
         picture: Image.Image | Pixels = open_image(Path(source))
-    elif isinstance(source, np.ndarray | Tensor):
+    elif isinstance(source, np.ndarray) or is_tensor(source):
         picture = _channels_last(source, 3, "(H, W, 3)")
     elif isinstance(source, Image.Image):
         picture = _decoded(source)
     else:
         raise InputError(f"expected one image for a network of images, got {type(source).__name__}")
     read = time.perf_counter()
-    pixels = image_views(picture, spec)
+    array = image_array(picture, spec)
     height, width = _upright_size(picture)
     timings = {"read": read - begin, "transform": time.perf_counter() - read}
-    return Views(pixels, height, width, tuple(crop_boxes(height, width, spec)), timings=timings)
+    return Views(array, height, width, tuple(crop_boxes(height, width, spec)), timings=timings)
 
 
 def open_image(path: Path) -> Image.Image:
@@ -238,7 +246,7 @@ def _upright_size(picture: Image.Image | Pixels) -> tuple[int, int]:
 
 def _channels_last(pixels: np.ndarray | Tensor, ndim: int, form: str) -> Pixels:
     """uint8 with the channels last; from (..., 3, H, W) where the last axis is not the channels."""
-    array = pixels.detach().cpu().numpy() if isinstance(pixels, Tensor) else pixels
+    array = pixels.detach().cpu().numpy() if is_tensor(pixels) else pixels
     if array.dtype != np.uint8 or array.ndim != ndim or 0 in array.shape:
         raise InputError(f"expected uint8 RGB of shape {form}, got {array.dtype} of shape {array.shape}")
     if array.shape[-1] != 3 and array.shape[-3] == 3:

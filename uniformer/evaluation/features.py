@@ -95,7 +95,7 @@ def extract_features(
     todo = unfinished[world.rank :: world.size]
     wanted = list(chain.from_iterable(shards[n] for n in todo))
     errors: dict[int, str] = {}
-    with closing(run_groups(model, _forward(model, stages), manifest, spec, wanted, reading, progress)) as outcomes:
+    with closing(run_groups(model, _forward(stages), manifest, spec, wanted, reading, progress)) as outcomes:
         for number in todo:
             part = list(islice(outcomes, sum(map(len, shards[number]))))
             mine = {o.item: o.error for o in part if o.error is not None}
@@ -135,10 +135,10 @@ def _check(model: UniFormer, manifest: Manifest, spec: InputSpec, stages: Sequen
         raise InputError("expected the form safetensors for stage maps: a Parquet row has no room for them")
 
 
-def _forward(model: UniFormer, stages: Sequence[int]) -> Callable[[Tensor], tuple[Tensor, ...]]:
+def _forward(stages: Sequence[int]) -> Callable[[UniFormer, Tensor], tuple[Tensor, ...]]:
     """Pooled features (B, C) and the maps of `stages` of a batch."""
 
-    def forward(x: Tensor) -> tuple[Tensor, ...]:
+    def forward(model: UniFormer, x: Tensor) -> tuple[Tensor, ...]:
         maps = model.forward_intermediates(x)
         last = maps[-1] if model.norm is None else model.norm(maps[-1])
         return last.flatten(2).mean(dim=2), *(maps[stage - 1] for stage in stages)

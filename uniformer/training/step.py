@@ -20,7 +20,7 @@ from uniformer.data.loading import MIXING, NETWORK, Batch, Plan, TrainingSet, st
 from uniformer.data.manifest import Manifest
 from uniformer.distributed import World
 from uniformer.errors import InputError
-from uniformer.predictor import DTYPES
+from uniformer.inference import DTYPES
 from uniformer.recipe import EffectiveLR, Recipe
 from uniformer.training.log import Log
 from uniformer.training.objective import Task, first_bad_layer, last_bad_gradient, make_task

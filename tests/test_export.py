@@ -1,0 +1,258 @@
+"""Exported files: the model's own logits, in a process without torch; and every way in which they can be wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import uniformer
+from tests import odd_media
+from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
+from uniformer.cli import main
+from uniformer.contract import Contract
+from uniformer.exported import open_exported
+from uniformer.exporter import write_graph
+from uniformer.predictor import IN_PACKAGE, Failure, Prediction, Predictor
+
+for package in ("openvino", "onnxruntime", "onnxscript"):
+    pytest.importorskip(package)
+
+FORMS = (".xml", ".onnx")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a network of clips, its two exports, and a video."""
+    path = tmp_path_factory.mktemp("export")
+    save_tiny(path / "clips.safetensors", CLIPS)
+    for form in FORMS:
+        assert main(["export", str(path / "clips.safetensors"), str(path / f"clips{form}")]) == 0
+    odd_media.h264(path)
+    return path
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_export_answers_as_its_checkpoint(form: str, folder: Path) -> None:
+    network = Predictor(folder / f"clips{form}", crops=3, batch_size=4)  # 6 views: whole batches and a rest
+    checkpoint = Predictor(folder / "clips.safetensors", crops=3)
+    found, wanted = network(folder / "h264.mp4"), checkpoint(folder / "h264.mp4")
+    np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-5)
+    assert [label.name for label in found.labels] == [label.name for label in wanted.labels]
+    assert (found.checkpoint, found.frames) == (wanted.checkpoint, wanted.frames)
+    assert network.contract == checkpoint.contract  # classes, input, scores and proof travel along
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_prediction_by_the_command_needs_no_torch(form: str, folder: Path) -> None:
+    code = (
+        "import sys; from uniformer.cli import main; status = main(sys.argv[1:]); "
+        "unwanted = ('torch', 'torchvision', 'timm', 'huggingface_hub', 'safetensors', 'rich', 'openvino_telemetry'); "
+        "print([name for name in unwanted if name in sys.modules]); sys.exit(status)"
+    )
+    arguments = ["predict", "--checkpoint", str(folder / f"clips{form}"), "--format", "jsonl"]
+    done = run_python(code, *arguments, str(folder / "h264.mp4"), str(folder / "gone.mp4"))
+    assert done.returncode == 1, done.stderr
+    good, bad, unwanted = done.stdout.splitlines()
+    wanted = Predictor(folder / "clips.safetensors")(folder / "h264.mp4")
+    assert json.loads(good)["labels"][0]["name"] == wanted.labels[0].name
+    assert json.loads(good)["labels"][0]["score"] == pytest.approx(wanted.labels[0].score, abs=1e-5)
+    assert "no such file" in json.loads(bad)["error"]
+    assert unwanted == "[]"
+
+
+@pytest.mark.parametrize("checkpoint", ["a file", IN_PACKAGE])
+def test_prediction_from_a_checkpoint_imports_torch_and_nothing_slow_besides(checkpoint: str, folder: Path) -> None:
+    code = (
+        "import sys; from uniformer.cli import main; main(sys.argv[1:]); "
+        "slow = ('torchvision', 'timm', 'huggingface_hub', 'rich', 'torch._dynamo', 'openvino', 'onnxruntime'); "
+        "print([name for name in slow if name in sys.modules])"
+    )
+    network = str(folder / "clips.safetensors") if checkpoint == "a file" else checkpoint
+    done = run_python(code, "predict", "--checkpoint", network, str(folder / "h264.mp4"))
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_help_needs_neither_torch_nor_numpy() -> None:
+    code = (
+        "import contextlib, sys\nfrom uniformer.cli import main\n"
+        "with contextlib.suppress(SystemExit):\n    main(['predict', '--help'])\n"
+        "print([name for name in ('torch', 'numpy', 'av', 'PIL', 'rich') if name in sys.modules])"
+    )
+    assert run_python(code).stdout.splitlines()[-1] == "[]"
+
+
+def run_python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=False)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_many_files_and_resuming(form: str, folder: Path, tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        shutil.copy(folder / "h264.mp4", tmp_path / name)
+    network = Predictor(folder / f"clips{form}")
+    results = list(network.run([tmp_path / "a.mp4", tmp_path / "gone.mp4", tmp_path / "b.mp4"]))
+    assert [type(result) for result in results] == [Prediction, Failure, Prediction]
+    out = str(tmp_path / "results.jsonl")
+    arguments = ["predict", str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4"), "--out", out, "--resume", "--checkpoint"]
+    assert main([*arguments, str(folder / f"clips{form}")]) == 0
+    before = Path(out).read_bytes()
+    assert main([*arguments, str(folder / f"clips{form}")]) == 0
+    assert Path(out).read_bytes() == before
+    assert main([*arguments, str(folder / "clips.safetensors")]) == 2  # other weights: rounded otherwise
+
+
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        (".onnx", {"ndim": 3, "keep_ratio": 0.5, "depths": (1, 1, 3, 2)}),
+        (".xml", {"ndim": 3, "keep_ratio": 0.5, "overlap": 1, "depths": (1, 1, 3, 2)}),
+        pytest.param(".xml", {"token_labeling": True, "overlap": 4}, marks=pytest.mark.slow),
+        pytest.param(".xml", {"ndim": 3, "split_attention": True}, marks=pytest.mark.slow),
+        pytest.param(
+            ".xml", {"window": 3, "global_every": 2, "depths": (1, 1, 2, 1), "layer_scale": 0.3}, marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_every_family_can_be_exported(form: str, options: dict[str, Any], tmp_path: Path, one_thread: None) -> None:
+    model = tiny_model(**options)
+    spec = CLIPS if model.config.is_video else replace(IMAGES, size=(64, 96), resize=96)
+    assert uniformer.export(model, Contract(model.config, input=spec), tmp_path / f"network{form}") < 1e-5
+    network = open_exported(tmp_path / f"network{form}")
+    frames = (4,) if model.config.is_video else ()
+    for batch in (1, 5):
+        x = torch.randn(batch, 3, *frames, *spec.size, generator=torch.Generator().manual_seed(batch))
+        with torch.no_grad():
+            wanted = model(x).numpy()
+        np.testing.assert_allclose(network(x.numpy(), 8), wanted, atol=1e-5 * abs(wanted).max())
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_optimize_hands_a_model_to_a_runtime(backend: Any, one_thread: None) -> None:
+    model = tiny_model().train()
+    fast = uniformer.optimize(model, backend=backend, example=torch.randn(1, 3, 64, 96))
+    assert model.training
+    x = torch.randn(3, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), model.eval()(x), rtol=1e-4, atol=1e-5)
+    first = fast(x)
+    fast(x + 1)
+    assert torch.equal(first, fast(x))  # an answer is not overwritten by the next
+    with refused(r"expected inputs of shape \(B, 3, 64, 96\), got \(1, 3, 64, 64\)"):
+        fast(torch.randn(1, 3, 64, 64))
+
+
+# ---- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    model = tiny_model()
+    contract = Contract(model.config, input=IMAGES)
+    with refused("expected a name that ends in .xml or .onnx, got .*network.pb"):
+        uniformer.export(model, contract, tmp_path / "network.pb")
+    with refused("expected a contract that describes the input"):
+        uniformer.export(model, Contract(model.config), tmp_path / "network.xml")
+    with refused("expected the folder .*gone to exist"):
+        uniformer.export(model, contract, tmp_path / "gone" / "network.xml")
+    backbone = tiny_model(output="maps", num_classes=0)
+    with refused("expected a network with a classifier, got a backbone"):
+        uniformer.export(backbone, Contract(backbone.config, input=IMAGES), tmp_path / "network.xml")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_with_other_logits_is_not_kept(tmp_path: Path, one_thread: None) -> None:
+    model = tiny_model()
+    (tmp_path / "network.onnx").write_text("what was there before")
+    with torch.no_grad():
+        model.get_parameter("stages.2.blocks.0.ffn.fc1.weight").fill_(float("nan"))
+    with refused("expected the model's logits of the exported file, they are off by nan"):
+        uniformer.export(model, Contract(model.config, input=IMAGES), tmp_path / "network.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["network.onnx"]
+    assert (tmp_path / "network.onnx").read_text() == "what was there before"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_files_that_are_no_exports_are_one_line(form: str, folder: Path, tmp_path: Path) -> None:
+    runtime = "OpenVINO" if form == ".xml" else "ONNX Runtime"
+    with refused("found no such file"):
+        open_exported(tmp_path / f"gone{form}")
+    (tmp_path / f"text{form}").write_text("<net>not a network</net>")
+    with refused(f"{runtime} cannot read it"):
+        open_exported(tmp_path / f"text{form}")
+    whole = (folder / f"clips{form}").read_bytes()
+    (tmp_path / f"half{form}").write_bytes(whole[: len(whole) // 2])
+    with refused(f"{runtime} cannot read it"):
+        open_exported(tmp_path / f"half{form}")
+    if form == ".xml":
+        shutil.copy(folder / "clips.xml", tmp_path / "alone.xml")  # without its weights
+        with refused("OpenVINO cannot read it"):
+            open_exported(tmp_path / "alone.xml")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_exported_network_of_something_else_is_refused(form: str, folder: Path, tmp_path: Path) -> None:
+    content = (folder / f"clips{form}").read_bytes()
+    name = b"tiny.test"  # its id, which only the contract holds
+    assert name in content
+    for file in ("clips.bin",) if form == ".xml" else ():
+        shutil.copy(folder / file, tmp_path / "other.bin")
+    if form == ".xml":
+        (tmp_path / "other.xml").write_bytes(content.replace(b"<uniformer ", b"<uniforms "))
+    else:
+        (tmp_path / "other.onnx").write_bytes(content.replace(b"uniformer\x12", b"uniforms!\x12"))
+    with refused("found no description of a model in it"):
+        open_exported(tmp_path / f"other{form}")
+
+
+def test_what_an_exported_network_cannot_do_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["predict", str(folder / "h264.mp4"), "--checkpoint", str(folder / "clips.xml")]
+    for more, said in (
+        (["--device", "cuda"], "exported networks compute in float32 on the CPU, got float32 on cuda"),
+        (["--dtype", "bfloat16"], "exported networks compute in float32 on the CPU, got bfloat16 on auto"),
+        (["--plain"], "expected a checkpoint to compute plainly with, got an exported network"),
+    ):
+        assert main([*arguments, *more]) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("form", "package", "extra"), [(".xml", "openvino", "openvino"), (".onnx", "onnxruntime", "onnx")]
+)
+def test_a_missing_runtime_is_one_line(form: str, package: str, extra: str, folder: Path) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None; from uniformer.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = run_python(code, "predict", str(folder / "h264.mp4"), "--checkpoint", str(folder / f"clips{form}"))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"needs the package '{package}': pip install 'uniformer[{extra}]'" in done.stderr
+
+
+def test_threads_are_chosen_by_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but the time may depend on them."""
+    views = np.random.default_rng(0).standard_normal((1, 3, 4, 64, 64)).astype(np.float32)
+    answers = []
+    for threads in ("1", "2", ""):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        answers += [open_exported(folder / f"clips{form}")(views, 1) for form in FORMS]
+    for answer in answers:
+        np.testing.assert_allclose(answer, answers[0], atol=1e-5 * abs(answers[0]).max())
+
+
+def test_a_graph_is_for_the_frames_and_size_of_its_example(folder: Path, tmp_path: Path) -> None:
+    model = tiny_model(ndim=3)
+    write_graph(model, (3, 6, 32, 64), tmp_path / "network.onnx", Contract(model.config))
+    network = open_exported(tmp_path / "network.onnx")
+    assert network(np.zeros((2, 3, 6, 32, 64), np.float32), 2).shape == (2, 7)
+    with pytest.raises(Exception, match="Got invalid dimensions"):
+        network(np.zeros((2, 3, 4, 32, 64), np.float32), 2)
