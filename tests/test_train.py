@@ -30,8 +30,9 @@ from uniformer.data.manifest import Item, Manifest
 from uniformer.data.sources import open_source
 from uniformer.distributed import World
 from uniformer.errors import InputError
+from uniformer.progress import Pace
 from uniformer.train import go_back, train
-from uniformer.training.log import Log, Pace, time_left
+from uniformer.training.log import Log, time_left
 from uniformer.training.setup import STATE, keep_state, prepare
 from uniformer.training.state import load_state, save_state
 from uniformer.training.step import learn, what_went_wrong

@@ -1,12 +1,16 @@
-"""One progress bar for all commands: on standard error, at a terminal only, so that logs stay readable."""
+"""How far work has come, and where the time goes: one progress bar for all commands, at a terminal only, so that logs
+stay readable, and one stopwatch."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 Report = Callable[[int, int], None]  # done, of how many
+
+DATA_BOUND = 0.2  # share of the time waiting for data from which on loading is what limits a run
 
 
 class Bar:
@@ -38,3 +42,35 @@ def progress_bar(name: str, *, shown: bool = True) -> Iterator[Bar]:
             bar.console.print(line, markup=False, highlight=False)
 
         yield Bar(lambda done, total: bar.update(task, completed=done, total=total), say)
+
+
+@dataclass
+class Pace:
+    """Where the time goes."""
+
+    samples: int = 0
+    waiting: float = 0.0  #: seconds for data
+    working: float = 0.0  #: seconds for everything else
+
+    def add(self, samples: int, waiting: float, working: float) -> None:
+        self.samples, self.waiting, self.working = (
+            self.samples + samples,
+            self.waiting + waiting,
+            self.working + working,
+        )
+
+    @property
+    def rate(self) -> float:
+        """Samples a second."""
+        return self.samples / max(self.waiting + self.working, 1e-9)
+
+    @property
+    def waiting_share(self) -> float:
+        return self.waiting / max(self.waiting + self.working, 1e-9)
+
+    def verdict(self, noun: str) -> str:
+        """What limits the run, in words."""
+        could = self.samples / max(self.working, 1e-9)
+        if self.waiting_share >= DATA_BOUND:
+            return f"decode-bound: {self.rate:.3g} {noun}/s, the model could take {could:.3g}"
+        return f"model-bound: {self.rate:.3g} {noun}/s, {self.waiting_share:.0%} of the time waiting for data"

@@ -26,8 +26,9 @@ from uniformer.errors import InputError
 from uniformer.evaluate import evaluate
 from uniformer.files import atomic_path
 from uniformer.model import UniFormer
+from uniformer.progress import Pace
 from uniformer.recipe import Recipe
-from uniformer.training.log import Log, Pace, time_left
+from uniformer.training.log import Log, time_left
 from uniformer.training.optim import train_mode
 from uniformer.training.result import AVERAGE, BEST, RESULT, Outcome, measures, write_weights
 from uniformer.training.setup import STATE, keep_state, prepare, rehearse

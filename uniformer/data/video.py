@@ -170,17 +170,29 @@ class FileReader(VideoReader):
             first = next(packets, None)
             if first is None or first.pts is None or self._index.positions.get(first.pts, position + 1) > position:
                 return
-            needed: Iterable[Packet] = chain([first], packets)
-            if self._stream.codec_context.codec.intra_only:  # MJPEG, ProRes: no frame refers to another
-                times = {self._index.pts[number] for number in left}
-                needed = (packet for packet in needed if packet.pts in times)
-            for frame in _frames(self._stream, needed):
+            times = {self._index.pts[number] for number in left}
+            for frame in _frames(self._stream, self._needed(chain([first], packets), times)):
                 number = self._number(frame)
                 if number is not None and number >= earliest:
                     left.discard(number)
                     yield number, partial(self._convert, frame)
                 if not left:
                     return
+
+    def _needed(self, packets: Iterable[Packet], times: set[int]) -> Iterator[Packet]:
+        """The packets to decode for the frames shown at `times`, less those that no other frame refers to."""
+        context = self._stream.codec_context
+        if context.codec.intra_only:  # MJPEG, ProRes
+            yield from (packet for packet in packets if packet.pts in times)
+        elif context.codec.canonical_name == "h264":  # says of each frame whether another may refer to it
+            try:
+                for packet in packets:
+                    context.skip_frame = "DEFAULT" if packet.pts in times else "NONREF"
+                    yield packet
+            finally:
+                context.skip_frame = "DEFAULT"
+        else:
+            yield from packets
 
     def all_pictures(self) -> Iterator[tuple[int, Picture]]:
         self._container.close()  # not every container can be rewound; a fresh one starts in the same state each time

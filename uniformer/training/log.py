@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,39 +21,6 @@ METRICS = (
     "ema_top1", "ema_top5", "ema_mean_class", "ema_map", "ema_loss",
 )  # fmt: skip
 UNREADABLE = ("path", "reason")
-DATA_BOUND = 0.2  # share of the time waiting for data from which on loading is what limits a run
-
-
-@dataclass
-class Pace:
-    """Where the time goes."""
-
-    samples: int = 0
-    waiting: float = 0.0  #: seconds for data
-    working: float = 0.0  #: seconds for everything else
-
-    def add(self, samples: int, waiting: float, working: float) -> None:
-        self.samples, self.waiting, self.working = (
-            self.samples + samples,
-            self.waiting + waiting,
-            self.working + working,
-        )
-
-    @property
-    def rate(self) -> float:
-        """Samples a second."""
-        return self.samples / max(self.waiting + self.working, 1e-9)
-
-    @property
-    def waiting_share(self) -> float:
-        return self.waiting / max(self.waiting + self.working, 1e-9)
-
-    def verdict(self, noun: str) -> str:
-        """What limits the run, in words."""
-        could = self.samples / max(self.working, 1e-9)
-        if self.waiting_share >= DATA_BOUND:
-            return f"decode-bound: {self.rate:.3g} {noun}/s, the model could take {could:.3g}"
-        return f"model-bound: {self.rate:.3g} {noun}/s, {self.waiting_share:.0%} of the time waiting for data"
 
 
 class Log:
