@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -244,6 +245,7 @@ def test_the_command_prints_and_writes(
     assert "top-1" in printed.out
     assert "2 x 3 views of 4 frames" in printed.out
     assert "gone.mp4" in printed.err
+    assert re.search(r"^(model|decode)-bound: [\d.]+ clips/s, ", printed.err, re.MULTILINE)
     facts = json.loads((tmp_path / "metrics.json").read_text())
     scores = Scores.load(tmp_path / "scores.npz")
     assert facts["metrics"] == scores.metrics()

@@ -219,7 +219,7 @@ def test_what_an_exported_network_cannot_do_is_said(folder: Path, capsys: pytest
     for more, said in (
         (["--device", "cuda"], "exported networks compute in float32 on the CPU, got float32 on cuda"),
         (["--dtype", "bfloat16"], "exported networks compute in float32 on the CPU, got bfloat16 on auto"),
-        (["--plain"], "expected a checkpoint to compute plainly with, got an exported network"),
+        (["--plain"], "expected a checkpoint to choose a form of, got an exported network"),
     ):
         assert main([*arguments, *more]) == 2
         error = capsys.readouterr().err

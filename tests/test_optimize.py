@@ -22,6 +22,7 @@ from uniformer.evaluate import Reading, evaluate
 from uniformer.evaluation.features import extract_features, load_features
 from uniformer.fast import fold
 from uniformer.fast.blocks import OneDnnConv3d, feed_forward_
+from uniformer.fast.choice import Compute
 from uniformer.fast.network import FastUniFormer
 from uniformer.fast.plain import PlainMHRA, PlainPatchEmbed, plain
 from uniformer.layers import GlobalMHRA, LocalBlock, Pointwise3d
@@ -45,6 +46,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "hybrid": {"window": 3, "global_every": 2, "depths": (1, 1, 3, 1), "output": "maps"},
     "features": {"num_classes": 0},
 }
+FORMS: tuple[Compute, ...] = ("fast", "plain")
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
 
 
@@ -281,7 +283,7 @@ def test_folding_keeps_the_borders() -> None:
 def test_predictions_are_the_same_plain_or_not(tmp_path: Path, one_thread: None) -> None:
     video = odd_media.h264(tmp_path)
     save_tiny(tmp_path / "clips.safetensors", CLIPS)
-    fast, plainly = (Predictor(tmp_path / "clips.safetensors", plain=flag) for flag in (False, True))
+    fast, plainly = (Predictor(tmp_path / "clips.safetensors", compute=form) for form in (None, "plain"))
     np.testing.assert_allclose(fast(video).probabilities, plainly(video).probabilities, atol=1e-4)
     assert fast.network.weights == plainly.network.weights
     half = Predictor(tmp_path / "clips.safetensors", dtype="bfloat16")
@@ -295,13 +297,15 @@ def test_evaluation_and_features_are_the_same_plain_or_not(tmp_path: Path, one_t
     items = [Item(f"{number}.png", (number,)) for number in range(3)]
     manifest = Manifest.from_items(items, kind="image", classes=[f"class {k}" for k in range(7)], root=tmp_path)
     model = tiny_model()
-    fast, plainly = (evaluate(model, manifest, IMAGES, workers=0, plain=flag).logits for flag in (False, True))
+    fast, plainly = (evaluate(model, manifest, IMAGES, workers=0, compute=c).logits for c in FORMS)
     np.testing.assert_allclose(fast, plainly, atol=1e-4 * abs(plainly).max())
     assert (fast != plainly).any()  # that is, another arithmetic
-    for flag in (False, True):
-        reading = Reading(workers=0, plain=flag)
-        extract_features(model, manifest, IMAGES, tmp_path / f"{flag}", stages=(1, 3), reading=reading)
-    kept, wanted = (load_features(tmp_path / f"{flag}").features for flag in (False, True))
+    for form in FORMS:
+        reading = Reading(workers=0, compute=form)
+        extract_features(model, manifest, IMAGES, tmp_path / f"{form}", stages=(1, 3), reading=reading)
+    kept, wanted = (load_features(tmp_path / f"{form}").features for form in FORMS)
     np.testing.assert_allclose(kept, wanted, atol=1e-4 * abs(wanted).max())
     with refused(r"holds features of another run \(network differ"):
-        extract_features(model, manifest, IMAGES, tmp_path / "True", stages=(1, 3), reading=Reading(workers=0))
+        extract_features(model, manifest, IMAGES, tmp_path / "plain", stages=(1, 3), reading=Reading(workers=0))
+    with refused("expected compute plain or fast for features, got openvino"):
+        extract_features(model, manifest, IMAGES, tmp_path / "new", reading=Reading(compute="openvino"))

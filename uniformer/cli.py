@@ -10,7 +10,20 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from uniformer import __version__
-from uniformer.commands import convert, data, demo, evaluate, export, features, models, predict, recipes, train, verify
+from uniformer.commands import (
+    bench,
+    convert,
+    data,
+    demo,
+    evaluate,
+    export,
+    features,
+    models,
+    predict,
+    recipes,
+    train,
+    verify,
+)
 from uniformer.errors import InputError
 
 COMMANDS = {
@@ -25,6 +38,7 @@ COMMANDS = {
     "verify": verify,
     "convert": convert,
     "export": export,
+    "bench": bench,
 }
 BAD_INPUT, INTERRUPTED = 2, 130
 

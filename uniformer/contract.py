@@ -93,6 +93,15 @@ class Contract:
                 f"{where} holds no readable description of a uniformer model ({type(error).__name__}: {error})"
             ) from None
 
+    def input_of_classifier(self) -> InputSpec:
+        """What a classifier is fed. Raises `InputError` where the network has none, or this does not say."""
+        name = self.id or self.arch or "the network"
+        if self.config.output != "logits" or not self.config.num_classes:
+            raise InputError(f"{name} has no classifier: nothing to predict")
+        if self.input is None:
+            raise InputError(f"{name} does not say what its input looks like: expected a contract with an input")
+        return self.input
+
 
 def built_in_input(config: Config, shape: tuple[int, ...] | None = None) -> Tensor:
     """The input of the proof, (1, C, [T,] H, W) in float64: waves over the grid, the same on every machine."""

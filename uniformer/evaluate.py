@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -34,13 +35,15 @@ from uniformer.distributed import WORKER_START, World
 from uniformer.errors import InputError
 from uniformer.evaluation.result_log import ResultLog
 from uniformer.evaluation.scores import Scores
-from uniformer.inference import DTYPES, forward_views, inference_form
+from uniformer.fast.choice import Compute, view_size
+from uniformer.inference import DTYPES, best_form, forward_views, inference_form
 from uniformer.model import UniFormer
 from uniformer.predictor import average_views
+from uniformer.progress import Pace
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Progress = Callable[[int, int], None]  # called with items done and items in all, of this process
-Forward = Callable[[UniFormer, Tensor], tuple[Tensor, ...]]  # the network, (B, 3, ...) -> outputs (B, ...)
+Forward = Callable[[Any, Tensor], tuple[Tensor, ...]]  # a form of the network, (B, 3, ...) -> outputs (B, ...)
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Reading:
     workers: int = 2  #: processes that read and decode; 0 reads in this one
     backend: Backend = "pyav"
     follow_seconds: bool = False  #: scale strides by a video's frame rate
-    plain: bool = False  #: compute with the model as it is, not with its inference form
+    compute: Compute | None = None  #: form of the network; the best that `uniformer bench` found, or "fast"
 
     def __post_init__(self) -> None:
         if self.precision not in DTYPES:
@@ -77,20 +80,21 @@ def evaluate(
     follow_seconds: bool = False,
     progress: Progress | None = None,
     store: str | os.PathLike[str] | None = None,
-    plain: bool = False,
+    compute: Compute | None = None,
+    pace: Pace | None = None,
 ) -> Scores:
     """The model's answer for every item, from `spec.clips` x `spec.crops` views each, averaged as `spec` says.
 
     Labels of the manifest are rows of the model's classifier. A file that cannot be read has no answer: the scores'
     `errors` say why, and it counts as wrong. Within a torch.distributed group each process takes its share of the items
     and all get the whole result. With `store`, a folder, finished items are kept there and a run that was cut short
-    goes on; items without an answer are tried again. With `plain` the model computes as it is, else its inference form
-    does (`uniformer.optimize`).
+    goes on; items without an answer are tried again. `compute` is the form of the network, as in `Predictor`.
+    `pace` is told how long this process waited for data and how long it computed.
 
     The model is put on `device`, computes in evaluation mode, and is left in the mode it was in.
     Raises `InputError` when model, data and spec do not fit, or when the folder holds another run's results.
     """
-    reading = Reading(device, precision, batch_size, workers, backend, follow_seconds, plain)
+    reading = Reading(device, precision, batch_size, workers, backend, follow_seconds, compute)
     _check(model, manifest, spec)
     dtype = _row_type(model.config.num_classes)
     log = None if store is None else ResultLog(store, run_key(model, manifest, spec, reading), dtype)
@@ -104,7 +108,7 @@ def evaluate(
     errors: dict[int, str] = {}
     with nullcontext() if log is None else closing(log.begin(world.rank)):
         mine = groups[world.rank :: world.size]
-        for outcome in run_groups(model, lambda network, x: (network(x),), manifest, spec, mine, reading, progress):
+        for outcome in run_groups(model, _logits, manifest, spec, mine, reading, progress, pace):
             if has[outcome.item]:
                 continue  # of a group that a kill cut short
             if outcome.error is not None:
@@ -116,6 +120,10 @@ def evaluate(
                 log.add(rows[-1])
     parts = world.gathered((np.array(rows, dtype), errors))
     return _assembled(manifest, finished, parts)
+
+
+def _logits(network: UniFormer, x: Tensor) -> tuple[Tensor, ...]:
+    return (network(x),)
 
 
 def _check(model: UniFormer, manifest: Manifest, spec: InputSpec) -> None:
@@ -204,14 +212,21 @@ def run_groups(
     groups: Sequence[range],
     reading: Reading,
     progress: Progress | None = None,
+    pace: Pace | None = None,
 ) -> Generator[Outcome]:
     """`forward`, which runs (part of) `model` or of its inference form, on every view of the items of `groups`."""
     done, total = 0, sum(map(len, groups))
     with computing(model, reading.device):
-        network = model if reading.plain else inference_form(model, DTYPES[reading.precision], share=True)
+        size, dtype = view_size(model.config, spec), DTYPES[reading.precision]
+        compute = reading.compute or best_form(model, size, torch.device(reading.device), dtype)
+        network = inference_form(model, compute, size, dtype)
+        begin = time.perf_counter()
         for loaded in read_groups(manifest, spec, groups, reading):
-            items = groups[loaded.number]
-            outputs = [o.unflatten(0, (len(items), spec.views)) for o in _outputs(network, forward, loaded, reading)]
+            items, ready = groups[loaded.number], time.perf_counter()
+            outputs = _outputs(model, partial(forward, network), loaded, reading)
+            outputs = [o.unflatten(0, (len(items), spec.views)) for o in outputs]
+            if pace is not None:
+                pace.add(len(items), ready - begin, time.perf_counter() - ready)
             done += len(items)
             if progress is not None:
                 progress(done, total)
@@ -220,15 +235,16 @@ def run_groups(
                 if error is None and not all(o.isfinite().all() for o in mine):
                     error = f"{manifest.path(item)}: expected finite numbers of the network, got NaN or infinity"
                 yield Outcome(item, error=error) if error else Outcome(item, mine, loaded.seconds[place])
+            begin = time.perf_counter()
 
 
-def _outputs(network: UniFormer, forward: Forward, loaded: Loaded, reading: Reading) -> list[Tensor]:
+def _outputs(
+    model: UniFormer, forward: Callable[[Tensor], tuple[Tensor, ...]], loaded: Loaded, reading: Reading
+) -> list[Tensor]:
     """Every output for all views of a group, `batch_size` views at a time: a shape that no neighbour decides."""
-    weight = next(network.parameters())
+    weight = next(model.parameters())
     pixels = loaded.pixels.to(weight.dtype)
-    return forward_views(
-        partial(forward, network), pixels, weight.device, DTYPES[reading.precision], reading.batch_size
-    )
+    return forward_views(forward, pixels, weight.device, DTYPES[reading.precision], reading.batch_size)
 
 
 @contextmanager
@@ -321,7 +337,7 @@ def run_key(model: UniFormer, manifest: Manifest, spec: InputSpec, reading: Read
         "data": items.hexdigest(),
         "views": json.dumps(to_dict(spec)),
         "precision": f"{reading.precision} on {torch.device(reading.device).type}",
-        "network": "plain" if reading.plain else "inference form",
+        "network": "plain" if reading.compute == "plain" else "inference form",
         "batch_size": str(reading.batch_size),
         "decoding": f"{reading.backend}{', follow seconds' if reading.follow_seconds else ''}",
     }

@@ -20,6 +20,7 @@ from torch import Tensor
 from uniformer.contract import Contract
 from uniformer.errors import InputError, MissingExtra
 from uniformer.exported import METADATA, SUFFIXES, import_openvino, open_exported
+from uniformer.fast.choice import view_size
 from uniformer.fast.network import FastUniFormer
 from uniformer.model import UniFormer
 
@@ -34,17 +35,19 @@ def export(model: UniFormer, contract: Contract, out: str | os.PathLike[str]) ->
     without a classifier or a described input, and where the logits that the runtime computes from the file are not
     the model's; `MissingExtra` without the packages of the format. Nothing is left at `out` then.
     """
-    out = Path(out)
     if contract.input is None:
         raise InputError("expected a contract that describes the input, which fixes the exported frames and size")
+    return write_checked(model, view_size(model.config, contract.input), Path(out), contract)
+
+
+def write_checked(model: UniFormer, size: Sequence[int], out: Path, contract: Contract) -> float:
+    """`export` for inputs (any batch, *size), whatever the contract says of them."""
     if not out.parent.is_dir():
         raise InputError(f"cannot write {out}: expected the folder {out.parent} to exist")
-    frames = (contract.input.frames,) if contract.input.is_video else ()
-    generator = torch.Generator().manual_seed(0)
-    example = torch.randn(3, model.config.in_chans, *frames, *contract.input.size, generator=generator)
+    example = torch.randn(3, *size, generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         written = Path(folder, out.name)
-        write_graph(model, example.shape[1:], written, contract)
+        write_graph(model, size, written, contract)
         off = _largest_error(model, written, example)
         if not off <= TOLERANCE:  # also catches NaN
             raise InputError(f"{out}: expected the model's logits of the exported file, they are off by {off:.1e}")

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from uniformer.checkpoint import Report, load_model
+from uniformer.config import Config
 from uniformer.contract import Contract, digest
 from uniformer.data.transforms import Floats
 from uniformer.distributed import pick_device
+from uniformer.errors import InputError
+from uniformer.exported import open_exported
+from uniformer.exporter import write_checked
+from uniformer.fast.choice import RUNTIMES, Compute, best_at_hand, cpu_name, exported_path, situation, view_size
 from uniformer.fast.network import FastUniFormer
+from uniformer.fast.optimize import RuntimeNetwork
 from uniformer.identify import Source
 from uniformer.model import UniFormer
 
@@ -27,7 +34,7 @@ class TorchNetwork:
             taken over: moved to the device, made float32 and put into evaluation mode.
         device: "auto" takes a GPU when there is one.
         dtype: one of `DTYPES`.
-        plain: compute with the network as it is, not with its inference form.
+        compute: the form it computes in; by default the fastest that `uniformer bench` found here, or "fast".
         head_dim: for files that nothing else tells it of.
     """
 
@@ -37,7 +44,7 @@ class TorchNetwork:
         *,
         device: str = "auto",
         dtype: str = "float32",
-        plain: bool = False,
+        compute: Compute | None = None,
         head_dim: int | None = None,
     ):
         self.device = pick_device(device)
@@ -48,7 +55,9 @@ class TorchNetwork:
         else:
             model, self.contract, self.report = load_model(source, head_dim=head_dim)
         self.model = model.float().to(self.device).eval()
-        self._form = self.model if plain else inference_form(self.model, self.dtype, share=True)
+        size = view_size(self.model.config, self.contract.input_of_classifier())
+        self.compute = compute or best_form(self.model, size, self.device, self.dtype)
+        self._form = inference_form(self.model, self.compute, size, self.dtype)
 
     def __call__(self, views: Floats, batch_size: int) -> Floats:
         """Views (V, 3, ...) -> logits (V, K), `batch_size` views at a time."""
@@ -59,14 +68,52 @@ class TorchNetwork:
     @property
     def weights(self) -> str:
         """What tells them from all others, whatever they are called."""
-        return digest(self.model.state_dict().values())[:12]
+        return weights_of(self.model)
 
 
-def inference_form(model: UniFormer, dtype: torch.dtype, *, share: bool = False) -> FastUniFormer:
-    """What stands in for a model where only its answers count, in the model's own type, or in `dtype` if that is of
-    16 bits. `share` as in `FastUniFormer`."""
-    halved = dtype if dtype.itemsize < 4 else None
-    return FastUniFormer(model, halved, share=share)
+def weights_of(model: UniFormer) -> str:
+    """What tells a model's weights from all others."""
+    return digest(model.state_dict().values())[:12]
+
+
+def best_form(model: UniFormer, size: Sequence[int], device: torch.device, dtype: torch.dtype) -> Compute:
+    """The form that `uniformer bench` found to be the fastest here for views of `size`, and that can start at once."""
+    return best_at_hand(situation_of(model.config, size, device, dtype), lambda: weights_of(model), size)
+
+
+def situation_of(config: Config, size: Sequence[int], device: torch.device, dtype: torch.dtype) -> str:
+    """`choice.situation` of this process."""
+    processor = cpu_name() if device.type == "cpu" else torch.cuda.get_device_name(device)
+    return situation(config, size, processor, str(dtype).removeprefix("torch."), torch.get_num_threads())
+
+
+def inference_form(model: UniFormer, compute: Compute, size: Sequence[int], dtype: torch.dtype) -> nn.Module:
+    """What stands in for a model where only its answers to views of `size` count.
+
+    It shares the model's tensors and computes in the model's own type, or in `dtype` if that is of 16 bits.
+    Raises `InputError` for a form that cannot, `MissingExtra` without its packages.
+    """
+    if compute not in get_args(Compute):
+        raise InputError(f"expected compute {', '.join(get_args(Compute))}, got {compute!r}")
+    if compute == "plain":
+        return model
+    if compute in RUNTIMES:
+        if dtype != torch.float32 or next(model.parameters()).device.type != "cpu":
+            raise InputError(f"expected float32 on the CPU with compute {compute}: it has no other")
+        return _by_runtime(model, compute, size)
+    fast = FastUniFormer(model, dtype if dtype.itemsize < 4 else None, share=True)
+    if compute == "compiled":
+        fast.compile()
+    return fast
+
+
+def _by_runtime(model: UniFormer, compute: str, size: Sequence[int]) -> RuntimeNetwork:
+    """The network as exported to the cache folder, now if it was not before."""
+    path = exported_path(weights_of(model), size, compute)
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_checked(model, size, path, Contract(model.config))
+    return RuntimeNetwork(open_exported(path), tuple(size))
 
 
 @torch.inference_mode()

@@ -24,6 +24,7 @@ from uniformer.contract import Contract
 from uniformer.data.transforms import Floats, is_tensor
 from uniformer.data.views import Backend, Source, Views, load_views
 from uniformer.errors import InputError
+from uniformer.fast.choice import Compute
 from uniformer.hub import NotFetched, fetch
 from uniformer.zoo import get_checkpoint
 
@@ -111,7 +112,8 @@ class Predictor:
         follow_seconds: scale strides by a video's frame rate, so that clips last as long as in training.
         workers: threads that read ahead.
         head_dim: for files that nothing else tells it of.
-        plain: compute with the network as it is, not with its inference form (`uniformer.optimize`).
+        compute: the form of the network: "plain" as it is, "fast" as `uniformer.optimize` makes it, "compiled",
+            "openvino" or "onnxruntime"; by default the fastest that `uniformer bench` found here, or "fast".
     """
 
     def __init__(
@@ -128,7 +130,7 @@ class Predictor:
         follow_seconds: bool = False,
         workers: int = 2,
         head_dim: int | None = None,
-        plain: bool = False,
+        compute: Compute | None = None,
     ):
         if dtype not in get_args(Precision):
             raise InputError(f"expected dtype {', '.join(get_args(Precision))}, got {dtype!r}")
@@ -137,15 +139,10 @@ class Predictor:
                 raise InputError(f"expected {name} of at least 1, got {value}")
         if backend not in get_args(Backend):
             raise InputError(f"expected backend {' or '.join(get_args(Backend))}, got {backend!r}")
-        self.network = _network(model, device=device, dtype=dtype, plain=plain, head_dim=head_dim)
+        self.network = _network(model, device=device, dtype=dtype, compute=compute, head_dim=head_dim)
         self.contract = self.network.contract
         self.report = self.network.report  #: of loading the file
-        name = self.contract.id or self.contract.arch or "the network"
-        if self.contract.config.output != "logits" or not self.contract.config.num_classes:
-            raise InputError(f"{name} has no classifier: nothing to predict")
-        if self.contract.input is None:
-            raise InputError(f"{name} does not say what its input looks like: expected a contract with an input")
-        self.spec = _with_views(self.contract.input, clips, crops)
+        self.spec = _with_views(self.contract.input_of_classifier(), clips, crops)
         self.top_k, self.batch_size, self.workers = top_k, batch_size, workers
         self.backend: Backend = backend
         self.follow_seconds = follow_seconds
@@ -231,7 +228,7 @@ def _network(
     *,
     device: str,
     dtype: Precision,
-    plain: bool,
+    compute: Compute | None,
     head_dim: int | None,
 ) -> TorchNetwork | Exported:
     if isinstance(model, str | os.PathLike) and os.fspath(model).endswith((".xml", ".onnx")):
@@ -239,12 +236,12 @@ def _network(
 
         if device not in ("auto", "cpu") or dtype != "float32":
             raise InputError(f"{model}: exported networks compute in float32 on the CPU, got {dtype} on {device}")
-        if plain:
-            raise InputError(f"{model}: expected a checkpoint to compute plainly with, got an exported network")
+        if compute is not None:
+            raise InputError(f"{model}: expected a checkpoint to choose a form of, got an exported network")
         return open_exported(model)
     from uniformer.inference import TorchNetwork
 
-    return TorchNetwork(model, device=device, dtype=dtype, plain=plain, head_dim=head_dim)
+    return TorchNetwork(model, device=device, dtype=dtype, compute=compute, head_dim=head_dim)
 
 
 def average_views(logits: Floats, spec: InputSpec) -> Floats:

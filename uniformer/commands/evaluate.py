@@ -11,8 +11,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from uniformer.commands.predict import add_compute_arguments
 from uniformer.errors import InputError
-from uniformer.progress import progress_bar
+from uniformer.progress import Pace, progress_bar
 
 if TYPE_CHECKING:
     from uniformer.config import InputSpec
@@ -64,7 +65,7 @@ def add_reading_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--backend", default="pyav", choices=("pyav", "torchcodec"), help="video decoder")
     p.add_argument("--follow-seconds", action="store_true", help="scale strides by the frame rate")
     p.add_argument("--head-dim", type=int, metavar="D", help="channels per attention head, where nothing tells it")
-    p.add_argument("--plain", action="store_true", help="compute with the network as it is, not its inference form")
+    add_compute_arguments(p)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -133,8 +134,9 @@ def _matched(manifest: Manifest, contract: Contract) -> tuple[Manifest, str | No
 def _evaluated(args: argparse.Namespace, model: UniFormer, spec: InputSpec, manifest: Manifest, world: World) -> Scores:
     from uniformer.evaluate import evaluate
 
+    pace = Pace()
     with progress_bar("items", shown=world.is_main) as bar:
-        return evaluate(
+        scores = evaluate(
             model,
             manifest,
             spec,
@@ -146,8 +148,12 @@ def _evaluated(args: argparse.Namespace, model: UniFormer, spec: InputSpec, mani
             follow_seconds=args.follow_seconds,
             progress=bar,
             store=Path(args.out, "answers") if args.out else None,
-            plain=args.plain,
+            compute=args.compute,
+            pace=pace,
         )
+    if world.is_main and pace.samples:
+        print(pace.verdict("clips" if spec.is_video else "images"), file=sys.stderr)
+    return scores
 
 
 def _examined(args: argparse.Namespace, scores: Scores, contract: Contract) -> tuple[Scores, list[str]]:
@@ -197,7 +203,7 @@ def reading(args: argparse.Namespace, world: World) -> Any:
     from uniformer.evaluate import Reading
 
     views = args.batch_size, args.workers, args.backend, args.follow_seconds
-    return Reading(world.device, args.precision, *views, plain=args.plain)
+    return Reading(world.device, args.precision, *views, compute=args.compute)
 
 
 # ---- what is shown and written ---------------------------------------------------------------------------------------

@@ -9,12 +9,20 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from uniformer.errors import InputError
+from uniformer.fast.choice import Compute
 from uniformer.progress import progress_bar
 
 HELP = "label images and videos"
+
+
+def add_compute_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--compute", choices=get_args(Compute), help="form of the network (default: the best by `uniformer bench`)"
+    )
+    p.add_argument("--plain", dest="compute", action="store_const", const="plain", help="short for --compute plain")
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -44,7 +52,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--head-dim", type=int, metavar="D", help="channels per attention head, for files that nothing tells it of"
     )
-    p.add_argument("--plain", action="store_true", help="compute with the network as it is, not its inference form")
+    add_compute_arguments(p)
     p.add_argument(
         "--format", choices=("table", "jsonl", "csv"), help="default: table, or by the name given with --out"
     )
@@ -75,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         follow_seconds=args.follow_seconds,
         workers=args.workers,
         head_dim=args.head_dim,
-        plain=args.plain,
+        compute=args.compute,
     )
     weights = "" if form == "table" else predictor.network.weights
     done = finished(args.out, form, weights) if resumes else set()

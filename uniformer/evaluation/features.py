@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -77,7 +77,7 @@ def extract_features(
     anew. Within a torch.distributed group the processes share the shards out: the folder must be one for all.
     Raises `InputError` where things do not fit or the folder holds other features.
     """
-    reading = reading or Reading()
+    reading = _with_maps(reading or Reading())
     _check(model, manifest, spec, stages, form)
     groups = item_groups(len(manifest), spec.views, reading.batch_size)
     size = max(1, (SHARD_MAPS if stages else SHARD_ITEMS) // len(groups[0]))  # groups a shard
@@ -123,6 +123,13 @@ def load_features(folder: str | os.PathLike[str]) -> Features:
     why = list(chain.from_iterable(errors for _, _, errors in parts))
     errors = {row: text for row, text in enumerate(why) if text is not None}
     return Features(**joined, paths=names, classes=tuple(about["classes"]), errors=errors)
+
+
+def _with_maps(reading: Reading) -> Reading:
+    """With a form of the network that has features, not only answers."""
+    if reading.compute not in (None, "plain", "fast"):
+        raise InputError(f"expected compute plain or fast for features, got {reading.compute}: it has answers only")
+    return replace(reading, compute=reading.compute or "fast")
 
 
 def _check(model: UniFormer, manifest: Manifest, spec: InputSpec, stages: Sequence[int], form: str) -> None:

@@ -5,4 +5,6 @@ fold.py      exact rewritings of weights: batch norms, layer scales, residuals
 blocks.py    the blocks with folded weights, channels last in memory, sums in place
 network.py   the network made of them
 plain.py     the network as the reference computes it, to measure against
+bench.py     all of them measured on this machine
+choice.py    which one computes: as asked for, or as measured
 """

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from uniformer.contract import Contract
 from uniformer.errors import InputError
 from uniformer.exported import Exported, open_exported
+from uniformer.fast.choice import RUNTIMES
 from uniformer.fast.network import FastUniFormer
 from uniformer.model import UniFormer
 
@@ -60,7 +61,13 @@ def optimize(
         raise InputError(f"expected float32 and no compile for the backend {backend}: it compiles by itself")
     if example is None:
         raise InputError(f"expected an example input for the backend {backend}: it fixes the frames and the size")
-    return RuntimeNetwork(model, example, ".xml" if backend == "openvino" else ".onnx")
+    from uniformer.exporter import write_graph
+
+    size = tuple(example.shape[1:])
+    with tempfile.TemporaryDirectory(prefix="uniformer-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder, f"network{RUNTIMES[backend]}")
+        write_graph(model, size, path, Contract(model.config))
+        return RuntimeNetwork(open_exported(path), size)
 
 
 class RuntimeNetwork(nn.Module):
@@ -69,15 +76,9 @@ class RuntimeNetwork(nn.Module):
     It has no parameters and cannot be copied or pickled: `uniformer.export` writes files.
     """
 
-    def __init__(self, model: UniFormer, example: Tensor, suffix: str):
-        from uniformer.exporter import write_graph
-
+    def __init__(self, network: Exported, size: tuple[int, ...]):
         super().__init__()
-        self.size = tuple(example.shape[1:])
-        with tempfile.TemporaryDirectory(prefix="uniformer-", ignore_cleanup_errors=True) as folder:
-            path = Path(folder, f"network{suffix}")
-            write_graph(model, self.size, path, Contract(model.config))
-            self._network: Exported = open_exported(path)
+        self._network, self.size = network, size
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
