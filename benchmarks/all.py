@@ -20,7 +20,7 @@ WHOLE = (
     ("evaluation.py", "--clips", "10", "100", "--processes", "1", "2"),
     ("start.py",),
     ("training_step.py",),
-    ("profile_network.py", "small_video 16x224", "--form", "plain"),
+    ("profile_network.py", "small_video 16x224", "--form", "reference"),
     ("profile_network.py", "small_video 16x224"),
 )
 QUICK = (

@@ -43,7 +43,7 @@ def main() -> None:
         "form",
         "seconds",
         "least to most",
-        "x faster than plain",
+        "x faster than reference",
         "x floor",
         "MB",
         "off by",
@@ -62,7 +62,8 @@ def main() -> None:
 def table(name: str, results: list[Result]) -> list[list[str]]:
     rate = results[0].facts["macs"] / results[0].median  # multiply-adds a second
     by_name = {result.name: result for result in results[1:]}
-    plain = by_name["plain"].median if "plain" in by_name and by_name["plain"].seconds else None
+    base = by_name.get("reference")
+    reference = base.median if base is not None and base.seconds else None
     lines = []
     for form, result in by_name.items():
         if result.error is not None:
@@ -75,7 +76,7 @@ def table(name: str, results: list[Result]) -> list[list[str]]:
             form,
             f"{result.median:.3f}",
             f"{min(result.seconds):.3f} to {max(result.seconds):.3f}",
-            f"{plain / result.median:.2f}" if plain else "",
+            f"{reference / result.median:.2f}" if reference else "",
             f"{result.median * rate / macs:.2f}",
             f"{result.memory_mb:.0f}",
             f"{result.facts['difference']:.0e}",

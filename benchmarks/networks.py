@@ -23,11 +23,11 @@ OURS: dict[str, tuple[str, Shape]] = {
     "small 224": ("uniformer_small", (3, 224, 224)),
     "xxs 224": ("uniformer_xxs", (3, 224, 224)),
 }
-FORMS = ("plain", "as trained", "optimized", "openvino", "onnxruntime")
+FORMS = ("reference", "plain", "fast", "openvino", "onnxruntime")
 
 
 def ours(arch: str, shape: Shape, form: str, *, threads: int) -> Built:
-    """One of our networks: `plain` as the reference is written, `as trained`, or what `uniformer.optimize` makes."""
+    """One of our networks in a form as `uniformer bench` names it: `reference` is written as the published code is."""
     import torch
 
     import uniformer
@@ -44,9 +44,9 @@ def ours(arch: str, shape: Shape, form: str, *, threads: int) -> Built:
         "parameters": sum(p.numel() for p in model.parameters()),
         "input": list(shape),
     }
-    if form == "plain":
+    if form == "reference":
         model = plain(model)
-    elif form == "optimized":
+    elif form == "fast":
         model = uniformer.optimize(model)
     elif form in ("openvino", "onnxruntime"):
         model = uniformer.optimize(model, backend=form, example=x)

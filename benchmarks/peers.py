@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--form", default="optimized", help="of our networks: see inference.py")
+    parser.add_argument("--form", default="fast", help="of our networks: see inference.py")
     args = parser.parse_args()
 
     under = machine.conditions(threads=args.threads, rounds=args.rounds, form=args.form)

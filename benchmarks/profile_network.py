@@ -1,6 +1,6 @@
 """Where the time of one network goes: by stage, beside its multiply-adds and the floor, and by operator.
 
-python benchmarks/profile_network.py "small_video 16x224" --form plain
+python benchmarks/profile_network.py "small_video 16x224" --form reference
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from uniformer.fast.plain import plain
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", choices=OURS)
-    parser.add_argument("--form", default="optimized", choices=("plain", "as trained", "optimized"))
+    parser.add_argument("--form", default="fast", choices=("reference", "plain", "fast"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
@@ -34,7 +34,7 @@ def main() -> None:
     model = uniformer.create_model(arch).eval().requires_grad_(False)
     x = torch.randn(1, *shape)
     macs = counted(model, x)
-    model = {"plain": plain, "as trained": lambda m: m, "optimized": uniformer.optimize}[args.form](model)
+    model = {"reference": plain, "plain": lambda m: m, "fast": uniformer.optimize}[args.form](model)
     seconds, rate = timed(model, x, args.rounds, args.threads)
 
     whole, floor = seconds[""], {name: count / rate for name, count in macs.items()}

@@ -1,4 +1,4 @@
-"""One step of training on a CPU, forward and backward: the networks as they are against the plain form.
+"""One step of training on a CPU, forward and backward: the networks as they are against the form of the published code.
 
 python benchmarks/training_step.py
 """
@@ -31,7 +31,7 @@ def step(arch: str, shape: tuple[int, ...], form: str, *, threads: int) -> tuple
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = uniformer.create_model(arch, num_classes=20).train()
-    model = plain(model) if form == "plain" else model
+    model = plain(model) if form == "reference" else model
     x, labels = torch.randn(shape), torch.randint(20, shape[:1])
 
     def run() -> None:
@@ -48,13 +48,13 @@ def main() -> None:
     args = parser.parse_args()
     under, rows, lines = machine.conditions(threads=args.threads, rounds=args.rounds), {}, []
     for name, (arch, shape) in STEPS.items():
-        pair = [Contender(form, step, (arch, shape, form)) for form in ("plain", "as trained")]
-        plain, ours = finished(compare(pair, rounds=args.rounds, threads=args.threads))
-        rows[name] = [plain.row(), ours.row()]
-        per_clip = [1000 * result.median / shape[0] for result in (plain, ours)]
-        memory = [f"{result.memory_mb:.0f}" for result in (plain, ours)]
-        lines.append([name, *(f"{ms:.0f}" for ms in per_clip), f"{plain.median / ours.median:.2f}", *memory])
-    head = ("step", "plain, ms a clip", "as trained, ms a clip", "ratio", "plain, MB", "as trained, MB")
+        pair = [Contender(form, step, (arch, shape, form)) for form in ("reference", "plain")]
+        reference, ours = finished(compare(pair, rounds=args.rounds, threads=args.threads))
+        rows[name] = [reference.row(), ours.row()]
+        per_clip = [1000 * result.median / shape[0] for result in (reference, ours)]
+        memory = [f"{result.memory_mb:.0f}" for result in (reference, ours)]
+        lines.append([name, *(f"{ms:.0f}" for ms in per_clip), f"{reference.median / ours.median:.2f}", *memory])
+    head = ("step", "reference, ms a clip", "ours, ms a clip", "ratio", "reference, MB", "ours, MB")
     text = f"Loss and gradients, float32, {args.threads} threads, medians of {args.rounds} rounds in turn.\n\n"
     machine.keep("training_step", under, rows, text + machine.markdown(head, lines))
 
