@@ -46,10 +46,13 @@ def write_checkpoint(path: Path, arch: str) -> Path:
 
     import uniformer
     from uniformer.contract import Contract
+    from uniformer.zoo import default_input
 
     torch.manual_seed(0)
     model = uniformer.create_model(arch, num_classes=2)
-    uniformer.save_checkpoint(model, path, Contract(model.config, classes=("a", "b")))
+    uniformer.save_checkpoint(
+        model, path, Contract(model.config, input=default_input(model.config), classes=("a", "b"))
+    )
     return path
 
 

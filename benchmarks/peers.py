@@ -87,7 +87,7 @@ def plot(rows: list[dict[str, Any]], path: Any) -> None:
         axis.set_xscale("log")
         axis.set_xlabel(f"{kind}s a second, all views of the published testing")
         axis.set_ylabel(f"published top-1, {'Kinetics-400' if kind == 'video' else 'ImageNet-1K'}, %")
-        axis.margins(0.15)
+        axis.margins(0.3, 0.15)
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
 
