@@ -30,6 +30,7 @@ from uniformer.camera_motion.geometry import (
     window_of,
 )
 from uniformer.camera_motion.paths import PITCH, ROLL, YAW, CameraPath
+from uniformer.data.foreground import inside_blob
 from uniformer.data.frames import IMAGE_SUFFIXES
 from uniformer.errors import InputError, MissingExtra
 
@@ -224,9 +225,5 @@ def _shape(height: int, width: int, rng: np.random.Generator) -> Tensor:
     if kind == "box":
         inside = 0.95 - torch.maximum(x.abs(), y.abs())
     else:
-        angle = torch.atan2(y, x)
-        radius = torch.full_like(x, 0.9)
-        for lobes in range(2, 6) if kind == "blob" else ():
-            radius = radius - 0.09 * rng.random() * (1 + torch.cos(lobes * angle + rng.uniform(0, 6.28)))
-        inside = radius - torch.hypot(x, y)
+        inside = inside_blob(x, y, 0.09 if kind == "blob" else 0.0, rng)
     return (inside / 0.03 + 0.5).clamp(0, 1)[None]

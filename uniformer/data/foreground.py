@@ -66,11 +66,16 @@ def _shape(rng: np.random.Generator) -> Tensor:
         body = 0.9 - torch.hypot(x, (y - 0.95) * rng.uniform(0.7, 1.1))
         inside = torch.maximum(head, body).minimum(0.95 - y)
     else:
-        around, radius = torch.atan2(y, x), torch.full_like(x, 0.9)
-        for lobes in range(2, 6) if kind == "blob" else ():
-            radius = radius - 0.1 * rng.random() * (1 + torch.cos(lobes * around + rng.uniform(0, 6.28)))
-        inside = radius - torch.hypot(x, y)
+        inside = inside_blob(x, y, 0.1 if kind == "blob" else 0.0, rng)
     return (inside / _EDGE + 0.5).clamp(0, 1)[None]
+
+
+def inside_blob(x: Tensor, y: Tensor, depth: float, rng: np.random.Generator) -> Tensor:
+    """How far points (in -1..1) lie inside a circle of radius 0.9, or one with random dents of up to `depth`."""
+    around, radius = torch.atan2(y, x), torch.full_like(x, 0.9)
+    for lobes in range(2, 6) if depth else ():
+        radius = radius - depth * rng.random() * (1 + torch.cos(lobes * around + rng.uniform(0, 6.28)))
+    return radius - torch.hypot(x, y)
 
 
 def _motion(count: int, rng: np.random.Generator) -> Motion:

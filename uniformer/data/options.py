@@ -35,9 +35,7 @@ class Augment:
     mirror: float = 0.0  #: probability of the same where labels name sides: "turn left" becomes "turn right"
     reverse: float = 0.0  #: clips: probability of playing them backwards
     reverse_pairs: tuple[tuple[str, str], ...] = ()  #: classes that are each other backwards; the rest are themselves
-    foreground: float = (
-        0.0  #: clips: probability of large things that move before the lens, where labels name its motion
-    )
+    foreground: float = 0.0  #: clips: probability of large moving things before the lens, which labels do not mean
     erase_prob: float = 0.25  #: probability of erasing one box
     erase_mode: Literal["pixel", "colour", "zero"] = (
         "pixel"  #: filled with noise per pixel, one random colour, the mean
@@ -73,8 +71,8 @@ class Augment:
             yield f"expected at least one copy of each sample (repeats), got {self.repeats}"
         if self.color_jitter is not None and not 0 <= self.color_jitter <= 1:
             yield f"expected color_jitter in [0, 1], got {self.color_jitter}"
-        for name in ("flip", "mirror", "reverse", "foreground", "erase_prob"):
-            yield from _not_shares(**{name: getattr(self, name)})
+        shares = ("flip", "mirror", "reverse", "foreground", "erase_prob")
+        yield from _not_shares(**{name: getattr(self, name) for name in shares})
         if self.flip and self.mirror:
             yield f"expected flip (the class stays) or mirror (sides swap), got both: {self.flip} and {self.mirror}"
         yield from _not_a_range("scale", self.scale, most=1)
