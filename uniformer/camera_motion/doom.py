@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from uniformer.camera_motion.footage import shows_parallax
 from uniformer.camera_motion.geometry import Array, picture, rays, rotations, whole
 from uniformer.camera_motion.paths import PITCH, ROLL, YAW, CameraPath, X, Y, Z
 from uniformer.errors import MissingExtra
@@ -125,6 +126,14 @@ class Level:
         """(H, W) distances along the optical axis in game units, to about 1,000."""
         return np.asarray(self.game.get_state().depth_buffer, float) * _DEPTH_UNIT
 
+    def depth_within(self, fov: float) -> Array:
+        """(h, w) the part of it that a lens of this many degrees sees, of every fourth point."""
+        depth = self.depth()
+        h, w = depth.shape
+        share = float(np.tan(np.radians(fov) / 2) / np.tan(np.radians(_WIDE) / 2))
+        top, left = (int(side * (1 - share) / 2) for side in (h, w))
+        return depth[top : h - top : 4, left : w - left : 4]
+
     def is_covered(self) -> bool:
         """Whether something before the lens, an explosion or a wall, hides much of the view."""
         depth = self.depth()
@@ -204,6 +213,8 @@ def film(level: Level, path: CameraPath, frames: int, size: tuple[int, int], rng
     wanted = path.poses((np.arange(frames * shutter) + 1) / (frames * shutter))
     fall = float(wanted[0, Y] - wanted[:, Y].min()) * scale / _STRETCH  # room to go down
     level.rise(height + fall)
+    if not shows_parallax(scale / np.maximum(level.depth_within(path.fov), 1), path):
+        return None
     start = level.eyes
     course = start + _to_game(wanted[:, :3] - wanted[0, :3], facing) * scale
     late = np.append(np.diff(course[:, 2]), 0.0) / tics  # the height that is drawn is a tic late

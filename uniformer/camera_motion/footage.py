@@ -15,12 +15,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from uniformer.camera_motion.geometry import shrink
+from uniformer.camera_motion.geometry import Array, parallax, shrink
+from uniformer.camera_motion.paths import CameraPath
 
 Frames = npt.NDArray[np.uint8]
 
 FPS = 12
 _GOP = 8
+_PARALLAX = 0.03  # of the width: what a move must show, or nobody could tell it from turning and zooming
 
 
 def shows_something(frames: Tensor, *, moves: bool) -> bool:
@@ -36,6 +38,15 @@ def shows_something(frames: Tensor, *, moves: bool) -> bool:
         return False
     change = (grey - grey[:1]).abs().mean((1, 2)) / grey.std((1, 2)).clamp_min(1)
     return not moves or float(change.max()) > 0.3
+
+
+def shows_parallax(near: Array, path: CameraPath) -> bool:
+    """Whether what the camera does can be told from a turn or a zoom, given (H, W) 1 over the distances at its start.
+
+    Of turning and zooming themselves nothing is asked.
+    """
+    way = path.motion[:3]
+    return not way.any() or parallax(near, way, path.fov) >= _PARALLAX
 
 
 def level_light(frames: Tensor, rng: np.random.Generator) -> Tensor:

@@ -21,30 +21,33 @@ Array = npt.NDArray[np.float64]
 AXES = ("x", "y", "z", "yaw", "pitch", "roll", "zoom")
 X, Y, Z, YAW, PITCH, ROLL, ZOOM = range(7)
 
-_WIDEST, _NARROWEST = 88.0, 34.0  # horizontal field of view, degrees
 _WAVES = 6  # sines that make up the tremor of one axis
 
 # class -> axis, sign, smallest and largest size of the motion. Sizes are what it does to the picture: widths that the
 # typical distance (x, y, yaw, pitch) moves by, degrees (roll), log2 of the growth (z at the typical distance, zoom).
-_MOTIONS: dict[str, tuple[int, int, float, float]] = {
-    "pan_left": (YAW, -1, 0.16, 1.25),
-    "pan_right": (YAW, +1, 0.16, 1.25),
-    "tilt_down": (PITCH, -1, 0.14, 0.75),
-    "tilt_up": (PITCH, +1, 0.14, 0.75),
-    "truck_left": (X, -1, 0.18, 0.90),
-    "truck_right": (X, +1, 0.18, 0.90),
-    "pedestal_down": (Y, -1, 0.12, 0.45),
-    "pedestal_up": (Y, +1, 0.12, 0.45),
-    "push_in": (Z, +1, 0.30, 1.10),
-    "pull_out": (Z, -1, 0.30, 1.10),
-    "roll_left": (ROLL, -1, 10.0, 55.0),
-    "roll_right": (ROLL, +1, 10.0, 55.0),
-    "zoom_in": (ZOOM, +1, 0.30, 1.30),
-    "zoom_out": (ZOOM, -1, 0.30, 1.30),
-    "pan_left_then_right": (YAW, -1, 0.18, 0.80),
-    "pan_right_then_left": (YAW, +1, 0.18, 0.80),
-    "push_in_then_pull_out": (Z, +1, 0.35, 1.10),
-    "pull_out_then_push_in": (Z, -1, 0.35, 1.10),
+# What only parallax tells apart (pan and truck, tilt and pedestal, zoom and push) has one range: sizes must not tell.
+# The least are as slow as what films show, where most moves are slow.
+_ASIDE, _UPWARDS, _GROWTH, _TURN = (0.08, 0.90), (0.07, 0.45), (0.15, 0.90), (5.0, 50.0)
+_ASIDE_AND_BACK, _GROWTH_AND_BACK = (0.10, 0.70), (0.20, 0.80)
+_MOTIONS: dict[str, tuple[int, int, tuple[float, float]]] = {
+    "pan_left": (YAW, -1, _ASIDE),
+    "pan_right": (YAW, +1, _ASIDE),
+    "truck_left": (X, -1, _ASIDE),
+    "truck_right": (X, +1, _ASIDE),
+    "tilt_down": (PITCH, -1, _UPWARDS),
+    "tilt_up": (PITCH, +1, _UPWARDS),
+    "pedestal_down": (Y, -1, _UPWARDS),
+    "pedestal_up": (Y, +1, _UPWARDS),
+    "push_in": (Z, +1, _GROWTH),
+    "pull_out": (Z, -1, _GROWTH),
+    "zoom_in": (ZOOM, +1, _GROWTH),
+    "zoom_out": (ZOOM, -1, _GROWTH),
+    "roll_left": (ROLL, -1, _TURN),
+    "roll_right": (ROLL, +1, _TURN),
+    "pan_left_then_right": (YAW, -1, _ASIDE_AND_BACK),
+    "pan_right_then_left": (YAW, +1, _ASIDE_AND_BACK),
+    "push_in_then_pull_out": (Z, +1, _GROWTH_AND_BACK),
+    "pull_out_then_push_in": (Z, -1, _GROWTH_AND_BACK),
 }
 
 
@@ -114,8 +117,11 @@ class CameraPath:
         }
 
 
-def draw_path(label: str, rng: np.random.Generator) -> CameraPath:
-    """A random path of a class. Raises `InputError` for a class that there is not."""
+def draw_path(label: str, rng: np.random.Generator, largeness: float | None = None) -> CameraPath:
+    """A random path of a class; `largeness` in 0..1 says which of its sizes, from least to largest.
+
+    Raises `InputError` for a class that there is not.
+    """
     if label not in (*_MOTIONS, "static", "shake"):
         raise InputError(f"unknown class {label!r}{did_you_mean(label, [*_MOTIONS, 'static', 'shake'])}")
     fov = rng.uniform(46, 78)
@@ -124,11 +130,10 @@ def draw_path(label: str, rng: np.random.Generator) -> CameraPath:
     start[PITCH], start[ROLL] = rng.normal(0, (4.0, 1.5))
     motion, size, turn = np.zeros(7), 0.0, None
     if label in _MOTIONS:
-        axis, sign, low, high = _MOTIONS[label]
-        size = _log_uniform(rng, low, high)
+        axis, sign, (low, high) = _MOTIONS[label]
+        size = low * (high / low) ** (rng.random() if largeness is None else largeness)
         motion[axis] = sign * _in_scene(axis, sign, size, per_width)
         if axis == ZOOM:
-            motion[axis] = np.clip(motion[axis], *_zoom_range(fov, halves=2))
             start[axis] = -motion[axis] / 2
         if "_then_" in label:
             turn = (rng.uniform(0.4, 0.6), rng.uniform(-0.15, 0.25))
@@ -136,8 +141,9 @@ def draw_path(label: str, rng: np.random.Generator) -> CameraPath:
             start[axis] -= motion[axis] * rng.uniform(0.35, 0.65)
     easing = (rng.uniform(0, 0.08), rng.uniform(0, 0.08), _log_uniform(rng, 0.65, 1.5), rng.uniform(0, 1))
     drift = _drift(rng, label, motion, per_width)
-    shaking = _log_uniform(rng, 0.018, 0.05) if label == "shake" else 0.0
-    tremor = _shake(rng, shaking, per_width) if shaking else _hand(rng, per_width)
+    shaking = _log_uniform(rng, 0.02, 0.05) if label == "shake" else 0.0
+    still = 0.009 if label == "static" else 0.006  # the most that a hand trembles: a camera held still wanders a little
+    tremor = _shake(rng, shaking, per_width) if shaking else _hand(rng, per_width, still)
     return CameraPath(label, fov, size or shaking, start, motion, easing, turn, drift, tremor)
 
 
@@ -157,13 +163,6 @@ def _in_scene(axis: int, sign: int, size: float, per_width: Array) -> float:
     return size if axis in (ROLL, ZOOM) else float(size * per_width[axis])
 
 
-def _zoom_range(fov: float, halves: int) -> tuple[float, float]:
-    """How far the zoom may go either way from the middle and stay within the lenses there are."""
-    focal = np.tan(np.radians(fov) / 2)
-    most = min(np.log2(np.tan(np.radians(_WIDEST) / 2) / focal), np.log2(focal / np.tan(np.radians(_NARROWEST) / 2)))
-    return -halves * most, halves * most
-
-
 def _drift(rng: np.random.Generator, label: str, motion: Array, per_width: Array) -> Array:
     """In half of the clips one or two other axes creep, by up to 15 % of what the labelled motion does."""
     drift = np.zeros(7)
@@ -176,12 +175,12 @@ def _drift(rng: np.random.Generator, label: str, motion: Array, per_width: Array
     return drift
 
 
-def _hand(rng: np.random.Generator, per_width: Array) -> Array:
-    """Nothing (a tripod), or the tremor of a hand: up to 0.6 % of the width."""
+def _hand(rng: np.random.Generator, per_width: Array, most: float) -> Array:
+    """Nothing (a tripod), or the tremor of a hand: up to this share of the width."""
     waves = np.zeros((7, _WAVES, 3))
     if rng.random() < 0.35:
         return waves
-    strength = _log_uniform(rng, 0.0006, 0.006)
+    strength = _log_uniform(rng, 0.0006, most)
     for axis, share in ((YAW, 1.0), (PITCH, 1.0), (ROLL, 0.5), (X, 0.3), (Y, 0.3)):
         cycles = rng.uniform(0.7, 8, _WAVES)
         waves[axis] = _waves(rng, strength * share * per_width[axis], cycles, 1 / cycles)

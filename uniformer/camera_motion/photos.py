@@ -1,7 +1,8 @@
 """The photograph world: a small scene of textured planes made of real photographs, filmed by an exact camera.
 
 A background, often a floor, and cut-outs nearer by, some of which move. The distance 1 is the typical one, so that
-moving and turning, and moving forwards and zooming, differ as they do in a room: by parallax.
+moving and turning, and moving forwards and zooming, differ as they do in a room: by parallax. In some scenes the camera
+follows something, which then stays in the middle of the picture.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from uniformer.camera_motion.geometry import (
     whole,
     window_of,
 )
-from uniformer.camera_motion.paths import PITCH, ROLL, YAW, CameraPath
+from uniformer.camera_motion.paths import PITCH, ROLL, YAW, CameraPath, X, Y
 from uniformer.data.foreground import inside_blob
 from uniformer.data.frames import IMAGE_SUFFIXES
 from uniformer.errors import InputError, MissingExtra
@@ -52,6 +53,7 @@ _LARGEST = 900  # pixels of the longer side that are kept
 _SMALLEST = 160
 _CUTOUT = 300  # pixels of the longer side of what cut-outs are cut from
 _BEHIND = 2.2  # how far a background reaches beyond the view
+_FOLLOWED = [X, Y, YAW, PITCH]
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,16 @@ class Layer:
     down: Array  #: (3,) half of its height
     speed: Array  #: (3,) way over the clip
     is_endless: bool  #: goes on as its mirror image
+    follow: float = 0.0  #: share of what the camera turns and moves aside, up and down that it goes along with
 
-    def homographies(self, moments: Array, eyes: Array, looks: Array) -> Array:
+    def homographies(self, moments: Array, poses: Array, path: CameraPath) -> Array:
+        """(T, 3, 3) from picture points to its points, at (T,) moments and (T, 7) poses."""
         origin = self.origin + self.speed * (moments[:, None] - 0.5)
-        return plane_homographies(origin, self.across, self.down, eyes, looks)
+        seen_from = poses.copy()
+        seen_from[:, _FOLLOWED] -= self.follow * (poses[:, _FOLLOWED] - poses[:, _FOLLOWED].mean(0))
+        looks = rotations(seen_from[:, YAW], seen_from[:, PITCH], seen_from[:, ROLL])
+        eyes, lenses = seen_from[:, :3], rays(path.fields_of_view(poses))
+        return plane_homographies(origin, self.across, self.down, eyes, looks @ lenses)
 
 
 def find_photos(split: str, folder: Path | None) -> list[Path]:
@@ -126,7 +134,7 @@ def load_photo(path: Path) -> Photo:
 def build_scene(photos: Sequence[Photo], path: CameraPath, rng: np.random.Generator) -> list[Layer]:
     """A scene, from far to near, around the directions in which the path looks. The class does not change it."""
     heading = np.radians(float(path.poses(np.linspace(0, 1, 9))[:, YAW].mean()))
-    far = rng.uniform(1.2, 2.6)
+    far = float(np.exp(rng.uniform(np.log(1.2), np.log(3.2))))
     slant = np.radians(rng.uniform(-30, 30)) if rng.random() < 0.5 else 0.0
     floor = -rng.uniform(0.25, 0.7)
     width = np.tan(np.radians(path.fov) / 2)
@@ -134,20 +142,22 @@ def build_scene(photos: Sequence[Photo], path: CameraPath, rng: np.random.Genera
     layers = [_background(_texture(large, rng), far, heading, slant, width * rng.uniform(0.8, _BEHIND), rng)]
     if rng.random() < 0.6:
         layers.append(_floor(_texture(large, rng), floor, rng))
-    distances = np.sort(rng.uniform(0.5, 0.9 * far, rng.integers(5, 11)))[::-1]
+    small = [photo.small for photo in photos]
+    distances = np.sort(rng.uniform(0.5, 0.9 * far, rng.integers(2, 11)))[::-1]
     for distance in distances:
-        layers.append(_cutout(_texture([photo.small for photo in photos], rng), float(distance), heading, width, rng))
+        layers.append(_cutout(_texture(small, rng), float(distance), heading, width, rng))
+    if rng.random() < 0.2:
+        layers.append(_subject(_texture(small, rng), heading, width, rng))
     return layers
 
 
-def film(layers: Sequence[Layer], path: CameraPath, moments: Array, size: tuple[int, int]) -> Tensor:
-    """The scene at (T,) moments: (T, 3, H, W) in 0..255. Layers hide what is behind them."""
+def film(layers: Sequence[Layer], path: CameraPath, moments: Array, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The scene at (T,) moments: (T, 3, H, W) in 0..255, and (T, H, W) 1 over distances. Layers hide what is behind."""
     poses = path.poses(moments)
-    looks = rotations(poses[:, YAW], poses[:, PITCH], poses[:, ROLL]) @ rays(path.fields_of_view(poses))
     views = torch.zeros(len(moments), 3, *size)
     nearest = torch.zeros(len(moments), 1, *size)
     for layer in layers:
-        homographies = layer.homographies(moments, poses[:, :3], looks)
+        homographies = layer.homographies(moments, poses, path)
         window = whole(size) if layer.is_endless else window_of(homographies, size)
         if window is None:
             continue
@@ -157,7 +167,7 @@ def film(layers: Sequence[Layer], path: CameraPath, moments: Array, size: tuple[
         alpha = seen[:, 3:] * (near > nearest[part])
         views[part] += alpha * (seen[:, :3] - views[part])
         nearest[part] = torch.where(alpha > 0.5, near, nearest[part])
-    return views
+    return views, nearest[:, 0]
 
 
 def _shrink(texture: Tensor, homography: Array, window: Window) -> Tensor:
@@ -216,6 +226,19 @@ def _cutout(texture: Tensor, distance: float, heading: float, width: float, rng:
         speed = rng.normal(0, 0.5, 3) * (half, 0.5 * half, 0.3 * half) * 2
     shape = _shape(texture.shape[1], texture.shape[2], rng)
     return Layer(torch.cat([texture, shape]), origin, across, down, speed, False)
+
+
+def _subject(texture: Tensor, heading: float, width: float, rng: np.random.Generator) -> Layer:
+    """What the camera follows: a cut-out near the middle of the picture that goes along with most of its motion."""
+    distance = rng.uniform(0.45, 1.0)
+    cutout = _cutout(texture, distance, heading, width, rng)
+    aside = heading + rng.uniform(-0.3, 0.3) * np.arctan(width)
+    half = distance * width * rng.uniform(0.12, 0.45)
+    origin = distance * np.array([np.sin(aside), rng.uniform(-0.3, 0.15) * width, np.cos(aside)])
+    across = half * np.array([np.cos(heading), 0, -np.sin(heading)])
+    down = half * rng.uniform(0.7, 2.0) * np.array([0, -1.0, 0])
+    speed = rng.normal(0, 0.25, 3) * half
+    return Layer(cutout.texture, origin, across, down, speed, False, follow=rng.uniform(0.7, 1.0))
 
 
 def _shape(height: int, width: int, rng: np.random.Generator) -> Tensor:

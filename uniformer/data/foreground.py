@@ -33,11 +33,10 @@ class Motion(NamedTuple):
 def paste_foreground(frames: Frames, rng: np.random.Generator) -> Frames:
     """One or two cut-outs over a clip, uint8 RGB (T, H, W, 3) -> the same; in a third the rest gets out of focus."""
     clip = torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, 1).float()  # (T, 3, H, W)
-    texture = _cut(clip, rng)
     view = _defocused(clip, rng.uniform(2, 6)) if rng.random() < 0.33 else clip
     for _ in range(1 + (rng.random() < 0.35)):
-        view = _pasted(view, torch.cat([texture, _shape(rng)]), _motion(len(frames), rng), rng.uniform(0.3, 1.1))
-        texture = _cut(clip, rng)
+        cutout = torch.cat([_cut(clip, rng), _shape(rng)])
+        view = _pasted(view, cutout, _motion(len(frames), rng), rng.uniform(0.3, 1.1))
     return view.round().clamp(0, 255).byte().movedim(1, -1).contiguous().numpy()
 
 

@@ -78,7 +78,7 @@ def _shot(motion: str, photos: Sequence[Photo], rng: np.random.Generator) -> NDA
     moments = (np.arange(FRAMES) + 1) / FRAMES
     while True:
         path = draw_path(motion, rng)
-        frames = film(build_scene(photos, path, rng), path, moments, SIZE)
+        frames, _ = film(build_scene(photos, path, rng), path, moments, SIZE)
         if shows_something(frames, moves=motion != "static"):
             return as_footage(level_light(frames, rng), rng)
 
