@@ -23,8 +23,17 @@ from tests.command_line import COMMAND, one_line, spawn
 from tests.measured_motion import AXIS, IN_PICTURE, THERE_AND_BACK, in_picture, motion, read
 from uniformer.camera_motion import doom, photos
 from uniformer.camera_motion.classes import CLASSES, MIRRORED, REVERSED
-from uniformer.camera_motion.footage import shows_something
-from uniformer.camera_motion.geometry import picture, plane_homographies, rays, rotations, shrink, whole, window_of
+from uniformer.camera_motion.footage import shows_parallax, shows_something
+from uniformer.camera_motion.geometry import (
+    parallax,
+    picture,
+    plane_homographies,
+    rays,
+    rotations,
+    shrink,
+    whole,
+    window_of,
+)
 from uniformer.camera_motion.make import FRAMES, SIZE, Chunk, Recipe, make, make_chunk, plan
 from uniformer.camera_motion.paths import AXES, PITCH, ROLL, YAW, ZOOM, X, Y, Z, draw_path
 from uniformer.data.flips import flip_sensitive
@@ -148,6 +157,30 @@ def test_what_a_camera_sees() -> None:
     assert window_of(plane_homographies(*plane, np.array([[0, 0, 3.0]]), forward), SIZE) is None  # it is behind
 
 
+def test_parallax_is_what_turning_and_zooming_cannot_show() -> None:
+    width = 2 * np.tan(np.radians(60) / 2)
+    room = np.full((12, 16), 0.5)  # a wall at distance 2
+    room[8:] = 1.0  # and before it, in a third of the picture, something at distance 1
+    aside = np.array([0.2 * width, 0, 0])
+    assert parallax(room, aside, 60) == pytest.approx(0.2 - 0.1)
+    assert parallax(room, -aside[[1, 0, 2]], 60) == pytest.approx(0.2 - 0.1)
+    bottom = np.abs(whole((12, 16)).points().numpy()[:2].reshape(2, 12, 16)[:, 8:])  # halves of a width from the middle
+    grown = np.hypot(*bottom) / 2 * (1 / (1 - 0.2) - 1 / (1 - 0.1))  # more than the wall does
+    assert grown.min() < parallax(room, np.array([0, 0, 0.2]), 60) < grown.max()
+    assert parallax(np.full((12, 16), 0.5), aside, 60) == pytest.approx(0)
+    room[8:] = 0.5
+    room[11] = 1.0  # a twelfth is too little to be seen
+    assert parallax(room, aside, 60) == pytest.approx(0)
+
+
+def test_only_moves_must_show_parallax() -> None:
+    wall = np.ones((12, 16))
+    for label in CLASSES:
+        path = draw_path(label, np.random.default_rng(0))
+        moves = label.startswith(("truck", "pedestal", "push", "pull"))
+        assert shows_parallax(wall, path) == (not moves), label
+
+
 def test_shrink_is_the_mean_of_squares() -> None:
     values = torch.rand(3, 13, 17)
     expected = torch.nn.functional.avg_pool2d(values, 4)
@@ -182,6 +215,16 @@ def test_the_record_says_what_the_camera_did(made: Path) -> None:
             axis, sign = AXIS[entry["class"]]
             assert (poses[-1] - poses[0])[axis] * sign > 0
         assert (made / entry["path"]).stat().st_size == entry["bytes"]
+
+
+def test_twins_that_only_parallax_tells_apart_are_of_one_size(made: Path) -> None:
+    sizes = {entry["class"]: entry["size"] for entry in record(made)}
+    for pair in ("pan truck", "tilt pedestal", "zoom push", "zoom pull"):
+        first, second = (
+            [size for name, size in sizes.items() if re.fullmatch(rf"{kind}_[a-z]+", name)] for kind in pair.split()
+        )
+        assert {*first} == {*second}, pair
+        assert len({*first}) == 1
 
 
 def test_training_can_open_it(made: Path, few: Path) -> None:
