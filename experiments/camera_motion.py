@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import common
@@ -20,10 +22,28 @@ import torch
 from torch import Tensor
 
 from uniformer.camera_motion.classes import CLASSES, REVERSED
+from uniformer.config import InputSpec
+from uniformer.data.manifest import Manifest
 from uniformer.data.sources import open_source
+from uniformer.errors import InputError
+from uniformer.evaluate import Reading, item_groups, read_groups
 from uniformer.predictor import IN_PACKAGE, Predictor
 
 BATCH = 32
+AS_THEY_ARE, BACKWARDS = "as they are", "backwards"
+
+
+@dataclass
+class Counts:
+    """Clips by class: how many there are, and how many of them a network names rightly in each form."""
+
+    clips: Counter[str] = field(default_factory=Counter)
+    right: dict[str, Counter[str]] = field(default_factory=dict)  #: form -> class that it shows
+    confused: Counter[tuple[str, str]] = field(default_factory=Counter)  #: (is, taken for), as they are
+
+    def percent(self) -> dict[str, float]:
+        """Per cent right in each form."""
+        return {form: 100 * found.total() / self.clips.total() for form, found in self.right.items()}
 
 
 def main() -> None:
@@ -34,21 +54,36 @@ def main() -> None:
     args = parser.parse_args()
 
     predictor = Predictor(args.checkpoint, device="cpu")
-    names = list(predictor.contract.classes)
-    manifest = open_source(args.data / args.split)
-    rng = np.random.default_rng(0)
-    right: dict[str, Counter[str]] = {}
-    confused: Counter[tuple[str, str]] = Counter()
-    for start in range(0, len(manifest), BATCH):
-        items = [manifest[row] for row in range(start, min(start + BATCH, len(manifest)))]
-        labels = [manifest.classes[item.labels[0]] for item in items]
-        clips = torch.cat([predictor.views(item.path).pixels for item in items])  # (B, 3, T, h, w)
-        for kind, seen, truth in variants(clips, labels, rng):
-            said = [names[i] for i in predictor.logits(seen.numpy()).argmax(1).tolist()]
-            right.setdefault(kind, Counter()).update(t for s, t in zip(said, truth, strict=True) if s == t)
-            if kind == "as they are":
-                confused.update((t, s) for s, t in zip(said, truth, strict=True) if s != t)
-    report(args, Counter(manifest.classes[manifest[row].labels[0]] for row in range(len(manifest))), right, confused)
+    if predictor.contract.classes is None:
+        raise InputError(f"expected a network that names its classes, got {args.checkpoint}")
+    counts = count(
+        lambda clips: torch.from_numpy(predictor.logits(clips.numpy())),
+        predictor.contract.classes,
+        open_source(args.data / args.split),
+        predictor.spec,
+    )
+    report(args.split, counts)
+
+
+def count(
+    logits: Callable[[Tensor], Tensor], names: Sequence[str], manifest: Manifest, spec: InputSpec, workers: int = 0
+) -> Counts:
+    """What a network, (B, 3, T, h, w) -> (B, K) of the classes `names`, says of the clips in all forms."""
+    if spec.views != 1:
+        raise InputError(f"expected an input of one view a clip, got {spec.views}")
+    counts, rng = Counts(), np.random.default_rng(0)
+    groups = item_groups(len(manifest), 1, BATCH)
+    for loaded in read_groups(manifest, spec, groups, Reading(workers=workers)):
+        for problem in loaded.errors.values():
+            raise InputError(problem)
+        labels = [manifest.classes[manifest.labels_of(row)[0]] for row in groups[loaded.number]]
+        counts.clips.update(labels)
+        for form, seen, truth in variants(loaded.pixels, labels, rng):
+            said = [names[i] for i in logits(seen).argmax(1).tolist()]
+            counts.right.setdefault(form, Counter()).update(t for s, t in zip(said, truth, strict=True) if s == t)
+            if form == AS_THEY_ARE:
+                counts.confused.update((t, s) for s, t in zip(said, truth, strict=True) if s != t)
+    return counts
 
 
 def variants(clips: Tensor, labels: list[str], rng: np.random.Generator) -> list[tuple[str, Tensor, list[str]]]:
@@ -57,30 +92,24 @@ def variants(clips: Tensor, labels: list[str], rng: np.random.Generator) -> list
     shuffled = torch.stack([clip[:, rng.permutation(frames)] for clip in clips])
     still = clips[:, :, [frames // 2]].expand_as(clips)
     return [
-        ("as they are", clips, labels),
+        (AS_THEY_ARE, clips, labels),
         ("frames out of order", shuffled, labels),
         ("middle frame, repeated", still, labels),
-        ("backwards", clips.flip(2), [REVERSED[label] for label in labels]),
+        (BACKWARDS, clips.flip(2), [REVERSED[label] for label in labels]),
     ]
 
 
-def report(
-    args: argparse.Namespace, counts: Counter[str], right: dict[str, Counter[str]], confused: Counter[tuple[str, str]]
-) -> None:
-    total = counts.total()
-    rows = [(kind, f"{100 * found.total() / total:.1f}") for kind, found in right.items()]
-    print(common.markdown((f"{total} clips of {args.split}", "top-1, %"), rows))
-    ordered = right["as they are"]
-    print(
-        common.markdown(
-            ("class", "right, %"), [(name, f"{100 * ordered[name] / counts[name]:.0f}") for name in CLASSES]
-        )
-    )
-    print(common.markdown(("is", "taken for", "clips"), [(*pair, n) for pair, n in confused.most_common(12)]))
+def report(split: str, counts: Counts) -> None:
+    clips, right = counts.clips, counts.right
+    rows = [(form, f"{share:.1f}") for form, share in counts.percent().items()]
+    print(common.markdown((f"{clips.total()} clips of {split}", "top-1, %"), rows))
+    ordered = [(name, f"{100 * right[AS_THEY_ARE][name] / clips[name]:.0f}") for name in CLASSES if clips[name]]
+    print(common.markdown(("class", "right, %"), ordered))
+    print(common.markdown(("is", "taken for", "clips"), [(*pair, n) for pair, n in counts.confused.most_common(12)]))
     backwards = [
-        (name, f"{100 * right['backwards'][opposite] / counts[name]:.0f}")
+        (name, f"{100 * right[BACKWARDS][opposite] / clips[name]:.0f}")
         for name, opposite in REVERSED.items()
-        if name != opposite
+        if name != opposite and clips[name]
     ]
     print(common.markdown(("class, played backwards", "taken for its opposite, %"), backwards))
     print(json.dumps(common.conditions(0, 1)["versions"]))

@@ -31,7 +31,7 @@ from uniformer.recipe import Recipe
 from uniformer.training.log import Log, time_left
 from uniformer.training.optim import train_mode
 from uniformer.training.result import AVERAGE, BEST, RESULT, Outcome, measures, write_weights
-from uniformer.training.setup import STATE, keep_state, prepare, rehearse
+from uniformer.training.setup import STATE, Network, keep_state, prepare, rehearse
 from uniformer.training.state import load_state
 from uniformer.training.step import Run, Step, learn, what_went_wrong
 
@@ -40,7 +40,13 @@ RETURNS = 3  # of them before it ends
 
 
 def train(
-    recipe: Recipe, train_set: Manifest, val_set: Manifest | None = None, *, out: str | Path, device: str = "auto"
+    recipe: Recipe,
+    train_set: Manifest,
+    val_set: Manifest | None = None,
+    *,
+    out: str | Path,
+    device: str = "auto",
+    network: Network = UniFormer,
 ) -> Outcome:
     """Train what `recipe` says on `train_set`; the folder `out` gets everything, and the same call goes on from there.
 
@@ -48,6 +54,9 @@ def train(
     average.safetensors (where the recipe keeps an average), model.safetensors (the result), unreadable.csv.
     SIGTERM and SIGINT end the run after the step at hand, with its state saved. Under torchrun every process calls
     this; `recipe.batch_size` is that of all of them together. Seeds torch's global generator at each step.
+
+    `network` makes what is trained of `recipe.model`. For comparisons it may be another than `UniFormer` that takes
+    the same input, gives logits and has that `config`: its files then hold the tensors alone.
 
     Raises `InputError` before the first step where recipe and data do not fit, and where the run cannot go on: too many
     unreadable files, numbers that stay infinite, a full disk.
@@ -62,7 +71,7 @@ def train(
         if world.is_main:
             clear_away(out)
         log.notes(unlocked)
-        run, state = prepare(recipe, train_set, val_set, out, world, log)
+        run, state = prepare(recipe, train_set, val_set, out, world, log, network)
         if state is None:
             rehearse(run)
             keep_state(run)
@@ -229,6 +238,7 @@ def validate(run: Run, val: Manifest) -> dict[str, float]:
             precision=recipe.precision,
             batch_size=recipe.batch_per_process(run.world.size),
             workers=recipe.data.workers,
+            compute=None if isinstance(network, UniFormer) else "plain",  # others have no other form
         )
         found |= measures(scores, name)
     train_mode(learner.model)

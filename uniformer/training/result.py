@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors.torch import save_file
 
 from uniformer.checkpoint import save_checkpoint
 from uniformer.contract import Contract
 from uniformer.evaluation.scores import Scores
+from uniformer.files import atomic_path
 from uniformer.identify import name_of
 from uniformer.model import UniFormer
 from uniformer.recipe import Recipe
@@ -48,7 +50,14 @@ def write_weights(
     *,
     whose: str = "val",
 ) -> None:
-    """Save `model` with its contract; of `scores`, as `measures` names them, those with the prefix `whose`."""
+    """Save `model` with its contract; of `scores`, as `measures` names them, those with the prefix `whose`.
+
+    Of another network than a UniFormer, which no contract can describe, the tensors alone.
+    """
+    if not isinstance(model, UniFormer):
+        with atomic_path(path) as temporary:
+            save_file(model.state_dict(), temporary)
+        return
     mine = {k.removeprefix(f"{whose}_"): v for k, v in scores.items() if k.startswith(f"{whose}_")}
     contract = Contract(
         config=model.config,

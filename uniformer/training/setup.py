@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from uniformer.checkpoint import load_checkpoint
+from uniformer.config import Config
 from uniformer.data.flips import flip_sensitive
 from uniformer.data.loading import MIXING, Plan, TrainingSet, collate, stream
 from uniformer.data.manifest import Manifest
@@ -27,9 +29,17 @@ from uniformer.training.step import Run, lower_precision, moved, put_back
 
 STATE = "state.pt"  #: in a run's folder
 
+Network = Callable[[Config], Any]  #: makes the network; what other than `UniFormer` it may be, `train` says
+
 
 def prepare(
-    recipe: Recipe, train_set: Manifest, val_set: Manifest | None, out: Path, world: World, log: Log
+    recipe: Recipe,
+    train_set: Manifest,
+    val_set: Manifest | None,
+    out: Path,
+    world: World,
+    log: Log,
+    network: Network = UniFormer,
 ) -> tuple[Run, dict[str, Any] | None]:
     """Everything in place for the next step, and the state it goes on from, if there is one."""
     train_set = train_set.usable()
@@ -43,7 +53,7 @@ def prepare(
     log.say("val: none" if val_set is None else f"val: {len(val_set)} samples, {val_set.origin}")
 
     rates = effective_lr(recipe, nodes=world.nodes)
-    learner = build(recipe, train_set.classes, world, rates, log, fresh=state is None)
+    learner = build(recipe, train_set.classes, world, rates, log, network, fresh=state is None)
     plan = Plan(
         len(train_set),
         recipe.batch_size,
@@ -123,13 +133,13 @@ def fingerprint(train_set: Manifest, val_set: Manifest | None) -> dict[str, Any]
     }
 
 
-def initialised(recipe: Recipe, classes: tuple[str, ...], log: Log) -> UniFormer:
+def initialised(recipe: Recipe, classes: tuple[str, ...], log: Log, network: Network = UniFormer) -> UniFormer:
     """The network as training begins: drawn from the seed, or with the weights of `recipe.init`.
 
     Its classifier is new where the checkpoint has other classes than `classes`, by number or by name.
     """
     torch.manual_seed(recipe.seed)
-    model = UniFormer(recipe.model)
+    model: UniFormer = network(recipe.model)
     source = recipe.init.checkpoint
     if source is None:
         return model
@@ -150,14 +160,22 @@ def initialised(recipe: Recipe, classes: tuple[str, ...], log: Log) -> UniFormer
 
 
 def build(
-    recipe: Recipe, classes: tuple[str, ...], world: World, rates: EffectiveLR, log: Log, *, fresh: bool
+    recipe: Recipe,
+    classes: tuple[str, ...],
+    world: World,
+    rates: EffectiveLR,
+    log: Log,
+    network: Network,
+    *,
+    fresh: bool,
 ) -> Learner:
     """Network, loss, optimizer and average; the weights of `recipe.init` where the run is `fresh`."""
-    model = initialised(recipe, classes, log) if fresh else UniFormer(recipe.model)
+    model: UniFormer = initialised(recipe, classes, log, network) if fresh else network(recipe.model)
     if recipe.sync_batch_norm:
         share_statistics(model, world)
     freeze(model, recipe.optimizer.freeze)
-    model.set_grad_checkpointing(recipe.loop.grad_checkpointing)
+    if recipe.loop.grad_checkpointing:
+        model.set_grad_checkpointing()
     if recipe.attention_float32:
         attend_in_float32(model)
     model.to(world.device)
