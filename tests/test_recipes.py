@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from uniformer.commands.train import open_data
+from uniformer.data.classes import load_classes
 from uniformer.errors import InputError
 from uniformer.recipe import Recipe, effective_lr, list_recipes, load_recipe
 from uniformer.zoo import get_checkpoint, list_checkpoints
@@ -292,3 +294,21 @@ def test_the_examples_of_the_page_work(tmp_path: Path, capsys: pytest.CaptureFix
     bases = {path.stem for path in (Path(__file__).parents[1] / "uniformer" / "recipes" / "bases").glob("*.toml")}
     listed = page.split("holds what the published runs share:")[1].split("Every setting")[0]
     assert set(re.findall(r"`(\w+)`", listed)) == bases
+
+
+def test_the_data_set_of_a_recipe_names_the_classes_and_their_order(tmp_path: Path) -> None:
+    """A folder with a few of the classes of Kinetics gets the rows that the published classifiers have for them."""
+    names = load_classes("Kinetics-400")
+    few = [names[7], names[3], names[350]]
+    for split in ("train", "val"):
+        for name in few:
+            (tmp_path / split / name).mkdir(parents=True)
+            (tmp_path / split / name / "a.mp4").touch()
+    data = ["data.train=train", "data.val=val", f"data.root={tmp_path}"]
+    for part in open_data(load_recipe("uniformer_s16x4_k400", data)):
+        assert part is not None
+        assert part.classes == names
+        assert sorted(part.labels.tolist()) == [3, 7, 350]
+    for part in open_data(load_recipe("uniformer_nano_camera_motion", data)):  # no list of these: as they are found
+        assert part is not None
+        assert part.classes == tuple(sorted(few))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,24 +60,24 @@ def _by_recipe(args: argparse.Namespace) -> Outcome | None:
 
 def open_data(recipe: Recipe) -> tuple[Manifest, Manifest | None]:
     """The data sets that a recipe names."""
+    from uniformer.data.classes import DISTINCT
     from uniformer.data.sources import find_splits, open_source
 
     data = recipe.data
     if data.train is None:
         raise InputError("expected data.train, the list or folder of the training samples, got none")
-    # ImageNet's names are not all different: its folders are recognised without them.
-    classes = None if data.dataset in (None, "ImageNet-1K") else data.dataset
+    # Other data sets than these, and ImageNet's folders, are recognised, or in the order of the names that are found.
+    known: Sequence[str] | str | None = data.dataset if data.dataset in DISTINCT else None
     found: list[Manifest] = []
     for split, name in (("train", data.train), ("val", data.val)):
         if name is None:
             continue
         source = Path(data.root or "", name)
         part = split if split in find_splits(source) else None  # a source of several splits, or this one alone
-        known = found[0].classes if found else classes
-        if known is not None and len(set(known)) < len(known):
-            known = None
         root = data.root if source.is_file() else None
         found.append(open_source(source, split=part, classes=known, separator=data.separator, root=root))
+        names = found[0].classes
+        known = names if len(set(names)) == len(names) else None
     return found[0], found[1] if len(found) > 1 else None
 
 

@@ -20,6 +20,9 @@ _FILES = {
 }
 _IMAGENET = "ImageNet-1K"
 
+#: Data sets of which the names tell the classes apart. ImageNet's do not: cranes are birds and machines.
+DISTINCT = tuple(_FILES)
+
 
 def load_classes(dataset: str) -> tuple[str, ...]:
     """The class names of a data set; position = row of the classifier.
