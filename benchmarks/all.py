@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 HERE = Path(__file__).parent
 WHOLE = (
     ("inference.py",),
@@ -30,13 +32,19 @@ QUICK = (
     ("start.py", "--rounds", "3"),
     ("training_step.py", "--rounds", "3"),
 )
+GPU = ("gpu.py",)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and networks")
     failed = []
-    for script, *options in QUICK if parser.parse_args().quick else WHOLE:
+    scripts = QUICK if parser.parse_args().quick else WHOLE
+    if torch.cuda.is_available():
+        scripts = (*scripts, GPU)
+    else:
+        print(f"{GPU[0]} is left out: it needs a GPU")
+    for script, *options in scripts:
         print(f"\n# {script} {' '.join(options)}\n", flush=True)
         if subprocess.run([sys.executable, str(HERE / script), *options]).returncode:
             failed.append(" ".join([script, *options]))

@@ -7,4 +7,6 @@ network.py   the network made of them
 plain.py     the network as the reference computes it, to measure against
 bench.py     all of them measured on this machine
 choice.py    which one computes: as asked for, or as measured
+convolutions.py  on a GPU: which form computes each depthwise convolution
+clock.py     how long a run takes
 """

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from uniformer.errors import InputError
 from uniformer.exporter import PACKAGES
 from uniformer.fast.choice import RUNTIMES, Compute
+from uniformer.fast.convolutions import measure_depthwise, recall
+from uniformer.fast.network import FastUniFormer
 from uniformer.fast.optimize import optimize
 from uniformer.fast.plain import plain
 from uniformer.inference import DTYPES, forward_views, inference_form
@@ -75,11 +77,14 @@ def measure(
     """Time a classifier for batches of views of `size`, (3, [T,] H, W), in the forms asked for.
 
     The model is taken over: made float32, moved, put into evaluation mode. `keep` leaves the networks exported for a
-    runtime in the cache folder. `say` is told what takes long.
+    runtime in the cache folder. `say` is told what takes long. On a GPU the forms of the depthwise convolutions are
+    measured first, for inference and for training, and remembered.
     Raises `InputError` where a form's logits are not the reference's, `MissingExtra` where its packages are missing.
     """
     device, dtype = torch.device(device), DTYPES[precision]
     model = model.float().to(device).eval()
+    if device.type == "cuda":
+        measure_depthwise(model.config, size, batch=batch, device=device, dtype=dtype, say=say)
     x = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0))
     runs: dict[str, Callable[[], Tensor]] = {REFERENCE: _runner(plain(model), x, device, dtype)}
     offs, wanted = {REFERENCE: 0.0}, runs[REFERENCE]()
@@ -96,7 +101,7 @@ def measure(
     for turn in range(rounds + 1):
         for name, run in everything.items():
             begin = time.perf_counter()
-            run()
+            run()  # ends with its answer on the CPU: what was left to a GPU is done
             if turn:  # the first warms up
                 seconds[name].append(time.perf_counter() - begin)
     timings = tuple(Timing(name, tuple(seconds[name]), offs[name]) for name in runs)
@@ -117,7 +122,10 @@ def forms_here(device: torch.device, precision: str) -> list[Compute]:
 def _prepared(model: UniFormer, form: Compute, size: Sequence[int], dtype: torch.dtype, keep: bool) -> nn.Module:
     if form in RUNTIMES and not keep:
         return optimize(model, backend=form, example=torch.empty(1, *size))  # type: ignore[arg-type]
-    return inference_form(model, form, size, dtype)
+    made = inference_form(model, form, size, dtype)
+    if isinstance(made, FastUniFormer):
+        recall(made, size, dtype)
+    return made
 
 
 def _runner(form: nn.Module, x: Tensor, device: torch.device, dtype: torch.dtype) -> Callable[[], Tensor]:

@@ -1,5 +1,7 @@
 """Which form computes a network: the one asked for, or the fastest that `uniformer bench` found on this machine.
 
+On a GPU also which form computes each of its depthwise convolutions.
+
 What was measured lies in one JSON file of the user's cache folder, networks exported for this machine beside it. No
 torch here: the command line needs the names.
 """
@@ -43,9 +45,15 @@ def situation(config: Config, size: Sequence[int], processor: str, dtype: str, t
     """
     told = json.dumps(to_dict(replace(config, drop_path=0.0, dropout=0.0)), sort_keys=True)  # no matter in evaluation
     network = hashlib.sha256(told.encode()).hexdigest()[:12]
-    versions = ", ".join(f"{name} {_version(name)}" for name in ("uniformer", "torch", *RUNTIMES))
     shape = " x ".join(map(str, size))
+    versions = _versions("uniformer", "torch", *RUNTIMES)
     return f"{processor}, {threads} threads, {dtype}; network {network}, views of {shape}; {versions}"
+
+
+def depthwise_situation(kernel: int, shape: Sequence[int], use: str, processor: str, dtype: str) -> str:
+    """The same for one depthwise convolution on a GPU: `shape` is (C, T, H, W), `use` inference or training."""
+    layer = f"depthwise convolution {kernel} x {kernel} x {kernel} of {' x '.join(map(str, shape))}"
+    return f"{processor}, {dtype}; {layer}, {use}; {_versions('uniformer', 'torch', 'triton')}"
 
 
 def cpu_name() -> str:
@@ -59,8 +67,7 @@ def cpu_name() -> str:
 
 def remember(key: str, seconds: Mapping[str, float]) -> Path:
     """Keep the time of each form in a situation, in place of what was known of it. Returns the file."""
-    path = cache_folder() / NAME
-    known = _read(path)
+    path, known = cache_folder() / NAME, remembered()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -70,12 +77,26 @@ def remember(key: str, seconds: Mapping[str, float]) -> Path:
     return path
 
 
+def remembered() -> dict[str, dict[str, float]]:
+    """The seconds of each form, in every situation that was measured on this machine. Raises `InputError`."""
+    path = cache_folder() / NAME
+    if not path.is_file():
+        return {}
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if all(isinstance(seconds, float) for times in known.values() for seconds in times.values()):
+            return dict(known)
+    except (OSError, ValueError, AttributeError):
+        pass
+    raise InputError(f"{path}: expected what `uniformer bench` wrote, found something else: delete it")
+
+
 def best_at_hand(key: str, weights: Callable[[], str], size: Sequence[int]) -> Compute:
     """The fastest form that was measured in a situation and can start at once; "fast" where nothing was measured.
 
     A runtime can start at once if the network of these weights was exported for it. `torch.compile` never can.
     """
-    times = _read(cache_folder() / NAME).get(key, {})
+    times = remembered().get(key, {})
     for form in sorted(times, key=lambda name: times[name]):
         if form in AT_ONCE or (form in RUNTIMES and exported_path(weights(), size, form).is_file()):
             return form  # type: ignore[return-value]
@@ -87,16 +108,8 @@ def exported_path(weights: str, size: Sequence[int], form: str) -> Path:
     return cache_folder() / f"{weights}-{'x'.join(map(str, size))}{RUNTIMES[form]}"
 
 
-def _read(path: Path) -> dict[str, dict[str, float]]:
-    if not path.is_file():
-        return {}
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        if all(isinstance(seconds, float) for times in known.values() for seconds in times.values()):
-            return dict(known)
-    except (OSError, ValueError, AttributeError):
-        pass
-    raise InputError(f"{path}: expected what `uniformer bench` wrote, found something else: delete it")
+def _versions(*packages: str) -> str:
+    return ", ".join(f"{name} {_version(name)}" for name in packages)
 
 
 def _version(package: str) -> str:

@@ -13,6 +13,7 @@ from uniformer.contract import Contract
 from uniformer.errors import InputError
 from uniformer.exported import Exported, open_exported
 from uniformer.fast.choice import RUNTIMES
+from uniformer.fast.convolutions import recall
 from uniformer.fast.network import FastUniFormer
 from uniformer.model import UniFormer
 
@@ -35,12 +36,14 @@ def optimize(
     Outputs agree to 1e-4 of the largest in float32, to 1e-10 in float64; docs/speed.md says how much faster, and why.
 
     Args:
-        dtype: what it computes in; the model's own by default. Of 16 bits it takes the place of autocast.
+        dtype: what it computes in; the model's own by default. Of 16 bits it takes the place of autocast: for a GPU,
+            bfloat16 or float16.
         compile: also by `torch.compile`, at the first input of each shape, which takes a minute or more.
         backend: "torch" gives a `FastUniFormer`: any batch and size, every method of `UniFormer`, can be moved, copied
             and pickled. "openvino" and "onnxruntime" (extras) give a `RuntimeNetwork`: classifiers, in float32 on the
             CPU, any batch, but frames and size of `example` only.
-        example: an input. The runtimes need one.
+        example: an input. The runtimes need one; on a GPU it tells the size for which depthwise convolutions take the
+            forms that `uniformer bench --device cuda` found to be the fastest (otherwise torch's own).
 
     Raises:
         InputError: the model is an optimised one, or the arguments do not go together.
@@ -54,6 +57,8 @@ def optimize(
         raise InputError(f"expected a floating-point dtype, got {dtype}")
     if backend == "torch":
         fast = FastUniFormer(model, dtype)
+        if example is not None:
+            recall(fast, tuple(example.shape[1:]), next(fast.parameters()).dtype)
         if compile:
             fast.compile()
         return fast
