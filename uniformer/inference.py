@@ -17,7 +17,9 @@ from uniformer.distributed import pick_device
 from uniformer.errors import InputError
 from uniformer.exported import open_exported
 from uniformer.exporter import write_checked
-from uniformer.fast.choice import RUNTIMES, Compute, best_at_hand, cpu_name, exported_path, situation, view_size
+from uniformer.fast.choice import RUNTIMES, Compute, best_at_hand, exported_path, situation, view_size
+from uniformer.fast.clock import processor_name
+from uniformer.fast.convolutions import recall
 from uniformer.fast.network import FastUniFormer
 from uniformer.fast.optimize import RuntimeNetwork
 from uniformer.identify import Source
@@ -83,8 +85,7 @@ def best_form(model: UniFormer, size: Sequence[int], device: torch.device, dtype
 
 def situation_of(config: Config, size: Sequence[int], device: torch.device, dtype: torch.dtype) -> str:
     """`choice.situation` of this process."""
-    processor = cpu_name() if device.type == "cpu" else torch.cuda.get_device_name(device)
-    return situation(config, size, processor, str(dtype).removeprefix("torch."), torch.get_num_threads())
+    return situation(config, size, processor_name(device), str(dtype).removeprefix("torch."), torch.get_num_threads())
 
 
 def inference_form(model: UniFormer, compute: Compute, size: Sequence[int], dtype: torch.dtype) -> nn.Module:
@@ -102,6 +103,7 @@ def inference_form(model: UniFormer, compute: Compute, size: Sequence[int], dtyp
             raise InputError(f"expected float32 on the CPU with compute {compute}: it has no other")
         return _by_runtime(model, compute, size)
     fast = FastUniFormer(model, dtype if dtype.itemsize < 4 else None, share=True)
+    recall(fast, size, next(fast.parameters()).dtype)
     if compute == "compiled":
         fast.compile()
     return fast

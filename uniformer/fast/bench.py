@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from uniformer.errors import InputError
 from uniformer.exporter import PACKAGES
 from uniformer.fast.choice import RUNTIMES, Compute
-from uniformer.fast.convolutions import measure_depthwise, recall
-from uniformer.fast.network import FastUniFormer
+from uniformer.fast.convolutions import measure_depthwise
 from uniformer.fast.optimize import optimize
 from uniformer.fast.plain import plain
 from uniformer.inference import DTYPES, forward_views, inference_form
@@ -122,10 +121,7 @@ def forms_here(device: torch.device, precision: str) -> list[Compute]:
 def _prepared(model: UniFormer, form: Compute, size: Sequence[int], dtype: torch.dtype, keep: bool) -> nn.Module:
     if form in RUNTIMES and not keep:
         return optimize(model, backend=form, example=torch.empty(1, *size))  # type: ignore[arg-type]
-    made = inference_form(model, form, size, dtype)
-    if isinstance(made, FastUniFormer):
-        recall(made, size, dtype)
-    return made
+    return inference_form(model, form, size, dtype)
 
 
 def _runner(form: nn.Module, x: Tensor, device: torch.device, dtype: torch.dtype) -> Callable[[], Tensor]:

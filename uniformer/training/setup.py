@@ -18,7 +18,10 @@ from uniformer.data.loading import MIXING, Plan, TrainingSet, collate, stream
 from uniformer.data.manifest import Manifest
 from uniformer.distributed import World
 from uniformer.errors import InputError
+from uniformer.fast.choice import view_size
+from uniformer.fast.convolutions import recall
 from uniformer.identify import contract_of, known_head_dim, read_source
+from uniformer.inference import DTYPES
 from uniformer.model import UniFormer
 from uniformer.recipe import EffectiveLR, Recipe, effective_lr, resolved
 from uniformer.training.log import Log
@@ -179,6 +182,7 @@ def build(
     if recipe.attention_float32:
         attend_in_float32(model)
     model.to(world.device)
+    recall(model, view_size(recipe.model, recipe.input), DTYPES[recipe.precision], training=True)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     log.say(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {trained / 1e6:.2f} M to train")
 
