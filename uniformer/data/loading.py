@@ -204,7 +204,7 @@ class TrainingSet(Dataset[Sample]):
         span = None if item.start is None or item.end is None else (item.start, item.end)
         with open_clip(item.path) as reader:
             first, count = frames_within(reader, span)
-            return reader.read(first + random_clip(self.spec, count, rng))
+            return reader.read(first + random_clip(self.spec, count, rng, even=self.augment.even_frames))
 
     def _turned(
         self, frames: npt.NDArray[np.uint8], label: Tensor, rng: np.random.Generator

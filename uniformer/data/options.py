@@ -35,6 +35,7 @@ class Augment:
     mirror: float = 0.0  #: probability of the same where labels name sides: "turn left" becomes "turn right"
     reverse: float = 0.0  #: clips: probability of playing them backwards
     reverse_pairs: tuple[tuple[str, str], ...] = ()  #: classes that are each other backwards; the rest are themselves
+    even_frames: bool = False  #: sparse clips: at even distances, not one drawn from each segment
     foreground: float = 0.0  #: clips: probability of large moving things before the lens, which labels do not mean
     erase_prob: float = 0.25  #: probability of erasing one box
     erase_mode: Literal["pixel", "colour", "zero"] = (

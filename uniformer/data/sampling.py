@@ -53,13 +53,17 @@ def random_clip(
     *,
     fps: float | None = None,
     follow_seconds: bool = False,
+    even: bool = False,
 ) -> Indices:
     """The frames of one training clip, (T,), ascending: the same generator state gives the same clip.
 
     Dense: the window starts anywhere it fits (at a fraction of a frame, as in the reference). Sparse: one frame drawn
-    from each segment, both ends included. Arguments and errors as for `clip_indices`.
+    from each segment, both ends included; or with `even` from one place in all segments, so that they are at even
+    distances as in testing. Other arguments and errors as for `clip_indices`.
     """
     stride = _checked_stride(spec, num_frames, fps, follow_seconds)
+    if stride is None and even:
+        return ((np.arange(spec.frames) + rng.random()) * (num_frames - 1) / spec.frames).round().astype(np.int64)
     if stride is None:
         edges = _edges(num_frames, spec.frames)
         return rng.integers(edges[:-1], edges[1:], endpoint=True)
