@@ -140,6 +140,18 @@ def test_random_sparse_clip_draws_each_segment_with_its_ends() -> None:
     ]
 
 
+def test_random_sparse_clips_may_be_even() -> None:
+    rng = np.random.default_rng(0)
+    drawn = np.stack([random_clip(sparse(8), 81, rng, even=True) for _ in range(300)])
+    assert {*np.diff(drawn).ravel().tolist()} == {10}  # segments of 10 frames
+    assert drawn.min() == 0  # both ends are reached
+    assert drawn.max() == 80
+    short = np.stack([random_clip(sparse(8), 3, rng, even=True) for _ in range(50)])
+    assert short.min() == 0
+    assert short.max() == 2
+    assert (np.diff(short) >= 0).all()
+
+
 def test_following_seconds_scales_the_stride() -> None:
     spec = dense(16, 4, fps=30)
     assert effective_stride(spec, fps=60) == 4  # frames are counted whatever the rate unless asked
