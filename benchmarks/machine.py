@@ -8,12 +8,13 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from uniformer.fast.choice import cpu_name
 
 RESULTS = Path(__file__).parent / "results"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -26,7 +27,7 @@ def conditions(**settings: Any) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "command": " ".join(["python", *(os.path.relpath(sys.argv[0]), *sys.argv[1:])]),
         "commit": _commit(),
-        "processor": processor(),
+        "processor": cpu_name(),
         "cores": os.cpu_count(),
         "load_before": round(os.getloadavg()[0], 2),
         "system": platform.platform(terse=True),
@@ -34,17 +35,6 @@ def conditions(**settings: Any) -> dict[str, Any]:
         | {name: _version(name) for name in PACKAGES if _version(name)},
         **settings,
     }
-
-
-def processor() -> str:
-    """Its name and its widest vectors, as Linux tells them; elsewhere what Python knows."""
-    try:
-        text = Path("/proc/cpuinfo").read_text("utf-8")
-    except OSError:
-        return platform.processor() or platform.machine()
-    name = re.search(r"model name\s*: (.*)", text)
-    wide = next((w for w in ("amx_tile", "avx512f", "avx2", "asimd") if re.search(rf"\b{w}\b", text)), "")
-    return f"{name[1] if name else platform.machine()} {wide}".strip()
 
 
 def peak_memory() -> float:

@@ -19,6 +19,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from uniformer.fast.choice import cpu_name
+
 SIZE = 32  # pixels a side of pictures and of frames
 RECIPES = Path(__file__).parent / "recipes"
 LIBRARIES = ("uniformer", "torch", "timm", "av", "numpy", "scikit-learn")
@@ -108,7 +110,7 @@ def conditions(minutes: float, jobs: int) -> dict[str, Any]:
         "minutes": round(minutes, 1),
         "cpu_minutes": round(_cpu_seconds() / 60, 1),
         "processes": jobs,
-        "processor": _processor(),
+        "processor": cpu_name(),
         "cores": os.cpu_count(),
         "system": platform.system(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
@@ -119,17 +121,6 @@ def _cpu_seconds() -> float:
     """What this process and those it started have used: unlike the clock, much the same on a busy machine."""
     spent = os.times()
     return spent.user + spent.system + spent.children_user + spent.children_system
-
-
-def _processor() -> str:
-    """Its name and the widest vectors it has, as Linux tells them."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    wide = next((name for name in ("avx512f", "avx2", "avx") if name in facts.get("flags", "").split()), "")
-    return f"{facts.get('model name', platform.machine())} {wide}".strip()
 
 
 def mean_and_spread(values: Sequence[float]) -> str:

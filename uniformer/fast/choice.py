@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -57,12 +58,14 @@ def depthwise_situation(kernel: int, shape: Sequence[int], use: str, processor: 
 
 
 def cpu_name() -> str:
-    """The processor's model and the number of its cores that this machine has."""
-    models = []
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            models = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    return f"{models[0] if models else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    """The processor's model and its widest vectors, as Linux tells them; elsewhere what Python knows."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor() or platform.machine()
+    name = re.search(r"^model name\s*: (.*)", text, re.MULTILINE)
+    wide = next((w for w in ("amx_tile", "avx512f", "avx2", "avx", "asimd") if re.search(rf"\b{w}\b", text)), "")
+    return f"{name[1] if name else platform.machine()} {wide}".strip()
 
 
 def remember(key: str, seconds: Mapping[str, float]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -31,4 +32,4 @@ def seconds(run: Callable[[], Any], device: torch.device, times: int = 1) -> flo
 
 def processor_name(device: torch.device) -> str:
     """What a measurement is kept under."""
-    return cpu_name() if device.type == "cpu" else torch.cuda.get_device_name(device)
+    return f"{cpu_name()}, {os.cpu_count()} cores" if device.type == "cpu" else torch.cuda.get_device_name(device)
