@@ -23,7 +23,7 @@ from tests.command_line import COMMAND, one_line, spawn
 from tests.measured_motion import AXIS, IN_PICTURE, THERE_AND_BACK, in_picture, motion, read
 from uniformer.camera_motion import doom, photos
 from uniformer.camera_motion.classes import CLASSES, MIRRORED, REVERSED
-from uniformer.camera_motion.footage import shows_parallax, shows_something
+from uniformer.camera_motion.footage import is_hidden, shows_something, visible_parallax
 from uniformer.camera_motion.geometry import (
     parallax,
     picture,
@@ -178,7 +178,9 @@ def test_only_moves_must_show_parallax() -> None:
     for label in CLASSES:
         path = draw_path(label, np.random.default_rng(0))
         moves = label.startswith(("truck", "pedestal", "push", "pull"))
-        assert shows_parallax(wall, path) == (not moves), label
+        seen = visible_parallax(wall, path)
+        assert (seen is not None) == moves, label
+        assert is_hidden(seen) == moves, label
 
 
 def test_shrink_is_the_mean_of_squares() -> None:
@@ -215,6 +217,8 @@ def test_the_record_says_what_the_camera_did(made: Path) -> None:
             axis, sign = AXIS[entry["class"]]
             assert (poses[-1] - poses[0])[axis] * sign > 0
         assert (made / entry["path"]).stat().st_size == entry["bytes"]
+        moves = entry["class"].startswith(("truck", "pedestal", "push", "pull"))
+        assert entry["parallax"] >= 0.03 if moves else entry["parallax"] is None
 
 
 def test_twins_that_only_parallax_tells_apart_are_of_one_size(made: Path) -> None:

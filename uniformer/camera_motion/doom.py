@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from uniformer.camera_motion.footage import shows_parallax
+from uniformer.camera_motion.footage import is_hidden, visible_parallax
 from uniformer.camera_motion.geometry import Array, picture, rays, rotations, whole
 from uniformer.camera_motion.paths import PITCH, ROLL, YAW, CameraPath, X, Y, Z
 from uniformer.errors import MissingExtra
@@ -213,7 +213,8 @@ def film(level: Level, path: CameraPath, frames: int, size: tuple[int, int], rng
     wanted = path.poses((np.arange(frames * shutter) + 1) / (frames * shutter))
     fall = float(wanted[0, Y] - wanted[:, Y].min()) * scale / _STRETCH  # room to go down
     level.rise(height + fall)
-    if not shows_parallax(scale / np.maximum(level.depth_within(path.fov), 1), path):
+    parallax = visible_parallax(scale / np.maximum(level.depth_within(path.fov), 1), path)
+    if is_hidden(parallax):
         return None
     start = level.eyes
     course = start + _to_game(wanted[:, :3] - wanted[0, :3], facing) * scale
@@ -239,6 +240,7 @@ def film(level: Level, path: CameraPath, frames: int, size: tuple[int, int], rng
         "distance": round(scale, 1),
         "fires": fires,
         "shutter": shutter,
+        "parallax": parallax and round(parallax, 4),
     }
     return views.unflatten(0, (frames, shutter)), poses[shutter - 1 :: shutter], facts
 

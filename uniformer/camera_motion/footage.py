@@ -40,13 +40,16 @@ def shows_something(frames: Tensor, *, moves: bool) -> bool:
     return not moves or float(change.max()) > 0.3
 
 
-def shows_parallax(near: Array, path: CameraPath) -> bool:
-    """Whether what the camera does can be told from a turn or a zoom, given (H, W) 1 over the distances at its start.
-
-    Of turning and zooming themselves nothing is asked.
-    """
+def visible_parallax(near: Array, path: CameraPath) -> float | None:
+    """`geometry.parallax` of what the camera does, given (H, W) 1 over the distances at its start; None where it only
+    turns or zooms."""
     way = path.motion[:3]
-    return not way.any() or parallax(near, way, path.fov) >= _PARALLAX
+    return parallax(near, way, path.fov) if way.any() else None
+
+
+def is_hidden(seen: float | None) -> bool:
+    """Whether a camera moves, but by the `visible_parallax` might as well turn or zoom."""
+    return seen is not None and seen < _PARALLAX
 
 
 def level_light(frames: Tensor, rng: np.random.Generator) -> Tensor:

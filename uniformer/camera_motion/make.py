@@ -18,7 +18,15 @@ from torch import Tensor
 
 from uniformer.camera_motion import doom, photos
 from uniformer.camera_motion.classes import CLASSES
-from uniformer.camera_motion.footage import FPS, as_footage, level_light, shows_parallax, shows_something, write_clip
+from uniformer.camera_motion.footage import (
+    FPS,
+    as_footage,
+    is_hidden,
+    level_light,
+    shows_something,
+    visible_parallax,
+    write_clip,
+)
 from uniformer.camera_motion.geometry import Array
 from uniformer.camera_motion.paths import AXES, CameraPath, draw_path
 from uniformer.config import did_you_mean
@@ -323,6 +331,8 @@ def _film_photos(
     moments = ((np.arange(FRAMES)[:, None] + 1 + shutter) / FRAMES).ravel()
     scene = photos.build_scene(loaded, path, rng)
     views, near = photos.film(scene, path, moments, SIZE)
-    if not shows_parallax(near[0].double().numpy(), path):
+    seen = visible_parallax(near[0].double().numpy(), path)
+    if is_hidden(seen):
         return None
-    return views.unflatten(0, (FRAMES, steps)), path.poses(moments[steps - 1 :: steps]), names | {"shutter": steps}
+    facts = names | {"shutter": steps, "parallax": seen and round(seen, 4)}
+    return views.unflatten(0, (FRAMES, steps)), path.poses(moments[steps - 1 :: steps]), facts
