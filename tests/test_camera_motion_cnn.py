@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -101,7 +102,8 @@ def test_a_table_of_several_runs(experiment: ModuleType, runs: dict[str, Path], 
     other.mkdir()
     (other / "test.json").write_text((runs["cnn_fine"] / "test.json").read_text())
     recipe = (runs["cnn_fine"] / "recipe.toml").read_text()
-    (other / "recipe.toml").write_text(recipe.replace("lr = 0.0007", "lr = 0.0003").replace("seed = 0", "seed = 1"))
+    changed = re.sub(r"\blr = [\d.e-]+", "lr = 0.0003", recipe).replace("seed = 0", "seed = 1")
+    (other / "recipe.toml").write_text(changed)
     with refused("differ by their seeds alone"):
         experiment.summary([runs["cnn_fine"], other])
     with refused("different seeds"):
