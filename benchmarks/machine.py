@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -25,7 +26,7 @@ def conditions(**settings: Any) -> dict[str, Any]:
     """Hardware, versions and settings of a run."""
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": " ".join(["python", *(os.path.relpath(sys.argv[0]), *sys.argv[1:])]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_shown, sys.argv[1:])]),
         "commit": _commit(),
         "processor": cpu_name(),
         "cores": os.cpu_count(),
@@ -35,6 +36,11 @@ def conditions(**settings: Any) -> dict[str, Any]:
         | {name: _version(name) for name in PACKAGES if _version(name)},
         **settings,
     }
+
+
+def _shown(argument: str) -> str:
+    """Where something lies on this machine is nobody else's business."""
+    return shlex.quote(Path(argument).name if Path(argument).is_absolute() else argument)
 
 
 def peak_memory() -> float:
