@@ -243,9 +243,7 @@ def _make_chunk(chunk: Chunk, out: Path, recipe: Recipe) -> list[dict[str, Any]]
     tries: Counter[str] = Counter()
     # One for all classes and tries, so that what is blocked more often, as large moves are, does not become rarer;
     # it only gives way where a whole level or set of photographs has no room for it.
-    largeness = np.random.default_rng(
-        [recipe.seed, SPLITS.index(chunk.split), chunk.number, len(CLASSES) + _PLACES]
-    ).random()
+    largeness = np.random.default_rng(_seed(chunk, recipe, len(CLASSES) + _PLACES)).random()
     for place in range(_PLACES):
         missing = [label for label in chunk.labels if label not in entries]
         if not missing:
@@ -253,13 +251,7 @@ def _make_chunk(chunk: Chunk, out: Path, recipe: Recipe) -> list[dict[str, Any]]
         with _open_place(chunk, place, recipe) as camera:
             for label in missing:
                 for _ in range(_TRIES):
-                    seed = [
-                        recipe.seed,
-                        SPLITS.index(chunk.split),
-                        chunk.number,
-                        list(CLASSES).index(label),
-                        tries[label],
-                    ]
+                    seed = _seed(chunk, recipe, list(CLASSES).index(label), tries[label])
                     tries[label] += 1
                     entry = _try(chunk, label, largeness * 0.9**place, camera, out, seed)
                     if entry is not None:
@@ -272,6 +264,11 @@ def _make_chunk(chunk: Chunk, out: Path, recipe: Recipe) -> list[dict[str, Any]]
             f"{chunk.world}, {chunk.split}: expected to find views that show {unseen}, found none in {tried}"
         )
     return list(entries.values())
+
+
+def _seed(chunk: Chunk, recipe: Recipe, *what: int) -> list[int]:
+    """Of one of the things that are drawn for a chunk."""
+    return [recipe.seed, SPLITS.index(chunk.split), chunk.number, *what]
 
 
 def _try(
@@ -308,8 +305,7 @@ def _try(
 @contextlib.contextmanager
 def _open_place(chunk: Chunk, place: int, recipe: Recipe) -> Iterator[_Camera]:
     """A level, or a handful of photographs, and what films there."""
-    seed = [recipe.seed, SPLITS.index(chunk.split), chunk.number, len(CLASSES) + place]
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(_seed(chunk, recipe, len(CLASSES) + place))
     if chunk.world == "doom":
         levels = doom.LEVELS[chunk.split]
         wad, name = levels[(chunk.number // len(recipe.worlds) + place) % len(levels)]
