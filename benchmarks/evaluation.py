@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ def main() -> None:
         checkpoint = write_checkpoint(folder / "network.safetensors", args.arch)
         for processes in args.processes:
             for clips in args.clips:
-                row = measured(folder, checkpoint, link(folder / f"set{clips}", films, clips), clips, processes)
+                row = measured(
+                    folder, checkpoint, link(folder / f"set{clips}-{processes}", films, clips), clips, processes
+                )
                 rows.append(row)
                 lines.append([processes, clips, f"{row['seconds']:.1f}", row["verdict"]])
     head = ("processes", "clips", "seconds, start included", "without start (of the first process)")
@@ -50,9 +53,8 @@ def write_checkpoint(path: Path, arch: str) -> Path:
 
     torch.manual_seed(0)
     model = uniformer.create_model(arch, num_classes=2)
-    uniformer.save_checkpoint(
-        model, path, Contract(model.config, input=default_input(model.config), classes=("a", "b"))
-    )
+    one_view = replace(default_input(model.config), clips=1, crops=1)
+    uniformer.save_checkpoint(model, path, Contract(model.config, input=one_view, classes=("a", "b")))
     return path
 
 
