@@ -33,11 +33,10 @@ def main() -> None:
         folder = Path(name)
         films = [write_film(folder / f"{i}.mp4", 340, 256, seed=i) for i in range(FILMS)]
         checkpoint = write_checkpoint(folder / "network.safetensors", args.arch)
+        sets = {clips: link(folder / f"set{clips}", films, clips) for clips in args.clips}
         for processes in args.processes:
-            for clips in args.clips:
-                row = measured(
-                    folder, checkpoint, link(folder / f"set{clips}-{processes}", films, clips), clips, processes
-                )
+            for clips, data in sets.items():
+                row = measured(folder, checkpoint, data, clips, processes)
                 rows.append(row)
                 lines.append([processes, clips, f"{row['seconds']:.1f}", row["verdict"]])
     head = ("processes", "clips", "seconds, start included", "without start (of the first process)")

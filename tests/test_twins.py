@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -13,10 +12,6 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-
-if importlib.util.find_spec("skimage") is None:
-    pytest.skip("needs scikit-image", allow_module_level=True)
-
 from skimage import data, transform
 
 from uniformer.camera_motion.footage import write_clip
