@@ -23,7 +23,6 @@ from tests.command_line import COMMAND, one_line, spawn
 from tests.measured_motion import AXIS, IN_PICTURE, THERE_AND_BACK, in_picture, motion, read
 from uniformer.camera_motion import doom, photos
 from uniformer.camera_motion.classes import CLASSES, MIRRORED, REVERSED
-from uniformer.camera_motion.footage import is_hidden, shows_something, visible_parallax
 from uniformer.camera_motion.geometry import (
     parallax,
     picture,
@@ -36,6 +35,14 @@ from uniformer.camera_motion.geometry import (
 )
 from uniformer.camera_motion.make import FRAMES, SIZE, Chunk, Recipe, make, make_chunk, plan
 from uniformer.camera_motion.paths import AXES, PITCH, ROLL, YAW, ZOOM, X, Y, Z, draw_path
+from uniformer.camera_motion.visibility import (
+    Parallax,
+    is_as_large,
+    is_hidden,
+    shows_something,
+    size_in_picture,
+    visible_parallax,
+)
 from uniformer.data.flips import flip_sensitive
 from uniformer.data.sources import find_splits, open_source
 from uniformer.errors import InputError, MissingExtra
@@ -162,15 +169,15 @@ def test_parallax_is_what_turning_and_zooming_cannot_show() -> None:
     room = np.full((12, 16), 0.5)  # a wall at distance 2
     room[8:] = 1.0  # and before it, in a third of the picture, something at distance 1
     aside = np.array([0.2 * width, 0, 0])
-    assert parallax(room, aside, 60) == pytest.approx(0.2 - 0.1)
-    assert parallax(room, -aside[[1, 0, 2]], 60) == pytest.approx(0.2 - 0.1)
+    assert parallax(room, aside, 60) == pytest.approx((0.2 - 0.1, 0.1))
+    assert parallax(room, -aside[[1, 0, 2]], 60) == pytest.approx((0.2 - 0.1, 0.1))
     bottom = np.abs(whole((12, 16)).points().numpy()[:2].reshape(2, 12, 16)[:, 8:])  # halves of a width from the middle
     grown = np.hypot(*bottom) / 2 * (1 / (1 - 0.2) - 1 / (1 - 0.1))  # more than the wall does
-    assert grown.min() < parallax(room, np.array([0, 0, 0.2]), 60) < grown.max()
-    assert parallax(np.full((12, 16), 0.5), aside, 60) == pytest.approx(0)
+    assert grown.min() < parallax(room, np.array([0, 0, 0.2]), 60)[0] < grown.max()
+    assert parallax(np.full((12, 16), 0.5), aside, 60) == pytest.approx((0, 0.1))
     room[8:] = 0.5
     room[11] = 1.0  # a twelfth is too little to be seen
-    assert parallax(room, aside, 60) == pytest.approx(0)
+    assert parallax(room, aside, 60) == pytest.approx((0, 0.1))
 
 
 def test_only_moves_must_show_parallax() -> None:
@@ -181,6 +188,30 @@ def test_only_moves_must_show_parallax() -> None:
         seen = visible_parallax(wall, path)
         assert (seen is not None) == moves, label
         assert is_hidden(seen) == moves, label
+    assert not is_hidden(Parallax(width=0.02, share=0.2))
+    assert is_hidden(Parallax(width=0.019, share=0.9))  # slow: little of the width
+    assert is_hidden(Parallax(width=0.1, share=0.19))  # fast: little of what there is to see
+
+
+@pytest.mark.parametrize("label", CLASSES)
+def test_a_move_is_as_large_as_its_size_where_the_median_distance_is_one(label: str) -> None:
+    moments = np.linspace(0, 1, 49)
+    for seed in range(5):
+        path = draw_path(label, np.random.default_rng(seed))
+        poses = path.poses(moments)
+        travelled = poses[:, Z] - poses[0, Z]
+        wall = np.ones((49, 6, 8)) / (1 - travelled)[:, None, None]  # at distance 1 when it starts
+        seen = size_in_picture(wall, poses, path)
+        assert (seen is None) == (not path.motion[:3].any())
+        if seen is None:
+            assert is_as_large(seen, path)
+            continue
+        assert seen == pytest.approx(path.size, rel=0.06)
+        wall[:, :2] = 5.0  # a third that is near does not count, nor do moves look larger
+        assert size_in_picture(wall, poses, path) == pytest.approx(seen)
+        assert is_as_large(seen, path)
+        assert not is_as_large(size_in_picture(wall / 1.3, poses, path), path)
+        assert not is_as_large(size_in_picture(wall * 1.3, poses, path), path)
 
 
 def test_shrink_is_the_mean_of_squares() -> None:
@@ -218,7 +249,7 @@ def test_the_record_says_what_the_camera_did(made: Path) -> None:
             assert (poses[-1] - poses[0])[axis] * sign > 0
         assert (made / entry["path"]).stat().st_size == entry["bytes"]
         moves = entry["class"].startswith(("truck", "pedestal", "push", "pull"))
-        assert entry["parallax"] >= 0.03 if moves else entry["parallax"] is None
+        assert Parallax(*entry["parallax"]).is_visible if moves else entry["parallax"] is None
 
 
 def test_twins_that_only_parallax_tells_apart_are_of_one_size(made: Path) -> None:

@@ -143,6 +143,24 @@ def test_the_plain_form_is_the_published_arithmetic() -> None:
     assert maps[0].shape == (2, 16, 3, 18, 16)
 
 
+@pytest.mark.parametrize("family", ["clips", "time kernel", "overlap of clips", "hourglass of clips"])
+def test_a_training_step_is_that_of_the_plain_form(family: str, one_thread: None) -> None:
+    model = tiny_model(**FAMILIES[family]).train()
+    x = an_input(model.config)
+
+    def gradients(form: UniFormer, x: Tensor) -> list[Tensor]:
+        logits = form(x)
+        return [logits.detach(), *torch.autograd.grad(logits.square().sum(), [*form.parameters()], allow_unused=True)]
+
+    pairs = zip(gradients(model, x), gradients(plain(model).double(), x.double()), strict=True)
+    for found, wanted in pairs:
+        assert (found is None) == (wanted is None)
+        if found is not None:
+            torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()) + 1e-6)
+    stem = model.stages[0].embed(x)
+    assert stem.is_contiguous(memory_format=torch.channels_last_3d)
+
+
 # ---- the model it is made of, and what may be done with it --------------------------------------------------------
 
 

@@ -23,6 +23,11 @@ def to_grid(tokens: Tensor, grid: Grid) -> Tensor:
     return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], *grid)
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """(B, C, *grid) with the channels last in memory: x itself where they are."""
+    return x.contiguous(memory_format=torch.channels_last_3d if x.ndim == 5 else torch.channels_last)
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) v over (B, h, N, d), by whichever fused kernel torch has for the device."""
     return F.scaled_dot_product_attention(q, k, v)

@@ -6,7 +6,7 @@ from the game, so the record says what was filmed, not what was asked for.
 
 The game's ways, all measured: its picture is stretched by 1.2 upwards; looking up or down moves the picture plane
 instead of turning it; a tic of thrust is at most 50/32 units and every velocity falls to 0.918 of itself in the air;
-depth comes in steps of about 4.2 units; a flier bobs.
+depth comes in steps of 4.9 units, the first of which are 12 from the eye; a flier bobs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import contextlib
 import importlib.util
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from uniformer.camera_motion.footage import is_hidden, visible_parallax
 from uniformer.camera_motion.geometry import Array, picture, rays, rotations, whole
 from uniformer.camera_motion.paths import PITCH, ROLL, YAW, CameraPath, X, Y, Z
+from uniformer.camera_motion.visibility import (
+    Parallax,
+    is_as_large,
+    is_hidden,
+    size_in_picture,
+    visible_parallax,
+)
 from uniformer.errors import MissingExtra
 
 _FREEDOOM1 = tuple(f"E{episode}M{level}" for episode in range(1, 5) for level in range(1, 10))
@@ -42,9 +49,10 @@ _WIDE = 110.0  # horizontal field of view that the game draws, degrees
 _STRETCH = 1.2  # of the game's picture upwards
 _FRICTION = 0.918
 _THRUST = 50 / 32  # units per tic that one tic may add
-_DEPTH_UNIT = 4.2  # game units in a step of the depth buffer
+_DEPTH_FIRST, _DEPTH_STEP = 12.0, 4.9  # game units that the depth buffer counts from, and a step of it
 _EYES = 41.0  # of the player above its feet, units
 _TICS = 2  # of the game per frame
+_FLIGHTS = 3  # with the scale corrected, until a move does to the picture what its size says
 
 # A clip as it was filmed: moments (T, S, 3, H, W) in 0..255, poses (T, 7) as in `CameraPath`, facts for the record.
 Take = tuple[Tensor, Array, dict[str, Any]]
@@ -111,10 +119,10 @@ class Level:
             self._prepare()
 
     def go_to(self, spot: Array, angle: float) -> float | None:
-        """Stand at a spot: the typical distance there, or None where one cannot stand or nothing is to be seen."""
+        """Stand at a spot: the median distance there, or None where one cannot stand or nothing is to be seen."""
         self.game.send_game_command(f"warp {spot[0]:.1f} {spot[1]:.1f}")
         self.move(None, angle, 0.0, tics=3)
-        return _typical_distance(self.depth()) if np.abs(self.feet[:2] - spot).max() < 1 else None
+        return _median_distance(self.depth()) if np.abs(self.feet[:2] - spot).max() < 1 else None
 
     def rise(self, height: float) -> None:
         """Fly straight up, as far as there is room."""
@@ -123,8 +131,8 @@ class Level:
         self.move(self.feet + np.array([0, 0, _EYES]), angle, 0.0)
 
     def depth(self) -> Array:
-        """(H, W) distances along the optical axis in game units, to about 1,000."""
-        return np.asarray(self.game.get_state().depth_buffer, float) * _DEPTH_UNIT
+        """(H, W) distances along the optical axis in game units, to 1,261."""
+        return _DEPTH_FIRST + _DEPTH_STEP * np.asarray(self.game.get_state().depth_buffer, float)
 
     def depth_within(self, fov: float) -> Array:
         """(h, w) the part of it that a lens of this many degrees sees, of every fourth point."""
@@ -138,7 +146,7 @@ class Level:
         """Whether something before the lens, an explosion or a wall, hides much of the view."""
         depth = self.depth()
         h, w = depth.shape
-        return float((depth[h // 5 : -h // 5, w // 5 : -w // 5] < 21).mean()) > 0.12
+        return float((depth[h // 5 : -h // 5, w // 5 : -w // 5] < 37).mean()) > 0.12
 
     def screen(self) -> Tensor:
         """uint8 (H, W, 3)."""
@@ -206,20 +214,45 @@ def film(level: Level, path: CameraPath, frames: int, size: tuple[int, int], rng
     height = rng.uniform(2, 40)
     fires = rng.random() < 0.08
     shutter = _TICS if rng.random() < 0.35 else 1
-    scale = level.go_to(spot, facing)
-    if scale is None:
-        return None
-    tics = _TICS // shutter  # from one picture to the next
     wanted = path.poses((np.arange(frames * shutter) + 1) / (frames * shutter))
-    fall = float(wanted[0, Y] - wanted[:, Y].min()) * scale / _STRETCH  # room to go down
-    level.rise(height + fall)
-    parallax = visible_parallax(scale / np.maximum(level.depth_within(path.fov), 1), path)
-    if is_hidden(parallax):
-        return None
+    scale: float | None = None
+    for _ in range(_FLIGHTS):
+        typical = level.go_to(spot, facing)
+        if typical is None:
+            return None
+        scale = scale or typical
+        fall = float(wanted[0, Y] - wanted[:, Y].min()) * scale / _STRETCH  # room to go down
+        level.rise(height + fall)
+        parallax = visible_parallax(scale / level.depth_within(path.fov), path)
+        flight = None if is_hidden(parallax) else _fly(level, wanted, facing, scale, _TICS // shutter, fires, path)
+        if flight is None:
+            return None
+        done = size_in_picture(flight.near, wanted, path)
+        if is_as_large(done, path):
+            return _develop(level, path, flight, wanted, facing, scale, shutter, fires, parallax, size)
+        assert done is not None
+        scale *= path.size / max(done, path.size / 4)
+    return None
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """What was seen on a way through the level, at N moments."""
+
+    screens: list[Tensor]  #: (N) uint8 (h, w, 3)
+    seen: Array  #: (N, 5): the eyes' east, north and up, to the right of straight on, and up in degrees
+    near: Array  #: (N, h, w) the scale over the distances
+    start: Array  #: (3,) the eyes' place before the first
+
+
+def _fly(
+    level: Level, wanted: Array, facing: float, scale: float, tics: int, fires: bool, path: CameraPath
+) -> _Flight | None:
+    """Fly along (N, 7) poses. None where the way is blocked, or something hides the view."""
     start = level.eyes
     course = start + _to_game(wanted[:, :3] - wanted[0, :3], facing) * scale
     late = np.append(np.diff(course[:, 2]), 0.0) / tics  # the height that is drawn is a tic late
-    screens, seen = [], []
+    screens, seen, near = [], [], []
     for i, aim in enumerate(course):
         ahead = aim + np.array([0, 0, late[i]])
         level.move(ahead, facing - wanted[i, YAW], wanted[i, PITCH], tics=tics, fires=fires and i % 8 < 4)
@@ -228,21 +261,37 @@ def film(level: Level, path: CameraPath, frames: int, size: tuple[int, int], rng
         screens.append(level.screen())
         angle, up = level.looks
         seen.append([*level.eyes, facing - angle, up])
-    true = np.array(seen)
+        near.append(scale / level.depth_within(path.fov))
+    return _Flight(screens, np.array(seen), np.array(near), start)
+
+
+def _develop(
+    level: Level,
+    path: CameraPath,
+    flight: _Flight,
+    wanted: Array,
+    facing: float,
+    scale: float,
+    shutter: int,
+    fires: bool,
+    parallax: Parallax | None,
+    size: tuple[int, int],
+) -> Take:
+    """The pictures of a flight as the path's lens would have taken them, and where the camera really was."""
     looks = rotations(wanted[:, YAW], wanted[:, PITCH], wanted[:, ROLL]) @ rays(path.fields_of_view(wanted))
-    views = turned(screens, true[:, 3], true[:, 4], looks, size)
+    views = turned(flight.screens, flight.seen[:, 3], flight.seen[:, 4], looks, size)
     poses = wanted.copy()
-    poses[:, :3] = _from_game(true[:, :3] - start, facing) / scale + wanted[0, :3]
+    poses[:, :3] = _from_game(flight.seen[:, :3] - flight.start, facing) / scale + wanted[0, :3]
     facts = {
         "level": level.name,
-        "start": [round(float(v), 1) for v in start],
+        "start": [round(float(v), 1) for v in flight.start],
         "facing": round(facing, 2),
         "distance": round(scale, 1),
         "fires": fires,
         "shutter": shutter,
-        "parallax": parallax and round(parallax, 4),
+        "parallax": parallax and [round(v, 4) for v in parallax],
     }
-    return views.unflatten(0, (frames, shutter)), poses[shutter - 1 :: shutter], facts
+    return views.unflatten(0, (-1, shutter)), poses[shutter - 1 :: shutter], facts
 
 
 def _push(way: Array, velocity: Array, tics: int) -> Array:
@@ -257,13 +306,13 @@ def _push(way: Array, velocity: Array, tics: int) -> Array:
     return limited
 
 
-def _typical_distance(depth: Array) -> float | None:
+def _median_distance(depth: Array) -> float | None:
     """Median distance in the middle of the view; None for a wall before the nose, the sky, or hardly any depth."""
     h, w = depth.shape
     middle = depth[h // 4 : -h // 4, w // 4 : -w // 4]
     typical = float(np.median(middle))
     low, high = np.quantile(middle, (0.1, 0.9))
-    return typical if 70 < typical < 700 and high > 1.4 * low and np.quantile(middle, 0.02) > 25 else None
+    return typical if 90 < typical < 830 and high > 1.4 * low and np.quantile(middle, 0.02) > 41 else None
 
 
 def _to_game(ways: Array, facing: float) -> Array:

@@ -105,22 +105,24 @@ def picture(texture: Tensor, homographies: Array, window: Window, *, mirror: boo
     return view * (near > 1e-6), near
 
 
-def parallax(near: Array, way: Array, fov: float) -> float:
-    """What a camera that moves by `way` shows and turning and zooming cannot: by how much of the width a seventh
-    of the points, or more, go another way than those at the median distance.
+def parallax(near: Array, way: Array, fov: float) -> tuple[float, float]:
+    """What a camera that moves by `way` shows and turning and zooming cannot, and what it shows in all: by how much of
+    the width a seventh of the points, or more, go another way than those at the median distance; and how far these go.
 
     near: (H, W) 1 over the distances along the optical axis; way: (3,) right, up, forwards; fov: horizontal, degrees.
     """
     half = np.tan(np.radians(fov) / 2)
     points = whole(near.shape).points().numpy().reshape(3, *near.shape)
-    x, down = points[0] * half, points[1] * half
+    here = points[:2] * half
 
-    def moved(near: Array) -> tuple[Array, Array]:
+    def moved(near: Array) -> Array:
         ahead = np.maximum(1 - way[2] * near, 0.2)  # what is passed has left the picture long before
-        return (x - way[0] * near) / ahead, (down + way[1] * near) / ahead
+        return np.stack([(here[0] - way[0] * near) / ahead, (here[1] + way[1] * near) / ahead])
 
-    other = np.hypot(*np.subtract(moved(near), moved(np.full_like(near, np.median(near)))))
-    return float(np.quantile(other, 6 / 7) / (2 * half))
+    usual = moved(np.full_like(near, np.median(near)))
+    other = np.quantile(np.hypot(*(moved(near) - usual)), 6 / 7)
+    common = np.median(np.hypot(*(usual - here)))
+    return float(other / (2 * half)), float(common / (2 * half))
 
 
 def density(homography: Array, window: Window, texture: tuple[int, int]) -> float:

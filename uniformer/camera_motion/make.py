@@ -21,14 +21,12 @@ from uniformer.camera_motion.classes import CLASSES
 from uniformer.camera_motion.footage import (
     FPS,
     as_footage,
-    is_hidden,
     level_light,
-    shows_something,
-    visible_parallax,
     write_clip,
 )
 from uniformer.camera_motion.geometry import Array
 from uniformer.camera_motion.paths import AXES, CameraPath, draw_path
+from uniformer.camera_motion.visibility import shows_something
 from uniformer.config import did_you_mean
 from uniformer.data.jobs import Journal, run_parallel
 from uniformer.errors import InputError
@@ -42,7 +40,7 @@ SIZE = (120, 160)  # height, width
 RECORD = "paths.jsonl"
 ABOUT = "about.json"
 
-_VERSION = 2  # of what a seed gives: raise it with any change that alters a clip
+_VERSION = 3  # of what a seed gives: raise it with any change that alters a clip
 _TRIES = 60  # in one level or set of photographs, for one clip
 _PLACES = 12  # levels or sets of photographs
 _PHOTOS = 8  # in one chunk
@@ -325,10 +323,9 @@ def _film_photos(
     steps = 3 if rng.random() < 0.3 else 1
     shutter = np.arange(1 - steps, 1) / 2 / max(1, steps - 1)  # open for half of a frame's time, or for a moment
     moments = ((np.arange(FRAMES)[:, None] + 1 + shutter) / FRAMES).ravel()
-    scene = photos.build_scene(loaded, path, rng)
-    views, near = photos.film(scene, path, moments, SIZE)
-    seen = visible_parallax(near[0].double().numpy(), path)
-    if is_hidden(seen):
+    take = photos.film_scene(photos.build_scene(loaded, path, rng), path, moments, SIZE)
+    if take is None:
         return None
-    facts = names | {"shutter": steps, "parallax": seen and round(seen, 4)}
+    views, parallax = take
+    facts = names | {"shutter": steps, "parallax": parallax and [round(v, 4) for v in parallax]}
     return views.unflatten(0, (FRAMES, steps)), path.poses(moments[steps - 1 :: steps]), facts

@@ -1,6 +1,6 @@
 """Where the camera is and where it looks at any moment of a clip: a path drawn at random for each class.
 
-Seven numbers make a pose, in the order of `AXES`: position in units of the scene's typical distance, angles in degrees
+Seven numbers make a pose, in the order of `AXES`: position in units of the scene's median distance, angles in degrees
 and the zoom as log2 of the focal length. Both worlds film the same kind of path. Everything that the class does not
 say (lens, speed, easing, start, drift, tremor) is drawn alike for all classes.
 """
@@ -23,11 +23,11 @@ X, Y, Z, YAW, PITCH, ROLL, ZOOM = range(7)
 
 _WAVES = 6  # sines that make up the tremor of one axis
 
-# class -> axis, sign, smallest and largest size of the motion. Sizes are what it does to the picture: widths that the
-# typical distance (x, y, yaw, pitch) moves by, degrees (roll), log2 of the growth (z at the typical distance, zoom).
+# class -> axis, sign, smallest and largest size of the motion. Sizes are what it does to the picture: widths that it
+# goes aside (yaw, pitch; x, y: at the median distance), degrees (roll), log2 of the growth (zoom; z: at the median).
 # What only parallax tells apart (pan and truck, tilt and pedestal, zoom and push) has one range: sizes must not tell.
 # The least are as slow as what films show, where most moves are slow.
-_ASIDE, _UPWARDS, _GROWTH, _TURN = (0.08, 0.90), (0.07, 0.45), (0.15, 0.90), (5.0, 50.0)
+_ASIDE, _UPWARDS, _GROWTH, _TURN = (0.06, 0.90), (0.06, 0.45), (0.13, 0.90), (5.0, 50.0)
 _ASIDE_AND_BACK, _GROWTH_AND_BACK = (0.10, 0.70), (0.20, 0.80)
 _MOTIONS: dict[str, tuple[int, int, tuple[float, float]]] = {
     "pan_left": (YAW, -1, _ASIDE),
@@ -57,7 +57,7 @@ class CameraPath:
 
     label: str
     fov: float  #: horizontal field of view at zoom 0, degrees
-    size: float  #: of the labelled motion, in the unit of its axis in the picture; of the tremor for shake
+    size: float  #: of what the labelled motion does to the picture, in the unit of its axis; of the tremor for shake
     start: Array  #: (7,)
     motion: Array  #: (7,) added in full where the easing reaches 1
     easing: tuple[float, float, float, float]  #: hold at the start, hold at the end, power, share of smoothness
@@ -142,7 +142,7 @@ def draw_path(label: str, rng: np.random.Generator, largeness: float | None = No
     easing = (rng.uniform(0, 0.08), rng.uniform(0, 0.08), _log_uniform(rng, 0.65, 1.5), rng.uniform(0, 1))
     drift = _drift(rng, label, motion, per_width)
     shaking = _log_uniform(rng, 0.02, 0.05) if label == "shake" else 0.0
-    still = 0.009 if label == "static" else 0.006  # the most that a hand trembles: a camera held still wanders a little
+    still = 0.009 if label == "static" else 0.012  # the most that a hand trembles: less while it is held still
     tremor = _shake(rng, shaking, per_width) if shaking else _hand(rng, per_width, still)
     return CameraPath(label, fov, size or shaking, start, motion, easing, turn, drift, tremor)
 

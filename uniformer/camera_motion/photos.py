@@ -1,8 +1,8 @@
 """The photograph world: a small scene of textured planes made of real photographs, filmed by an exact camera.
 
-A background, often a floor, and cut-outs nearer by, some of which move. The distance 1 is the typical one, so that
-moving and turning, and moving forwards and zooming, differ as they do in a room: by parallax. In some scenes the camera
-follows something, which then stays in the middle of the picture.
+A background, often a floor, and cut-outs nearer by, some of which move. What is seen has the median distance 1 over the
+clip, so that moving and turning, and moving forwards and zooming, differ as they do in a room: by parallax. In some of
+the scenes the camera follows something, which then stays in the middle of the picture.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,13 @@ from uniformer.camera_motion.geometry import (
     window_of,
 )
 from uniformer.camera_motion.paths import PITCH, ROLL, YAW, CameraPath, X, Y
+from uniformer.camera_motion.visibility import (
+    Parallax,
+    is_as_large,
+    is_hidden,
+    size_in_picture,
+    visible_parallax,
+)
 from uniformer.data.foreground import inside_blob
 from uniformer.data.frames import IMAGE_SUFFIXES
 from uniformer.errors import InputError, MissingExtra
@@ -54,6 +61,9 @@ _SMALLEST = 160
 _CUTOUT = 300  # pixels of the longer side of what cut-outs are cut from
 _BEHIND = 2.2  # how far a background reaches beyond the view
 _FOLLOWED = [X, Y, YAW, PITCH]
+_FOLLOWING = 0.3  # of the scenes
+_COARSE, _COARSE_TEXTURE = (15, 20), 24  # pixels: enough to know how far things are
+_ROUNDS = 5  # of finding a scene's size: in another size the camera sees other things
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,11 @@ class Layer:
     speed: Array  #: (3,) way over the clip
     is_endless: bool  #: goes on as its mirror image
     follow: float = 0.0  #: share of what the camera turns and moves aside, up and down that it goes along with
+
+    def scaled(self, times: float) -> Layer:
+        """At so many times the distance, and as much larger: it looks the same from where distances are counted."""
+        origin, across, down, speed = (times * part for part in (self.origin, self.across, self.down, self.speed))
+        return replace(self, origin=origin, across=across, down=down, speed=speed)
 
     def homographies(self, moments: Array, poses: Array, path: CameraPath) -> Array:
         """(T, 3, 3) from picture points to its points, at (T,) moments and (T, 7) poses."""
@@ -146,9 +161,41 @@ def build_scene(photos: Sequence[Photo], path: CameraPath, rng: np.random.Genera
     distances = np.sort(rng.uniform(0.5, 0.9 * far, rng.integers(2, 11)))[::-1]
     for distance in distances:
         layers.append(_cutout(_texture(small, rng), float(distance), heading, width, rng))
-    if rng.random() < 0.2:
+    if rng.random() < _FOLLOWING:
         layers.append(_subject(_texture(small, rng), heading, width, rng))
-    return layers
+    return _sized(layers, path)
+
+
+def _sized(layers: Sequence[Layer], path: CameraPath) -> list[Layer]:
+    """The scene in the size in which a move does to the picture what its size says; for what only turns or zooms, in
+    which the median distance of what is seen is 1 on the average of the clip."""
+    moments = np.linspace(0, 1, 9)
+    poses = path.poses(moments)
+    sides = [min(layer.texture.shape[1:]) for layer in layers]
+    coarse = [
+        replace(layer, texture=shrink(layer.texture, side // _COARSE_TEXTURE))
+        for layer, side in zip(layers, sides, strict=True)
+    ]
+    times = 1.0
+    for _ in range(_ROUNDS):
+        _, near = film([layer.scaled(times) for layer in coarse], path, moments, _COARSE)
+        done = size_in_picture(near.numpy(), poses, path)
+        times *= float(near.flatten(1).quantile(0.5, dim=1).mean()) if done is None else done / path.size
+        times = max(times, 1e-3)
+    return [layer.scaled(times) for layer in layers]
+
+
+def film_scene(
+    layers: Sequence[Layer], path: CameraPath, moments: Array, size: tuple[int, int]
+) -> tuple[Tensor, Parallax | None] | None:
+    """The scene at (T,) moments, (T, 3, H, W) in 0..255, and what parallax a move shows. None where a move shows too
+    little, or does more or less to the picture than its size says."""
+    views, near = film(layers, path, moments, size)
+    nearness = near[:, ::4, ::4].double().numpy()
+    parallax = visible_parallax(nearness[0], path)
+    if is_hidden(parallax) or not is_as_large(size_in_picture(nearness, path.poses(moments), path), path):
+        return None
+    return views, parallax
 
 
 def film(layers: Sequence[Layer], path: CameraPath, moments: Array, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from uniformer.camera_motion.classes import CLASSES
-from uniformer.camera_motion.footage import FPS, as_footage, level_light, shows_something, write_clip
+from uniformer.camera_motion.footage import FPS, as_footage, level_light, write_clip
 from uniformer.camera_motion.paths import draw_path
-from uniformer.camera_motion.photos import Photo, build_scene, film, load_photo
+from uniformer.camera_motion.photos import Photo, build_scene, film_scene, load_photo
+from uniformer.camera_motion.visibility import shows_something
 from uniformer.timelines import Row, Timeline
 
 SHOTS = 10  #: of the film, each with another motion
@@ -78,9 +79,9 @@ def _shot(motion: str, photos: Sequence[Photo], rng: np.random.Generator) -> NDA
     moments = (np.arange(FRAMES) + 1) / FRAMES
     while True:
         path = draw_path(motion, rng)
-        frames, _ = film(build_scene(photos, path, rng), path, moments, SIZE)
-        if shows_something(frames, moves=motion != "static"):
-            return as_footage(level_light(frames, rng), rng)
+        take = film_scene(build_scene(photos, path, rng), path, moments, SIZE)
+        if take is not None and shows_something(take[0], moves=motion != "static"):
+            return as_footage(level_light(take[0], rng), rng)
 
 
 def judge(takes: Sequence[Take], timeline: Timeline) -> tuple[Verdict, ...]:

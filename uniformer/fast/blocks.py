@@ -17,7 +17,7 @@ from uniformer.depthwise import Depthwise3d
 from uniformer.fast.fold import before_norm, layer, local_weights, scaled, with_residual
 from uniformer.hourglass import SCORE_UPDATE, HourglassBlock, HourglassState, gather_tokens
 from uniformer.layers import GlobalBlock, GlobalMHRA, LocalBlock, OverlapEmbed, PatchEmbed, SplitBlock
-from uniformer.ops import attention, class_token_affinity
+from uniformer.ops import attention, channels_last, class_token_affinity
 
 Product: TypeAlias = nn.Conv2d | nn.Conv3d | nn.Linear  #: that is, a matrix product: the kernels are 1x1
 M = TypeVar("M", nn.Conv2d | nn.Conv3d, nn.Linear)
@@ -225,11 +225,6 @@ def _added(pos_embed: nn.Module, x: Tensor) -> Tensor:
 def adds_residual(dtype: torch.dtype) -> bool:
     """Whether x + pos_embed(x) stays a sum: in 16 bits 1 + w at a kernel's centre would lose most of w."""
     return dtype.itemsize < 4
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """(B, C, *grid) with the channels last in memory: x itself where they are."""
-    return x.contiguous(memory_format=torch.channels_last_3d if x.ndim == 5 else torch.channels_last)
 
 
 def _convolution(weight: Tensor, bias: Tensor | None, like: nn.Module, dtype: torch.dtype) -> nn.Conv2d | nn.Conv3d:

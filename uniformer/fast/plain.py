@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from uniformer.depthwise import Depthwise3d
-from uniformer.layers import GlobalMHRA, PatchEmbed, Pointwise3d
+from uniformer.layers import GlobalMHRA, OverlapEmbed, PatchEmbed, Pointwise3d
 from uniformer.model import UniFormer
 from uniformer.ops import attention_plain
 
@@ -40,6 +40,17 @@ class PlainPatchEmbed(PatchEmbed):
         return super().forward(x).contiguous()
 
 
+class PlainOverlapEmbed(OverlapEmbed):
+    """Its maps lie in memory as its input does."""
+
+    def __init__(self, embed: OverlapEmbed):
+        nn.Module.__init__(self)
+        vars(self).update(vars(embed))
+
+    def _laid_out(self, x: Tensor) -> Tensor:
+        return x
+
+
 def plain(model: UniFormer) -> UniFormer:
     """A copy of the model, with its weights and keys, that computes as the published code does.
 
@@ -52,6 +63,8 @@ def plain(model: UniFormer) -> UniFormer:
                 setattr(parent, name, PlainMHRA(child))
             elif isinstance(child, PatchEmbed):
                 setattr(parent, name, PlainPatchEmbed(child))
+            elif isinstance(child, OverlapEmbed):
+                setattr(parent, name, PlainOverlapEmbed(child))
             elif isinstance(child, Depthwise3d | Pointwise3d):
                 setattr(parent, name, _convolution(child))
     return model
