@@ -207,91 +207,97 @@ def _configure(game: Any, vizdoom: Any, wad: str, name: str, seed: int) -> None:
     game.add_game_args("+sv_cheats 1 +movebob 0 +stillbob 0")
 
 
+@dataclass(frozen=True)
+class _Way:
+    """What is to be filmed from where the camera stands."""
+
+    path: CameraPath
+    poses: Array  #: (N, 7) of the path, at every picture that is taken
+    facing: float  #: degrees from east to north that yaw 0 is
+    scale: float  #: game units of one unit of the path
+    shutter: int  #: pictures that one frame is made of
+    fires: bool  #: the player's own gun
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """What was seen on a way, at N moments."""
+
+    screens: list[Tensor]  #: (N) uint8 (h, w, 3)
+    eyes: Array  #: (N, 3) east, north and up
+    yaw: Array  #: (N,) degrees to the right of `facing`
+    up: Array  #: (N,) degrees
+    near: Array  #: (N, h, w) 1 over the distances, in units of the path
+    start: Array  #: (3,) where the eyes were before
+
+
 def film(level: Level, path: CameraPath, frames: int, size: tuple[int, int], rng: np.random.Generator) -> Take | None:
-    """Film a path from somewhere in the level. None where it is blocked or there is nothing to see."""
+    """Film a path from somewhere in the level. None where it is blocked or there is nothing to see.
+
+    How far a move takes the picture is only known when it is done: it is flown again, with its way corrected.
+    """
     spot = np.array(level.spots[rng.integers(len(level.spots))]) + rng.uniform(-48, 48, 2)
     facing = float(rng.uniform(0, 360))
     height = rng.uniform(2, 40)
     fires = rng.random() < 0.08
     shutter = _TICS if rng.random() < 0.35 else 1
-    wanted = path.poses((np.arange(frames * shutter) + 1) / (frames * shutter))
+    poses = path.poses((np.arange(frames * shutter) + 1) / (frames * shutter))
     scale: float | None = None
     for _ in range(_FLIGHTS):
         typical = level.go_to(spot, facing)
         if typical is None:
             return None
         scale = scale or typical
-        fall = float(wanted[0, Y] - wanted[:, Y].min()) * scale / _STRETCH  # room to go down
-        level.rise(height + fall)
+        way = _Way(path, poses, facing, scale, shutter, fires)
+        level.rise(height + float(poses[0, Y] - poses[:, Y].min()) * scale / _STRETCH)  # room to go down
         parallax = visible_parallax(scale / level.depth_within(path.fov), path)
-        flight = None if is_hidden(parallax) else _fly(level, wanted, facing, scale, _TICS // shutter, fires, path)
+        flight = None if is_hidden(parallax) else _fly(level, way)
         if flight is None:
             return None
-        done = size_in_picture(flight.near, wanted, path)
-        if is_as_large(done, path):
-            return _develop(level, path, flight, wanted, facing, scale, shutter, fires, parallax, size)
-        assert done is not None
+        done = size_in_picture(flight.near, poses, path)
+        if done is None or is_as_large(done, path):
+            return _develop(level.name, way, flight, parallax, size)
         scale *= path.size / max(done, path.size / 4)
     return None
 
 
-@dataclass(frozen=True)
-class _Flight:
-    """What was seen on a way through the level, at N moments."""
-
-    screens: list[Tensor]  #: (N) uint8 (h, w, 3)
-    seen: Array  #: (N, 5): the eyes' east, north and up, to the right of straight on, and up in degrees
-    near: Array  #: (N, h, w) the scale over the distances
-    start: Array  #: (3,) the eyes' place before the first
-
-
-def _fly(
-    level: Level, wanted: Array, facing: float, scale: float, tics: int, fires: bool, path: CameraPath
-) -> _Flight | None:
-    """Fly along (N, 7) poses. None where the way is blocked, or something hides the view."""
-    start = level.eyes
-    course = start + _to_game(wanted[:, :3] - wanted[0, :3], facing) * scale
+def _fly(level: Level, way: _Way) -> _Flight | None:
+    """None where the way is blocked, or something hides the view."""
+    start, wanted, tics = level.eyes, way.poses, _TICS // way.shutter
+    course = start + _to_game(wanted[:, :3] - wanted[0, :3], way.facing) * way.scale
     late = np.append(np.diff(course[:, 2]), 0.0) / tics  # the height that is drawn is a tic late
-    screens, seen, near = [], [], []
+    screens, eyes, looks, near = [], [], [], []
     for i, aim in enumerate(course):
         ahead = aim + np.array([0, 0, late[i]])
-        level.move(ahead, facing - wanted[i, YAW], wanted[i, PITCH], tics=tics, fires=fires and i % 8 < 4)
-        if np.abs(level.eyes - aim).max() > 0.02 * scale + 2 or level.is_covered():
+        fires = way.fires and i % 8 < 4
+        level.move(ahead, way.facing - wanted[i, YAW], wanted[i, PITCH], tics=tics, fires=fires)
+        if np.abs(level.eyes - aim).max() > 0.02 * way.scale + 2 or level.is_covered():
             return None
         screens.append(level.screen())
-        angle, up = level.looks
-        seen.append([*level.eyes, facing - angle, up])
-        near.append(scale / level.depth_within(path.fov))
-    return _Flight(screens, np.array(seen), np.array(near), start)
+        eyes.append(level.eyes)
+        looks.append(level.looks)
+        near.append(way.scale / level.depth_within(way.path.fov))
+    angle, up = np.array(looks).T
+    return _Flight(screens, np.array(eyes), way.facing - angle, up, np.array(near), start)
 
 
-def _develop(
-    level: Level,
-    path: CameraPath,
-    flight: _Flight,
-    wanted: Array,
-    facing: float,
-    scale: float,
-    shutter: int,
-    fires: bool,
-    parallax: Parallax | None,
-    size: tuple[int, int],
-) -> Take:
-    """The pictures of a flight as the path's lens would have taken them, and where the camera really was."""
-    looks = rotations(wanted[:, YAW], wanted[:, PITCH], wanted[:, ROLL]) @ rays(path.fields_of_view(wanted))
-    views = turned(flight.screens, flight.seen[:, 3], flight.seen[:, 4], looks, size)
+def _develop(name: str, way: _Way, flight: _Flight, parallax: Parallax | None, size: tuple[int, int]) -> Take:
+    """The pictures as the path's lens would have taken them, and where the camera really was."""
+    wanted = way.poses
+    looks = rotations(wanted[:, YAW], wanted[:, PITCH], wanted[:, ROLL]) @ rays(way.path.fields_of_view(wanted))
+    views = turned(flight.screens, flight.yaw, flight.up, looks, size)
     poses = wanted.copy()
-    poses[:, :3] = _from_game(flight.seen[:, :3] - flight.start, facing) / scale + wanted[0, :3]
+    poses[:, :3] = _from_game(flight.eyes - flight.start, way.facing) / way.scale + wanted[0, :3]
     facts = {
-        "level": level.name,
-        "start": [round(float(v), 1) for v in flight.start],
-        "facing": round(facing, 2),
-        "distance": round(scale, 1),
-        "fires": fires,
-        "shutter": shutter,
+        "level": name,
+        "position": [round(float(v), 1) for v in flight.start],
+        "facing": round(way.facing, 2),
+        "distance": round(way.scale, 1),
+        "fires": way.fires,
+        "shutter": way.shutter,
         "parallax": parallax and [round(v, 4) for v in parallax],
     }
-    return views.unflatten(0, (-1, shutter)), poses[shutter - 1 :: shutter], facts
+    return views.unflatten(0, (-1, way.shutter)), poses[way.shutter - 1 :: way.shutter], facts
 
 
 def _push(way: Array, velocity: Array, tics: int) -> Array:
