@@ -384,8 +384,8 @@ def test_a_level_is_filmed_as_the_names_say(tmp_path: Path, monkeypatch: pytest.
     recipe = Recipe(0, 20, 0, 0, ("doom",), None)
     labels = ("pan_left", "tilt_up", "roll_right", "zoom_in", "pedestal_up", "static")
     chunk = Chunk("val", 1, "doom", labels)
-    entries = make_chunk(chunk, out=tmp_path / "once", recipe=recipe)
-    again = make_chunk(chunk, out=tmp_path / "twice", recipe=recipe)
+    entries = make_chunk(chunk, out=tmp_path / "once", recipe=recipe, pictures={})
+    again = make_chunk(chunk, out=tmp_path / "twice", recipe=recipe, pictures={})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["once", "twice"]  # the game's files lie elsewhere
     assert {entry["class"] for entry in entries} == set(labels)
     assert entries == again
@@ -448,6 +448,20 @@ def test_bad_input_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(MissingExtra, match=r"pip install 'uniformer\[camera-motion\]'"):
         make(tmp_path / "set", train=1, val=0, test=0)
     assert not (tmp_path / "set").exists()
+
+
+def test_a_bad_photograph_among_good_ones_is_left_out(few: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    bad = [name for name in (f"bad{i}.png" for i in range(20)) if photos.split_of_name(name) == "train"]
+    for name in bad:
+        (folder / name).write_bytes(b"no picture")
+    message = rf"^{len(bad)} of {len(bad) + 7} photographs left out, the first: .*bad\d+\.png: expected a picture"
+    with pytest.warns(UserWarning, match=message):
+        make(tmp_path / "set", **FEW, photo_folder=folder, workers=0)
+    assert same_clips(few, tmp_path / "set")
+    listed = json.loads((tmp_path / "set" / "about.json").read_text())["photographs"]["train"]
+    assert not set(bad) & set(listed)
 
 
 def test_photographs_that_are_none(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests import odd_media
 from tests.command_line import Cli, one_line, predict, sources, spawn
 
 # ---- formats ---------------------------------------------------------------------------------------------------------
@@ -54,6 +55,15 @@ def test_failures_do_not_stop_the_others(cli: Cli, media: Path) -> None:
     assert second.startswith(f"uniformer: {media / 'broken.mp4'}")
     assert summary == "2 of 3 files failed:"
     assert names == [f"  {media / 'none.mp4'}", f"  {media / 'broken.mp4'}"]
+
+
+def test_a_warning_is_one_line(media: Path, tmp_path: Path) -> None:
+    damaged = odd_media.truncated(tmp_path)
+    ended = spawn("predict", "--checkpoint", media / "clips.safetensors", damaged, "--format", "jsonl")
+    assert ended.status == 0
+    (line,) = ended.err.splitlines()
+    assert line.startswith(f"uniformer: warning: {damaged}: ")
+    assert "frames are readable" in line
 
 
 # ---- what arguments mean ---------------------------------------------------------------------------------------------

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
 from uniformer import __version__
 from uniformer.commands import (
@@ -54,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to stop
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        status: int = args.run(args)
+        with _warnings_in_one_line():
+            status: int = args.run(args)
         sys.stdout.flush()
         return status
     except InputError as error:
@@ -71,6 +74,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         place = f"{error.filename}: " if error.filename else ""
         print(f"uniformer: {place}{error.strerror or error}", file=sys.stderr)
         return BAD_INPUT
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """What the package itself warns of is for users: a line without a place in the code. Others' stay as they are."""
+    others, here = warnings.showwarning, os.path.dirname(__file__) + os.sep
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *place: Any) -> None:
+        if category is UserWarning and filename.startswith(here):
+            print(f"uniformer: warning: {message}", file=sys.stderr)
+        else:
+            others(message, category, filename, *place)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = others
 
 
 def _drop_output() -> None:

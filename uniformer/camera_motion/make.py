@@ -46,6 +46,9 @@ _PLACES = 12  # levels or sets of photographs
 _PHOTOS = 8  # in one chunk
 
 
+Pictures = dict[str, list[Path]]  # the photographs of each split
+
+
 @dataclass(frozen=True)
 class Recipe:
     """All that decides about the bytes of the clips, but for the versions of the packages."""
@@ -118,7 +121,8 @@ def make(
         train, val, test: clips of each split. Their levels and photographs differ.
         seed: another seed, another set.
         worlds: "doom", "photos" or both, by turns.
-        photo_folder: photographs to use besides scikit-image's, found at any depth.
+        photo_folder: photographs to use besides scikit-image's, found at any depth. What cannot be read or is smaller
+            than 160 pixels is left out, with a warning.
         workers: processes; 0 works in this one.
         progress: called with (clips there, of how many).
 
@@ -130,15 +134,18 @@ def make(
     )
     if "doom" in recipe.worlds:
         doom.require_vizdoom()
-    pictures = {s: photos.find_photos(s, photo_folder) for s in SPLITS} if "photos" in recipe.worlds else {}
+    pictures: Pictures = {}
+    if "photos" in recipe.worlds:
+        pictures = {split: photos.usable(photos.find_photos(split, photo_folder)) for split in SPLITS}
     _begin(out, recipe, pictures)
     chunks = sorted(plan(recipe), key=lambda chunk: chunk.number)  # a set that is not complete yet has all splits
+    job = partial(make_chunk, out=out, recipe=recipe, pictures=pictures)
     total, new, drawn = sum(len(chunk.labels) for chunk in chunks), 0, 0
     with Journal(out / RECORD) as journal:
         there = {path for path, entry in journal.entries.items() if _is_whole(out, entry)}
         waiting = [chunk for chunk in chunks if not all(chunk.path(label) in there for label in chunk.labels)]
         done = total - sum(len(chunk.labels) for chunk in waiting)
-        for chunk, entries in run_parallel(partial(make_chunk, out=out, recipe=recipe), waiting, workers):
+        for chunk, entries in run_parallel(job, waiting, workers):
             if entries is None:
                 raise RuntimeError(f"the process that made {chunk} died")
             for entry in entries:
@@ -169,7 +176,7 @@ def plan(recipe: Recipe) -> Iterator[Chunk]:
             number += 1
 
 
-def _begin(out: Path, recipe: Recipe, pictures: dict[str, list[Path]]) -> None:
+def _begin(out: Path, recipe: Recipe, pictures: Pictures) -> None:
     """Writes `about.json`, or checks that the one there tells of the same set; clears away what a kill cut short."""
     about = {
         "recipe": asdict(recipe),
@@ -226,17 +233,17 @@ _Shot = tuple[Tensor, Array, dict[str, Any]]
 _Camera = Callable[[CameraPath, np.random.Generator], _Shot | None]
 
 
-def make_chunk(chunk: Chunk, *, out: Path, recipe: Recipe) -> list[dict[str, Any]]:
+def make_chunk(chunk: Chunk, *, out: Path, recipe: Recipe, pictures: Pictures) -> list[dict[str, Any]]:
     """Make a chunk's clips and return their entries for the record. Depends on the arguments alone."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _make_chunk(chunk, out, recipe)
+        return _make_chunk(chunk, out, recipe, pictures)
     finally:
         torch.set_num_threads(threads)
 
 
-def _make_chunk(chunk: Chunk, out: Path, recipe: Recipe) -> list[dict[str, Any]]:
+def _make_chunk(chunk: Chunk, out: Path, recipe: Recipe, pictures: Pictures) -> list[dict[str, Any]]:
     entries: dict[str, dict[str, Any]] = {}
     tries: Counter[str] = Counter()
     # One for all classes and tries, so that what is blocked more often, as large moves are, does not become rarer;
@@ -246,7 +253,7 @@ def _make_chunk(chunk: Chunk, out: Path, recipe: Recipe) -> list[dict[str, Any]]
         missing = [label for label in chunk.labels if label not in entries]
         if not missing:
             break
-        with _open_place(chunk, place, recipe) as camera:
+        with _open_place(chunk, place, recipe, pictures) as camera:
             for label in missing:
                 for _ in range(_TRIES):
                     seed = _seed(chunk, recipe, list(CLASSES).index(label), tries[label])
@@ -301,7 +308,7 @@ def _try(
 
 
 @contextlib.contextmanager
-def _open_place(chunk: Chunk, place: int, recipe: Recipe) -> Iterator[_Camera]:
+def _open_place(chunk: Chunk, place: int, recipe: Recipe, pictures: Pictures) -> Iterator[_Camera]:
     """A level, or a handful of photographs, and what films there."""
     rng = np.random.default_rng(_seed(chunk, recipe, len(CLASSES) + place))
     if chunk.world == "doom":
@@ -310,7 +317,7 @@ def _open_place(chunk: Chunk, place: int, recipe: Recipe) -> Iterator[_Camera]:
         with doom.open_level(wad, name, int(rng.integers(1 << 31))) as level:
             yield lambda path, rng: doom.film(level, path, FRAMES, SIZE, rng)
     else:
-        found = photos.find_photos(chunk.split, Path(recipe.photos) if recipe.photos else None)
+        found = pictures[chunk.split]
         chosen = rng.choice(len(found), min(_PHOTOS, len(found)), replace=False)
         loaded = [photos.load_photo(found[i]) for i in chosen]
         names = {"photographs": [found[i].name for i in chosen]}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,6 +122,21 @@ def _of_folder(folder: Path, split: str) -> list[Path]:
     if not found:
         raise InputError(f"{folder}: expected photographs, found no picture")
     return [path for path in found if split_of_name(path.relative_to(folder).as_posix()) == split]
+
+
+def usable(paths: Sequence[Path]) -> list[Path]:
+    """Those of the pictures that `load_photo` can load. Warns once of the others: one bad file among hundreds must not
+    end a long run in its middle."""
+    found, left_out = [], []
+    for path in paths:
+        try:
+            load_photo(path)
+            found.append(path)
+        except InputError as error:
+            left_out.append(str(error))
+    if left_out:
+        warnings.warn(f"{len(left_out)} of {len(paths)} photographs left out, the first: {left_out[0]}", stacklevel=3)
+    return found
 
 
 def split_of_name(name: str) -> str:
