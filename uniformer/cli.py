@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn, TextIO
 
 from uniformer import __version__
 from uniformer.commands import (
@@ -81,11 +81,18 @@ def _warnings_in_one_line() -> Iterator[None]:
     """What the package itself warns of is for users: a line without a place in the code. Others' stay as they are."""
     others, here = warnings.showwarning, os.path.dirname(__file__) + os.sep
 
-    def show(message: Warning | str, category: type[Warning], filename: str, *place: Any) -> None:
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         if category is UserWarning and filename.startswith(here):
             print(f"uniformer: warning: {message}", file=sys.stderr)
         else:
-            others(message, category, filename, *place)
+            others(message, category, filename, lineno, file, line)
 
     warnings.showwarning = show
     try:
