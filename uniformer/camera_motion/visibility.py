@@ -52,7 +52,7 @@ def visible_parallax(near: Array, path: CameraPath) -> Parallax | None:
     if not way.any():
         return None
     other, common = parallax(near, way, path.fov)
-    return Parallax(other, other / common)
+    return Parallax(other, other / max(common, 1e-9))
 
 
 def is_hidden(seen: Parallax | None) -> bool:
