@@ -34,7 +34,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from uniformer.camera_motion.classes import CLASSES
 from uniformer.camera_motion.make import RECORD
 
 # What is measured from frame to frame: a robust affine motion, and the medians over all points.
@@ -187,7 +186,7 @@ def main() -> None:
     if not (args.data / RECORD).is_file():
         parser.error(f"{args.data}: expected what `uniformer data make camera-motion` wrote, found no {RECORD}")
     lines = map(json.loads, (args.data / RECORD).read_text("utf-8").splitlines())
-    there = [e for e in lines if e["class"] in CLASSES and (args.data / e["path"]).exists()]
+    there = [e for e in lines if (args.data / e["path"]).exists()]
     entries = [e for e in there if e["split"] == "train"][: args.train] + [e for e in there if e["split"] == "val"]
     with ProcessPoolExecutor(args.jobs, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         found = list(pool.map(motions, [args.data / e["path"] for e in entries], chunksize=8))

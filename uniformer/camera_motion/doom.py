@@ -25,13 +25,7 @@ from torch import Tensor
 
 from uniformer.camera_motion.geometry import Array, picture, rays, rotations, whole
 from uniformer.camera_motion.paths import PITCH, ROLL, YAW, CameraPath, X, Y, Z
-from uniformer.camera_motion.visibility import (
-    Parallax,
-    is_as_large,
-    is_hidden,
-    size_in_picture,
-    visible_parallax,
-)
+from uniformer.camera_motion.visibility import Parallax, is_as_large, is_hidden, size_in_picture, visible_parallax
 from uniformer.errors import MissingExtra
 
 _FREEDOOM1 = tuple(f"E{episode}M{level}" for episode in range(1, 5) for level in range(1, 10))
@@ -133,20 +127,6 @@ class Level:
     def depth(self) -> Array:
         """(H, W) distances along the optical axis in game units, to 1,261."""
         return _DEPTH_FIRST + _DEPTH_STEP * np.asarray(self.game.get_state().depth_buffer, float)
-
-    def depth_within(self, fov: float) -> Array:
-        """(h, w) the part of it that a lens of this many degrees sees, of every fourth point."""
-        depth = self.depth()
-        h, w = depth.shape
-        share = float(np.tan(np.radians(fov) / 2) / np.tan(np.radians(_WIDE) / 2))
-        top, left = (int(side * (1 - share) / 2) for side in (h, w))
-        return depth[top : h - top : 4, left : w - left : 4]
-
-    def is_covered(self) -> bool:
-        """Whether something before the lens, an explosion or a wall, hides much of the view."""
-        depth = self.depth()
-        h, w = depth.shape
-        return float((depth[h // 5 : -h // 5, w // 5 : -w // 5] < 37).mean()) > 0.12
 
     def screen(self) -> Tensor:
         """uint8 (H, W, 3)."""
@@ -250,7 +230,7 @@ def film(level: Level, path: CameraPath, frames: int, size: tuple[int, int], rng
         scale = scale or typical
         way = _Way(path, poses, facing, scale, shutter, fires)
         level.rise(height + float(poses[0, Y] - poses[:, Y].min()) * scale / _STRETCH)  # room to go down
-        parallax = visible_parallax(scale / level.depth_within(path.fov), path)
+        parallax = visible_parallax(scale / _within(level.depth(), path.fov), path)
         flight = None if is_hidden(parallax) else _fly(level, way)
         if flight is None:
             return None
@@ -271,12 +251,13 @@ def _fly(level: Level, way: _Way) -> _Flight | None:
         ahead = aim + np.array([0, 0, late[i]])
         fires = way.fires and i % 8 < 4
         level.move(ahead, way.facing - wanted[i, YAW], wanted[i, PITCH], tics=tics, fires=fires)
-        if np.abs(level.eyes - aim).max() > 0.02 * way.scale + 2 or level.is_covered():
+        depth = level.depth()
+        if np.abs(level.eyes - aim).max() > 0.02 * way.scale + 2 or _is_covered(depth):
             return None
         screens.append(level.screen())
         eyes.append(level.eyes)
         looks.append(level.looks)
-        near.append(way.scale / level.depth_within(way.path.fov))
+        near.append(way.scale / _within(depth, way.path.fov))
     angle, up = np.array(looks).T
     return _Flight(screens, np.array(eyes), way.facing - angle, up, np.array(near), start)
 
@@ -310,6 +291,20 @@ def _push(way: Array, velocity: Array, tics: int) -> Array:
     push: Array = (way - gone_by_velocity * velocity) / gone_by_push
     limited: Array = push * min(1.0, _THRUST / max(float(np.hypot(*push)), 1e-9))
     return limited
+
+
+def _within(depth: Array, fov: float) -> Array:
+    """(h, w) the part of (H, W) distances that a lens of this many degrees sees, of every fourth point."""
+    h, w = depth.shape
+    share = float(np.tan(np.radians(fov) / 2) / np.tan(np.radians(_WIDE) / 2))
+    top, left = (int(side * (1 - share) / 2) for side in (h, w))
+    return depth[top : h - top : 4, left : w - left : 4]
+
+
+def _is_covered(depth: Array) -> bool:
+    """Whether something before the lens, an explosion or a wall, hides much of the view."""
+    h, w = depth.shape
+    return float((depth[h // 5 : -h // 5, w // 5 : -w // 5] < 37).mean()) > 0.12
 
 
 def _median_distance(depth: Array) -> float | None:

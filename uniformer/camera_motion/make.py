@@ -18,12 +18,7 @@ from torch import Tensor
 
 from uniformer.camera_motion import doom, photos
 from uniformer.camera_motion.classes import CLASSES
-from uniformer.camera_motion.footage import (
-    FPS,
-    as_footage,
-    level_light,
-    write_clip,
-)
+from uniformer.camera_motion.footage import FPS, as_footage, level_light, write_clip
 from uniformer.camera_motion.geometry import Array
 from uniformer.camera_motion.paths import AXES, CameraPath, draw_path
 from uniformer.camera_motion.visibility import shows_something

@@ -32,13 +32,7 @@ from uniformer.camera_motion.geometry import (
     window_of,
 )
 from uniformer.camera_motion.paths import PITCH, ROLL, YAW, CameraPath, X, Y
-from uniformer.camera_motion.visibility import (
-    Parallax,
-    is_as_large,
-    is_hidden,
-    size_in_picture,
-    visible_parallax,
-)
+from uniformer.camera_motion.visibility import Parallax, is_as_large, is_hidden, size_in_picture, visible_parallax
 from uniformer.data.foreground import inside_blob
 from uniformer.data.frames import IMAGE_SUFFIXES
 from uniformer.errors import InputError, MissingExtra

@@ -13,12 +13,16 @@ from uniformer.model import UniFormer
 from uniformer.ops import attention_plain
 
 
-class PlainMHRA(GlobalMHRA):
-    """The whole affinity is formed, as in Eq. 3."""
+class _TakenOver(nn.Module):
+    """Has the parts of another module, which is of no use afterwards."""
 
-    def __init__(self, mhra: GlobalMHRA):
+    def __init__(self, module: nn.Module):
         nn.Module.__init__(self)
-        vars(self).update(vars(mhra))
+        vars(self).update(vars(module))
+
+
+class PlainMHRA(_TakenOver, GlobalMHRA):
+    """The whole affinity is formed, as in Eq. 3."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self._merge(attention_plain(*self._heads(tokens)))
@@ -29,23 +33,15 @@ class PlainMHRA(GlobalMHRA):
         return self._merge(affinity @ v), affinity.mean(dim=1)[:, 0, 1:]
 
 
-class PlainPatchEmbed(PatchEmbed):
+class PlainPatchEmbed(_TakenOver, PatchEmbed):
     """Its map lies in memory as (B, C, *grid)."""
-
-    def __init__(self, embed: PatchEmbed):
-        nn.Module.__init__(self)
-        vars(self).update(vars(embed))
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).contiguous()
 
 
-class PlainOverlapEmbed(OverlapEmbed):
+class PlainOverlapEmbed(_TakenOver, OverlapEmbed):
     """Its maps lie in memory as its input does."""
-
-    def __init__(self, embed: OverlapEmbed):
-        nn.Module.__init__(self)
-        vars(self).update(vars(embed))
 
     def _laid_out(self, x: Tensor) -> Tensor:
         return x
