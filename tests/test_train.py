@@ -95,10 +95,11 @@ def test_accumulated_passes_make_the_same_step(tmp_path, sets):
     assert losses(tmp_path / "1") == pytest.approx(losses(tmp_path / "2"), rel=1e-4)
 
 
-@pytest.mark.parametrize("moment", [1, 5])
-def test_a_signal_ends_the_run_after_its_step_and_the_same_call_goes_on(tmp_path, sets, moment):
+@pytest.mark.parametrize(("moment", "optimizer"), [(1, "adamw"), (5, "adamw"), (5, "muon")])
+def test_a_signal_ends_the_run_after_its_step_and_the_same_call_goes_on(tmp_path, sets, moment, optimizer):
     """Bit for bit: also what is drawn for drop path, mixing and augmentation, the averages, the rates, the log."""
-    chosen = recipe({"model": {"drop_path": 0.2}, "ema": {"decay": 0.9}, "schedule": {"epochs": 3}})
+    changes = {"model": {"drop_path": 0.2}, "ema": {"decay": 0.9}, "schedule": {"epochs": 3}}
+    chosen = recipe({**changes, "optimizer": {"name": optimizer}})
     train(chosen, *sets, out=tmp_path / "whole", device="cpu")
     out = tmp_path / "cut"
 

@@ -85,8 +85,9 @@ class Loss(_Checked):
 
 @dataclass(frozen=True)
 class Optimizer(_Checked):
-    """AdamW. One-dimensional parameters and biases do not decay."""
+    """One-dimensional parameters and biases do not decay."""
 
+    name: Literal["adamw", "muon"] = "adamw"  #: muon: `training.muon`, at AdamW's rates or several times that
     lr: float = 1e-3  #: as written; `effective_lr` makes of it what the optimizer sees
     lr_batch: int = 1024  #: the batch that `lr` is meant for
     lr_rule: Literal["none", "batch", "nodes"] = "none"  #: nothing, times batch_size / lr_batch, times machines

@@ -12,7 +12,8 @@ from torch import nn
 from uniformer.config import did_you_mean
 from uniformer.errors import InputError
 from uniformer.model import UniFormer
-from uniformer.recipe import EffectiveLR, Schedule
+from uniformer.recipe import EffectiveLR, Optimizer, Schedule
+from uniformer.training.muon import Muon
 
 if TYPE_CHECKING:
     from timm.utils import ModelEmaV3
@@ -24,7 +25,7 @@ HEADS = ("head", "cls_head", "aux_head")  # "backbone" is everything else
 
 
 def parameter_groups(
-    model: UniFormer, *, weight_decay: float, lr: float, layer_decay: float | None = None
+    model: UniFormer, *, weight_decay: float, lr: float, layer_decay: float | None = None, matrices: bool = False
 ) -> list[dict[str, Any]]:
     """Groups for an optimizer ("params", "weight_decay", "lr", "lr_scale"), always in the same order, none frozen.
 
@@ -34,14 +35,15 @@ def parameter_groups(
     (1, C, 1, 1), did, by accident of the shape.
 
     With `layer_decay`, a layer learns at `layer_decay` times the rate of the next one; see `layer_of`. "lr_scale" is
-    that factor, for `set_learning_rate`.
+    that factor, for `set_learning_rate`. With `matrices`, the weights that mix channels are in groups of their own, in
+    which "matrix" is True: linear layers, pointwise convolutions and patch embeddings, but no classifier.
 
     Raises `InputError` when nothing is left to train, or `layer_decay` is not in (0, 1].
     """
     if layer_decay is not None and not 0 < layer_decay <= 1:
         raise InputError(f"expected layer_decay in (0, 1], got {layer_decay}")
     last = sum(model.config.depths) + 1
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    groups: dict[tuple[int, bool, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -49,7 +51,9 @@ def parameter_groups(
         layer = last if layer_decay is None else layer_of(name, model.config.depths)
         scale = 1.0 if layer_decay is None else layer_decay ** (last - layer)
         new = {"params": [], "weight_decay": weight_decay if decays else 0.0, "lr": lr * scale, "lr_scale": scale}
-        groups.setdefault((layer, decays), new)["params"].append(parameter)
+        if matrix := matrices and decays and min(parameter.shape[:2]) > 1 and name.split(".")[0] not in HEADS:
+            new["matrix"] = True
+        groups.setdefault((layer, decays, matrix), new)["params"].append(parameter)
     if not groups:
         raise InputError("expected a parameter to train, but all of them are frozen")
     return [groups[key] for key in sorted(groups)]
@@ -82,6 +86,15 @@ def adamw(
     groups = list(groups)
     fused = all(parameter.is_cuda for group in groups for parameter in group["params"])
     return torch.optim.AdamW(groups, betas=betas, eps=eps, fused=fused or None)
+
+
+def make_optimizer(model: UniFormer, options: Optimizer, lr: float) -> torch.optim.Optimizer:
+    """The optimizer that a recipe asks for, over all parameters that are not frozen."""
+    by_muon = options.name == "muon"
+    groups = parameter_groups(
+        model, weight_decay=options.weight_decay, lr=lr, layer_decay=options.layer_decay, matrices=by_muon
+    )
+    return (Muon if by_muon else adamw)(groups, betas=options.betas, eps=options.eps)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

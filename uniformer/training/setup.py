@@ -26,7 +26,7 @@ from uniformer.model import UniFormer
 from uniformer.recipe import EffectiveLR, Recipe, effective_lr, resolved
 from uniformer.training.log import Log
 from uniformer.training.objective import Objective, attend_in_float32, load_teacher, make_task
-from uniformer.training.optim import adamw, freeze, moving_average, parameter_groups, train_mode
+from uniformer.training.optim import freeze, make_optimizer, moving_average, train_mode
 from uniformer.training.state import Learner, check_same_run, load_state, save_state
 from uniformer.training.step import Run, lower_precision, moved, put_back
 
@@ -186,9 +186,7 @@ def build(
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     log.say(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {trained / 1e6:.2f} M to train")
 
-    options = recipe.optimizer
-    groups = parameter_groups(model, weight_decay=options.weight_decay, lr=rates.lr, layer_decay=options.layer_decay)
-    optimizer = adamw(groups, betas=options.betas, eps=options.eps)
+    optimizer = make_optimizer(model, recipe.optimizer, rates.lr)
     average = None if recipe.ema.decay is None else moving_average(model, recipe.ema.decay)
     objective = Objective(model, recipe.loss, load_teacher(recipe, world.device))
     scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "float16")
