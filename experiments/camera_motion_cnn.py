@@ -1,8 +1,8 @@
-"""A 3D CNN of as many multiply-adds as UniFormer-nano on the camera-motion benchmark: R(2+1)D-18 (arXiv:1711.11248) of
-narrow widths, trained by the same recipe, in the same loop, on the same clips, from the same seeds.
+"""3D CNNs of as many multiply-adds as UniFormer-nano on the camera-motion benchmark: R3D-18 and R(2+1)D-18 of narrow
+widths (arXiv:1711.11248), trained by the same recipe, in the same loop, on the same clips, from the same seeds.
 
     OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node 2 experiments/camera_motion_cnn.py \
-        --train RUN --network cnn data.train=MANIFEST data.val=MANIFEST data.workers=1 seed=0     # again: goes on
+        --train RUN --network r3d data.train=MANIFEST data.val=MANIFEST data.workers=1 seed=0     # again: goes on
     python experiments/camera_motion_cnn.py --test RUN [RUN ...] --data DATA
     python experiments/camera_motion_cnn.py --summarize RUN [RUN ...]
 
@@ -25,7 +25,7 @@ from dataclasses import replace
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import camera_motion
 import common
@@ -33,7 +33,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D
+from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, Conv3DSimple
 
 from uniformer.commands.train import open_data
 from uniformer.config import Config
@@ -50,10 +50,22 @@ from uniformer.training.state import load_state
 
 RECIPE = "uniformer_nano_camera_motion"
 UNIFORMER = "uniformer"
-#: The CNNs, by the strides of their stem in time, height and width.
-STEMS = {
-    "cnn": (2, 4, 4),  # as UniFormer's own, so that the first stage has the same grid
-    "cnn_fine": (1, 2, 2),  # R(2+1)D's: four to eight times the places, which leaves a third of the channels
+
+
+class Kind(NamedTuple):
+    """What tells one CNN from another."""
+
+    title: str
+    stem: Grid  #: strides of its stem in time, height and width
+    whole: bool  #: 3x3x3 convolutions instead of spatial and temporal ones in turn
+
+
+#: With a stem of (2, 4, 4) the first stage has the grid of UniFormer's; that of (1, 2, 2) is the original's: four to
+#: eight times the places, which leaves a third of the channels.
+CNNS = {
+    "r3d": Kind("R3D-18", (2, 4, 4), True),
+    "r2plus1d": Kind("R(2+1)D-18", (2, 4, 4), False),
+    "r2plus1d_fine": Kind("R(2+1)D-18", (1, 2, 2), False),
 }
 TEST = "test.json"  # in a run's folder
 TOLERANCE = 0.03  # between multiply-adds that count as equal
@@ -62,30 +74,23 @@ ROUNDS = 5
 
 
 class ConvNet(nn.Module):
-    """R(2+1)D-18: a stem, four stages of two residual blocks of spatial and temporal convolutions, mean, classifier.
+    """R3D-18 or R(2+1)D-18: a stem, four stages of two residual blocks, mean, classifier.
 
     Args:
         config: what the loop asks of a network; the input and the classes of the UniFormer that it is held against.
         dims: widths of the four stages.
-        stem: the strides of the stem in time, height and width. Each later stage halves all three.
+        kind: which of them. Each stage after the first halves time, height and width.
     """
 
-    def __init__(self, config: Config, dims: Sequence[int], stem: Grid):
+    def __init__(self, config: Config, dims: Sequence[int], kind: Kind):
         super().__init__()
         self.config = config
-        middle = max(45 * dims[0] // 64, 1)  # 45 of 64 in the original
-        self.stem = nn.Sequential(
-            nn.Conv3d(config.in_chans, middle, (1, 7, 7), (1, *stem[1:]), (0, 3, 3), bias=False),
-            nn.BatchNorm3d(middle),
-            nn.ReLU(inplace=True),
-            nn.Conv3d(middle, dims[0], (3, 1, 1), (stem[0], 1, 1), (1, 0, 0), bias=False),
-            nn.BatchNorm3d(dims[0]),
-            nn.ReLU(inplace=True),
-        )
-        blocks: list[nn.Module] = [BasicBlock(dims[0], dims[0], Conv2Plus1D) for _ in range(2)]
+        self.stem = _whole_stem(config, dims[0], kind) if kind.whole else _divided_stem(config, dims[0], kind)
+        conv = Conv3DSimple if kind.whole else Conv2Plus1D
+        blocks: list[nn.Module] = [BasicBlock(dims[0], dims[0], conv) for _ in range(2)]
         for before, width in pairwise(dims):
             shortcut = nn.Sequential(nn.Conv3d(before, width, 1, stride=2, bias=False), nn.BatchNorm3d(width))
-            blocks += [BasicBlock(before, width, Conv2Plus1D, 2, shortcut), BasicBlock(width, width, Conv2Plus1D)]
+            blocks += [BasicBlock(before, width, conv, 2, shortcut), BasicBlock(width, width, conv)]
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(dims[-1], config.num_classes)
         for m in self.modules():  # as torchvision's
@@ -99,6 +104,23 @@ class ConvNet(nn.Module):
         return self.head(self.blocks(self.stem(x)).mean(dim=(2, 3, 4)))
 
 
+def _whole_stem(config: Config, width: int, kind: Kind) -> nn.Module:
+    conv = nn.Conv3d(config.in_chans, width, (3, 7, 7), kind.stem, (1, 3, 3), bias=False)
+    return nn.Sequential(conv, nn.BatchNorm3d(width), nn.ReLU(inplace=True))
+
+
+def _divided_stem(config: Config, width: int, kind: Kind) -> nn.Module:
+    middle = max(45 * width // 64, 1)  # 45 of 64 in the original
+    return nn.Sequential(
+        nn.Conv3d(config.in_chans, middle, (1, 7, 7), (1, *kind.stem[1:]), (0, 3, 3), bias=False),
+        nn.BatchNorm3d(middle),
+        nn.ReLU(inplace=True),
+        nn.Conv3d(middle, width, (3, 1, 1), (kind.stem[0], 1, 1), (1, 0, 0), bias=False),
+        nn.BatchNorm3d(width),
+        nn.ReLU(inplace=True),
+    )
+
+
 # ---- which network ---------------------------------------------------------------------------------------------------
 
 
@@ -107,20 +129,21 @@ def recipe_of(network: str, settings: Sequence[str]) -> Recipe:
     recipe = load_recipe(RECIPE, settings)
     if network == UNIFORMER:
         return recipe
-    dims = equal_dims(recipe.model, _clip(recipe), STEMS[network])
-    return replace(recipe, name=network, title=f"R(2+1)D-18 of widths {', '.join(map(str, dims))}, camera motion")
+    dims = equal_dims(recipe.model, _clip(recipe), CNNS[network])
+    title = f"{CNNS[network].title} of widths {', '.join(map(str, dims))}, camera motion"
+    return replace(recipe, name=network, title=title)
 
 
 def network_of(recipe: Recipe) -> Network:
     """What makes the network of a run. The name of its recipe tells which it is."""
-    if recipe.name not in STEMS:
+    if recipe.name not in CNNS:
         return UniFormer
-    stem = STEMS[recipe.name]
-    return partial(ConvNet, dims=equal_dims(recipe.model, _clip(recipe), stem), stem=stem)
+    kind = CNNS[recipe.name]
+    return partial(ConvNet, dims=equal_dims(recipe.model, _clip(recipe), kind), kind=kind)
 
 
 @cache
-def equal_dims(config: Config, clip: Grid, stem: Grid) -> tuple[int, ...]:
+def equal_dims(config: Config, clip: Grid, kind: Kind) -> tuple[int, ...]:
     """Widths at which the CNN costs as many multiply-adds as the UniFormer of `config` on a clip (T, H, W).
 
     One after the other, each is as large as it can be if the following ones are to be twice as large each.
@@ -130,7 +153,7 @@ def equal_dims(config: Config, clip: Grid, stem: Grid) -> tuple[int, ...]:
 
     def cost(*widths: int) -> int:
         following = [widths[-1] * 2**k for k in range(1, 5 - len(widths))]
-        return macs(partial(ConvNet, dims=(*widths, *following), stem=stem), config, clip)
+        return macs(partial(ConvNet, dims=(*widths, *following), kind=kind), config, clip)
 
     for _ in range(4):
         some = range(2 * dims[-1], 2 * dims[-1] + 16) if dims else range(1, 128)
@@ -273,7 +296,7 @@ def main() -> int:
     what.add_argument("--test", metavar="RUN", type=Path, nargs="+")
     what.add_argument("--summarize", metavar="RUN", type=Path, nargs="+")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=f"change a setting of the recipe {RECIPE}")
-    parser.add_argument("--network", choices=(UNIFORMER, *STEMS), default="cnn")
+    parser.add_argument("--network", choices=(UNIFORMER, *CNNS), default="r3d")
     parser.add_argument("--data", type=Path, help="the benchmark's folder, whose test split is shown to the network")
     args = parser.parse_args()
     if args.test and args.data is None:

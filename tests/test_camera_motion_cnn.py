@@ -49,7 +49,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(experiment: ModuleType, data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A finished run of each network, tested."""
     parts = (f"data.train={data / 'train.manifest'}", f"data.val={data / 'train.manifest'}")
-    folders = {name: tmp_path_factory.mktemp("runs") / name for name in ("cnn_fine", "uniformer")}
+    folders = {name: tmp_path_factory.mktemp("runs") / name for name in ("r3d", "uniformer")}
     for name, folder in folders.items():
         assert experiment.run_training(name, (*SETTINGS, *parts), folder).stopped_by is None
         experiment.measure(folder, data)
@@ -59,13 +59,21 @@ def runs(experiment: ModuleType, data: Path, tmp_path_factory: pytest.TempPathFa
 def test_the_cnn_costs_as_many_multiply_adds_as_the_uniformer(experiment: ModuleType, runs: dict[str, Path]) -> None:
     found = {name: json.loads((run / "test.json").read_text())["macs"] for name, run in runs.items()}
     assert found["uniformer"] == count_macs(experiment.recipe_of("uniformer", SMALL).model, (8, 32, 32))
-    assert abs(found["cnn_fine"] / found["uniformer"] - 1) < 0.03
+    assert abs(found["r3d"] / found["uniformer"] - 1) < 0.03
+
+
+def test_every_cnn_costs_as_many_at_the_recipes_size(experiment: ModuleType) -> None:
+    recipe = experiment.recipe_of("uniformer", ())
+    target = count_macs(recipe.model, (8, 96, 96))
+    for name in experiment.CNNS:
+        network = experiment.network_of(experiment.recipe_of(name, ()))
+        assert abs(experiment.macs(network, recipe.model, (8, 96, 96)) / target - 1) < 0.03
 
 
 def test_both_networks_train_and_are_tested_alike(runs: dict[str, Path]) -> None:
     for name, run in runs.items():
         facts = json.loads((run / "test.json").read_text())
-        assert facts["network"] == ("cnn_fine" if name == "cnn_fine" else "uniformer_nano_camera_motion")
+        assert facts["network"] == ("r3d" if name == "r3d" else "uniformer_nano_camera_motion")
         assert [v["epoch"] for v in facts["validation"]] == [1, 2]
         assert all(0 <= v[score] <= 1 for v in facts["validation"] for score in ("val_top1", "ema_top1"))
         assert list(facts["percent"]) == FORMS
@@ -79,35 +87,35 @@ def is_parameter(key: str) -> bool:
 
 
 def test_files_of_the_cnn_do_not_pass_for_a_uniformer(runs: dict[str, Path]) -> None:
-    with safe_open(runs["cnn_fine"] / "model.safetensors", "pt") as file:
+    with safe_open(runs["r3d"] / "model.safetensors", "pt") as file:
         assert not file.metadata()
     with refused("keys are not of a model"):
-        Predictor(runs["cnn_fine"] / "model.safetensors")
+        Predictor(runs["r3d"] / "model.safetensors")
 
 
 def test_the_same_call_goes_on(experiment: ModuleType, runs: dict[str, Path], data: Path) -> None:
-    run = runs["cnn_fine"]
+    run = runs["r3d"]
     parts = (f"data.train={data / 'train.manifest'}", f"data.val={data / 'train.manifest'}")
     before = load_file(run / "average.safetensors")
-    experiment.run_training("cnn_fine", (*SETTINGS, *parts), run)
+    experiment.run_training("r3d", (*SETTINGS, *parts), run)
     assert same(load_file(run / "average.safetensors"), before)
-    with refused("other settings .name: cnn_fine there, uniformer_nano_camera_motion here"):
+    with refused("other settings .name: r3d there, uniformer_nano_camera_motion here"):
         experiment.run_training("uniformer", (*SETTINGS, *parts), run)
 
 
 def test_a_table_of_several_runs(experiment: ModuleType, runs: dict[str, Path], tmp_path: Path) -> None:
     table = experiment.summary(list(runs.values())).splitlines()
-    assert [line.split("|")[1].strip() for line in table[2:]] == ["cnn_fine", "uniformer_nano_camera_motion"]
+    assert [line.split("|")[1].strip() for line in table[2:]] == ["r3d", "uniformer_nano_camera_motion"]
     other = tmp_path / "other"
     other.mkdir()
-    (other / "test.json").write_text((runs["cnn_fine"] / "test.json").read_text())
-    recipe = (runs["cnn_fine"] / "recipe.toml").read_text()
+    (other / "test.json").write_text((runs["r3d"] / "test.json").read_text())
+    recipe = (runs["r3d"] / "recipe.toml").read_text()
     changed = re.sub(r"\blr = [\d.e-]+", "lr = 0.0003", recipe).replace("seed = 0", "seed = 1")
     (other / "recipe.toml").write_text(changed)
     with refused("differ by their seeds alone"):
-        experiment.summary([runs["cnn_fine"], other])
+        experiment.summary([runs["r3d"], other])
     with refused("different seeds"):
-        experiment.summary([runs["cnn_fine"], runs["cnn_fine"]])
+        experiment.summary([runs["r3d"], runs["r3d"]])
     with refused("found no test.json"):
         experiment.summary([tmp_path])
 
