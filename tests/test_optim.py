@@ -9,12 +9,14 @@ from timm.scheduler import CosineLRScheduler
 
 from uniformer import create_model
 from uniformer.errors import InputError
-from uniformer.recipe import EffectiveLR, Schedule
+from uniformer.recipe import EffectiveLR, Optimizer, Schedule
+from uniformer.training.muon import Muon
 from uniformer.training.optim import (
     adamw,
     freeze,
     layer_of,
     learning_rate,
+    make_optimizer,
     moving_average,
     parameter_groups,
     set_learning_rate,
@@ -108,6 +110,39 @@ def test_the_optimizer_steps_as_torchs_adamw_with_decay_where_it_should(light):
     adamw(parameter_groups(light, weight_decay=0.1, lr=0.01)).step()
     torch.testing.assert_close(light.head.weight.detach(), before * (1 - 0.1 * 0.01))
     assert (light.head.bias == 1).all()
+
+
+def test_under_muon_what_is_no_matrix_steps_as_torchs_adamw(light):
+    twin = copy.deepcopy(light)
+    ours = Muon(parameter_groups(light, weight_decay=0.1, lr=0.01), betas=(0.9, 0.99), eps=1e-7)
+    theirs = adamw(parameter_groups(twin, weight_decay=0.1, lr=0.01), betas=(0.9, 0.99), eps=1e-7)
+    for seed in range(3):
+        for network, optimizer in ((light, ours), (twin, theirs)):
+            x = torch.randn(2, 3, 2, 32, 32, generator=torch.Generator().manual_seed(seed))
+            network.zero_grad()
+            network(x).square().mean().backward()
+            optimizer.step()
+    for a, b in zip(light.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=0, rtol=0)
+
+
+def test_muon_takes_what_mixes_channels_as_matrices(light):
+    optimizer = make_optimizer(light, Optimizer(name="muon", weight_decay=0.05), 1e-3)
+    named = {id(p): name for name, p in light.named_parameters()}
+    of = {named[id(p)]: group for group in optimizer.param_groups for p in group["params"]}
+    assert of.keys() == set(named.values())
+    matrices = {name for name, group in of.items() if group["matrix"]}
+    assert {
+        "stages.0.embed.conv1.weight",
+        "stages.0.blocks.0.mhra.value.weight",
+        "stages.0.blocks.0.ffn.fc1.weight",
+        "stages.1.embed.proj.weight",
+        "stages.2.blocks.0.mhra.qkv.weight",
+        "cls_proj.weight",
+    } <= matrices
+    others = {"head.weight", "cls_head.weight", "cls_token", "stages.0.blocks.0.pos_embed.weight", "norm.weight"}
+    assert not (others | {"stages.0.blocks.0.mhra.affinity.weight", "stages.0.blocks.0.scale1"}) & matrices
+    assert all(of[name]["weight_decay"] == 0.05 for name in matrices)
 
 
 # --- freezing ----------------------------------------------------------------------------------------
