@@ -18,6 +18,7 @@ WHOLE = (
     ("inference.py", "--threads", "1"),
     ("inference.py", "small_video 16x224", "small 224", "--neighbour"),
     ("peers.py",),
+    ("reading.py",),
     ("reading.py", "--clips", "10000"),
     ("evaluation.py", "--clips", "10", "100", "--processes", "1", "2"),
     ("start.py",),

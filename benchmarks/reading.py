@@ -1,6 +1,7 @@
 """Reading a clip: our sampling against decoding the whole file, and memory over thousands of clips.
 
-    python benchmarks/reading.py [--clips 10000]
+    python benchmarks/reading.py
+    python benchmarks/reading.py --clips 10000    # memory alone
 
 "Whole file" decodes all frames by PyAV to RGB, as the reference's loaders do, and takes the wanted ones; both then make
 the views in the same way. One thread each: a worker of a data loader.
@@ -83,15 +84,31 @@ def flat_memory(path: Path, clips: int) -> list[tuple[int, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--clips", type=int, default=0, help="also: memory over this many clips")
+    parser.add_argument("--clips", type=int, default=0, help="instead: memory over this many clips")
     args = parser.parse_args()
-    under, rows, lines = machine.conditions(rounds=args.rounds, threads=1), {}, []
+    if args.clips:
+        keep_memory(args.clips)
+    else:
+        keep_times(args.rounds)
+
+
+def keep_memory(clips: int) -> None:
+    under, (width, height, fps) = machine.conditions(clips=clips), FILES["340x256"]
+    with tempfile.TemporaryDirectory() as folder:
+        points = flat_memory(write_film(Path(folder, "film.mp4"), width, height, fps=fps), clips)
+    text = "A process that reads clips of a 340x256 film, one after the other.\n\n"
+    text += machine.markdown(("clips read", "MB"), [(f"{n:,}", f"{mb:.0f}") for n, mb in points])
+    machine.keep("reading-memory", under, points, text)
+
+
+def keep_times(rounds: int) -> None:
+    under, rows, lines = machine.conditions(rounds=rounds, threads=1), {}, []
     with tempfile.TemporaryDirectory() as folder:
         for size, (width, height, fps) in FILES.items():
             path = write_film(Path(folder, f"{size}.mp4"), width, height, fps=fps)
             for case in CASES:
                 pair = [Contender(kind.__name__, kind, (str(path), case)) for kind in (whole, sampled)]
-                all_of_it, ours = finished(compare(pair, rounds=args.rounds, threads=1))
+                all_of_it, ours = finished(compare(pair, rounds=rounds, threads=1))
                 rows[f"{size}, {case}"] = [all_of_it.row(), ours.row()]
                 lines.append([
                     size, case, f"{1000 * all_of_it.median:.0f}", f"{1000 * ours.median:.0f}",
@@ -100,10 +117,6 @@ def main() -> None:
         text = machine.markdown(
             ("file of 10 s", "clip", "whole file, ms", "ours, ms", "ratio", "MB", "ours, MB"), lines
         )
-        if args.clips:
-            points = rows["memory"] = flat_memory(Path(folder, "340x256.mp4"), args.clips)
-            text += "\nMemory of a process that reads clips one after the other:\n\n"
-            text += machine.markdown(("clips read", "MB"), [(f"{n:,}", f"{mb:.0f}") for n, mb in points])
     machine.keep("reading", under, rows, text)
 
 

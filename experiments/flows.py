@@ -34,6 +34,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from uniformer.camera_motion.classes import TWINS
 from uniformer.camera_motion.make import RECORD
 
 # What is measured from frame to frame: a robust affine motion, and the medians over all points.
@@ -63,15 +64,6 @@ BEGINNINGS = {
     "push_in_then_pull_out": (GROWTH, 1),
     "pull_out_then_push_in": (GROWTH, -1),
 }
-#: a turn or zoom, and the move that takes the picture the same way
-TWINS = (
-    ("pan_left", "truck_left"),
-    ("pan_right", "truck_right"),
-    ("tilt_up", "pedestal_up"),
-    ("tilt_down", "pedestal_down"),
-    ("zoom_in", "push_in"),
-    ("zoom_out", "pull_out"),
-)
 EVERY = 4  # points of the flow that are looked at, each way
 NEAR = 0.1  # of the width: points nearer to the middle say little of growth
 FITS = 4  # of an affine motion, each with less weight on what went another way in the one before

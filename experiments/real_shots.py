@@ -28,7 +28,7 @@ import numpy as np
 import real_paths
 from real_paths import Film, Scene
 
-from uniformer.camera_motion.classes import CLASSES
+from uniformer.camera_motion.classes import CLASSES, TWINS
 from uniformer.data.views import Views, load_views, open_clip
 from uniformer.errors import InputError
 from uniformer.predictor import IN_PACKAGE, Predictor, average_views
@@ -61,12 +61,9 @@ SOURCES: dict[str, str] = {
     "scikit-learn": "pip install scikit-learn",
 }
 
-#: Classes between which only parallax tells, and what they are called together.
-MERGED: dict[str, str] = {
-    **{f"{kind}_{side}": f"sideways_{side}" for kind in ("pan", "truck") for side in ("left", "right")},
-    **{f"{kind}_{side}": f"vertical_{side}" for kind in ("tilt", "pedestal") for side in ("up", "down")},
-    "push_in": "nearer", "zoom_in": "nearer", "pull_out": "farther", "zoom_out": "farther",
-}  # fmt: skip
+#: Twins, and what the two are called together.
+_TOGETHER = ("sideways_left", "sideways_right", "vertical_up", "vertical_down", "nearer", "farther")
+MERGED: dict[str, str] = {name: both for pair, both in zip(TWINS, _TOGETHER, strict=True) for name in pair}
 
 
 @dataclass(frozen=True)

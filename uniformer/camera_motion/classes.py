@@ -40,6 +40,16 @@ _OPPOSITES = (
 #: right shows what lies on the left in its middle, whichever end comes first.
 REVERSED: dict[str, str] = {name: name for name in CLASSES} | dict(_OPPOSITES) | {b: a for a, b in _OPPOSITES}
 
+#: (a turn or zoom, the move that takes the picture the same way): only parallax tells which of the two it is.
+TWINS = (
+    ("pan_left", "truck_left"),
+    ("pan_right", "truck_right"),
+    ("tilt_up", "pedestal_up"),
+    ("tilt_down", "pedestal_down"),
+    ("zoom_in", "push_in"),
+    ("zoom_out", "pull_out"),
+)
+
 #: class -> class of the mirrored clip (left and right exchanged).
 MIRRORED: dict[str, str] = {
     name: name.replace("left", "~").replace("right", "left").replace("~", "right") for name in CLASSES
