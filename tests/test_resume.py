@@ -94,7 +94,9 @@ def test_resume_does_not_touch_a_file_of_something_else(cli: Cli, media: Path, t
 def test_interrupted(media: Path, many: Path) -> None:
     paths = [str(many)] * 100  # enough that the signal comes long before the end
     command = [*COMMAND, "predict", *paths, "--checkpoint", str(media / "clips.safetensors"), "--format", "jsonl"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of tests in the background ignores it
     child = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    signal.signal(signal.SIGINT, before)
     assert child.stdout is not None
     child.stdout.readline()
     child.send_signal(signal.SIGINT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from uniformer.config import Config
 from uniformer.model import UniFormer
 from uniformer.ops import Grid
@@ -14,6 +16,13 @@ def count_macs(config: Config, size: Grid, *, norms: bool = False) -> int:
     adds 2 for each element of a batch norm and 5 of a layer norm: so counted fvcore, with which the authors printed
     their figures.
     """
+    products, of_norms = _counted(config, tuple(size))
+    return products + norms * of_norms
+
+
+@functools.lru_cache
+def _counted(config: Config, size: Grid) -> tuple[int, int]:
+    """Of convolutions and matrix products, and of norms."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -30,4 +39,4 @@ def count_macs(config: Config, size: Grid, *, norms: bool = False) -> int:
                 m.register_forward_hook(add)
         with FlopCounterMode(display=False) as counter:
             model(torch.empty(1, config.in_chans, *size))
-    return counter.get_total_flops() // 2 + norms * of_norms  # torch counts a multiply-add as two
+    return counter.get_total_flops() // 2, of_norms  # torch counts a multiply-add as two
