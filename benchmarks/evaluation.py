@@ -40,7 +40,12 @@ def main() -> None:
                 rows.append(row)
                 lines.append([processes, clips, f"{row['seconds']:.1f}", row["verdict"]])
     head = ("processes", "clips", "seconds, start included", "without start (of the first process)")
-    machine.keep("evaluation", under, rows, f"{args.arch}, one view a clip.\n\n{machine.markdown(head, lines)}")
+    machine.keep(
+        f"evaluation-{args.arch.removeprefix('uniformer_')}",
+        under,
+        rows,
+        f"{args.arch}, one view a clip.\n\n{machine.markdown(head, lines)}",
+    )
 
 
 def write_checkpoint(path: Path, arch: str) -> Path:
