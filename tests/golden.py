@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import gzip
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -18,7 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from uniformer.checkpoint import from_reference
 from uniformer.config import with_options
@@ -121,6 +124,42 @@ def run_with_features(model: UniFormer, run: Callable[[], Any]) -> tuple[Any, di
     finally:
         for hook in hooks:
             hook.remove()
+
+
+class ShiftedDepthwise(TorchFunctionMode):
+    """Computes depthwise convolutions in float64 as sums of shifted maps: the same numbers, a clip in half the time.
+
+    In float64 torch unfolds channel after channel, in which most of a clip's forward pass would go. Other data types
+    and other convolutions are left to torch. Not made for backward passes, which torch does better.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function in (F.conv2d, F.conv3d) and args[0].dtype == torch.float64 and _is_depthwise(*args, **kwargs):
+            return shifted_depthwise(*args[:2], args[2] if len(args) > 2 else kwargs.get("bias"))
+        return function(*args, **kwargs)
+
+
+def _is_depthwise(
+    x: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> bool:
+    """Whether a convolution is depthwise and keeps the grid."""
+    kernel = weight.shape[2:]
+    steps = [(n,) * len(kernel) if isinstance(n, int) else tuple(n) for n in (stride, padding, dilation)]
+    kept = [(1,) * len(kernel), tuple(n // 2 for n in kernel), (1,) * len(kernel)]
+    return groups == len(weight) == x.shape[1] > 1 and steps == kept
+
+
+def shifted_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (B, C, ...) by a filter per channel, weight (C, 1, k, ...) with k odd, zero-padded -> (B, C, ...)."""
+    kernel, grid = weight.shape[2:], x.shape[2:]
+    padded = F.pad(x.contiguous(), [n // 2 for n in reversed(kernel) for _ in range(2)])
+    by_channel = (-1, *[1] * len(kernel))
+    y = torch.zeros(x.shape, dtype=x.dtype) if bias is None else bias.view(by_channel).expand(x.shape).contiguous()
+    for tap in itertools.product(*map(range, kernel)):
+        seen = padded[(..., *(slice(first, first + size) for first, size in zip(tap, grid, strict=True)))]
+        y.addcmul_(seen, weight[(slice(None), 0, *tap)].view(by_channel))
+    return y
 
 
 @functools.cache

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.golden import (
     CASES,
     MANIFESTS,
+    ShiftedDepthwise,
     difference,
     digest,
     golden_input,
@@ -18,6 +19,7 @@ from tests.golden import (
     normals,
     reference_state,
     run_with_features,
+    shifted_depthwise,
 )
 from uniformer.checkpoint import from_reference, load_state, to_reference
 from uniformer.keys import reference_key
@@ -47,6 +49,32 @@ def check(case_id: str, outputs: dict[str, Tensor], features: dict[str, Tensor],
         assert difference(case_id, name, features[name]) <= (FLOAT64 if dtype == torch.float64 else tolerance), name
 
 
+@pytest.mark.parametrize("size", [(8, 9), (3, 8, 9)])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_sums_of_shifted_maps_are_depthwise_convolutions(size: tuple[int, ...], kernel: int) -> None:
+    """With what the parity in float64 is computed, against torch: the same there, and torch's own everywhere else."""
+    conv = nn.Conv2d if len(size) == 2 else nn.Conv3d
+    layer = conv(4, 4, kernel, padding=kernel // 2, groups=4, dtype=torch.float64)
+    others = [
+        conv(4, 4, kernel, padding=kernel // 2, dtype=torch.float64),
+        conv(4, 8, kernel, padding=kernel // 2, groups=4, dtype=torch.float64),
+        conv(4, 4, kernel, stride=2, padding=kernel // 2, groups=4, dtype=torch.float64),
+        conv(4, 4, kernel, padding=kernel // 2, groups=4),
+    ]
+    x = torch.randn(2, 4, *size, dtype=torch.float64)
+    with torch.no_grad():
+        for bias in (layer.bias, None):
+            layer.bias = bias
+            torchs, ours = layer(x), shifted_depthwise(x, layer.weight, bias)
+            torch.testing.assert_close(ours, torchs, rtol=1e-12, atol=1e-14)
+            with ShiftedDepthwise():
+                assert torch.equal(layer(x), ours)
+        for other in others:
+            torchs = other(x.to(other.weight.dtype))
+            with ShiftedDepthwise():
+                assert torch.equal(other(x.to(other.weight.dtype)), torchs)
+
+
 @pytest.mark.parametrize("case_id", FORWARD)
 def test_forward(case_id: str) -> None:
     case = CASES[case_id]
@@ -54,7 +82,7 @@ def test_forward(case_id: str) -> None:
     assert digest([x]) == case["input_sha256"]
     for dtype in (torch.float32, torch.float64):
         model, x = model.to(dtype), x.to(dtype)
-        with torch.no_grad():
+        with torch.no_grad(), ShiftedDepthwise():
             y, features = run_with_features(model, lambda: model(x))  # noqa: B023 - called at once
         check(case_id, named_outputs(case, y), features, dtype)
 
@@ -124,7 +152,7 @@ def test_inflation(case_id: str) -> None:
     assert inflated == {key for key, how, _ in case["inflation"] if how == "inflated"}
     for dtype in (torch.float32, torch.float64):
         model, x = model.to(dtype), golden_input(case).to(dtype)
-        with torch.no_grad():
+        with torch.no_grad(), ShiftedDepthwise():
             y, features = run_with_features(model, lambda: model(x))  # noqa: B023
         check(case_id, {"logits": y}, features, dtype)
 
