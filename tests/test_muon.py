@@ -73,6 +73,23 @@ def test_matrices_step_as_timms_muon(monkeypatch):
         assert a.ndim == 1 or (a - b).norm() < 1e-3 * (b - old).norm()
 
 
+def test_a_closure_is_called_for_the_gradients_and_its_loss_returned():
+    models = net(), net()
+    first, second = (Muon(matrices_and_rest(model, "matrix"), betas=(0.9, 0.99), eps=1e-8) for model in models)
+    backward(models[0], 0)
+    assert first.step() is None
+
+    def closure():
+        models[1].zero_grad()
+        loss = models[1](torch.randn(4, 4, 4, 5, 5, generator=torch.Generator().manual_seed(0))).square().mean()
+        loss.backward()
+        return loss
+
+    loss = second.step(closure)
+    assert loss.item() > 0
+    assert all(map(torch.equal, models[0].parameters(), models[1].parameters()))
+
+
 def test_its_state_goes_on_bit_for_bit(tmp_path):
     model, twin = net(), net()
     first = Muon(matrices_and_rest(model, "matrix"), betas=(0.9, 0.99), eps=1e-8)

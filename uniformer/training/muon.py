@@ -7,7 +7,7 @@ instructions for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -34,11 +34,17 @@ class Muon(torch.optim.Optimizer):
         super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "matrix": False, "betas": betas, "eps": eps})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step by the gradients as they are, or as `closure` makes them; returns what it returns, its loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             trained = [parameter for parameter in group["params"] if parameter.grad is not None]
             if trained:
                 (self._step_matrices if group["matrix"] else self._step_adamw)(trained, group)
+        return loss
 
     def _step_matrices(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         alike: dict[torch.Size, list[Tensor]] = {}
