@@ -52,8 +52,8 @@ def write_checkpoint(path: Path, arch: str) -> Path:
     import torch
 
     import uniformer
-    from uniformer.contract import Contract
-    from uniformer.zoo import default_input
+    from uniformer.checkpoints.contract import Contract
+    from uniformer.checkpoints.records import default_input
 
     torch.manual_seed(0)
     model = uniformer.create_model(arch, num_classes=2)

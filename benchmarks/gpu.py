@@ -103,7 +103,7 @@ def forward(arch: str, x: torch.Tensor, form: str) -> Callable[[], Any]:
 def step(arch: str, x: torch.Tensor, form: str) -> Callable[[], Any]:
     """Loss and gradients."""
     import uniformer
-    from uniformer.fast.convolutions import recall
+    from uniformer.speed.convolutions import recall
 
     model = uniformer.create_model(arch, num_classes=20).cuda().train()
     dtype = torch.float16 if form == "plain" else torch.bfloat16
@@ -165,7 +165,7 @@ def main() -> None:
 
 def measure_convolutions(arch: str, shape: tuple[int, ...], clips: int) -> None:
     import uniformer
-    from uniformer.fast.convolutions import measure_depthwise
+    from uniformer.speed.convolutions import measure_depthwise
 
     config = uniformer.create_model(arch).config
     measure_depthwise(config, shape, batch=clips, device=torch.device("cuda", 0), dtype=torch.bfloat16, say=print)

@@ -21,9 +21,9 @@ import numpy as np
 from alternate import Contender, Result, compare
 from networks import OURS, Built, Shape, gemm
 
-from uniformer.data.sources import open_source
-from uniformer.exported import METADATA, import_openvino
-from uniformer.predictor import IN_PACKAGE, Predictor
+from uniformer.datasets.open import open_source
+from uniformer.inference.predictor import IN_PACKAGE, Predictor
+from uniformer.speed.runtimes import METADATA, import_openvino
 
 NETWORKS = ("small_video 16x224", "xxs_video 16x160", "small 224")
 CALIBRATION = 200  # training clips of the model in the package
@@ -84,7 +84,7 @@ def measure(
 def exported(truth: str, path: str, shape: Shape, *, threads: int) -> Built:
     """A network in a file; how far its logits are off those of the float32 one, of the largest."""
     import uniformer
-    from uniformer.exported import open_exported
+    from uniformer.speed.runtimes import open_exported
 
     network = open_exported(path, threads=threads)
     x = np.random.default_rng(0).standard_normal((1, *shape), np.float32)
@@ -101,8 +101,8 @@ def write_random(stem: Path, arch: str, shape: Shape) -> dict[str, Path]:
     import torch
 
     import uniformer
-    from uniformer.contract import Contract
-    from uniformer.exporter import write_graph
+    from uniformer.checkpoints.contract import Contract
+    from uniformer.speed.export import write_graph
 
     torch.manual_seed(0)
     model = uniformer.create_model(arch).eval()
@@ -115,8 +115,8 @@ def write_random(stem: Path, arch: str, shape: Shape) -> dict[str, Path]:
 
 def of_the_package(folder: Path, data: Path, clips: int) -> tuple[dict[str, Path], Shape, dict[str, float]]:
     """Both forms of the model in the package, its input, and its accuracy in each on some test clips, in per cent."""
-    from uniformer.checkpoint import load_model
-    from uniformer.exporter import export
+    from uniformer.checkpoints.load import load_model
+    from uniformer.speed.export import export
 
     model, contract, _ = load_model(IN_PACKAGE)
     files = {form: folder / f"package-{form}.xml" for form in FORMS}

@@ -33,7 +33,7 @@ def ours(arch: str, shape: Shape, form: str, *, threads: int) -> Built:
     import torch
 
     import uniformer
-    from uniformer.fast.plain import plain
+    from uniformer.speed.plain import plain
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)

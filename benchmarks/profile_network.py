@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import uniformer
-from uniformer.fast.plain import plain
+from uniformer.speed.plain import plain
 
 
 def main() -> None:

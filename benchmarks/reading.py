@@ -35,7 +35,7 @@ def spec_of(case: str) -> Any:
 
 
 def sampled(path: str, case: str, *, threads: int) -> tuple[Callable[[], Any], dict[str, Any]]:
-    from uniformer.data.views import load_views
+    from uniformer.reading.views import load_views
 
     one_thread(threads)
     spec = spec_of(case)
@@ -46,8 +46,8 @@ def whole(path: str, case: str, *, threads: int) -> tuple[Callable[[], Any], dic
     import av
     import numpy as np
 
-    from uniformer.data.sampling import clip_indices
-    from uniformer.data.transforms import view_array
+    from uniformer.reading.sampling import clip_indices
+    from uniformer.reading.transforms import view_array
 
     one_thread(threads)
     spec = spec_of(case)
@@ -70,7 +70,7 @@ def one_thread(threads: int) -> None:
 
 def flat_memory(path: Path, clips: int) -> list[tuple[int, float]]:
     """(clips read, MB of the process) on the way."""
-    from uniformer.data.views import load_views
+    from uniformer.reading.views import load_views
 
     spec, points = spec_of("16 frames, every 4th"), []
     for number in range(clips + 1):

@@ -26,7 +26,7 @@ def step(arch: str, shape: tuple[int, ...], form: str, *, threads: int) -> tuple
     import torch
 
     import uniformer
-    from uniformer.fast.plain import plain
+    from uniformer.speed.plain import plain
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from uniformer.zoo import Checkpoint, get_checkpoint, list_checkpoints
+from uniformer.checkpoints.records import Checkpoint, get_checkpoint, list_checkpoints
 
 BEGIN = "<!-- tables: made by docs/make_model_zoo.py from uniformer/checkpoints.toml -->\n"
 END = "<!-- end of tables -->\n"

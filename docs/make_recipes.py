@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from uniformer.recipe import Recipe, effective_lr, load_recipe
-from uniformer.zoo import get_checkpoint, list_checkpoints
+from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
+from uniformer.training.recipe import Recipe, effective_lr, load_recipe
 
 BEGIN = "<!-- tables: made by docs/make_recipes.py from uniformer/recipes -->\n"
 END = "<!-- end of tables -->\n"

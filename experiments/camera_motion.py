@@ -23,11 +23,11 @@ from torch import Tensor
 
 from uniformer.camera_motion.classes import CLASSES, REVERSED
 from uniformer.config import InputSpec
-from uniformer.data.manifest import Manifest
-from uniformer.data.sources import open_source
+from uniformer.datasets.manifest import Manifest
+from uniformer.datasets.open import open_source
 from uniformer.errors import InputError
-from uniformer.evaluate import Reading, item_groups, read_groups
-from uniformer.predictor import IN_PACKAGE, Predictor
+from uniformer.evaluation.run import Reading, item_groups, read_groups
+from uniformer.inference.predictor import IN_PACKAGE, Predictor
 
 BATCH = 32
 AS_THEY_ARE, BACKWARDS = "as they are", "backwards"

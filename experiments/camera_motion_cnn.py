@@ -35,15 +35,15 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, Conv3DSimple
 
-from uniformer.commands.train import open_data
+from uniformer.cli.train import open_data
 from uniformer.config import Config
-from uniformer.data.sources import open_source
+from uniformer.datasets.open import open_source
 from uniformer.errors import InputError
-from uniformer.files import atomic_path
-from uniformer.model import UniFormer
-from uniformer.ops import Grid
-from uniformer.recipe import Optimizer, Recipe, load_recipe
-from uniformer.train import train
+from uniformer.network.model import UniFormer
+from uniformer.network.ops import Grid
+from uniformer.support.files import atomic_path
+from uniformer.training.loop import train
+from uniformer.training.recipe import Optimizer, Recipe, load_recipe
 from uniformer.training.result import AVERAGE, RESULT, Outcome
 from uniformer.training.setup import STATE, Network
 from uniformer.training.state import load_state

@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from uniformer.fast.choice import cpu_name
+from uniformer.speed.timings import cpu_name
 
 SIZE = 32  # pixels a side of pictures and of frames
 RECIPES = Path(__file__).parent / "recipes"

@@ -29,9 +29,9 @@ import real_paths
 from real_paths import Film, Scene
 
 from uniformer.camera_motion.classes import CLASSES, TWINS
-from uniformer.data.views import Views, load_views, open_clip
 from uniformer.errors import InputError
-from uniformer.predictor import IN_PACKAGE, Predictor, average_views
+from uniformer.inference.predictor import IN_PACKAGE, Predictor, average_views
+from uniformer.reading.views import Views, load_views, open_clip
 
 LIST = Path(__file__).with_name("real_shots.csv")
 HALVES = ("dev", "final")

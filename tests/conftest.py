@@ -13,7 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.command_line import Cli, Ended
-    from uniformer.data.manifest import Manifest
+    from uniformer.datasets.manifest import Manifest
     from uniformer.training.step import Run
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -39,7 +39,7 @@ def one_thread() -> Iterator[None]:
 def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
     """Run a command in this process, which spares importing torch each time."""
     from tests.command_line import Ended
-    from uniformer.cli import main
+    from uniformer.cli.main import main
 
     def run(*args: object) -> Ended:
         capfd.readouterr()
@@ -109,7 +109,7 @@ def sets(pictures: Path) -> tuple[Manifest, Manifest]:
 def prepared(tmp_path: Path, sets: tuple[Manifest, Manifest]) -> Iterator[Run]:
     """A run that is ready for its first step."""
     from tests.training_runs import recipe
-    from uniformer.distributed import World
+    from uniformer.support.distributed import World
     from uniformer.training.log import Log
     from uniformer.training.setup import prepare
 

@@ -12,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-PHOTOS = tuple(sorted(path.name for path in (files("uniformer") / "demo" / "photos").iterdir() if ".jpg" in path.name))
+PHOTOS = tuple(
+    sorted(path.name for path in (files("uniformer") / "assets" / "photos").iterdir() if ".jpg" in path.name)
+)
 SIZE = (128, 96)  # width and height
 
 Pixels = NDArray[np.uint8]
 
 
 def photo(number: int) -> Image.Image:
-    with Image.open(str(files("uniformer") / "demo" / "photos" / PHOTOS[number])) as image:
+    with Image.open(str(files("uniformer") / "assets" / "photos" / PHOTOS[number])) as image:
         return image.convert("RGB").resize((512, 384))
 
 

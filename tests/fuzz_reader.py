@@ -25,8 +25,8 @@ from pathlib import Path
 
 import odd_media
 
-from uniformer.data.video import open_video
 from uniformer.errors import InputError
+from uniformer.reading.video import open_video
 
 SECONDS = 10
 MEMORY = 2 << 30  # bytes, of the child at its largest

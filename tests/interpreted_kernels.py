@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from uniformer.depthwise import depthwise_plain
+from uniformer.speed.depthwise import depthwise_plain
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 LAST = torch.channels_last_3d
@@ -102,7 +102,7 @@ def other_ways(ours: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from uniformer import depthwise_triton as ours
+    from uniformer.speed import kernels as ours
 
     torch.set_num_threads(1)
     usual, results = ours.PROGRAMS, {}

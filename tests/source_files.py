@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from uniformer.data.manifest import Item, Manifest
+from uniformer.datasets.manifest import Item, Manifest
 from uniformer.errors import InputError
 
 

@@ -14,7 +14,8 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import InterpolationMode, resized_crop
 
 from uniformer.config import InputSpec
-from uniformer.data.augment import (
+from uniformer.errors import InputError
+from uniformer.reading.augment import (
     Box,
     augment_clip,
     augment_image,
@@ -22,8 +23,7 @@ from uniformer.data.augment import (
     draw_crop,
     draw_erased,
 )
-from uniformer.data.options import POLICIES, Augment
-from uniformer.errors import InputError
+from uniformer.reading.options import POLICIES, Augment
 
 SIZE = (48, 40)  # height and width differ, to tell them apart
 CLIP = InputSpec(

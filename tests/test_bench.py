@@ -14,12 +14,12 @@ from PIL import Image
 from tests.command_line import Cli, one_line
 from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
 from uniformer.config import Config
-from uniformer.data.manifest import Item, Manifest
-from uniformer.evaluate import evaluate
-from uniformer.fast.bench import REFERENCE, forms_here, measure
-from uniformer.fast.choice import NAME, Compute, best_at_hand, exported_path, remember, situation, view_size
-from uniformer.inference import situation_of, weights_of
-from uniformer.predictor import Predictor
+from uniformer.datasets.manifest import Item, Manifest
+from uniformer.evaluation.run import evaluate
+from uniformer.inference.networks import situation_of, weights_of
+from uniformer.inference.predictor import Predictor
+from uniformer.speed.bench import REFERENCE, forms_here, measure
+from uniformer.speed.timings import NAME, Compute, best_at_hand, exported_path, remember, situation, view_size
 
 SIZE = (3, 4, 64, 64)
 RUNTIME_AND_FAST: tuple[Compute, ...] = ("openvino", "fast")

@@ -33,8 +33,8 @@ from uniformer.camera_motion.visibility import (
     size_in_picture,
     visible_parallax,
 )
-from uniformer.data.flips import flip_sensitive
 from uniformer.errors import InputError
+from uniformer.sides import flip_sensitive
 
 if importlib.util.find_spec("skimage") is None:
     pytest.skip("needs scikit-image", allow_module_level=True)

@@ -18,8 +18,8 @@ from tests.tiny import refused, same
 from uniformer import count_macs
 from uniformer.camera_motion.classes import CLASSES, REVERSED
 from uniformer.camera_motion.make import make
-from uniformer.data.sources import open_source
-from uniformer.predictor import IN_PACKAGE, Predictor
+from uniformer.datasets.open import open_source
+from uniformer.inference.predictor import IN_PACKAGE, Predictor
 
 if importlib.util.find_spec("skimage") is None:
     pytest.skip("needs scikit-image", allow_module_level=True)

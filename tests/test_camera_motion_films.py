@@ -25,7 +25,7 @@ from uniformer.camera_motion.classes import CLASSES, TWINS
 from uniformer.camera_motion.geometry import rays, rotations
 from uniformer.camera_motion.make import FRAMES, SIZE, Chunk, Recipe, make, make_chunk
 from uniformer.camera_motion.visibility import Parallax
-from uniformer.data.sources import find_splits, open_source
+from uniformer.datasets.open import find_splits, open_source
 from uniformer.errors import InputError, MissingExtra
 
 if importlib.util.find_spec("skimage") is None:

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from tests.hub_server import serve
 from tests.tiny import CLIPS, IMAGES, refused, same, save_tiny, tiny_model
-from uniformer.checkpoint import load_checkpoint, to_reference
-from uniformer.data.classes import load_classes
-from uniformer.model import UniFormer
+from uniformer.checkpoints.load import load_checkpoint, to_reference
+from uniformer.labels import load_classes
+from uniformer.network.model import UniFormer
 
 State = dict[str, Tensor]
 

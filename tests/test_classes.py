@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from uniformer.data.classes import kinetics400_permutation, load_classes
 from uniformer.errors import InputError
+from uniformer.labels import kinetics400_permutation, load_classes
 
 SIZES = {
     "Kinetics-400": 400,
@@ -91,7 +91,7 @@ def test_near_names_are_suggested() -> None:
 
 def test_names_cost_no_heavy_import() -> None:
     code = (
-        "import sys; from uniformer.data.classes import load_classes; load_classes('ImageNet-1K');"
+        "import sys; from uniformer.labels import load_classes; load_classes('ImageNet-1K');"
         "sys.exit('torch' in sys.modules or 'torchvision' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,7 +11,7 @@ import torch
 
 from tests.command_line import Cli, Ended, one_line, predict, spawn
 from tests.tiny import IMAGES, save_tiny, tiny_model
-from uniformer.checkpoint import to_reference
+from uniformer.checkpoints.load import to_reference
 
 
 def test_models(cli: Cli) -> None:
@@ -89,7 +89,7 @@ def test_a_terminal_that_cannot_show_a_character_is_no_error() -> None:
 
 LOADED = """
 import sys
-from uniformer.cli import main
+from uniformer.cli.main import main
 sys.argv = sys.argv[1:]
 try:
     main()

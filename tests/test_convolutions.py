@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 import torch
+from uniformer.fast import convolutions
 
 import uniformer
 from tests.interpreted_kernels import LAST, all_of_it, drawn, needs_cuda, off
 from tests.tiny import TINY, tiny_model
-from uniformer.depthwise import FORMS, Depthwise3d, Form, depthwise, depthwise_plain, has_triton, usable
-from uniformer.fast import convolutions
-from uniformer.fast.blocks import FastDepthwise3d
-from uniformer.fast.choice import NAME, best_at_hand, remember, remembered
-from uniformer.fast.clock import seconds
-from uniformer.fast.convolutions import Case, cases, fastest_forms, give, measure_case, measure_depthwise, recall
+from uniformer.speed.blocks import FastDepthwise3d
+from uniformer.speed.clock import seconds
+from uniformer.speed.convolutions import Case, cases, fastest_forms, give, measure_case, measure_depthwise, recall
+from uniformer.speed.depthwise import FORMS, Depthwise3d, Form, depthwise, depthwise_plain, has_triton, usable
+from uniformer.speed.timings import NAME, best_at_hand, remember, remembered
 
 CPU = torch.device("cpu")
 SIZE = (3, 4, 64, 64)
@@ -121,7 +121,7 @@ def test_without_triton_its_form_is_another(monkeypatch: pytest.MonkeyPatch, cac
     for case in wanted.values():
         remember(case.situation, {"triton": 0.1, "contiguous": 0.2, "planes": 0.3})
     has_triton.cache_clear()
-    monkeypatch.setitem(sys.modules, "uniformer.depthwise_triton", None)  # what Python makes of a failed import
+    monkeypatch.setitem(sys.modules, "uniformer.speed.kernels", None)  # what Python makes of a failed import
     try:
         assert not has_triton()
         assert usable("triton") == "channels_last"

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from uniformer.demo import film as demo_film
+from uniformer.demo import page as demo_page
 
 from tests import odd_media
 from tests.films import pan, shake, write
@@ -24,14 +26,12 @@ from tests.test_timelines import SPARSE, check, parse_srt
 from tests.tiny import IMAGES, save_tiny, tiny_model
 from uniformer import Predictor, timeline
 from uniformer.camera_motion.classes import CLASSES
+from uniformer.camera_motion.film import FRAMES, SHOTS, Take, judge, make_film
 from uniformer.camera_motion.photos import PHOTOS, split_of_name
-from uniformer.checkpoint import save_checkpoint
-from uniformer.cli import main
-from uniformer.contract import Contract
-from uniformer.demo import film as demo_film
-from uniformer.demo import page as demo_page
-from uniformer.demo.film import FRAMES, SHOTS, Take, judge, make_film
-from uniformer.timelines import Row, Timeline, Window
+from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.load import save_checkpoint
+from uniformer.cli.main import main
+from uniformer.timelines.timeline import Row, Timeline, Window
 
 
 @pytest.fixture(scope="module")

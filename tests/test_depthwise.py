@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from uniformer.depthwise import Depthwise3d, depthwise, depthwise_plain
-from uniformer.layers import Pointwise3d
+from uniformer.network.blocks import Pointwise3d
+from uniformer.speed.depthwise import Depthwise3d, depthwise, depthwise_plain
 
 SHAPES = [(2, 8, 6, 5, 7), (1, 3, 1, 4, 4), (3, 16, 2, 9, 3), (2, 5, 8, 1, 1)]
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.interpreted_kernels import CASES, all_of_it, drawn, needs_cuda, off
-from uniformer.depthwise import depthwise, depthwise_plain
+from uniformer.speed.depthwise import depthwise, depthwise_plain
 
 pytest.importorskip("triton")
 ROUNDING = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}
@@ -92,7 +92,7 @@ from pathlib import Path
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from uniformer import depthwise_triton as ours
+from uniformer.speed import kernels as ours
 
 maps, sizes = dict.fromkeys(("x", "y", "grad", "bias"), "*bf16"), dict.fromkeys(("taps", "sums_out"), "*fp32")
 for name, kernel, values in (("convolve", ours._convolve, 2048), ("correlate", ours._correlate, 512)):
@@ -135,5 +135,5 @@ def test_compiled_on_a_gpu() -> None:
 def test_triton_is_not_imported_unasked() -> None:
     code = "import sys, torch, uniformer\n"
     code += "uniformer.create_model('uniformer_nano_video')(torch.zeros(1, 3, 4, 64, 64))\n"
-    code += "raise SystemExit('uniformer.depthwise_triton' in sys.modules)"
+    code += "raise SystemExit('uniformer.speed.kernels' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

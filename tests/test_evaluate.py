@@ -15,15 +15,15 @@ from safetensors.numpy import load_file
 
 from tests.odd_media import encode
 from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
-from uniformer.checkpoint import save_checkpoint
-from uniformer.cli import main
-from uniformer.contract import Contract
-from uniformer.data.manifest import Item, Manifest
-from uniformer.evaluate import Reading, computing, evaluate, item_groups
+from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.load import save_checkpoint
+from uniformer.cli.main import main
+from uniformer.datasets.manifest import Item, Manifest
 from uniformer.evaluation.features import extract_features, load_features
+from uniformer.evaluation.run import Reading, computing, evaluate, item_groups
 from uniformer.evaluation.scores import Scores
-from uniformer.model import UniFormer
-from uniformer.predictor import Predictor
+from uniformer.inference.predictor import Predictor
+from uniformer.network.model import UniFormer
 
 NAMES = tuple(f"class of number {i}" for i in range(7))
 SPEC = replace(CLIPS, crops=3)  # two clips of three crops

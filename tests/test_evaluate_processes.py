@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from tests.test_evaluate import make_videos, same_bits
 from tests.tiny import CLIPS, save_tiny
-from uniformer.cli import main
+from uniformer.cli.main import main
 from uniformer.evaluation.scores import Scores
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}

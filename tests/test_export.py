@@ -18,11 +18,11 @@ import torch
 import uniformer
 from tests import odd_media
 from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
-from uniformer.cli import main
-from uniformer.contract import Contract
-from uniformer.exported import open_exported
-from uniformer.exporter import write_graph
-from uniformer.predictor import IN_PACKAGE, Failure, Prediction, Predictor
+from uniformer.checkpoints.contract import Contract
+from uniformer.cli.main import main
+from uniformer.inference.predictor import IN_PACKAGE, Failure, Prediction, Predictor
+from uniformer.speed.export import write_graph
+from uniformer.speed.runtimes import open_exported
 
 for package in ("openvino", "onnxruntime", "onnxscript"):
     pytest.importorskip(package)
@@ -55,7 +55,7 @@ def test_an_export_answers_as_its_checkpoint(form: str, folder: Path) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_prediction_by_the_command_needs_no_torch(form: str, folder: Path) -> None:
     code = (
-        "import sys; from uniformer.cli import main; status = main(sys.argv[1:]); "
+        "import sys; from uniformer.cli.main import main; status = main(sys.argv[1:]); "
         "unwanted = ('torch', 'torchvision', 'timm', 'huggingface_hub', 'safetensors', 'rich', 'openvino_telemetry'); "
         "print([name for name in unwanted if name in sys.modules]); sys.exit(status)"
     )
@@ -73,7 +73,7 @@ def test_prediction_by_the_command_needs_no_torch(form: str, folder: Path) -> No
 @pytest.mark.parametrize("checkpoint", ["a file", IN_PACKAGE])
 def test_prediction_from_a_checkpoint_imports_torch_and_nothing_slow_besides(checkpoint: str, folder: Path) -> None:
     code = (
-        "import sys; from uniformer.cli import main; main(sys.argv[1:]); "
+        "import sys; from uniformer.cli.main import main; main(sys.argv[1:]); "
         "slow = ('torchvision', 'timm', 'huggingface_hub', 'rich', 'torch._dynamo', 'openvino', 'onnxruntime'); "
         "print([name for name in slow if name in sys.modules])"
     )
@@ -84,7 +84,7 @@ def test_prediction_from_a_checkpoint_imports_torch_and_nothing_slow_besides(che
 
 def test_help_needs_neither_torch_nor_numpy() -> None:
     code = (
-        "import contextlib, sys\nfrom uniformer.cli import main\n"
+        "import contextlib, sys\nfrom uniformer.cli.main import main\n"
         "with contextlib.suppress(SystemExit):\n    main(['predict', '--help'])\n"
         "print([name for name in ('torch', 'numpy', 'av', 'PIL', 'rich') if name in sys.modules])"
     )
@@ -231,7 +231,8 @@ def test_what_an_exported_network_cannot_do_is_said(folder: Path, capsys: pytest
     ("form", "package", "extra"), [(".xml", "openvino", "openvino"), (".onnx", "onnxruntime", "onnx")]
 )
 def test_a_missing_runtime_is_one_line(form: str, package: str, extra: str, folder: Path) -> None:
-    code = f"import sys; sys.modules[{package!r}] = None; from uniformer.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = f"import sys; sys.modules[{package!r}] = None; from uniformer.cli.main import main; "
+    code += "sys.exit(main(sys.argv[1:]))"
     done = run_python(code, "predict", str(folder / "h264.mp4"), "--checkpoint", str(folder / f"clips{form}"))
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

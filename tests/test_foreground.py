@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from uniformer.config import InputSpec
-from uniformer.data.augment import augment_clip
-from uniformer.data.foreground import Motion, _pasted, paste_foreground
-from uniformer.data.options import Augment
 from uniformer.errors import InputError
+from uniformer.reading.augment import augment_clip
+from uniformer.reading.foreground import Motion, _pasted, paste_foreground
+from uniformer.reading.options import Augment
 
 SPEC = InputSpec(frames=4, size=(40, 40), resize=40)
 BARE = Augment(rand_augment=None, erase_prob=0, flip=0, interpolation="bilinear")

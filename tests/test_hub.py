@@ -26,8 +26,8 @@ CHILD = """
 import sys
 from dataclasses import replace
 from uniformer.errors import InputError
-from uniformer.hub import fetch, fetch_repo
-from uniformer.zoo import get_checkpoint
+from uniformer.checkpoints.fetch import fetch, fetch_repo
+from uniformer.checkpoints.records import get_checkpoint
 try:
     print(eval(sys.argv[1]))
 except InputError as error:

@@ -10,10 +10,10 @@ import torch
 
 from tests.test_checkpoint import openmmlab, reference, saved
 from tests.tiny import IMAGES, TINY, refused, save_tiny, tiny_model
-from uniformer import zoo
-from uniformer.checkpoint import load_checkpoint, load_model
-from uniformer.identify import identify, name_of
-from uniformer.model import UniFormer
+from uniformer.checkpoints import records as zoo
+from uniformer.checkpoints.identify import identify, name_of
+from uniformer.checkpoints.load import load_checkpoint, load_model
+from uniformer.network.model import UniFormer
 
 # ---- channels per head -----------------------------------------------------------------------------------------------
 

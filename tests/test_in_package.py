@@ -15,10 +15,10 @@ from PIL import Image
 from tests import odd_media
 from tests.tiny import refused
 from uniformer import Predictor, get_checkpoint, list_checkpoints, verify
-from uniformer.cli import main
-from uniformer.hub import fetch
-from uniformer.identify import read_source
-from uniformer.predictor import DEFAULT_IMAGE, DEFAULT_VIDEO, IN_PACKAGE
+from uniformer.checkpoints.fetch import fetch
+from uniformer.checkpoints.identify import read_source
+from uniformer.cli.main import main
+from uniformer.inference.predictor import DEFAULT_IMAGE, DEFAULT_VIDEO, IN_PACKAGE
 
 NO_NETWORK = {"HF_ENDPOINT": "http://127.0.0.1:9", "HTTP_PROXY": "", "HTTPS_PROXY": ""}  # a port that nobody serves
 

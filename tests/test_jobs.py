@@ -12,7 +12,7 @@ from pathlib import Path
 JOBS = """
 import os, sys, time
 from pathlib import Path
-from uniformer.data.jobs import run_parallel
+from uniformer.support.jobs import run_parallel
 
 def work(folder):
     begun, ended = Path(folder) / f"{os.getpid()}.begun", Path(folder) / f"{os.getpid()}.ended"

@@ -9,8 +9,8 @@ from timm.data.auto_augment import rand_augment_transform
 
 from tests.test_augment import BARE, IMAGE, SIZE, STRINGS, picture
 from uniformer.config import InputSpec
-from uniformer.data.augment import MOVING, augment_labelled_image, draw
-from uniformer.data.options import Augment
+from uniformer.reading.augment import MOVING, augment_labelled_image, draw
+from uniformer.reading.options import Augment
 
 
 def test_a_label_map_follows_the_operations_that_move_pixels():

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.source_files import message, rows, touch, written
-from uniformer.data.classes import load_classes
-from uniformer.data.sources import find_splits, open_source
+from uniformer.datasets.open import find_splits, open_source
+from uniformer.labels import load_classes
 
 
 def test_kinetics_lists_of_the_reference(tmp_path: Path) -> None:

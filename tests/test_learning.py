@@ -10,11 +10,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from uniformer.checkpoint import load_model
-from uniformer.data.sources import open_source
-from uniformer.evaluate import evaluate
-from uniformer.recipe import load_recipe
-from uniformer.train import train
+from uniformer.checkpoints.load import load_model
+from uniformer.datasets.open import open_source
+from uniformer.evaluation.run import evaluate
+from uniformer.training.loop import train
+from uniformer.training.recipe import load_recipe
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 RECIPES = EXPERIMENTS / "recipes"

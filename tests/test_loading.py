@@ -10,11 +10,11 @@ from PIL import Image
 
 from tests import odd_media
 from tests.training_runs import CLIPS, STILL, make_clips, make_images, recipe, splits
-from uniformer.data.loading import Place, Plan, TrainingSet, batches, epoch_rows, read_label_map, share
-from uniformer.data.manifest import Item, Manifest
-from uniformer.data.options import Augment
-from uniformer.data.sources import open_source
+from uniformer.datasets.manifest import Item, Manifest
+from uniformer.datasets.open import open_source
 from uniformer.errors import InputError
+from uniformer.reading.options import Augment
+from uniformer.training.batches import Place, Plan, TrainingSet, batches, epoch_rows, read_label_map, share
 
 NOTHING = Augment(rand_augment=None, scale=(1.0, 1.0), flip=0.0, erase_prob=0.0, interpolation="bilinear")
 

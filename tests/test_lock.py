@@ -17,15 +17,15 @@ import pytest
 
 from tests.tiny import IMAGES, refused, save_tiny
 from tests.training_runs import make_images
-from uniformer.cli import main
+from uniformer.cli.main import main
 from uniformer.errors import InputError
-from uniformer.lock import NAME, locked
+from uniformer.support.lock import NAME, locked
 
 # Holds the folder until its standard input ends; a child of it, as loading processes are, lives on.
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from uniformer.lock import locked
+from uniformer.support.lock import locked
 with locked(Path(sys.argv[1])) as note:
     child = os.fork()
     if not child:

@@ -9,7 +9,7 @@ from torch.autograd import gradcheck
 
 from uniformer import create_model
 from uniformer.errors import InputError
-from uniformer.training.losses import (
+from uniformer.tasks.losses import (
     binary_cross_entropy,
     distillation_loss,
     label_map_targets,

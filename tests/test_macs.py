@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from uniformer import count_macs, get_checkpoint, list_checkpoints
-from uniformer.model import UniFormer
-from uniformer.ops import Grid
-from uniformer.zoo import Checkpoint
+from uniformer.checkpoints.records import Checkpoint
+from uniformer.network.model import UniFormer
+from uniformer.network.ops import Grid
 
 CLASSIFIERS = [id for id in list_checkpoints() if get_checkpoint(id).input is not None]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.source_files import make, message, some_items
-from uniformer.data.manifest import Item, Manifest, Strings
+from uniformer.datasets.manifest import Item, Manifest, Strings
 
 
 def test_rows_come_back_as_they_went_in() -> None:

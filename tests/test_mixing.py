@@ -9,9 +9,9 @@ import torch
 from timm.data.mixup import mixup_target
 
 from uniformer import create_model
-from uniformer.data.mixing import draw_blend, draw_box, draw_mix_box, mix_batch, soft_targets
-from uniformer.data.options import Mixing
 from uniformer.errors import InputError
+from uniformer.reading.options import Mixing
+from uniformer.tasks.mixing import draw_blend, draw_box, draw_mix_box, mix_batch, soft_targets
 
 MODES = ("batch", "pair", "elem")
 SHARP = Mixing(label_smoothing=0)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from uniformer.checkpoints.records import VARIANTS, get_config
 from uniformer.config import Config, with_options
 from uniformer.errors import InputError
-from uniformer.model import StageInfo, UniFormer, create_model
-from uniformer.ops import attention, attention_plain, from_windows, to_windows
-from uniformer.zoo import VARIANTS, get_config
+from uniformer.network.model import StageInfo, UniFormer, create_model
+from uniformer.network.ops import attention, attention_plain, from_windows, to_windows
 
 TINY = {"depths": (1, 1, 2, 2), "dims": (16, 24, 32, 48), "head_dim": 16, "num_classes": 7}
 KINDS = {
@@ -241,7 +241,7 @@ def test_grad_checkpointing_changes_nothing(kind: Config) -> None:
 
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
-    from uniformer.ops import drop_path
+    from uniformer.network.ops import drop_path
 
     torch.manual_seed(0)
     x = torch.ones(4000, 3, 2)

@@ -9,17 +9,17 @@ from torch import nn
 
 from tests.training_runs import TINY, losses, recipe
 from uniformer import create_model
-from uniformer.checkpoint import verify
-from uniformer.data.loading import batches
-from uniformer.distributed import World
-from uniformer.layers import GlobalMHRA
-from uniformer.model import UniFormer
-from uniformer.ops import attention
-from uniformer.recipe import Loss
-from uniformer.train import train
+from uniformer.checkpoints.load import verify
+from uniformer.network.blocks import GlobalMHRA
+from uniformer.network.model import UniFormer
+from uniformer.network.ops import attention
+from uniformer.support.distributed import World
+from uniformer.tasks.losses import distillation_loss, soft_target_cross_entropy, two_head_loss
+from uniformer.training.batches import batches
 from uniformer.training.log import Log
-from uniformer.training.losses import distillation_loss, soft_target_cross_entropy, two_head_loss
+from uniformer.training.loop import train
 from uniformer.training.objective import Objective, Task, first_bad_layer, last_bad_gradient, make_task
+from uniformer.training.recipe import Loss
 from uniformer.training.result import write_weights
 from uniformer.training.setup import prepare, share_statistics
 from uniformer.training.step import learn

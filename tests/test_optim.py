@@ -9,7 +9,6 @@ from timm.scheduler import CosineLRScheduler
 
 from uniformer import create_model
 from uniformer.errors import InputError
-from uniformer.recipe import EffectiveLR, Optimizer, Schedule
 from uniformer.training.muon import Muon
 from uniformer.training.optim import (
     adamw,
@@ -22,6 +21,7 @@ from uniformer.training.optim import (
     set_learning_rate,
     train_mode,
 )
+from uniformer.training.recipe import EffectiveLR, Optimizer, Schedule
 
 TINY = {"depths": (1, 2, 1, 1), "dims": (16, 32, 64, 64), "head_dim": 16, "num_classes": 5}
 

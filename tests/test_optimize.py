@@ -12,22 +12,22 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from uniformer.fast import fold
 
 import uniformer
 from tests import odd_media
 from tests.tiny import CLIPS, IMAGES, refused, same, save_tiny, tiny_model
 from uniformer.config import Config
-from uniformer.data.manifest import Item, Manifest
-from uniformer.evaluate import Reading, evaluate
+from uniformer.datasets.manifest import Item, Manifest
 from uniformer.evaluation.features import extract_features, load_features
-from uniformer.fast import fold
-from uniformer.fast.blocks import OneDnnConv3d, feed_forward_
-from uniformer.fast.choice import Compute
-from uniformer.fast.network import FastUniFormer
-from uniformer.fast.plain import PlainMHRA, PlainPatchEmbed, plain
-from uniformer.layers import GlobalMHRA, LocalBlock, Pointwise3d
-from uniformer.model import UniFormer
-from uniformer.predictor import Predictor
+from uniformer.evaluation.run import Reading, evaluate
+from uniformer.inference.predictor import Predictor
+from uniformer.network.blocks import GlobalMHRA, LocalBlock, Pointwise3d
+from uniformer.network.model import UniFormer
+from uniformer.speed.blocks import OneDnnConv3d, feed_forward_
+from uniformer.speed.network import FastUniFormer
+from uniformer.speed.plain import PlainMHRA, PlainPatchEmbed, plain
+from uniformer.speed.timings import Compute
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "images": {},

@@ -21,9 +21,9 @@ from tests.golden import (
     run_with_features,
     shifted_depthwise,
 )
-from uniformer.checkpoint import from_reference, load_state, to_reference
-from uniformer.keys import reference_key
-from uniformer.model import UniFormer
+from uniformer.checkpoints.keys import reference_key
+from uniformer.checkpoints.load import from_reference, load_state, to_reference
+from uniformer.network.model import UniFormer
 
 FORWARD = [name for name, case in CASES.items() if case["mode"] == "eval"]
 TRAIN = [name for name, case in CASES.items() if case["mode"] == "train"]
@@ -172,8 +172,8 @@ def test_keys_both_ways(manifest: str) -> None:
 def test_our_keys_are_the_models(case_id: str) -> None:
     case = CASES[case_id]
     ours = from_reference({k: torch.empty(s, device="meta") for k, s in MANIFESTS[case["manifest"]].items()})
+    from uniformer.checkpoints.records import get_config
     from uniformer.config import with_options
-    from uniformer.zoo import get_config
 
     with torch.device("meta"):
         model = UniFormer(with_options(get_config(case["arch"]), case["options"]))

@@ -17,11 +17,11 @@ from PIL import Image
 import uniformer
 from tests import odd_media
 from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
-from uniformer.checkpoint import save_checkpoint
-from uniformer.contract import Contract
-from uniformer.data.sampling import clip_indices
-from uniformer.data.video import open_video
-from uniformer.predictor import Failure, Prediction, Predictor
+from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.load import save_checkpoint
+from uniformer.inference.predictor import Failure, Prediction, Predictor
+from uniformer.reading.sampling import clip_indices
+from uniformer.reading.video import open_video
 
 
 @pytest.fixture(scope="module")

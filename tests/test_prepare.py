@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 from tests import odd_media
-from uniformer.data.manifest import Item, Manifest
-from uniformer.data.prepare import PrepareResult, prepare, split, write_list
-from uniformer.data.sources import open_source
-from uniformer.data.video import open_video
+from uniformer.datasets.manifest import Item, Manifest
+from uniformer.datasets.open import open_source
+from uniformer.datasets.prepare import PrepareResult, prepare, split, write_list
 from uniformer.errors import InputError
+from uniformer.reading.video import open_video
 
 # ------------------------------------------------------------------------------------------------------------- split
 
@@ -207,7 +207,7 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     for i in range(4):
         odd_media.encode(tmp_path / "old" / f"{i}.mp4", frames=20)
     code = (
-        "from uniformer.data.prepare import prepare; from uniformer.data.manifest import Manifest\n"
+        "from uniformer.datasets.prepare import prepare; from uniformer.datasets.manifest import Manifest\n"
         f"prepare(Manifest.load({str(tmp_path / 'm.manifest')!r}), {str(tmp_path / 'new')!r}, workers=0,\n"
         "        progress=lambda done, total: input() if done == 2 else None)"
     )

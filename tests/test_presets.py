@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from tests.training_runs import losses, make_images, recipe
-from uniformer import checkpoint, cli
-from uniformer.data.sources import open_source
+from uniformer.checkpoints import load as checkpoint
+from uniformer.cli import main as cli
+from uniformer.datasets.open import open_source
 from uniformer.errors import InputError
-from uniformer.evaluate import evaluate
-from uniformer.train import train
+from uniformer.evaluation.run import evaluate
+from uniformer.training.loop import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -49,7 +50,7 @@ def test_own_data_needs_no_recipe(tmp_path, pictures, sets, capsys):
 
 
 def test_the_preset_follows_the_number_of_samples_and_their_balance(sets, tmp_path):
-    from uniformer.training.presets import own_recipe, preset_for, wants_features
+    from uniformer.training.own_data import own_recipe, preset_for, wants_features
 
     assert [preset_for(n).name for n in (10, 499, 500, 4999, 5000)] == [
         "classifier", "classifier", "last stage", "last stage", "whole network",
@@ -75,7 +76,7 @@ def test_the_preset_follows_the_number_of_samples_and_their_balance(sets, tmp_pa
 
 
 def test_data_without_a_validation_split_has_one_held_out(tmp_path, sets):
-    from uniformer.training.presets import with_validation
+    from uniformer.training.own_data import with_validation
 
     whole = sets[0].select(np.concatenate([np.arange(16)] * 2))
     first, second, said = with_validation(whole)

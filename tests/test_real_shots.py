@@ -17,7 +17,7 @@ from tests import films
 from tests.measured_motion import AXIS, IN_PICTURE, motion
 from uniformer.camera_motion.classes import CLASSES
 from uniformer.errors import InputError
-from uniformer.predictor import IN_PACKAGE, Predictor
+from uniformer.inference.predictor import IN_PACKAGE, Predictor
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from uniformer.errors import InputError
-from uniformer.recipe import Recipe, list_recipes, load_recipe, resolved
-from uniformer.settings import from_table, merged, parse_override, to_toml
+from uniformer.support.settings import from_table, merged, parse_override, to_toml
+from uniformer.training.recipe import Recipe, list_recipes, load_recipe, resolved
 
 # ---- files and bases -------------------------------------------------------------------------------------------------
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from uniformer.commands.train import open_data
-from uniformer.data.classes import load_classes
+from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
+from uniformer.cli.train import open_data
 from uniformer.errors import InputError
-from uniformer.recipe import Recipe, effective_lr, list_recipes, load_recipe
-from uniformer.zoo import get_checkpoint, list_checkpoints
+from uniformer.labels import load_classes
+from uniformer.training.recipe import Recipe, effective_lr, list_recipes, load_recipe
 
 R7, R5, R9 = "rand-m7-n4-mstd0.5-inc1", "rand-m5-n2-mstd0.25", "rand-m9-mstd0.5-inc1"
 
@@ -267,7 +267,8 @@ def test_batch_per_process() -> None:
 
 def test_listing_and_loading_need_no_torch() -> None:
     code = (
-        "import sys; from uniformer.recipe import *; r = [load_recipe(n) for n in list_recipes()]; print(len(r));"
+        "import sys; from uniformer.training.recipe import *; "
+        "r = [load_recipe(n) for n in list_recipes()]; print(len(r));"
         "print([m for m in ('torch', 'torchvision', 'timm', 'numpy', 'av') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tests.odd_media import encode
-from uniformer.data.manifest import Item, Manifest
-from uniformer.evaluation.report import WORST, About, write_page
+from uniformer.datasets.manifest import Item, Manifest
 from uniformer.evaluation.scores import Scores
+from uniformer.reports.evaluation import WORST, About, write_page
 
 HOW = "install a browser for this test: apt-get install chromium chromium-driver; pip install selenium"
 NAMES = ("abseiling", "bowling", "juggling & <b>balls</b>", "making a cake", "shot put", "yoga", "zumba")

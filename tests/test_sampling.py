@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from uniformer.config import InputSpec
-from uniformer.data.sampling import clip_indices, effective_stride, random_clip
 from uniformer.errors import InputError
+from uniformer.reading.sampling import clip_indices, effective_stride, random_clip
 
 PUBLISHED_DENSE = [(8, 8), (16, 4), (16, 8), (32, 4)]  # frames, stride
 
@@ -202,5 +202,5 @@ def test_images_have_no_frames_to_choose() -> None:
 
 
 def test_needs_no_torch() -> None:
-    code = "import sys, uniformer.data.sampling; sys.exit('torch' in sys.modules)"
+    code = "import sys, uniformer.reading.sampling; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -19,14 +19,14 @@ from PIL import Image
 
 from tests import odd_media
 from uniformer.config import InputSpec
-from uniformer.data.classes import load_classes
-from uniformer.data.duplicates import BYTES, fingerprint, near_groups
-from uniformer.data.flips import flip_sensitive
-from uniformer.data.jobs import Journal, run_parallel
-from uniformer.data.manifest import Item, Manifest
-from uniformer.data.scan import ScanResult, inspect, scan
-from uniformer.data.sources import open_source
+from uniformer.datasets.duplicates import BYTES, fingerprint, near_groups
+from uniformer.datasets.manifest import Item, Manifest
+from uniformer.datasets.open import open_source
+from uniformer.datasets.scan import ScanResult, inspect, scan
 from uniformer.errors import InputError
+from uniformer.labels import load_classes
+from uniformer.sides import flip_sensitive
+from uniformer.support.jobs import Journal, run_parallel
 
 DENSE = InputSpec(frames=8, stride=4, sampling="dense", fps=25.0)
 
@@ -151,7 +151,7 @@ def test_names_are_escaped_in_the_report(tmp_path: Path) -> None:
 def test_a_scan_that_is_killed_goes_on(bad_set: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     code = (
-        "import sys; from uniformer.data.scan import scan; from uniformer.data.sources import open_source\n"
+        "import sys; from uniformer.datasets.scan import scan; from uniformer.datasets.open import open_source\n"
         "if __name__ == '__main__':\n"
         f"    scan(open_source({str(bad_set)!r}, split='train'), {str(out)!r}, workers=0,\n"
         "         progress=lambda done, total: print(done, flush=True) if done < 4 else input())"

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from tests.tiny import refused
-from uniformer.data.classes import kinetics400_permutation, load_classes
-from uniformer.data.manifest import Item, Manifest
+from uniformer.datasets.manifest import Item, Manifest
 from uniformer.evaluation.class_order import by_name, examine, match, orders_of, relabelled
 from uniformer.evaluation.features import Features
 from uniformer.evaluation.probe import knn, linear_probe, probe_scores
@@ -26,6 +25,7 @@ from uniformer.evaluation.scores import (
     reliability,
     wilson,
 )
+from uniformer.labels import kinetics400_permutation, load_classes
 
 ROWS = [  # probabilities of three classes, true class
     ([0.7, 0.2, 0.1], 0),  # right

@@ -10,7 +10,7 @@ from tests.test_evaluate import make_videos, same_bits
 from tests.tiny import CLIPS, save_tiny
 from tests.training_processes import TIMEOUT, ended, free_port, said, start_several, torchrun
 from tests.training_runs import losses, make_images, recipe_file, same_weights
-from uniformer.cli import main
+from uniformer.cli.main import main
 from uniformer.evaluation.scores import Scores
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]

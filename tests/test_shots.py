@@ -10,8 +10,8 @@ import pytest
 
 from tests.films import Pixels, pan, shake
 from tests.odd_media import real_clips
-from uniformer.data.video import open_video
-from uniformer.shots import AROUND, Look, look_at, with_cuts
+from uniformer.reading.video import open_video
+from uniformer.timelines.shots import AROUND, Look, look_at, with_cuts
 
 
 def cuts(frames: Iterable[Pixels]) -> list[int]:

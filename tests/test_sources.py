@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.source_files import make, message, rows, some_items, touch, written
-from uniformer.data.classes import load_classes
-from uniformer.data.manifest import Manifest
-from uniformer.data.sources import find_splits, open_source
+from uniformer.datasets.manifest import Manifest
+from uniformer.datasets.open import find_splits, open_source
 from uniformer.errors import InputError, MissingExtra
+from uniformer.labels import load_classes
 
 # ------------------------------------------------------------------------------------------------ a folder per class
 
@@ -301,7 +301,7 @@ def test_parquet_without_its_package(tmp_path: Path) -> None:
     """In a process of its own, where the package cannot be found."""
     code = (
         "import sys; sys.modules['pyarrow'] = None\n"
-        "from uniformer.data.sources import open_source\n"
+        "from uniformer.datasets.open import open_source\n"
         f"open_source({str(written(tmp_path / 'x.parquet', 'PAR1'))!r})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -393,7 +393,7 @@ def test_a_saved_manifest_is_a_source(tmp_path: Path) -> None:
 def test_no_torch_is_needed(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.mp4", "b/2.mp4")
     code = (
-        f"import sys; from uniformer.data.sources import open_source; print(len(open_source({str(tmp_path)!r})))\n"
+        f"import sys; from uniformer.datasets.open import open_source; print(len(open_source({str(tmp_path)!r})))\n"
         "print(sorted({'torch', 'torchvision', 'timm', 'av'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -20,11 +20,12 @@ import uniformer
 from tests import odd_media
 from tests.films import pan, shake, write
 from tests.tiny import CLIPS, IMAGES, refused, save_tiny
-from uniformer import Predictor, Timeline, timeline, timelines
+from uniformer import Predictor, Timeline, timeline
 from uniformer.config import InputSpec
-from uniformer.data.views import load_views
-from uniformer.predictor import average_views
-from uniformer.shots import AROUND
+from uniformer.inference.predictor import average_views
+from uniformer.reading.views import load_views
+from uniformer.timelines import timeline as timelines
+from uniformer.timelines.shots import AROUND
 
 SPARSE = InputSpec(  # the stride means nothing then
     size=(64, 64), resize=64, interpolation="bilinear", frames=8, sampling="sparse", stride=4, fps=30.0

@@ -24,15 +24,16 @@ from tests.training_runs import (
     same_weights,
     splits,
 )
-from uniformer import checkpoint, predict
-from uniformer.data.loading import batches
-from uniformer.data.manifest import Item, Manifest
-from uniformer.data.sources import open_source
-from uniformer.distributed import World
+from uniformer import predict
+from uniformer.checkpoints import load as checkpoint
+from uniformer.datasets.manifest import Item, Manifest
+from uniformer.datasets.open import open_source
 from uniformer.errors import InputError
-from uniformer.progress import Pace
-from uniformer.train import go_back, train
+from uniformer.support.distributed import World
+from uniformer.support.progress import Pace
+from uniformer.training.batches import batches
 from uniformer.training.log import Log, time_left
+from uniformer.training.loop import go_back, train
 from uniformer.training.setup import STATE, keep_state, prepare
 from uniformer.training.state import load_state, save_state
 from uniformer.training.step import learn, what_went_wrong

@@ -21,8 +21,8 @@ from tests.training_processes import (
     torchrun,
 )
 from tests.training_runs import CLIPS, FROZEN_NORMS, losses, make_clips, make_images, recipe_file, same_weights
-from uniformer import cli
-from uniformer.settings import Table
+from uniformer.cli import main as cli
+from uniformer.support.settings import Table
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.training_runs import make_images, recipe_file
-from uniformer.cli import main
+from uniformer.cli.main import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from uniformer.config import InputSpec
-from uniformer.data.transforms import crop_boxes, denormalise, image_views, to_views
 from uniformer.errors import InputError
+from uniformer.reading.transforms import crop_boxes, denormalise, image_views, to_views
 
 CLIP = InputSpec(
     size=(32, 32),
@@ -277,7 +277,7 @@ def test_very_long_pictures() -> None:
 
 
 def test_needs_no_torchvision() -> None:
-    code = "import sys, uniformer.data.transforms; sys.exit('torchvision' in sys.modules or 'timm' in sys.modules)"
+    code = "import sys, uniformer.reading.transforms; sys.exit('torchvision' in sys.modules or 'timm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -21,8 +21,8 @@ from PIL import Image
 
 from tests import odd_media
 from tests.odd_media import Maker
-from uniformer.data.video import VideoInfo, open_frames, open_video, probe
 from uniformer.errors import InputError, MissingExtra
+from uniformer.reading.video import VideoInfo, open_frames, open_video, probe
 
 NOT_FROM_ZERO = (odd_media.edit_list, odd_media.mpeg_ts_cut, odd_media.one_frame, odd_media.still, odd_media.rotated)
 IN_ORDER = [make for make in odd_media.GOOD if make not in NOT_FROM_ZERO]
@@ -168,7 +168,7 @@ def test_memory_follows_what_is_asked() -> None:
     """Two frames out of 132 (365 MB as RGB): the rest are decoded on the way, but not kept."""
     path = next(clip for clip in odd_media.real_clips() if clip.stem == "bigbuckbunny")
     code = (
-        "import resource, sys; from uniformer.data.video import open_video\n"
+        "import resource, sys; from uniformer.reading.video import open_video\n"
         "reader = open_video(sys.argv[1]); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "reader.read([0, 131]); print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
     )
@@ -347,7 +347,7 @@ def test_one_thread_in_a_loader_worker_and_no_torch_before(tmp_path: Path) -> No
     path = odd_media.h264(tmp_path)
     code = """
 import os, sys
-from uniformer.data.video import open_video
+from uniformer.reading.video import open_video
 
 class Threads:
     def __len__(self): return 1

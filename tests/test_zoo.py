@@ -13,9 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from uniformer.config import Config, InputSpec
-from uniformer.errors import InputError
-from uniformer.zoo import (
+from uniformer.checkpoints.records import (
     VARIANTS,
     default_input,
     get_checkpoint,
@@ -23,6 +21,8 @@ from uniformer.zoo import (
     list_checkpoints,
     list_models,
 )
+from uniformer.config import Config, InputSpec
+from uniformer.errors import InputError
 
 # id: architecture, parameters, top-1, GFLOPs as printed, frames x pixels x clips x crops
 CLASSIFICATION = {
@@ -352,7 +352,10 @@ def test_records_are_values() -> None:
 
 
 def test_listing_needs_no_torch() -> None:
-    code = "import sys, uniformer.zoo as z; z.list_models(); z.list_checkpoints(); assert 'torch' not in sys.modules"
+    code = (
+        "import sys, uniformer.checkpoints.records as z; z.list_models(); z.list_checkpoints(); "
+        "assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from uniformer.checkpoint import save_checkpoint
+from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.load import save_checkpoint
 from uniformer.config import Config, InputSpec
-from uniformer.contract import Contract
 from uniformer.errors import InputError
-from uniformer.model import UniFormer
+from uniformer.network.model import UniFormer
 
 TINY = Config(depths=(1, 1, 1, 1), dims=(16, 32, 64, 64), head_dim=16, num_classes=7)
 IMAGES = InputSpec(size=(64, 64), resize=72)

@@ -21,12 +21,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from uniformer import cli
+from uniformer.cli import main as cli
 from uniformer.training.state import load_state
 
 TIMEOUT = 300  # seconds, for a process on a busy machine
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["uniformer.commands.train", "uniformer.train", "torch._dynamo", "tests.training_runs"])
+SERVER.set_forkserver_preload(
+    ["uniformer.cli.train", "uniformer.training.loop", "torch._dynamo", "tests.training_runs"]
+)
 
 Child = multiprocessing.process.BaseProcess
 

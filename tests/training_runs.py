@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from tests import odd_media
 from tests.tiny import same
-from uniformer.data.manifest import Manifest
-from uniformer.data.sources import open_source
-from uniformer.recipe import Recipe, recipe_from
-from uniformer.settings import Table, merged, to_toml
+from uniformer.datasets.manifest import Manifest
+from uniformer.datasets.open import open_source
+from uniformer.support.settings import Table, merged, to_toml
+from uniformer.training.recipe import Recipe, recipe_from
 
 TINY = {"depths": [1, 1, 1, 1], "dims": [16, 32, 64, 64], "head_dim": 16, "num_classes": 2}
 COLOURS = {

@@ -14,37 +14,37 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from uniformer.checkpoint import load_checkpoint, load_model, save_checkpoint, verify
+    from uniformer.checkpoints.load import load_checkpoint, load_model, save_checkpoint, verify
+    from uniformer.checkpoints.records import get_checkpoint, list_checkpoints, list_models
     from uniformer.config import Config, InputSpec
     from uniformer.errors import InputError
-    from uniformer.exporter import export
-    from uniformer.fast.optimize import optimize
-    from uniformer.macs import count_macs
-    from uniformer.model import UniFormer, create_model
-    from uniformer.predictor import Predictor, predict
-    from uniformer.timelines import Timeline, timeline
-    from uniformer.zoo import get_checkpoint, list_checkpoints, list_models
+    from uniformer.inference.predictor import Predictor, predict
+    from uniformer.network.macs import count_macs
+    from uniformer.network.model import UniFormer, create_model
+    from uniformer.speed.export import export
+    from uniformer.speed.prepare import optimize
+    from uniformer.timelines.timeline import Timeline, timeline
 
 _HOMES = {
     "Config": "config",
     "InputError": "errors",
     "InputSpec": "config",
-    "Predictor": "predictor",
-    "Timeline": "timelines",
-    "UniFormer": "model",
-    "count_macs": "macs",
-    "create_model": "model",
-    "export": "exporter",
-    "get_checkpoint": "zoo",
-    "list_checkpoints": "zoo",
-    "list_models": "zoo",
-    "load_checkpoint": "checkpoint",
-    "load_model": "checkpoint",
-    "optimize": "fast.optimize",
-    "predict": "predictor",
-    "save_checkpoint": "checkpoint",
-    "timeline": "timelines",
-    "verify": "checkpoint",
+    "Predictor": "inference.predictor",
+    "Timeline": "timelines.timeline",
+    "UniFormer": "network.model",
+    "count_macs": "network.macs",
+    "create_model": "network.model",
+    "export": "speed.export",
+    "get_checkpoint": "checkpoints.records",
+    "list_checkpoints": "checkpoints.records",
+    "list_models": "checkpoints.records",
+    "load_checkpoint": "checkpoints.load",
+    "load_model": "checkpoints.load",
+    "optimize": "speed.prepare",
+    "predict": "inference.predictor",
+    "save_checkpoint": "checkpoints.load",
+    "timeline": "timelines.timeline",
+    "verify": "checkpoints.load",
 }
 
 __all__ = [

@@ -23,10 +23,10 @@ from uniformer.camera_motion.geometry import Array
 from uniformer.camera_motion.paths import AXES, CameraPath, draw_path
 from uniformer.camera_motion.visibility import shows_something
 from uniformer.config import did_you_mean
-from uniformer.data.jobs import Journal, run_parallel
 from uniformer.errors import InputError
-from uniformer.files import atomic_path
-from uniformer.progress import Report
+from uniformer.support.files import atomic_path
+from uniformer.support.jobs import Journal, run_parallel
+from uniformer.support.progress import Report
 
 WORLDS = ("doom", "photos")
 SPLITS = ("train", "val", "test")

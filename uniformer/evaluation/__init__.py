@@ -1,1 +1,1 @@
-"""Scores, metrics, features, probes and reports; `uniformer.evaluate` runs the network."""
+"""Scores, metrics, features, probes and reports; `uniformer.evaluation.run` runs the network."""

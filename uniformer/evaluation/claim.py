@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from uniformer.errors import InputError
-from uniformer.files import atomic_path
+from uniformer.support.files import atomic_path
 
 
 def claim(path: Path, run: Mapping[str, Any], what: str) -> None:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from uniformer.data.classes import load_classes
-from uniformer.data.manifest import Manifest
+from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError
 from uniformer.evaluation.scores import Scores, wilson
+from uniformer.labels import load_classes
 
 Order = npt.NDArray[np.int64]  # (L,): label as the data have it -> row of the classifier
 

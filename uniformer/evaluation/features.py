@@ -16,9 +16,10 @@ import numpy.typing as npt
 from torch import Tensor
 
 from uniformer.config import InputSpec
-from uniformer.data.manifest import Manifest
+from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError
-from uniformer.evaluate import (
+from uniformer.evaluation.claim import claim, read_claim
+from uniformer.evaluation.run import (
     Outcome,
     Progress,
     Reading,
@@ -30,10 +31,9 @@ from uniformer.evaluate import (
     run_key,
     this_world,
 )
-from uniformer.evaluation.claim import claim, read_claim
 from uniformer.evaluation.scores import load_pyarrow
-from uniformer.files import atomic_path
-from uniformer.model import UniFormer
+from uniformer.network.model import UniFormer
+from uniformer.support.files import atomic_path
 
 Form = Literal["safetensors", "parquet"]
 Arrays = dict[str, npt.NDArray[Any]]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uniformer.errors import InputError, MissingExtra
-from uniformer.files import atomic_path
+from uniformer.support.files import atomic_path
 
 Floats = npt.NDArray[np.floating]
 Missing = Literal["error", "skip"]

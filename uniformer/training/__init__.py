@@ -1,1 +1,1 @@
-"""The parts of a training run; `uniformer.train` puts them together."""
+"""The parts of a training run; `uniformer.training.loop` puts them together."""

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from uniformer.data.loading import epoch_rows
-from uniformer.data.manifest import Manifest
-from uniformer.distributed import World, joined
-from uniformer.evaluate import Reading
+from uniformer.datasets.manifest import Manifest
 from uniformer.evaluation.features import Features, extract_features, load_features
 from uniformer.evaluation.probe import linear_probe, probe_scores
-from uniformer.model import UniFormer
-from uniformer.recipe import Recipe
+from uniformer.evaluation.run import Reading
+from uniformer.network.model import UniFormer
+from uniformer.support.distributed import World, joined
+from uniformer.training.batches import epoch_rows
 from uniformer.training.log import Log, time_left
+from uniformer.training.recipe import Recipe
 from uniformer.training.result import RESULT, Outcome, measures, write_weights
 from uniformer.training.setup import check_data, initialised
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from uniformer.errors import MissingExtra
-from uniformer.files import atomic_path
+from uniformer.support.files import atomic_path
 
 METRICS = (
     "epoch", "step", "lr", "loss", "grad_norm", "samples_per_s", "waiting", "epoch_loss",

@@ -9,13 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from uniformer.data.loading import Batch
-from uniformer.data.mixing import Box, draw_mix_box, mix_batch
 from uniformer.errors import InputError
-from uniformer.layers import GlobalMHRA
-from uniformer.model import UniFormer
-from uniformer.recipe import Loss, Recipe
-from uniformer.training.losses import (
+from uniformer.network.blocks import GlobalMHRA
+from uniformer.network.model import UniFormer
+from uniformer.tasks.losses import (
     binary_cross_entropy,
     distillation_loss,
     label_map_targets,
@@ -23,6 +20,9 @@ from uniformer.training.losses import (
     token_label_loss,
     two_head_loss,
 )
+from uniformer.tasks.mixing import Box, draw_mix_box, mix_batch
+from uniformer.training.batches import Batch
+from uniformer.training.recipe import Loss, Recipe
 
 
 class Task(NamedTuple):
@@ -93,7 +93,7 @@ def load_teacher(recipe: Recipe, device: torch.device) -> UniFormer | None:
     """The network to learn from, frozen, on `device`. Raises `InputError` where it takes or says other things."""
     if recipe.loss.teacher is None:
         return None
-    from uniformer.checkpoint import load_model
+    from uniformer.checkpoints.load import load_model
 
     teacher, contract, _ = load_model(recipe.loss.teacher)
     wanted, found = recipe.model, teacher.config

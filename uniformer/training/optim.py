@@ -11,9 +11,9 @@ from torch import nn
 
 from uniformer.config import did_you_mean
 from uniformer.errors import InputError
-from uniformer.model import UniFormer
-from uniformer.recipe import EffectiveLR, Optimizer, Schedule
+from uniformer.network.model import UniFormer
 from uniformer.training.muon import Muon
+from uniformer.training.recipe import EffectiveLR, Optimizer, Schedule
 
 if TYPE_CHECKING:
     from timm.utils import ModelEmaV3

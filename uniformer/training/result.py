@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import save_file
 
-from uniformer.checkpoint import save_checkpoint
-from uniformer.contract import Contract
+from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.identify import name_of
+from uniformer.checkpoints.load import save_checkpoint
 from uniformer.evaluation.scores import Scores
-from uniformer.files import atomic_path
-from uniformer.identify import name_of
-from uniformer.model import UniFormer
-from uniformer.recipe import Recipe
+from uniformer.network.model import UniFormer
+from uniformer.support.files import atomic_path
+from uniformer.training.recipe import Recipe
 
 RESULT, BEST, AVERAGE = "model.safetensors", "best.safetensors", "average.safetensors"  #: in a run's folder
 MEASURES = ("top1", "top5", "mean_class", "map", "loss")

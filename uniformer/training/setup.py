@@ -11,22 +11,22 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from uniformer.checkpoint import load_checkpoint
+from uniformer.checkpoints.identify import contract_of, known_head_dim, read_source
+from uniformer.checkpoints.load import load_checkpoint
 from uniformer.config import Config
-from uniformer.data.flips import flip_sensitive
-from uniformer.data.loading import MIXING, Plan, TrainingSet, collate, stream
-from uniformer.data.manifest import Manifest
-from uniformer.distributed import World
+from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError
-from uniformer.fast.choice import view_size
-from uniformer.fast.convolutions import recall
-from uniformer.identify import contract_of, known_head_dim, read_source
-from uniformer.inference import DTYPES
-from uniformer.model import UniFormer
-from uniformer.recipe import EffectiveLR, Recipe, effective_lr, resolved
+from uniformer.inference.networks import DTYPES
+from uniformer.network.model import UniFormer
+from uniformer.sides import flip_sensitive
+from uniformer.speed.convolutions import recall
+from uniformer.speed.timings import view_size
+from uniformer.support.distributed import World
+from uniformer.training.batches import MIXING, Plan, TrainingSet, collate, stream
 from uniformer.training.log import Log
 from uniformer.training.objective import Objective, attend_in_float32, load_teacher, make_task
 from uniformer.training.optim import freeze, make_optimizer, moving_average, train_mode
+from uniformer.training.recipe import EffectiveLR, Recipe, effective_lr, resolved
 from uniformer.training.state import Learner, check_same_run, load_state, save_state
 from uniformer.training.step import Run, lower_precision, moved, put_back
 

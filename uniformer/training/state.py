@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from uniformer.errors import InputError
-from uniformer.files import atomic_path
-from uniformer.model import UniFormer
-from uniformer.recipe import Recipe, recipe_from, resolved
-from uniformer.settings import leaves
+from uniformer.network.model import UniFormer
+from uniformer.support.files import atomic_path
+from uniformer.support.settings import leaves
 from uniformer.training.objective import Objective
+from uniformer.training.recipe import Recipe, recipe_from, resolved
 
 if TYPE_CHECKING:
     from timm.utils import ModelEmaV3

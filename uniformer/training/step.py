@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from uniformer.data.loading import MIXING, NETWORK, Batch, Plan, TrainingSet, stream
-from uniformer.data.manifest import Manifest
-from uniformer.distributed import World
+from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError
-from uniformer.inference import DTYPES
-from uniformer.recipe import EffectiveLR, Recipe
+from uniformer.inference.networks import DTYPES
+from uniformer.support.distributed import World
+from uniformer.training.batches import MIXING, NETWORK, Batch, Plan, TrainingSet, stream
 from uniformer.training.log import Log
 from uniformer.training.objective import Task, first_bad_layer, last_bad_gradient, make_task
 from uniformer.training.optim import learning_rate, set_learning_rate
+from uniformer.training.recipe import EffectiveLR, Recipe
 from uniformer.training.state import Learner
 
 

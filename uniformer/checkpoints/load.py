@@ -1,0 +1,300 @@
+"""Putting a file's weights into a model: what fits is loaded, what was asked for is changed, anything else is an error.
+
+`load_checkpoint` never loads half a file in silence: it raises, or returns a `Report` that accounts for every tensor.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from uniformer.checkpoints import records as zoo
+from uniformer.checkpoints.contract import Contract, check_proof, with_proof
+from uniformer.checkpoints.files import Weights, read_weights, write_ours, write_reference
+from uniformer.checkpoints.identify import Source, contract_of, describe, known_head_dim, name_of, read_source, told_by
+from uniformer.checkpoints.keys import from_reference, to_reference
+from uniformer.config import Config, to_dict
+from uniformer.errors import InputError
+from uniformer.network.model import UniFormer
+
+__all__ = [
+    "Report",
+    "convert",
+    "from_reference",
+    "load_checkpoint",
+    "load_model",
+    "save_checkpoint",
+    "to_reference",
+    "verify",
+]
+
+Inflation = Literal["center", "mean"]
+CLASSIFIER = ("head.*", "cls_head.*", "aux_head.*")
+TAIL = ("norm.*", "cls_norm.*", *CLASSIFIER)  # what a model that returns maps does not have
+
+
+@dataclass
+class Report:
+    """Every tensor of a load, by what became of it. Keys are ours."""
+
+    source: str
+    loaded: list[str] = field(default_factory=list)
+    inflated: list[str] = field(default_factory=list)  #: 2D kernels that became 3D, or a stem for other channels
+    new: list[str] = field(default_factory=list)  #: of the model, not from the file: freshly initialised
+    ignored: list[str] = field(default_factory=list)  #: of the file, not in the model
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.source}: {len(self.loaded)} tensors loaded, {len(self.inflated)} inflated, "
+            f"{len(self.new)} new, {len(self.ignored)} ignored"
+        ]
+        for name in ("new", "ignored"):
+            keys = getattr(self, name)
+            if keys:
+                lines.append(f"  {name}: {', '.join(keys[:6])}{f', ... ({len(keys)} in all)' if len(keys) > 6 else ''}")
+        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+
+
+def load_checkpoint(
+    model: UniFormer,
+    source: Source,
+    *,
+    inflate: Inflation | None = None,
+    new_classifier: bool = False,
+    adapt_stem: bool = False,
+    allow_new: Sequence[str] = (),
+    allow_ignored: Sequence[str] = (),
+    averaged: bool = False,
+) -> Report:
+    """Load a published id, a file, a folder, a hub repository or a state dict into `model`, strictly.
+
+    Departures must be asked for: `inflate` turns 2D kernels into 3D ones, all weight in the centre frame ("center": a
+    still clip gives the image's logits exactly, except in light models, whose class and summary tokens then stand
+    against the tokens of all frames) or spread evenly ("mean": how the published video models began);
+    `new_classifier` keeps the model's own classifier where the class count differs; `adapt_stem` sums or repeats the
+    stem's kernels for another number of input channels; `allow_new` and `allow_ignored` are patterns of keys that may
+    be missing in the file, or left over from it. A model that returns maps or features ignores a file's classifier.
+
+    Raises `InputError` with one line when anything else does not fit; the model is then unchanged.
+    """
+    return _load(
+        model, read_source(source, averaged=averaged), source, inflate=inflate, new_classifier=new_classifier,
+        adapt_stem=adapt_stem, allow_new=allow_new, allow_ignored=allow_ignored,
+    )  # fmt: skip
+
+
+def _load(model: UniFormer, weights: Weights, source: Source, **rules: Any) -> Report:
+    """`load_state` with what only the file can tell: its head_dim, its other keys, its notes."""
+    told, own = known_head_dim(weights, source), model.config.head_dim
+    if told is not None and told[0] != own:
+        raise InputError(
+            f"{told[1]} says head_dim {told[0]}, the model has {own}: it would load without complaint and lose accuracy"
+        )
+    report = load_state(model, weights.state, source=describe(source), **rules)
+    report.ignored += weights.other
+    report.notes += weights.notes
+    report.notes.append(told_by(told or (own, "the model: the file does not tell")))
+    return report
+
+
+def load_state(
+    model: UniFormer,
+    state: Mapping[str, Tensor],
+    *,
+    source: str = "state dict",
+    inflate: Inflation | None = None,
+    new_classifier: bool = False,
+    adapt_stem: bool = False,
+    allow_new: Sequence[str] = (),
+    allow_ignored: Sequence[str] = (),
+) -> Report:
+    """`load_checkpoint` for a state dict in our keys."""
+    if inflate not in (None, "center", "mean"):
+        raise InputError(f"expected inflate 'center' or 'mean', got {inflate!r}")
+    report = Report(source)
+    problems: list[str] = []
+    own, fitted = model.state_dict(), {}
+    if model.norm is None:
+        allow_ignored = (*allow_ignored, *TAIL)
+    elif model.config.num_classes == 0:
+        allow_ignored = (*allow_ignored, *CLASSIFIER)
+    for key, value in state.items():
+        if key not in own:
+            (report.ignored if _matches(key, allow_ignored) else problems).append(key)
+            continue
+        want = own[key]
+        if value.shape == want.shape:
+            fitted[key] = value
+            report.loaded.append(key)
+        elif new_classifier and _matches(key, CLASSIFIER):
+            report.new.append(key)
+        else:
+            fitted[key] = _reshaped(key, value, want.shape, inflate, adapt_stem, source)
+            report.inflated.append(key)
+    if problems:
+        raise InputError(f"{source} has {len(problems)} tensors that the model has not: {_few(problems)}")
+    missing = [key for key in own if key not in state]
+    allow_new = (*allow_new, *CLASSIFIER) if new_classifier else allow_new
+    report.new += [key for key in missing if _matches(key, allow_new)]
+    missing = [key for key in missing if not _matches(key, allow_new)]
+    if missing:
+        raise InputError(f"{source} lacks {len(missing)} tensors of the model: {_few(missing)}")
+    model.load_state_dict(own | fitted, strict=True)
+    return report
+
+
+def _matches(key: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def _few(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+
+
+def _reshaped(
+    key: str, value: Tensor, want: torch.Size, inflate: Inflation | None, adapt_stem: bool, source: str
+) -> Tensor:
+    """A convolution kernel made to fit by inflation in time or another number of input channels, or an error."""
+    shape = tuple(value.shape)
+    if value.ndim == 4 and len(want) == 5 and shape[2:] == tuple(want[3:]):
+        if inflate is None:
+            raise InputError(
+                f"{source} is a 2D (image) file, the model is 3D (video): inflate it with inflate='center' or 'mean'"
+            )
+        value = inflate_kernel(value, want[2], inflate)
+    if (
+        key.startswith("stages.0.embed.")
+        and value.ndim == len(want)
+        and value.shape[1] != want[1]
+        and value.shape[2:] == want[2:]
+    ):
+        if not adapt_stem:
+            raise InputError(
+                f"{source} takes {value.shape[1]} input channels, the model {want[1]}: adapt_stem=True adapts the stem"
+            )
+        value = adapt_channels(value, want[1])
+    if value.shape != want:
+        if _matches(key, CLASSIFIER):
+            raise InputError(
+                f"{source} has {shape[0]} classes, the model {want[0]}: begin a new classifier with new_classifier=True"
+            )
+        raise InputError(f"{key} has shape {shape} in {source}, the model expects {tuple(want)}")
+    return value
+
+
+def inflate_kernel(kernel: Tensor, frames: int, how: Inflation) -> Tensor:
+    """(out, in, h, w) -> (out, in, frames, h, w): in the centre frame, or divided evenly over all of them."""
+    if how == "mean":
+        return kernel.unsqueeze(2).repeat(1, 1, frames, 1, 1) / frames
+    inflated = kernel.new_zeros(*kernel.shape[:2], frames, *kernel.shape[2:])
+    inflated[:, :, frames // 2] = kernel
+    return inflated
+
+
+def adapt_channels(kernel: Tensor, channels: int) -> Tensor:
+    """(out, in, ...) -> (out, channels, ...): the input channels repeated in turn and scaled down; one gets their sum.
+
+    A grey input then gives what it gave before (exactly so for 1 channel and for multiples of the old count).
+    """
+    given = kernel.shape[1]
+    if channels == 1:
+        return kernel.sum(dim=1, keepdim=True)
+    return kernel[:, torch.arange(channels) % given] * (given / channels)
+
+
+# ---- from a source to a model ----------------------------------------------------------------------------------------
+
+
+def load_model(
+    source: Source, *, head_dim: int | None = None, averaged: bool = False
+) -> tuple[UniFormer, Contract, Report]:
+    """Build the model a file is of, in evaluation mode, with its contract. `head_dim` where nothing else tells it.
+
+    `source` as in `load_checkpoint`. Raises `InputError` when the file does not tell what it is.
+    """
+    return _built(read_source(source, averaged=averaged), source, head_dim)
+
+
+def _built(weights: Weights, source: Source, head_dim: int | None = None) -> tuple[UniFormer, Contract, Report]:
+    """The model of weights that have been read; each tensor keeps its precision."""
+    told = known_head_dim(weights, source, head_dim)
+    contract = contract_of(source, weights, told)
+    model = UniFormer(contract.config)
+    for key, own in model.state_dict(keep_vars=True).items():
+        stored = weights.state.get(key)
+        if stored is not None and stored.is_floating_point() and own.is_floating_point():
+            own.data = own.data.to(stored.dtype)
+    report = load_state(model, weights.state, source=describe(source))
+    report.ignored += weights.other
+    head_dim_note = [told_by(told)] if told else []
+    report.notes += dict.fromkeys([*weights.notes, *head_dim_note, *contract.notes])
+    return model.eval(), contract, report
+
+
+def model_from_checkpoint(
+    source: Source, config: Config, *, asked: Collection[str] = (), inflate: Inflation | None = None
+) -> UniFormer:
+    """A model of `config` with a checkpoint's weights, for `create_model`. `asked`: the options its caller gave."""
+    weights = read_source(source)
+    head = weights.state.get("head.weight")
+    if head is not None and config.num_classes and "num_classes" not in asked:
+        config = replace(config, num_classes=head.shape[0])
+    model = UniFormer(config)
+    # A classifier's file is what backbones start from: it lacks the norms of the maps that they hand out.
+    is_backbone = config.output == "normed_maps"
+    report = _load(
+        model, weights, source, inflate=inflate,
+        new_classifier="num_classes" in asked, adapt_stem="in_chans" in asked,
+        allow_new=("stages.*.norm.*",) if is_backbone else (),
+    )  # fmt: skip
+    if is_backbone and report.new:
+        warnings.warn(f"{describe(source)} has no norms for the maps: they are new and want training", stacklevel=3)
+    return model
+
+
+# ---- saving, verifying, converting -----------------------------------------------------------------------------------
+
+
+def save_checkpoint(model: UniFormer, path: str | os.PathLike[str], contract: Contract | None = None) -> Contract:
+    """Write weights and contract: one .safetensors file, or a folder in the form of a hub repository.
+
+    The proof (logits on the built-in input, digest) is computed anew. Returns the contract as written.
+    """
+    contract = contract or Contract(model.config, name_of(model.config), zoo.default_input(model.config))
+    if to_dict(replace(contract.config, drop_path=0.0)) != to_dict(replace(model.config, drop_path=0.0)):
+        raise InputError("the contract describes another network than the model that is to be saved")
+    contract = with_proof(contract, model)
+    write_ours(model.state_dict(), contract, path)
+    return contract
+
+
+def verify(path: str | os.PathLike[str]) -> tuple[Contract, list[str]]:
+    """Recompute a saved file's proof. Returns its contract and what is wrong with it: nothing for an intact file."""
+    weights = read_weights(path)
+    if weights.contract is None or weights.contract.proof is None:
+        raise InputError(
+            f"{path} carries no proof to verify: expected a file saved by uniformer (see `uniformer convert`)"
+        )
+    model, contract, _ = _built(weights, path)
+    return contract, check_proof(model, contract)
+
+
+def convert(
+    source: Source, out: str | os.PathLike[str], *, head_dim: int | None = None, averaged: bool = False
+) -> Report:
+    """Any readable file -> ours (.safetensors, or a folder), or the reference's form (.pth)."""
+    model, contract, report = load_model(source, head_dim=head_dim, averaged=averaged)
+    if Path(out).suffix in (".pth", ".pt"):
+        write_reference(model.state_dict(), out)
+    else:
+        save_checkpoint(model, out, contract)
+    return report

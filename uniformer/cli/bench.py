@@ -1,0 +1,113 @@
+"""`uniformer bench`: which form of a network is the fastest on this machine; remembered for predict and eval."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any, get_args
+
+from uniformer.errors import InputError
+from uniformer.speed.timings import Compute
+
+if TYPE_CHECKING:
+    from uniformer.config import InputSpec
+    from uniformer.network.model import UniFormer
+    from uniformer.speed.bench import Benchmark
+
+HELP = "find the fastest form of a network on this machine"
+
+
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("network", metavar="CHECKPOINT|ARCH", help="published id, file, folder, repository or architecture")
+    p.add_argument("--frames", type=int, metavar="T", help="frames of a clip (default: the checkpoint's)")
+    p.add_argument("--size", type=int, metavar="S", help="height and width of a view (default: the checkpoint's)")
+    p.add_argument("--batch-size", type=int, default=1, metavar="N", help="views at a time (default: 1)")
+    p.add_argument("--rounds", type=int, default=10, metavar="N", help="each form once a round (default: 10)")
+    p.add_argument("--threads", type=int, metavar="N", help="default: as torch chooses, or OMP_NUM_THREADS")
+    p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    p.add_argument("--precision", default="float32", choices=("float32", "bfloat16", "float16"))
+    p.add_argument("--forms", nargs="+", choices=get_args(Compute), help="default: all that this machine can run")
+    p.add_argument("--head-dim", type=int, metavar="D", help="channels per attention head, where nothing tells it")
+    p.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+
+
+def run(args: argparse.Namespace) -> int:
+    for name in ("frames", "size", "batch_size", "rounds", "threads"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise InputError(f"expected {name.replace('_', ' ')} of at least 1, got {getattr(args, name)}")
+    if args.threads:
+        os.environ["OMP_NUM_THREADS"] = str(args.threads)  # read by torch when it is imported, and by the runtimes
+    import torch
+
+    from uniformer.inference.networks import DTYPES, situation_of
+    from uniformer.speed.bench import forms_here, measure
+    from uniformer.speed.timings import remember, view_size
+    from uniformer.support.distributed import pick_device
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = pick_device(args.device)
+    model, spec, is_checkpoint = _network(args)
+    size = view_size(model.config, spec)
+    benchmark = measure(
+        model,
+        size,
+        args.forms or forms_here(device, args.precision),
+        batch=args.batch_size,
+        rounds=args.rounds,
+        device=device,
+        precision=args.precision,
+        keep=is_checkpoint,
+        say=lambda line: print(line, file=sys.stderr),
+    )
+    situation = situation_of(model.config, size, device, DTYPES[args.precision])
+    path = remember(situation, {t.form: t.median for t in benchmark.timings if t.form in get_args(Compute)})
+    about = {"network": args.network, "views": [args.batch_size, *size], "situation": situation}
+    if args.json:
+        print(json.dumps(about | _plain(benchmark)))
+    else:
+        _show(about, benchmark)
+        print(f"remembered in {path}")
+    return 0
+
+
+def _network(args: argparse.Namespace) -> tuple[UniFormer, InputSpec, bool]:
+    """The network, what it is fed, and whether it is a checkpoint's, not one with random weights."""
+    from dataclasses import replace
+
+    from uniformer.checkpoints.load import load_model
+    from uniformer.checkpoints.records import default_input, list_models
+    from uniformer.network.model import create_model
+
+    is_checkpoint = args.network not in list_models()
+    if is_checkpoint:
+        model, contract, _ = load_model(args.network, head_dim=args.head_dim)
+        spec = contract.input_of_classifier()
+    else:
+        model = create_model(args.network)
+        spec = default_input(model.config)
+    if args.frames and not spec.is_video:
+        raise InputError("expected no --frames: it is a network of images")
+    if args.size:
+        spec = replace(spec, size=(args.size, args.size), resize=max(spec.resize, args.size))
+    return model, replace(spec, frames=args.frames or spec.frames), is_checkpoint
+
+
+def _plain(benchmark: Benchmark) -> dict[str, Any]:
+    rows = [{"form": t.form, "median": t.median, "seconds": t.seconds, "off": t.off} for t in benchmark.timings]
+    rate, floor = benchmark.macs_per_second, benchmark.floor
+    return {"macs": benchmark.macs, "macs_per_second": rate, "floor": floor, "forms": rows}
+
+
+def _show(about: dict[str, Any], benchmark: Benchmark) -> None:
+    print(f"{about['network']}, views of {' x '.join(map(str, about['views']))}\n{about['situation']}")
+    work, rate, floor = benchmark.macs / 1e9, benchmark.macs_per_second / 1e9, 1e3 * benchmark.floor
+    print(f"{work:.2f} G multiply-adds; {rate:.0f} G a second in matrix products, so no less than {floor:.1f} ms\n")
+    print(f"{'form':12} {'ms':>9} {'least':>9} {'most':>9} {'x faster':>9} {'x floor':>8} {'off':>8}")
+    reference = benchmark.timings[0].median
+    for t in benchmark.timings:
+        times = " ".join(f"{1e3 * s:9.1f}" for s in (t.median, min(t.seconds), max(t.seconds)))
+        print(f"{t.form:12} {times} {reference / t.median:9.2f} {t.median / benchmark.floor:8.2f} {t.off:8.0e}")
+    print()

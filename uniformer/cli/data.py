@@ -1,0 +1,166 @@
+"""`uniformer data scan|split|prepare|make`: look at a data set, divide it, make it fast to read, or make one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from uniformer.support.progress import progress_bar
+
+HELP = "look at a data set, divide it, re-encode it for fast reading, or make one"
+
+
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    tasks = p.add_subparsers(dest="task", metavar="TASK", required=True)
+
+    scan = tasks.add_parser("scan", help="read every file once; HTML report, and a manifest that training uses")
+    _add_source(scan)
+    scan.add_argument("--out", metavar="DIR", help="default: SOURCE.scan beside it")
+    scan.add_argument("--checkpoint", metavar="ID", help="check clip lengths against what this checkpoint is fed")
+    scan.add_argument("--full", action="store_true", help="decode every frame, not the first and last wanted ones only")
+    scan.add_argument("--no-resume", action="store_true", help="forget what an earlier scan found")
+    scan.set_defaults(task=_scan)
+
+    split = tasks.add_parser("split", help="divide a data set by groups, with each class in proportion")
+    _add_source(split)
+    split.add_argument("--fractions", default="train=0.8,val=0.2", help="default: train=0.8,val=0.2")
+    split.add_argument("--seed", type=int, default=0)
+    split.add_argument("--out", metavar="DIR", required=True, help="a list for each part is written there")
+    split.set_defaults(task=_split)
+
+    prepare = tasks.add_parser("prepare", help="re-encode videos to a short side and a short GOP")
+    _add_source(prepare)
+    prepare.add_argument("--out", metavar="DIR", required=True)
+    prepare.add_argument("--short-side", type=int, default=256, metavar="PIXELS")
+    prepare.add_argument("--gop", type=int, default=16, metavar="FRAMES", help="frames from one keyframe to the next")
+    prepare.add_argument("--codec", default="h264", help="h264 (default), or mjpeg: larger, and quickest to read")
+    prepare.set_defaults(task=_prepare)
+
+    make = tasks.add_parser("make", help="make a benchmark; a run that was stopped goes on")
+    make.add_argument("benchmark", metavar="NAME", choices=["camera-motion"], help="camera-motion")
+    make.add_argument("out", metavar="OUT", help="folder to write to")
+    for part, count in (("train", 10_000), ("val", 1_000), ("test", 2_000)):
+        make.add_argument(f"--{part}", type=int, default=count, metavar="CLIPS", help=f"default: {count}")
+    make.add_argument("--seed", type=int, default=0)
+    make.add_argument("--worlds", default="doom,photos", help="default: doom,photos, which take turns")
+    make.add_argument("--photos", metavar="DIR", help="photographs to use besides scikit-image's")
+    make.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
+    make.set_defaults(task=_make)
+
+
+def _add_source(p: argparse.ArgumentParser) -> None:
+    p.add_argument("source", metavar="SOURCE", help="folder, list, split files, ...: recognised by looking")
+    p.add_argument("--split", help="train, val or test, where the source has several")
+    p.add_argument("--root", metavar="DIR", help="where the paths of a list begin")
+    p.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
+
+
+def run(args: argparse.Namespace) -> int:
+    status: int = args.task(args)
+    return status
+
+
+def _scan(args: argparse.Namespace) -> int:
+    from uniformer.checkpoints.records import get_checkpoint
+    from uniformer.datasets.open import find_splits, open_source
+    from uniformer.datasets.scan import scan
+
+    splits = [args.split] if args.split else list(find_splits(args.source))
+    sets = {name: open_source(args.source, split=name, root=args.root) for name in splits}
+    if not splits:
+        sets = {"all": open_source(args.source, root=args.root)}
+    for name, manifest in sets.items():
+        print(f"{name}: {manifest.origin}")
+    out = Path(args.out or f"{str(args.source).rstrip('/')}.scan")
+    spec = get_checkpoint(args.checkpoint).input if args.checkpoint else None
+    with progress_bar("files") as progress:
+        result = scan(
+            sets, out, spec=spec, workers=args.workers, resume=not args.no_resume, full=args.full, progress=progress
+        )
+    for finding in result.findings:
+        print(f"{finding.level}: {finding.text}")
+    print(f"report: {result.report}")
+    for path in result.manifests.values():
+        print(f"manifest: {path}")
+    return 0 if result.is_fit else 1
+
+
+def _split(args: argparse.Namespace) -> int:
+    from uniformer.datasets.prepare import split, write_list
+    from uniformer.errors import InputError
+
+    fractions = {}
+    for part in args.fractions.split(","):
+        name, _, value = part.partition("=")
+        try:
+            fractions[name.strip()] = float(value)
+        except ValueError:
+            raise InputError(f"expected --fractions like train=0.8,val=0.2, got {args.fractions!r}") from None
+    manifest = _manifest(args)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, part in split(manifest, fractions, seed=args.seed).items():
+        write_list(part, out / f"{name}.csv")
+        print(f"{out / f'{name}.csv'}: {len(part)} of {len(manifest)}")
+    return 0
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from uniformer.datasets.prepare import prepare
+
+    manifest = _manifest(args)
+    with progress_bar("videos") as progress:
+        result = prepare(
+            manifest,
+            args.out,
+            short_side=args.short_side,
+            gop=args.gop,
+            codec=args.codec,
+            workers=args.workers,
+            progress=progress,
+        )
+    print(result)
+    for path, reason in result.failed.items():
+        print(f"  {path}: {reason}")
+    return 1 if result.failed else 0
+
+
+def _make(args: argparse.Namespace) -> int:
+    import os
+    import time
+
+    from uniformer.camera_motion.make import make
+
+    began = time.monotonic()
+    with progress_bar("clips") as progress:
+        made = make(
+            Path(args.out),
+            train=args.train,
+            val=args.val,
+            test=args.test,
+            seed=args.seed,
+            worlds=[world.strip() for world in args.worlds.split(",") if world.strip()],
+            photo_folder=Path(args.photos) if args.photos else None,
+            workers=os.cpu_count() or 1 if args.workers is None else args.workers,
+            progress=progress,
+        )
+    seconds = time.monotonic() - began
+    for split, per_class in made.per_class.items():
+        each = sorted(set(per_class.values()))
+        balance = (
+            f", {'-'.join(map(str, each[:1] + each[1:][-1:]))} of each of {len(per_class)} classes" if each else ""
+        )
+        print(f"{split}: {sum(per_class.values())} clips{balance}")
+    if made.new:
+        print(f"made {made.new} ({made.drawn} drawn) in {seconds:.0f} s: {made.new / seconds:.1f} clips/s")
+    print(f"train on it with data.root={args.out}")
+    return 0
+
+
+def _manifest(args: argparse.Namespace) -> Any:
+    from uniformer.datasets.open import open_source
+
+    manifest = open_source(args.source, split=args.split, root=args.root)
+    print(manifest.origin)
+    return manifest

@@ -1,0 +1,25 @@
+"""`uniformer export`: write a checkpoint's network for OpenVINO or ONNX Runtime, to be run without torch."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "write a network for OpenVINO or ONNX Runtime"
+
+
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("checkpoint", metavar="CHECKPOINT", help="published id, file, folder or hub repository")
+    p.add_argument("out", metavar="OUT", help="name.xml (OpenVINO; the weights go to name.bin) or name.onnx")
+    p.add_argument(
+        "--head-dim", type=int, metavar="D", help="channels per attention head, where the file does not tell"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from uniformer.checkpoints.load import load_model
+    from uniformer.speed.export import export
+
+    model, contract, _ = load_model(args.checkpoint, head_dim=args.head_dim)
+    off = export(model, contract, args.out)
+    print(f"wrote {args.out}: its logits are off by {off:.0e} of the largest")
+    return 0

@@ -1,0 +1,136 @@
+"""The command line: `uniformer COMMAND`. Each command is a module of this package."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import NoReturn, TextIO
+
+import uniformer
+from uniformer import __version__
+from uniformer.cli import (
+    bench,
+    convert,
+    data,
+    demo,
+    evaluate,
+    export,
+    features,
+    models,
+    predict,
+    recipes,
+    train,
+    verify,
+)
+from uniformer.errors import InputError
+
+COMMANDS = {
+    "demo": demo,
+    "predict": predict,
+    "train": train,
+    "eval": evaluate,
+    "features": features,
+    "recipes": recipes,
+    "data": data,
+    "models": models,
+    "verify": verify,
+    "convert": convert,
+    "export": export,
+    "bench": bench,
+}
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Bad input is one line on standard error and exit status 2; no traceback."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if any(text.startswith("-") for text in rest) or (rest and "settings" not in args):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse takes key=value settings up to the first option only
+        args.settings += rest
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to stop
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        with _warnings_in_one_line():
+            status: int = args.run(args)
+        sys.stdout.flush()
+        return status
+    except InputError as error:
+        print(f"uniformer: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("uniformer: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone, as in `uniformer models | head`
+        _drop_output()
+        return 0
+    except OSError as error:  # a full disk behind standard output, a file system that fails
+        _drop_output()
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"uniformer: {place}{error.strerror or error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """What the package itself warns of is for users: a line without a place in the code. Others' stay as they are."""
+    others, here = warnings.showwarning, os.path.dirname(uniformer.__file__) + os.sep
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if category is UserWarning and filename.startswith(here):
+            print(f"uniformer: warning: {message}", file=sys.stderr)
+        else:
+            others(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = others
+
+
+def _drop_output() -> None:
+    """Let what cannot be written go nowhere, or the flush at exit would fail once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="uniformer",
+        description="UniFormer for images and video.",
+        epilog="`uniformer COMMAND --help` tells more. Documentation: docs/quickstart.md",
+    )
+    parser.add_argument("--version", action="version", version=f"uniformer {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, module in COMMANDS.items():
+        sub = commands.add_parser(name, help=module.HELP, description=module.__doc__)
+        module.add_arguments(sub)
+        sub.set_defaults(run=module.run)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

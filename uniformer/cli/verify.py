@@ -1,0 +1,25 @@
+"""`uniformer verify`: prove that a saved checkpoint is intact."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+HELP = "prove that a saved checkpoint is intact"
+
+
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("file", help="a file or folder saved by uniformer")
+
+
+def run(args: argparse.Namespace) -> int:
+    from uniformer.checkpoints.load import verify
+
+    contract, problems = verify(args.file)
+    for problem in problems:
+        print(f"{args.file}: {problem}", file=sys.stderr)
+    if problems:
+        return 1
+    name = contract.id or contract.arch or "own architecture"
+    print(f"{args.file}: intact ({name}, {contract.config.num_classes} classes)")
+    return 0

@@ -1,0 +1,145 @@
+"""Layouts that are unmistakable by their files: UCF101, HMDB51, folders of the `datasets` library."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from uniformer.datasets.layouts import Listing, Options, choose, is_part, nearby, one_set, split_of, subfolders, visible
+from uniformer.datasets.tables import Row, group_of, read_rows
+from uniformer.errors import InputError, MissingExtra
+
+# ----------------------------------------------------------------------------------------------------- UCF101, HMDB51
+
+
+def ucf101(path: Path, options: Options) -> Listing | None:
+    """`trainlist01.txt` ('Class/v_Class_g08_c01.avi 1') and `testlist01.txt` (no label), or their folder."""
+    file = path
+    if path.is_dir():
+        if not (path / f"trainlist{options.fold:02d}.txt").is_file():
+            return None
+        found: dict[str | None, Path] = {s: path / f"{s}list{options.fold:02d}.txt" for s in ("train", "test")}
+        file = found[choose(options.split, found, path)] or path
+    elif not re.fullmatch(r"(train|test)list\d\d\.txt", path.name):
+        return None
+    lines = [line.split()[0] for line in _lines(file)]
+    if not all(re.fullmatch(r"[^/]+/v_.+_g\d+_c\d+\.\w+", line) for line in lines):
+        return None
+    if path.is_file() and not is_part(path.name.partition("list")[0], options.split):
+        raise one_set(path, options.split)
+    index = file.parent / "classInd.txt"
+    names = tuple(line.split(None, 1)[-1] for line in _lines(index)) if index.is_file() else None
+
+    def rows() -> Iterator[Row]:
+        for number, line in enumerate(lines, 1):
+            yield Row(f"{file}, line {number}", line, (line.split("/")[0],), group=group_of(line))
+
+    return Listing(
+        origin=f"UCF101 {file.name}",
+        rows=rows,
+        roots=nearby(file),
+        forms=("{path}", "{stem}"),
+        classes=names,
+        named_like=("UCF101",),
+    )
+
+
+def hmdb51(path: Path, options: Options) -> Listing | None:
+    """A folder of `<class>_test_split1.txt` files, '<clip>.avi 1': 1 is for training, 2 for testing, 0 unused."""
+    if not path.is_dir():
+        return None
+    ending = f"_test_split{options.fold}.txt"
+    files = [p for p in visible(path) if p.name.endswith(ending)]
+    if not files:
+        return None
+    flag = {"train": "1", "test": "2"}[choose(options.split, {"train": path, "test": path}, path)]
+
+    def rows() -> Iterator[Row]:
+        for file in files:
+            label = file.name.removesuffix(ending)
+            for number, line in enumerate(_lines(file), 1):
+                clip, _, mark = line.rpartition(" ")
+                if mark not in ("0", "1", "2") or not clip:
+                    raise InputError(f"{file}, line {number}: expected '<clip> <0, 1 or 2>', found {line[:60]!r}")
+                if mark == flag:
+                    film = clip.rsplit(f"_{label}_", 1)[0]  # clips are named <film>_<class>_<conditions>_<number>
+                    yield Row(f"{file}, line {number}", clip, (label,), group=film if film != clip else None)
+
+    return Listing(
+        origin=f"HMDB51 split {options.fold}",
+        rows=rows,
+        roots=nearby(files[0]),
+        forms=("{label}/{path}", "{path}", "{label}/{stem}", "{stem}"),
+        named_like=("HMDB51",),
+        others=lambda: (Row(f.name, f.name, (f.name.removesuffix(ending),)) for f in files),
+    )
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as f:
+            yield from (line.strip() for line in f if line.strip())
+    except OSError as error:
+        raise InputError(f"{path}: expected a list, found no readable file: {error.strerror}") from None
+
+
+# ------------------------------------------------------------------------------------------- the `datasets` library
+
+
+def hugging_face(folder: Path, options: Options) -> Listing | None:
+    """`metadata.csv` (or .jsonl, .parquet) with file_name and label beside the files, also below split folders; or what
+    `save_to_disk` wrote, if its files lie on the disk."""
+    if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return _saved_to_disk(folder, options)
+    splits: dict[str | None, Path] = {split_of(p.name): p for p in subfolders(folder) if split_of(p.name)}
+    parts = {split: meta for split, p in splits.items() if (meta := _metadata(p))}
+    if parts:
+        chosen = parts[choose(options.split, parts, folder)]
+    elif is_part(folder.name, options.split) and _metadata(folder):
+        chosen = _metadata(folder) or folder
+    else:
+        return None
+    parts = parts or {None: chosen}
+    return Listing(
+        origin=f"{chosen.name} of a `datasets` folder",
+        rows=partial(read_rows, chosen, split_labels=options.split_labels),
+        roots=(chosen.parent,),
+        forms=("{path}",),
+        others=lambda: (row for p in parts.values() for row in read_rows(p, split_labels=options.split_labels)),
+    )
+
+
+def _metadata(folder: Path) -> Path | None:
+    return next((p for s in ("csv", "jsonl", "parquet") if (p := folder / f"metadata.{s}").is_file()), None)
+
+
+def _saved_to_disk(folder: Path, options: Options) -> Listing:
+    try:
+        import datasets
+    except ImportError:
+        raise MissingExtra("datasets", "datasets", f"{folder}, written by the `datasets` library,") from None
+    saved = datasets.load_from_disk(str(folder))
+    if isinstance(saved, datasets.DatasetDict):
+        found: dict[str | None, Path] = {split_of(name) or name: Path(name) for name in saved}
+        saved = saved[str(found[choose(options.split, found, folder)])]
+    elif not is_part(folder.name, options.split):
+        raise one_set(folder, options.split)
+    features = saved.features
+    column = next((name for name in ("video", "image", "file_name", "path") if name in features), None)
+    if column is None or "label" not in features:
+        raise InputError(f"{folder}: expected the columns image or video, and label; found {', '.join(features)}")
+    if hasattr(features[column], "decode"):
+        saved = saved.cast_column(column, type(features[column])(decode=False))
+
+    def rows() -> Iterator[Row]:
+        for number, record in enumerate(saved.select_columns([column, "label"])):
+            value = record[column]
+            path = value["path"] if isinstance(value, dict) else value
+            if not path or (isinstance(value, dict) and value.get("bytes") is not None):
+                raise InputError(f"{folder}, row {number}: expected the path of a file, found its content")
+            yield Row(f"{folder}, row {number}", path, (str(record["label"]),), group=group_of(path))
+
+    names = getattr(features["label"], "names", None)
+    return Listing("a data set saved by `datasets`", rows, (folder,), ("{path}",), tuple(names) if names else None)

@@ -1,0 +1,342 @@
+"""A data set as a table: which files, which labels, which part of each file. Arrays only, so that it stays small.
+
+Ten million rows of Python objects cost gigabytes, and again in every worker of a data loader, whose reference counts
+copy each page they touch. Here a row costs its path and a dozen bytes, and a manifest read from its file is mapped:
+all workers share the same pages, and only the file's name travels to them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from uniformer.errors import InputError
+from uniformer.support.files import atomic_path
+
+Kind = Literal["image", "video", "frames"]
+KINDS = ("image", "video", "frames")  #: image files, video files, folders of frames
+FORMAT = "uniformer manifest 1"  #: in the header of a saved manifest
+
+_CHUNK = 1 << 16  # rows gathered at once: bounds the index array of `Strings.take`
+
+
+@dataclass(frozen=True)
+class Item:
+    """One row."""
+
+    path: str
+    labels: tuple[int, ...]  #: rows of the classifier; exactly one unless the manifest is multi-label
+    start: float | None = None  #: seconds from the first frame; None for the whole file
+    end: float | None = None
+    frames: int | None = None  #: how many the file has, None if not known yet
+    group: str | None = None  #: the recording it was cut from: rows of one group belong in one split
+    readable: bool = True  #: False where a scan could not decode it
+
+
+@dataclass(frozen=True, eq=False)
+class Strings:
+    """Many texts as one array of bytes. `offsets` (N + 1,) says where each begins and ends in `blob`."""
+
+    blob: npt.NDArray[np.uint8]
+    offsets: npt.NDArray[np.int64]
+
+    @classmethod
+    def pack(cls, texts: Iterable[str]) -> Strings:
+        blob, offsets = bytearray(), array("q", [0])
+        for text in texts:
+            blob += os.fsencode(text)  # a file name need not be valid UTF-8
+            offsets.append(len(blob))
+        return cls(np.frombuffer(bytes(blob), np.uint8), np.frombuffer(offsets, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> str:
+        return os.fsdecode(self.blob[self.offsets[index] : self.offsets[index + 1]].tobytes())
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[i] for i in range(len(self)))
+
+    def take(self, indices: npt.NDArray[np.int64]) -> Strings:
+        starts, ends = self.offsets[:-1][indices], self.offsets[1:][indices]
+        offsets = np.concatenate([[0], np.cumsum(ends - starts)])
+        blob = np.empty(offsets[-1], np.uint8)
+        for low in range(0, len(indices), _CHUNK):
+            part = slice(low, low + _CHUNK)
+            first = offsets[part][0]
+            last = offsets[min(low + _CHUNK, len(indices))]
+            blob[first:last] = self.blob[_spans(starts[part], ends[part])]
+        return Strings(blob, offsets)
+
+
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """A data set. `manifest[i]` is an `Item`; see `from_items`, `save`, `load`.
+
+    Raises `InputError` where the arrays disagree in length or a label is outside the classes.
+    """
+
+    kind: Kind
+    classes: tuple[str, ...]  #: position = label
+    paths: Strings  #: relative to `root`, or absolute
+    labels: npt.NDArray[np.int32]  #: (N,), or all rows' labels one after the other where `label_offsets` is given
+    label_offsets: npt.NDArray[np.int64] | None = None  #: (N + 1,) of a multi-label set
+    start: npt.NDArray[np.float64] | None = None  #: (N,) seconds, NaN for the whole file
+    end: npt.NDArray[np.float64] | None = None
+    frames: npt.NDArray[np.int32] | None = None  #: (N,), -1 where not known
+    group: npt.NDArray[np.int32] | None = None  #: (N,) places in `group_names`, -1 for none
+    group_names: Strings | None = None
+    readable: npt.NDArray[np.bool_] | None = None  #: (N,) as a scan found; None before one
+    root: str = ""
+    origin: str = ""  #: one line that says how the source was understood
+    file: str | None = field(default=None, compare=False)  #: where the arrays are mapped from
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"expected a manifest of kind {', '.join(KINDS)}, got {self.kind!r}")
+        rows = len(self)
+        for name in ("start", "end", "frames", "group", "readable"):
+            column = getattr(self, name)
+            if column is not None and column.shape != (rows,):
+                raise InputError(f"expected {rows} values of {name}, one a path, got {column.shape}")
+        if self.label_offsets is None and len(self.labels) != rows:
+            raise InputError(f"expected {rows} labels, one a path, got {len(self.labels)}")
+        if self.label_offsets is not None and (
+            len(self.label_offsets) != rows + 1 or self.label_offsets[-1] != len(self.labels)
+        ):
+            raise InputError(f"expected the labels of {rows} rows, got {len(self.label_offsets) - 1} rows of labels")
+        if self.group is not None and self.group.max(initial=-1) >= len(self.group_names or ()):
+            raise InputError(f"expected groups with names, got {len(self.group_names or ())} names for more groups")
+        if self.classes and len(self.labels):
+            low, high = int(self.labels.min()), int(self.labels.max())
+            if low < 0 or high >= len(self.classes):
+                raise InputError(f"expected labels in 0 .. {len(self.classes) - 1}, got labels in {low} .. {high}")
+
+    @classmethod
+    def from_items(
+        cls,
+        items: Iterable[Item],
+        *,
+        kind: Kind,
+        classes: Sequence[str],
+        root: str | os.PathLike[str] = "",
+        origin: str = "",
+        multi_label: bool = False,
+    ) -> Manifest:
+        """Takes the items one by one, so that a generator of any length will do.
+
+        Raises `InputError` for a row with other than one label, unless `multi_label`, and as the class does.
+        """
+        columns = _Columns(multi_label)
+        paths = Strings.pack(columns.take(items))
+        return cls(
+            kind=kind, classes=tuple(classes), paths=paths, root=os.fspath(root), origin=origin, **columns.arrays()
+        )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Item:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        i = index % len(self)
+        start, end, frames, group = (
+            None if column is None else column[i].item() for column in (self.start, self.end, self.frames, self.group)
+        )
+        return Item(
+            path=self.path(i),
+            labels=self.labels_of(i),
+            start=None if start is None or start != start else start,  # NaN
+            end=None if end is None or end != end else end,
+            frames=None if frames is None or frames < 0 else frames,
+            group=None if group is None or group < 0 or self.group_names is None else self.group_names[group],
+            readable=self.readable is None or bool(self.readable[i]),
+        )
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self[i] for i in range(len(self)))
+
+    def path(self, index: int) -> str:
+        """Where row `index` lies: under `root` unless its path is absolute."""
+        return os.path.join(self.root, self.paths[index])
+
+    def labels_of(self, index: int) -> tuple[int, ...]:
+        if self.label_offsets is None:
+            return (int(self.labels[index]),)
+        return tuple(self.labels[self.label_offsets[index] : self.label_offsets[index + 1]].tolist())
+
+    @property
+    def is_multi_label(self) -> bool:
+        return self.label_offsets is not None
+
+    def class_counts(self) -> npt.NDArray[np.int64]:
+        """Rows of each class, (K,)."""
+        return np.bincount(self.labels, minlength=len(self.classes))
+
+    def select(self, indices: Sequence[int] | npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> Manifest:
+        """The given rows, in the order given: row numbers (from the end where negative) or a mask of all rows."""
+        rows = np.asarray(indices)
+        rows = np.flatnonzero(rows) if rows.dtype == bool else np.arange(len(self))[rows.astype(np.int64)]
+        taken: dict[str, Any] = {
+            name: None if getattr(self, name) is None else getattr(self, name)[rows]
+            for name in ("start", "end", "frames", "group", "readable")
+        }
+        if self.label_offsets is None:
+            taken["labels"] = self.labels[rows]
+        else:
+            starts, ends = self.label_offsets[:-1][rows], self.label_offsets[1:][rows]
+            taken["labels"] = self.labels[_spans(starts, ends)]
+            taken["label_offsets"] = np.concatenate([[0], np.cumsum(ends - starts)])
+        return replace(self, paths=self.paths.take(rows), file=None, **taken)
+
+    def usable(self) -> Manifest:
+        """The rows that a scan could read; all of them before one."""
+        return self if self.readable is None or self.readable.all() else self.select(self.readable)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """One safetensors file, written whole or not at all. Raises `InputError` where it cannot be written."""
+        from safetensors.numpy import save_file
+
+        facts = {"kind": self.kind, "classes": self.classes, "root": os.path.abspath(self.root), "origin": self.origin}
+        # Bytes that are no text, in a folder's name, come as lone surrogates, which JSON's escapes carry.
+        metadata = {"format": FORMAT, "manifest": json.dumps(facts)}
+        with atomic_path(path) as temporary:
+            save_file({k: np.ascontiguousarray(v) for k, v in _arrays(self).items()}, temporary, metadata)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Manifest:
+        """Map a saved manifest: nothing is read until it is used. Raises `InputError` for any other file."""
+        metadata, arrays = _map_file(Path(path))
+        try:
+            facts = json.loads(metadata["manifest"])
+            strings: dict[str, Any] = {
+                name: Strings(arrays.pop(f"{name}.blob"), arrays.pop(f"{name}.offsets"))
+                for name in ("paths", "group_names")
+                if f"{name}.blob" in arrays
+            }
+            columns: dict[str, Any] = {**facts, "classes": tuple(facts["classes"]), **strings, **arrays}
+            return cls(**columns, file=os.path.abspath(path))
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path}: expected a saved manifest, found one with other fields: {error}") from None
+
+    def __reduce__(self) -> Any:
+        if self.file is not None:  # a worker maps the same file
+            return Manifest.load, (self.file,)
+        return Manifest, tuple(getattr(self, f.name) for f in fields(self))
+
+
+def is_saved_manifest(path: str | os.PathLike[str]) -> bool:
+    try:
+        _map_file(Path(path))
+    except InputError:
+        return False
+    return True
+
+
+class _Columns:
+    """The columns of `from_items` as they grow; `take` passes the paths on."""
+
+    def __init__(self, multi_label: bool):
+        self._multi_label = multi_label
+        self._labels, self._label_offsets = array("i"), array("q", [0])
+        self._start, self._end = array("d"), array("d")
+        self._frames, self._group = array("i"), array("i")
+        self._readable = bytearray()
+        self._group_ids: dict[str, int] = {}
+
+    def take(self, items: Iterable[Item]) -> Iterator[str]:
+        for item in items:
+            if len(item.labels) != 1 and not self._multi_label:
+                raise InputError(f"{item.path}: expected one label, got {len(item.labels)}")
+            self._labels.extend(item.labels)
+            self._label_offsets.append(len(self._labels))
+            self._start.append(np.nan if item.start is None else item.start)
+            self._end.append(np.nan if item.end is None else item.end)
+            self._frames.append(-1 if item.frames is None else item.frames)
+            ids = self._group_ids
+            self._group.append(-1 if item.group is None else ids.setdefault(item.group, len(ids)))
+            self._readable.append(item.readable)
+            yield item.path
+
+    def arrays(self) -> dict[str, Any]:
+        """The columns by name; one that no row filled is left out."""
+        start, end = np.frombuffer(self._start), np.frombuffer(self._end)
+        frames, group = np.frombuffer(self._frames, np.int32), np.frombuffer(self._group, np.int32)
+        readable = np.frombuffer(bytes(self._readable), np.bool_)
+        is_cut = not (np.isnan(start).all() and np.isnan(end).all())
+        return {
+            "labels": np.frombuffer(self._labels, np.int32),
+            "label_offsets": np.frombuffer(self._label_offsets, np.int64) if self._multi_label else None,
+            "start": start if is_cut else None,
+            "end": end if is_cut else None,
+            "frames": frames if (frames >= 0).any() else None,
+            "group": group if self._group_ids else None,
+            "group_names": Strings.pack(self._group_ids) if self._group_ids else None,
+            "readable": None if readable.all() else readable,
+        }
+
+
+def _arrays(manifest: Manifest) -> dict[str, npt.NDArray[Any]]:
+    """Every array there is, by the name it is saved under."""
+    found: dict[str, npt.NDArray[Any]] = {}
+    for name in (f.name for f in fields(manifest)):
+        value = getattr(manifest, name)
+        if isinstance(value, Strings):
+            found[f"{name}.blob"], found[f"{name}.offsets"] = value.blob, value.offsets
+        elif isinstance(value, np.ndarray):
+            found[name] = value
+    return found
+
+
+def _spans(starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The integers of [starts[0], ends[0]), then of [starts[1], ends[1]), ..."""
+    sizes = ends - starts
+    begins = np.cumsum(sizes) - sizes  # where each span lies in the answer
+    return np.repeat(starts - begins, sizes) + np.arange(sizes.sum())
+
+
+_DTYPES = {"U8": "u1", "BOOL": "?", "I32": "<i4", "I64": "<i8", "F64": "<f8"}  # safetensors' names and numpy's
+
+
+def _map_file(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
+    """Header and arrays of a safetensors file, mapped read-only.
+
+    The package's own reader copies. The file: 8 bytes with the length of the header, the header (JSON: name -> dtype,
+    shape, span of bytes), the data.
+    """
+    not_one = f"{path}: expected a saved manifest"
+    try:
+        with open(path, "rb") as f:
+            size = int.from_bytes(f.read(8), "little")
+            if not 2 <= size <= path.stat().st_size - 8:
+                raise InputError(f"{not_one}, found another kind of file")
+            header = json.loads(f.read(size))
+        metadata = header.pop("__metadata__", {})
+        if metadata.get("format") != FORMAT:
+            raise InputError(f"{not_one} ({FORMAT!r}), found {metadata.get('format')!r}")
+        data = np.memmap(path, np.uint8, "r", 8 + size) if path.stat().st_size > 8 + size else np.empty(0, np.uint8)
+        return metadata, {name: _part(data, entry) for name, entry in header.items()}
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{not_one}, found no readable file: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise InputError(f"{not_one}, found a damaged or another kind of file") from None
+
+
+def _part(data: npt.NDArray[np.uint8], entry: dict[str, Any]) -> npt.NDArray[Any]:
+    begin, end = entry["data_offsets"]
+    if not 0 <= begin <= end <= len(data):
+        raise ValueError("outside the file")
+    column = data[begin:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    return np.asarray(column)  # not memmap, whose every slice would carry its bookkeeping

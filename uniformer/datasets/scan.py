@@ -1,0 +1,246 @@
+"""Looking at every file of a data set before hours are spent on it: what can be read, what is short, what is double.
+
+files in parallel -> files.jsonl (a journal: a killed scan goes on) -> findings -> report.html and <split>.manifest
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uniformer.config import InputSpec
+from uniformer.datasets.duplicates import fingerprint, moments
+from uniformer.datasets.findings import FileRecord, Finding, find
+from uniformer.datasets.manifest import Kind, Manifest
+from uniformer.errors import InputError
+from uniformer.reading.frames import load_image
+from uniformer.reading.sampling import clip_indices
+from uniformer.reading.video import open_video
+from uniformer.reports.dataset import write_report
+from uniformer.support.jobs import Journal, run_parallel, stamp
+
+Progress = Callable[[int, int], None]  # files done, of how many
+
+JOURNAL, REPORT = "files.jsonl", "report.html"
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """What a scan found."""
+
+    sets: dict[str, Manifest]  #: by split: as given, with the frame counts found and the unreadable files marked
+    records: dict[str, FileRecord]  #: by path
+    findings: tuple[Finding, ...]  #: worst first
+    report: Path
+    manifests: dict[str, Path]  #: by split: where `sets` are saved
+
+    @property
+    def is_fit(self) -> bool:
+        """Nothing was found that would spoil a training or its evaluation."""
+        return all(finding.level != "error" for finding in self.findings)
+
+
+def scan(
+    sets: Manifest | Mapping[str, Manifest],
+    out: str | os.PathLike[str],
+    *,
+    spec: InputSpec | None = None,
+    workers: int | None = None,
+    resume: bool = True,
+    full: bool = False,
+    progress: Progress | None = None,
+) -> ScanResult:
+    """Look at every file of a manifest, or of several splits, and write what was found to the folder `out`.
+
+    There: `report.html` for people, `<split>.manifest` for training (`open_source(out, split=...)` reads it), and
+    `files.jsonl`, by which a scan that was stopped goes on, and a later one looks at new and changed files only.
+
+    Args:
+        spec: what the network will be fed: the first and last frame of its test clips are decoded, and videos shorter
+            than a clip are listed. None decodes the first and last frame.
+        workers: processes; None takes one a core, 0 works in this one. A file that crashes the decoder is then fatal.
+        resume: False begins anew.
+        full: decode every frame of every video.
+        progress: called with (files done, of how many).
+
+    Raises:
+        InputError: there is no row to look at, or `out` cannot be written. Files that cannot be read raise nothing.
+    """
+    named = dict(sets) if isinstance(sets, Mapping) else {"all": sets}
+    files = {manifest.path(i): manifest.kind for manifest in named.values() for i in range(len(manifest))}
+    if not files:
+        raise InputError("expected a data set to look at, got no rows")
+    folder, count = Path(out), os.cpu_count() or 1 if workers is None else workers
+    with Journal(folder / JOURNAL, resume=resume) as journal:
+        records = _inspect_all(files, journal, spec, full, count, progress or _silent)
+        records = _digest_all(files, records, journal, count)
+    marked = {name: _marked(manifest, records) for name, manifest in named.items()}
+    findings = tuple(find(named, records, spec))
+    saved = {name: folder / f"{name}.manifest" for name in marked}
+    for name, manifest in marked.items():
+        manifest.save(saved[name])
+    write_report(folder / REPORT, marked, records, findings)
+    return ScanResult(marked, records, findings, folder / REPORT, saved)
+
+
+def _silent(done: int, total: int) -> None: ...
+
+
+# ---------------------------------------------------------------------------------------------------------- one file
+
+
+def inspect(job: tuple[str, Kind], spec: InputSpec | None = None, full: bool = False) -> FileRecord:
+    """Open one file (path, kind), decode the frames wanted of it, and say what it is. Raises nothing for a bad file."""
+    path, kind = job
+    record = FileRecord(path, *_stamp(path, kind), _looked_for(spec, full))
+    try:
+        facts = _inspect_image(Path(path)) if kind == "image" else _inspect_video(path, spec, full)
+    except InputError as error:
+        return replace(record, error=str(error).removeprefix(f"{path}: "))
+    return replace(record, **facts)
+
+
+def _inspect_image(path: Path) -> dict[str, Any]:
+    image = load_image(path)
+    if image is None:
+        raise InputError("expected an image, found a damaged one or another kind of file")
+    height, width, _ = image.shape
+    return {
+        "frames": 1,
+        "width": width,
+        "height": height,
+        "codec": path.suffix.lower()[1:],
+        "print": _hex(fingerprint([image])),
+    }
+
+
+def _inspect_video(path: str, spec: InputSpec | None, full: bool) -> dict[str, Any]:
+    with warnings.catch_warnings(), open_video(path) as reader:
+        warnings.simplefilter("ignore")  # what the reader warns of is in reader.warnings
+        info = reader.info
+        wanted = [0, info.num_frames - 1]
+        if spec is not None and spec.is_video:
+            indices = clip_indices(spec, info.num_frames)
+            wanted = [int(indices.min()), int(indices.max())]
+        # The fingerprint's frames first. One by one where `full`, so that a long video is never held as a whole.
+        frames = reader.read([*moments(info.num_frames), *wanted])
+        if full and not reader.warnings:
+            readable = sum(1 for _ in reader.all_pictures())
+            if readable < info.num_frames:
+                reader.warnings.append(f"{readable} of {info.num_frames} frames are readable")
+    warning = reader.warnings[0].removeprefix(f"{path}: ") if reader.warnings else None
+    return {
+        "frames": info.num_frames,
+        "fps": info.fps,
+        "duration": info.duration,
+        "width": info.width,
+        "height": info.height,
+        "codec": info.codec,
+        "print": _hex(fingerprint(list(frames[:4]))),
+        "warning": warning,
+    }
+
+
+def _looked_for(spec: InputSpec | None, full: bool) -> str:
+    """What a record depends on beside the file."""
+    clip = "ends" if spec is None or not spec.is_video else f"{spec.sampling} {spec.frames}x{spec.stride}x{spec.clips}"
+    return f"{clip}, every frame" if full else clip
+
+
+def _stamp(path: str, kind: Kind) -> tuple[int, int]:
+    """Of a folder of frames: the latest change, and all bytes."""
+    if kind != "frames" or not os.path.isdir(path):
+        return stamp(path)
+    stamps = [stamp(path), *map(stamp, _files_in(path))]
+    return max(time for time, _ in stamps), sum(size for _, size in stamps[1:])
+
+
+def _files_in(path: str) -> list[str]:
+    return sorted(entry.path for entry in os.scandir(path) if entry.is_file())
+
+
+def digest(path: str) -> str | None:
+    """Of a file's content, or of all files' in a folder. None if it cannot be read."""
+    total = hashlib.blake2b(digest_size=16)
+    try:
+        for file in _files_in(path) if os.path.isdir(path) else [path]:
+            with open(file, "rb") as f:
+                total.update(hashlib.file_digest(f, partial(hashlib.blake2b, digest_size=16)).digest())
+    except OSError:
+        return None
+    return total.hexdigest()
+
+
+def _hex(data: bytes | None) -> str | None:
+    return None if data is None else data.hex()
+
+
+# --------------------------------------------------------------------------------------------------------- all files
+
+
+def _inspect_all(
+    files: Mapping[str, Kind], journal: Journal, spec: InputSpec | None, full: bool, workers: int, progress: Progress
+) -> dict[str, FileRecord]:
+    records: dict[str, FileRecord] = {}
+
+    def left() -> Iterator[tuple[str, Kind]]:
+        for path, kind in files.items():
+            known = journal.entries.get(path)
+            if known and (known["mtime"], known["size"]) == _stamp(path, kind):
+                record = _record(known)
+                if record is not None and record.looked_for == _looked_for(spec, full):
+                    records[path] = record
+                    continue
+            yield path, kind
+
+    for (path, kind), answer in run_parallel(partial(inspect, spec=spec, full=full), left(), workers):
+        if answer is None:
+            crashed = "expected a file that can be decoded, found one that crashes the decoder"
+            answer = FileRecord(path, *_stamp(path, kind), _looked_for(spec, full), error=crashed)
+        records[path] = answer
+        journal.add(asdict(answer))
+        progress(len(records), len(files))
+    progress(len(files), len(files))
+    return {path: records[path] for path in files}
+
+
+def _record(entry: dict[str, Any]) -> FileRecord | None:
+    """None for an entry that another version wrote."""
+    try:
+        return FileRecord(**entry)
+    except TypeError:
+        return None
+
+
+def _digest_all(
+    files: Iterable[str], records: dict[str, FileRecord], journal: Journal, workers: int
+) -> dict[str, FileRecord]:
+    """With a digest of each file that shares its size with another: only such can be copies."""
+    sizes: dict[int, int] = {}
+    for record in records.values():
+        sizes[record.size] = sizes.get(record.size, 0) + 1
+    missing = [r.path for r in records.values() if r.size and sizes[r.size] > 1 and r.digest is None]
+    for path, answer in run_parallel(digest, missing, workers if len(missing) > 1 else 0):
+        records[path] = replace(records[path], digest=answer)
+        journal.add(asdict(records[path]))
+    return records
+
+
+def _marked(manifest: Manifest, records: Mapping[str, FileRecord]) -> Manifest:
+    """With the frames counted and the unreadable rows marked."""
+    found = [records[manifest.path(i)] for i in range(len(manifest))]
+    counts = np.array([-1 if record.frames is None else record.frames for record in found], np.int32)
+    return replace(
+        manifest,
+        frames=None if manifest.kind == "image" else counts,
+        readable=np.array([record.error is None for record in found], np.bool_),
+        file=None,
+    )

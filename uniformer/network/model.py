@@ -1,0 +1,310 @@
+"""UniFormer: one class for every published variant, images and clips (ICLR 2022, Fig. 2; TPAMI 2023, Fig. 3).
+
+    clip -> (patch embedding -> local blocks) x 2 -> (patch embedding -> global blocks) x 2 -> norm -> mean -> head
+
+What a variant is stands in a `Config`; the published ones are the table `zoo.VARIANTS`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from uniformer.config import STRIDES, Config, with_options
+from uniformer.errors import InputError
+from uniformer.network.blocks import (
+    BLOCK_EPS,
+    EMBED_EPS,
+    Block,
+    GlobalBlock,
+    LocalBlock,
+    OverlapEmbed,
+    PatchEmbed,
+    SplitBlock,
+    batch_norm,
+)
+from uniformer.network.hourglass import HourglassBlock, HourglassState, pool_score
+from uniformer.network.ops import Grid, mix_boxed_tokens, to_grid, to_tokens
+
+Box = tuple[int, int, int, int]  # top, left, bottom, right on a grid
+
+
+class StageInfo(NamedTuple):
+    """What a neck needs to know of a stage's output (the `feature_info` of a backbone)."""
+
+    channels: int
+    stride: int  #: in height and width
+    time_stride: int  #: 1 for images
+
+
+class Stage(nn.Module):
+    """A patch embedding and its blocks; in a dense backbone also the norm of the map that is handed out."""
+
+    norm: nn.LayerNorm | None
+
+    def __init__(self, config: Config, stage: int, drop_path_rates: list[float]):
+        super().__init__()
+        dim_in = config.in_chans if stage == 1 else config.dims[stage - 2]
+        dim = config.dims[stage - 1]
+        embed = OverlapEmbed if stage <= config.overlap else PatchEmbed
+        self.embed = embed(config, stage, dim_in, dim)
+        self.blocks = nn.ModuleList(_block(config, stage, index, rate) for index, rate in enumerate(drop_path_rates))
+        self.norm = nn.LayerNorm(dim, eps=BLOCK_EPS) if config.output == "normed_maps" else None
+
+
+def _block(config: Config, stage: int, index: int, rate: float) -> Block:
+    if stage <= 2:
+        return LocalBlock(config, stage, rate)
+    if config.keep_ratio is not None:
+        # The first block of stage 3 works on all tokens: there is no score yet to choose by.
+        return HourglassBlock(config, stage, rate, 1.0 if (stage, index) == (3, 0) else config.keep_ratio)
+    if config.split_attention:
+        return SplitBlock(config, stage, rate)
+    stays_global = config.global_every is not None and (index + 1) % config.global_every == 0
+    return GlobalBlock(config, stage, rate, config.window if stage == 3 and not stays_global else None)
+
+
+class UniFormer(nn.Module):
+    """UniFormer for images (B, 3, H, W) or clips (B, 3, T, H, W), any size from 32 pixels, any number of frames.
+
+    `forward` gives logits (B, num_classes), pooled features (B, C) when `num_classes` is 0, or a tuple of maps when
+    `config.output` says so. It gives the same kind of thing in training and in evaluation mode; what only training
+    needs has methods of its own: `forward_token_labels` and `forward_class_token`.
+
+    Raises `InputError` on an input of another rank or channel count than expected, or too small for the strides.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        self.grad_checkpointing = False
+        width = config.dims[-1]
+
+        last = max(sum(config.depths) - 1, 1)
+        rates = [config.drop_path * i / last for i in range(sum(config.depths))]
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dims[2])) if config.is_hourglass else None
+        self.stages = nn.ModuleList()
+        for stage, depth in enumerate(config.depths, start=1):
+            self.stages.append(Stage(config, stage, rates[:depth]))
+            rates = rates[depth:]
+        self.cls_proj = nn.Linear(config.dims[2], width) if config.is_hourglass else None
+
+        classifies = config.output == "logits"
+        self.norm = batch_norm(config.ndim, width) if classifies else None
+        self.cls_norm = nn.LayerNorm(width, eps=EMBED_EPS) if classifies and config.is_hourglass else None
+        self.head: nn.Module | None = None
+        self.cls_head: nn.Module | None = None
+        self.aux_head: nn.Module | None = None
+        self._initialise(self)
+        if classifies:
+            self.reset_classifier(config.num_classes)
+
+    @staticmethod
+    def _initialise(module: nn.Module) -> None:
+        """Linear layers: truncated normal of deviation 0.02, bias 0. Everything else keeps torch's defaults."""
+        for m in module.modules():
+            if isinstance(m, nn.Linear):
+                nn.init.trunc_normal_(m.weight, std=0.02)
+                nn.init.zeros_(m.bias)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """New, freshly initialised classifiers for `num_classes` classes; 0 leaves them out."""
+        if self.norm is None:
+            raise InputError("this model returns maps and has no classifier to reset")
+        self.config = with_options(self.config, {"num_classes": num_classes})
+        weight = self.norm.get_parameter("weight")
+        for name, wanted in (
+            ("head", True),
+            ("cls_head", self.config.is_hourglass),
+            ("aux_head", self.config.token_labeling),
+        ):
+            head = nn.Linear(self.config.dims[-1], num_classes) if wanted and num_classes else None
+            if head is not None:
+                self._initialise(head)
+                head = head.to(weight.device, weight.dtype)
+            setattr(self, name, head)
+
+    # ---- what the network computes
+
+    def forward(self, x: Tensor) -> Any:
+        if self.norm is None:
+            return tuple(self.forward_intermediates(x))
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The batch-normed last map, (B, C, *grid)."""
+        return self._normed(self._run_stages(x)[0][-1])
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Logits from `forward_features`; with token labeling half of each class's best token score is added."""
+        pooled = self._dropout(features.flatten(2).mean(dim=2))  # (B, C)
+        if self.head is None:
+            return pooled
+        logits = self.head(pooled)
+        if self.aux_head is None:
+            return logits
+        tokens, _ = to_tokens(features)
+        return logits + 0.5 * self.aux_head(tokens).amax(dim=1)
+
+    def forward_intermediates(self, x: Tensor, indices: tuple[int, ...] = (0, 1, 2, 3)) -> list[Tensor]:
+        """The outputs of the stages in `indices`, (B, C_i, [T_i,] H_i, W_i), raw or layer-normed as configured."""
+        maps, _ = self._run_stages(x)
+        return [_layer_normed(maps[i], self.stages[i].norm) for i in indices]  # type: ignore[arg-type]
+
+    def forward_token_labels(self, x: Tensor, box: Box | None = None) -> tuple[Tensor, Tensor, Box]:
+        """Training outputs of token labeling: logits of the mean token (B, K), of every token (B, N, K), and the box.
+
+        With `box`, given on the stem's grid (stride 4), tokens inside it come from the batch in reverse order
+        (MixToken). The dense logits are put back on the last grid, where the box is 8 times smaller, rounded down;
+        that small box is returned, for the loss to mix the labels by.
+        """
+        if self.aux_head is None:
+            raise InputError("token labels need a model with token labeling and a classifier")
+        features = self._normed(self._run_stages(x, box)[0][-1])
+        top, left, bottom, right = small = tuple(v // 8 for v in box) if box else (0, 0, 0, 0)
+        tokens, grid = to_tokens(features)
+        dense = self.aux_head(tokens)
+        if box:
+            dense, _ = to_tokens(mix_boxed_tokens(to_grid(dense, grid), (top, left, bottom, right)))
+        return self.head(self._dropout(tokens.mean(dim=1))), dense, small  # type: ignore[misc, return-value]
+
+    def forward_class_token(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Training outputs of the light models: logits of the mean token and of the class token, both (B, K)."""
+        if self.cls_head is None or self.cls_norm is None:
+            raise InputError("class token logits need a model with hourglass blocks and a classifier")
+        maps, state = self._run_stages(x)
+        assert state is not None
+        return self.forward_head(self._normed(maps[-1])), self.cls_head(self.cls_norm(state.cls[:, 0]))
+
+    def _run_stages(self, x: Tensor, mix_box: Box | None = None) -> tuple[list[Tensor], HourglassState | None]:
+        """The four stages' outputs, and for the light models the class token and scores after the last block."""
+        self._check_input(x)
+        maps: list[Tensor] = []
+        state: HourglassState | None = None
+        for index, stage in enumerate(self.stages):
+            x = stage.embed(x)  # type: ignore[operator]
+            if index == 0 and mix_box:
+                x = mix_boxed_tokens(x, mix_box)
+            if self.cls_token is not None:
+                state = self._enter_stage(index, x, state, maps)
+            for block in stage.blocks:  # type: ignore[union-attr]
+                if state is None:
+                    x = self._call(block, x)
+                else:
+                    x, state = self._call(block, x, state)
+            maps.append(x)
+        return maps, state
+
+    def _enter_stage(
+        self, index: int, x: Tensor, state: HourglassState | None, maps: list[Tensor]
+    ) -> HourglassState | None:
+        """Class token and scores as stages 3 and 4 of a light model receive them; None in the local stages."""
+        if index < 2:
+            return None
+        if state is None:
+            assert self.cls_token is not None
+            return HourglassState(self.cls_token.expand(x.shape[0], -1, -1), None)
+        assert self.cls_proj is not None
+        assert state.score is not None
+        return HourglassState(self.cls_proj(state.cls), pool_score(state.score, tuple(maps[-1].shape[2:])))
+
+    def _call(self, block: nn.Module, *args: Any) -> Any:
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *args, use_reentrant=False)
+        return block(*args)
+
+    def _normed(self, x: Tensor) -> Tensor:
+        if self.norm is None:
+            raise InputError("this model returns maps: it has no last norm, use forward_intermediates")
+        return self.norm(x)
+
+    def _dropout(self, pooled: Tensor) -> Tensor:
+        return nn.functional.dropout(pooled, self.config.dropout, self.training)
+
+    # ---- what others need to know of it
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory in training: recompute each block's activations in the backward pass."""
+        self.grad_checkpointing = enable
+
+    @property
+    def feature_info(self) -> tuple[StageInfo, ...]:
+        """Channels and strides of the four maps."""
+        time_stride = 2 if self.config.is_video else 1
+        return tuple(StageInfo(dim, stride, time_stride) for dim, stride in zip(self.config.dims, STRIDES, strict=True))
+
+    def grids(self, size: Grid) -> list[Grid]:
+        """The grids of the four stages for an input of `size` ([T,] H, W). Raises `InputError` if one is empty."""
+        grids: list[Grid] = []
+        for number, stage in enumerate(self.stages, start=1):
+            grid = grids[-1] if grids else size
+            for m in stage.modules():
+                if isinstance(m, nn.Conv2d | nn.Conv3d) and max(m.stride) > 1:  # a patch embedding's
+                    padding = cast(Grid, m.padding)
+                    geometry = zip(grid, m.kernel_size, m.stride, padding, strict=True)
+                    grid = tuple((n + 2 * p - k) // s + 1 for n, k, s, p in geometry)
+            if min(grid) < 1:
+                raise InputError(
+                    f"input of {_times(size)} is too small: stage {number} would get a grid of {_times(grid)}"
+                )
+            grids.append(grid)
+        return grids
+
+    def _check_input(self, x: Tensor) -> None:
+        config = self.config
+        if x.ndim != config.ndim + 2:
+            shape = "(B, C, T, H, W)" if config.is_video else "(B, C, H, W)"
+            raise InputError(
+                f"expected {'clips' if config.is_video else 'images'} of shape {shape}, got {tuple(x.shape)}"
+            )
+        if x.shape[1] != config.in_chans:
+            raise InputError(f"expected {config.in_chans} input channels, got {x.shape[1]} (shape {tuple(x.shape)})")
+        if not torch.compiler.is_compiling():
+            self.grids(tuple(x.shape[2:]))
+
+
+def _layer_normed(x: Tensor, norm: nn.LayerNorm | None) -> Tensor:
+    """LayerNorm over the channels of a map (B, C, *grid)."""
+    if norm is None:
+        return x
+    tokens, grid = to_tokens(x)
+    return to_grid(norm(tokens), grid)
+
+
+def _times(size: Grid) -> str:
+    return " x ".join(map(str, size))
+
+
+def create_model(
+    name: str,
+    *,
+    checkpoint: Any = None,
+    inflate: Literal["center", "mean"] | None = None,
+    features_only: bool = False,
+    **options: Any,
+) -> UniFormer:
+    """Build a variant by name, with any field of `Config` changed, optionally with a checkpoint's weights.
+
+        create_model("uniformer_small_video", num_classes=174, drop_path=0.3)
+        create_model("uniformer_small_video", checkpoint="uniformer_small.k400_16x4")   # an id, a file or a repository
+        create_model("uniformer_small_video", checkpoint="uniformer_small.in1k", inflate="center", num_classes=51)
+        create_model("uniformer_base", features_only=True)     # forward gives the four stage maps
+
+    With `checkpoint` the class count is the file's, unless `num_classes` asks for another: then the classifier is new.
+    `in_chans` other than the file's adapts the stem, `inflate` turns an image checkpoint into a video model; see
+    `load_checkpoint`.
+    Unknown names and options raise `InputError`, naming the nearest known ones.
+    """
+    from uniformer.checkpoints.records import get_config
+
+    if features_only:
+        options.setdefault("output", "maps")
+    config = with_options(get_config(name), options)
+    if checkpoint is None:
+        return UniFormer(config)
+    from uniformer.checkpoints.load import model_from_checkpoint
+
+    return model_from_checkpoint(checkpoint, config, asked=options.keys(), inflate=inflate)

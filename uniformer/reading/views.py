@@ -1,0 +1,256 @@
+"""From anything a user has - a file, a folder of frames, an array - to the views a network is fed: steps 1 to 4.
+
+    probe -> which frames? -> read them -> resize, crop, normalise
+
+Prediction, evaluation and features all come through `load_views`, so they sample and crop alike.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from uniformer.config import InputSpec
+from uniformer.errors import InputError
+from uniformer.reading.frames import (
+    IMAGE_FORMATS,
+    IMAGE_SUFFIXES,
+    Picture,
+    Pixels,
+    VideoInfo,
+    VideoReader,
+    check_file,
+    check_pixels,
+    open_frames,
+)
+from uniformer.reading.sampling import clip_indices, effective_stride
+from uniformer.reading.transforms import Floats, crop_boxes, image_array, is_tensor, to_rgb, view_array
+from uniformer.reading.video import open_video
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Backend = Literal["pyav", "torchcodec"]
+Source: TypeAlias = "str | os.PathLike[str] | np.ndarray | Tensor | Image.Image | Sequence[Any]"
+
+MAX_BYTES = 1 << 29  # of frames held at once; clips of very large videos are read one after the other
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a network is fed for one source, and where it came from."""
+
+    array: Floats  #: (V, 3, h, w) or (V, 3, T, h, w), V = clips x crops, crops varying fastest
+    height: int  #: of the source, pixels
+    width: int
+    boxes: tuple[tuple[float, float, float, float], ...]  #: each crop in the source: top, left, height, width
+    frames: npt.NDArray[np.int64] | None = None  #: of a video: their numbers, (clips, T)
+    seconds: npt.NDArray[np.float64] | None = None  #: of a video with a clock: their times, (clips, T)
+    num_frames: int | None = None
+    fps: float | None = None
+    notes: tuple[str, ...] = ()
+    timings: dict[str, float] = field(default_factory=dict)  #: seconds spent in `read` and `transform`
+
+    @property
+    def pixels(self) -> Tensor:
+        """`array` as a tensor of the same memory."""
+        import torch
+
+        return torch.from_numpy(self.array)
+
+
+def load_views(
+    source: Source,
+    spec: InputSpec,
+    *,
+    backend: Backend = "pyav",
+    follow_seconds: bool = False,
+    fps: float | None = None,
+    span: tuple[float, float] | None = None,
+) -> Views:
+    """The views of one source as `spec` wants them.
+
+    A network for clips takes a video file, a folder of frames, a list of image files, or uint8 RGB frames
+    (T, H, W, 3) or (T, 3, H, W); `fps` is the rate of frames that have no clock of their own. A network for images
+    takes an image file, a PIL image, or uint8 RGB (H, W, 3) or (3, H, W). `span`, start and end in seconds, takes a
+    part of a video as if it were the whole.
+
+    Raises `InputError` for a source that is of the other kind, missing, unreadable or of another shape.
+    """
+    if not spec.is_video:
+        return _image(source, spec)
+    with open_clip(source, backend, fps) as reader:
+        return _clips(reader, spec, follow_seconds, span)
+
+
+def frames_within(reader: VideoReader, span: tuple[float, float] | None) -> tuple[int, int]:
+    """The first frame of a part of a video, start and end in seconds, and the number of its frames; at least one.
+
+    Raises `InputError` where the part begins after the last frame, or the video has no clock.
+    """
+    count = reader.info.num_frames
+    if span is None:
+        return 0, count
+    start, end = span
+    times = reader.times(range(count))
+    first, last = np.searchsorted(times, (start - 1e-6, end - 1e-6))
+    if first >= count or end < start:
+        raise InputError(f"{reader.info.path}: expected a part within {times[-1]:.2f} s, got {start:g} to {end:g} s")
+    return int(first), max(int(last - first), 1)
+
+
+def _clips(reader: VideoReader, spec: InputSpec, follow_seconds: bool, span: tuple[float, float] | None) -> Views:
+    info, notes = reader.info, []
+    offset, count = frames_within(reader, span)
+    frames = offset + clip_indices(spec, count, fps=info.fps, follow_seconds=follow_seconds)  # (clips, T)
+    stride = effective_stride(spec, fps=info.fps, follow_seconds=follow_seconds)
+    if stride is not None and stride != spec.stride:
+        notes.append(f"stride {spec.stride} at {spec.fps:g} fps followed as {stride:.3g} frames at {info.fps:.4g} fps")
+    window = max((stride or 0) * spec.frames, spec.frames)
+    if count < window:
+        notes.append(f"only {count} frames where a clip spans {window:.4g}: frames repeat")
+
+    start = time.perf_counter()
+    at_once = max(1, MAX_BYTES // (spec.frames * info.width * info.height * 3))
+    arrays, reading = [], 0.0
+    for first in range(0, len(frames), at_once):
+        begin = time.perf_counter()
+        some = frames[first : first + at_once]
+        read = reader.read(some.ravel()).reshape(*some.shape, info.height, info.width, 3)
+        reading += time.perf_counter() - begin
+        arrays.append(view_array(read, spec))
+    return Views(
+        array=np.concatenate(arrays) if len(arrays) > 1 else arrays[0],
+        height=info.height,
+        width=info.width,
+        boxes=tuple(crop_boxes(info.height, info.width, spec)),
+        frames=frames,
+        seconds=None if info.fps is None else reader.times(frames.ravel()).reshape(frames.shape),
+        num_frames=info.num_frames,
+        fps=info.fps,
+        notes=(*notes, *reader.warnings),
+        timings={"read": reading, "transform": time.perf_counter() - start - reading},
+    )
+
+
+def open_clip(source: Source, backend: Backend = "pyav", fps: float | None = None) -> VideoReader:
+    """Frames by number of anything that is a clip: a file, a folder of frames, an array, a list of images."""
+    if isinstance(source, np.ndarray) or is_tensor(source):
+        return ArrayReader(_channels_last(source, 4, "(T, H, W, 3)"), fps)
+    if isinstance(source, Image.Image):
+        raise InputError("expected a video for a network of clips, got an image")
+    if isinstance(source, str | os.PathLike):
+        if Path(source).suffix.lower() in IMAGE_SUFFIXES and Path(source).is_file():
+            raise InputError(f"{source}: expected a video for a network of clips, found an image")
+        return open_video(source, backend=backend)
+    if not isinstance(source, Sequence) or not source:
+        raise InputError(f"expected a path, an array or a list of frames, got {type(source).__name__}")
+    if all(isinstance(item, str | os.PathLike) for item in source):
+        return open_frames(source)
+    frames = [_frame(item) for item in source]
+    if len({f.shape for f in frames}) > 1:
+        raise InputError(f"expected frames of one size, got {frames[0].shape} and others")
+    return ArrayReader(_channels_last(np.stack(frames), 4, "(T, H, W, 3)"), fps)
+
+
+def _frame(item: object) -> np.ndarray:
+    """One item of a list of frames as an array."""
+    if isinstance(item, Image.Image):
+        return np.asarray(to_rgb(_decoded(item)))
+    if isinstance(item, np.ndarray) or is_tensor(item):
+        return np.asarray(item)
+    raise InputError(f"expected frames as arrays, tensors or PIL images, got {type(item).__name__}")
+
+
+class ArrayReader(VideoReader):
+    """Frames that are in memory already, uint8 (T, H, W, 3)."""
+
+    def __init__(self, frames: Pixels, fps: float | None):
+        count, height, width, _ = frames.shape
+        super().__init__(VideoInfo("array", count, fps, count / fps if fps else None, width, height, 0, "raw", "array"))
+        self._frames = frames
+
+    def _pictures(self, wanted: Sequence[int]) -> Iterator[tuple[int, Picture]]:
+        for number in wanted:
+            yield number, partial(self._frames.__getitem__, number)
+
+    def all_pictures(self) -> Iterator[tuple[int, Picture]]:
+        return self._pictures(range(len(self._frames)))
+
+    def _times(self) -> npt.NDArray[np.float64]:
+        if self.info.fps is None:
+            raise InputError("expected frames with a rate, got an array without one")
+        return np.arange(len(self._frames)) / self.info.fps
+
+
+def _image(source: Source, spec: InputSpec) -> Views:
+    begin = time.perf_counter()
+    if isinstance(source, str | os.PathLike):
+        picture: Image.Image | Pixels = open_image(Path(source))
+    elif isinstance(source, np.ndarray) or is_tensor(source):
+        picture = _channels_last(source, 3, "(H, W, 3)")
+    elif isinstance(source, Image.Image):
+        picture = _decoded(source)
+    else:
+        raise InputError(f"expected one image for a network of images, got {type(source).__name__}")
+    read = time.perf_counter()
+    array = image_array(picture, spec)
+    height, width = _upright_size(picture)
+    timings = {"read": read - begin, "transform": time.perf_counter() - read}
+    return Views(array, height, width, tuple(crop_boxes(height, width, spec)), timings=timings)
+
+
+def open_image(path: Path) -> Image.Image:
+    """Decoded here, so that what is wrong with the file is said here."""
+    check_file(path, "an image")
+    try:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            check_pixels(path, *image.size)
+            image.load()
+            return image
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's plugins let struct, index, value and syntax errors out on damaged files
+        raise InputError(f"{path}: expected an image, found a file that does not open as one: {_said(error)}") from None
+
+
+def _decoded(image: Image.Image) -> Image.Image:
+    """A PIL image with its pixels read, which Pillow leaves until they are needed."""
+    try:
+        image.load()
+    except Exception as error:  # as above
+        raise InputError(f"expected an image that can be decoded: {_said(error)}") from None
+    return image
+
+
+def _said(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:120]
+
+
+def _upright_size(picture: Image.Image | Pixels) -> tuple[int, int]:
+    """(height, width) as shown: EXIF orientations 5 to 8 lie on their side."""
+    if not isinstance(picture, Image.Image):
+        return picture.shape[0], picture.shape[1]
+    lies = picture.getexif().get(0x0112, 1) >= 5
+    return (picture.width, picture.height) if lies else (picture.height, picture.width)
+
+
+def _channels_last(pixels: np.ndarray | Tensor, ndim: int, form: str) -> Pixels:
+    """uint8 with the channels last; from (..., 3, H, W) where the last axis is not the channels."""
+    array = pixels.detach().cpu().numpy() if is_tensor(pixels) else pixels
+    if array.dtype != np.uint8 or array.ndim != ndim or 0 in array.shape:
+        raise InputError(f"expected uint8 RGB of shape {form}, got {array.dtype} of shape {array.shape}")
+    if array.shape[-1] != 3 and array.shape[-3] == 3:
+        array = np.moveaxis(array, -3, -1)
+    if array.shape[-1] != 3:
+        raise InputError(f"expected uint8 RGB of shape {form}, got shape {array.shape}")
+    return np.ascontiguousarray(array)

@@ -1,0 +1,195 @@
+"""Depthwise 3D convolution: as torch computes it, with a faster backward pass on a CPU, and in several forms on a GPU.
+
+Forward, oneDNN is quick on a CPU; its backward pass is not: a small model spent three quarters of a training step there
+(figures in `docs/log.md`). So the fast form takes the same gradients by other ways:
+
+- of the input: a depthwise convolution once more, of the output's gradient with the kernel turned round;
+- of the kernel: for each of its planes in time a 2D depthwise one, over the frames that this plane joins.
+
+In 2D torch's own backward pass is as fast as this one.
+
+On a GPU nobody knows beforehand which form is the fastest: `fast/convolutions.py` measures them, and gives each layer
+the form that won. A layer that was given none computes as torch does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Form = Literal["contiguous", "channels_last", "planes", "triton"]  #: on a GPU; see `FORMS`
+GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)  #: that a form may be given
+
+
+class Depthwise3d(nn.Conv3d):
+    """One kernel x kernel x kernel filter per channel, zero-padded to keep the grid: (B, C, T, H, W) -> the same."""
+
+    form: Form | None = None  #: how a GPU computes it; None: as torch does
+
+    def __init__(self, dim: int, kernel: int):
+        super().__init__(dim, dim, kernel, padding=kernel // 2, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return depthwise(x, self.weight, self.bias, self.form)
+
+    def added_to(self, x: Tensor) -> Tensor:
+        """x + self(x), in one go where the form can."""
+        return depthwise(x, self.weight, self.bias, self.form, residual=True)
+
+
+def depthwise(
+    x: Tensor, weight: Tensor, bias: Tensor | None, form: Form | None = None, *, residual: bool = False
+) -> Tensor:
+    """x (B, C, T, H, W) by a filter per channel, weight (C, 1, k, k, k) with k odd -> (B, C, T, H, W).
+
+    `form` is for floats of 16 and 32 bits on a GPU; elsewhere there is no choice. With `residual` it is x plus that.
+    """
+    if form is not None and x.is_cuda and x.dtype in GPU_DTYPES:
+        return FORMS[usable(form)](x, weight, bias, residual)
+    y: Tensor = (_FastBackward.apply if _slow_backward(x, weight) else depthwise_plain)(x, weight, bias)
+    return x + y if residual else y
+
+
+def depthwise_plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The plain twin of `depthwise`; the tests hold outputs and gradients of one against the other."""
+    return F.conv3d(x, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
+
+
+# ---- forms for a GPU -------------------------------------------------------------------------------------------------
+# Each takes x, weight, bias and whether x is added, and gives a map that lies in memory as x does.
+
+
+def _contiguous(x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool) -> Tensor:
+    """torch's own kernel for maps (B, C, T, H, W), with a copy of x where it lies otherwise."""
+    y = _laid_as(x, depthwise_plain(x.contiguous(), weight, bias))
+    return x + y if residual else y
+
+
+def _channels_last(x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool) -> Tensor:
+    """cuDNN's kernel for maps with the channels last in memory."""
+    last = torch.channels_last_3d
+    y = _laid_as(x, depthwise_plain(x.contiguous(memory_format=last), weight.contiguous(memory_format=last), bias))
+    return x + y if residual else y
+
+
+def _planes(x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool) -> Tensor:
+    """The sum of k 2D convolutions, one for each of the kernel's planes in time, over all frames."""
+    images, middle = _as_images(x), weight.shape[2] // 2  # (B * T, C, H, W)
+
+    def by(plane: int, bias: Tensor | None) -> Tensor:
+        y = F.conv2d(images, weight[:, :, plane], bias, padding=middle, groups=len(weight))
+        return y.unflatten(0, (len(x), -1)).transpose(1, 2)  # (B, C, T, H, W)
+
+    y = by(middle, bias)
+    for plane, seen, given in _joined(x.shape[2], weight.shape[2]):
+        if plane != middle and seen.start < seen.stop:
+            y[:, :, given] += by(plane, None)[:, :, seen]
+    y = _laid_as(x, y)
+    return x + y if residual else y
+
+
+def _triton(x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool) -> Tensor:
+    """Our own kernels."""
+    from uniformer.speed.kernels import depthwise_triton
+
+    return depthwise_triton(x, weight, bias, residual=residual)
+
+
+FORMS: dict[Form, Callable[[Tensor, Tensor, Tensor | None, bool], Tensor]] = {
+    "contiguous": _contiguous,
+    "channels_last": _channels_last,
+    "planes": _planes,
+    "triton": _triton,
+}
+
+
+def usable(form: Form) -> Form:
+    """The form itself, but for "triton" where Triton is not installed: a network may have come from elsewhere."""
+    return "channels_last" if form == "triton" and not has_triton() else form
+
+
+@cache
+def has_triton() -> bool:
+    """Whether our kernels can be imported."""
+    if find_spec("triton") is None:
+        return False
+    try:
+        import_module("uniformer.speed.kernels")
+    except ImportError:
+        return False
+    return True
+
+
+def _laid_as(x: Tensor, y: Tensor) -> Tensor:
+    """y in the memory format of x."""
+    last = x.is_contiguous(memory_format=torch.channels_last_3d)
+    return y.contiguous(memory_format=torch.channels_last_3d if last else torch.contiguous_format)
+
+
+# ---- on a CPU --------------------------------------------------------------------------------------------------------
+
+
+def _slow_backward(x: Tensor, weight: Tensor) -> bool:
+    """Whether torch's own backward pass would be the slow one: float32 on a CPU, outside autocast."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and torch.is_grad_enabled()
+        and (x.requires_grad or weight.requires_grad)
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+class _FastBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return depthwise_plain(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        return (
+            depthwise_plain(grad, weight.flip(2, 3, 4), None) if of_x else None,
+            _weight_gradient(x, grad, weight) if of_weight else None,
+            grad.sum((0, 2, 3, 4)) if of_bias else None,
+        )
+
+
+def _weight_gradient(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
+    """x and grad (B, C, T, H, W) -> the gradient of the filters, (C, 1, k, k, k)."""
+    middle, planes = weight.shape[2] // 2, []
+    for plane, seen, given in _joined(x.shape[2], weight.shape[2]):
+        if seen.start >= seen.stop:
+            planes.append(torch.zeros_like(weight[:, :, plane]))
+            continue
+        gradients = torch.ops.aten.convolution_backward(
+            _as_images(grad[:, :, given]), _as_images(x[:, :, seen]), weight[:, :, plane], None,
+            [1, 1], [middle, middle], [1, 1], False, [0, 0], len(weight), [False, True, False],
+        )  # fmt: skip
+        planes.append(gradients[1])
+    return torch.stack(planes, dim=2)
+
+
+def _joined(frames: int, kernel: int) -> Iterator[tuple[int, slice, slice]]:
+    """(plane, frames of the input, frames of the output) that each plane in time of a kernel joins.
+
+    In a clip shorter than the kernel the outer planes only ever meet padding: their slices are empty.
+    """
+    for plane in range(kernel):
+        ahead = plane - kernel // 2  # this plane takes frame t + ahead to frame t
+        first, last = max(0, -ahead), min(frames, frames - ahead)
+        yield plane, slice(first + ahead, last + ahead), slice(first, last)
+
+
+def _as_images(clips: Tensor) -> Tensor:
+    """(B, C, T, H, W) -> (B * T, C, H, W), channels last in memory: otherwise oneDNN takes twice as long."""
+    return clips.permute(0, 2, 3, 4, 1).flatten(0, 1).permute(0, 3, 1, 2)

@@ -1,0 +1,101 @@
+"""Networks as files for OpenVINO (.xml with its .bin) and ONNX Runtime (.onnx). `exported.py` runs them, without torch.
+
+What is written is the inference form as a graph in float32: for any batch, but for the frames and the picture size it
+was written for. The contract goes into the file. A file is kept only if its runtime gives the model's own logits.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from uniformer.checkpoints.contract import Contract
+from uniformer.errors import InputError, MissingExtra
+from uniformer.network.model import UniFormer
+from uniformer.speed.network import FastUniFormer
+from uniformer.speed.runtimes import METADATA, SUFFIXES, import_openvino, open_exported
+from uniformer.speed.timings import view_size
+
+TOLERANCE = 1e-4  # of the largest logit; float32 in another order of summation moves logits by some 1e-6
+PACKAGES = {".xml": ("openvino", ("openvino",)), ".onnx": ("onnx", ("onnxruntime", "onnxscript"))}  # extra, what of it
+
+
+def export(model: UniFormer, contract: Contract, out: str | os.PathLike[str]) -> float:
+    """Write a classifier to `out`, .xml or .onnx. Returns the largest error of its logits relative to the largest.
+
+    Frames and size are those of `contract.input`. Raises `InputError` for names that end in something else, networks
+    without a classifier or a described input, and where the logits that the runtime computes from the file are not
+    the model's; `MissingExtra` without the packages of the format. Nothing is left at `out` then.
+    """
+    if contract.input is None:
+        raise InputError("expected a contract that describes the input, which fixes the exported frames and size")
+    return write_checked(model, view_size(model.config, contract.input), Path(out), contract)
+
+
+def write_checked(model: UniFormer, size: Sequence[int], out: Path, contract: Contract) -> float:
+    """`export` for inputs (any batch, *size), whatever the contract says of them."""
+    if not out.parent.is_dir():
+        raise InputError(f"cannot write {out}: expected the folder {out.parent} to exist")
+    example = torch.randn(3, *size, generator=torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        written = Path(folder, out.name)
+        write_graph(model, size, written, contract)
+        off = _largest_error(model, written, example)
+        if not off <= TOLERANCE:  # also catches NaN
+            raise InputError(f"{out}: expected the model's logits of the exported file, they are off by {off:.1e}")
+        for path in sorted(Path(folder).iterdir()):  # .bin before .xml
+            path.replace(out.parent / path.name)
+    return off
+
+
+def write_graph(model: UniFormer, size: Sequence[int], out: Path, contract: Contract) -> None:
+    """The inference form as a file, for inputs (any batch, *size)."""
+    if out.suffix not in SUFFIXES:
+        raise InputError(f"expected a name that ends in {' or '.join(SUFFIXES)}, got {out}")
+    if model.config.output != "logits" or not model.config.num_classes:
+        raise InputError("expected a network with a classifier, got a backbone")
+    extra, packages = PACKAGES[out.suffix]
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra(package, extra, f"writing {out.suffix} files")
+    inference = FastUniFormer(model).float().cpu()
+    example = torch.zeros(2, *size)  # a batch of one would be taken for a constant
+    batch = torch.export.Dim("batch", min=1)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of deprecations within the exporters
+        program = torch.export.export(inference, (example,), dynamic_shapes=({0: batch},), strict=False)
+        (_write_openvino if out.suffix == ".xml" else _write_onnx)(program, out, contract)
+
+
+def _write_openvino(program: Any, out: Path, contract: Contract) -> None:
+    openvino = import_openvino(f"writing {out.suffix} files")
+    graph = openvino.convert_model(program)
+    (example,) = program.example_inputs[0]
+    graph.reshape([-1, *example.shape[1:]])
+    graph.set_rt_info(contract.to_json(), [METADATA])
+    openvino.save_model(graph, out, compress_to_fp16=False)
+
+
+def _write_onnx(program: Any, out: Path, contract: Contract) -> None:
+    converted = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["views"], output_names=["logits"])
+    assert converted is not None
+    converted.model.metadata_props[METADATA] = contract.to_json()
+    converted.save(out, external_data=False)
+
+
+@torch.no_grad()
+def _largest_error(model: UniFormer, path: Path, example: Tensor) -> float:
+    """Of the file's logits, as a share of the largest. One view and several: another batch than it was traced with."""
+    inference = FastUniFormer(model).float().cpu()
+    network = open_exported(path)
+    want = inference(example)
+    found = torch.cat([torch.from_numpy(network(some.numpy(), len(some))) for some in example.split([1, 2])])
+    return float((found - want).abs().max() / want.abs().max())

@@ -1,0 +1,75 @@
+"""The whole network as inference computes it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from uniformer.errors import InputError
+from uniformer.network.blocks import GlobalBlock, LocalBlock, OverlapEmbed, PatchEmbed, SplitBlock
+from uniformer.network.hourglass import HourglassBlock, HourglassState
+from uniformer.network.model import Box, Stage, UniFormer
+from uniformer.speed.blocks import (
+    FastGlobalBlock,
+    FastHourglassBlock,
+    FastLocalBlock,
+    FastOverlapEmbed,
+    FastPatchEmbed,
+    FastSplitBlock,
+)
+
+FORMS: dict[type[nn.Module], Any] = {  # most special first
+    LocalBlock: FastLocalBlock,
+    HourglassBlock: FastHourglassBlock,
+    SplitBlock: FastSplitBlock,
+    GlobalBlock: FastGlobalBlock,
+    OverlapEmbed: FastOverlapEmbed,
+    PatchEmbed: FastPatchEmbed,
+}
+
+
+class FastUniFormer(UniFormer):
+    """An inference copy of a model in evaluation mode: the same inputs, outputs and methods, other weights.
+
+    Batch norms, layer scales and the position embeddings' residuals are folded into other weights, in float64. It
+    computes in `dtype`, the model's own by default, whatever autocast says, and without gradients. Its state dict is
+    its own: save the model that it was made from. It can be copied, pickled and moved like any module.
+
+    `share` takes the tensors that stay as they are from the model itself, where `dtype` allows it: for a model that is
+    not going to change.
+    """
+
+    def __init__(self, model: UniFormer, dtype: torch.dtype | None = None, *, share: bool = False):
+        nn.Module.__init__(self)
+        own = next(model.parameters()).dtype
+        dtype = dtype or own
+        shared = {id(p): p for p in model.parameters()} if share and dtype == own else {}
+        vars(self).update(vars(copy.deepcopy(model, shared)))
+        for stage in cast("Iterable[Stage]", self.stages):
+            stage.embed = _form(stage.embed, dtype)
+            stage.blocks = nn.ModuleList(_form(block, dtype) for block in stage.blocks)
+        self.to(dtype).eval()
+
+    def train(self, mode: bool = True) -> FastUniFormer:
+        if mode:
+            raise InputError("expected the model itself for training, got its optimised copy")
+        return super().train(False)
+
+    @torch.no_grad()
+    def _run_stages(self, x: Tensor, mix_box: Box | None = None) -> tuple[list[Tensor], HourglassState | None]:
+        with torch.autocast(x.device.type, enabled=False):
+            return super()._run_stages(x.to(next(self.parameters()).dtype), mix_box)
+
+    @torch.no_grad()
+    def forward_head(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            return super().forward_head(features)
+
+
+def _form(module: Any, dtype: torch.dtype) -> Any:
+    """The inference form of a block or a patch embedding."""
+    return next(form for plain, form in FORMS.items() if isinstance(module, plain))(module, dtype)

@@ -1,0 +1,115 @@
+"""Networks that `uniformer export` wrote, run by OpenVINO (.xml) or ONNX Runtime (.onnx). No torch here.
+
+On a CPU they are the fastest form there is, and start in a second: importing torch alone takes several.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uniformer.checkpoints.contract import Contract
+from uniformer.errors import InputError, MissingExtra
+from uniformer.reading.transforms import Floats
+
+METADATA = "uniformer"  # the name under which the contract lies in the file
+SUFFIXES = (".xml", ".onnx")
+
+
+class Exported:
+    """An exported network with its contract: views in, logits out, in float32 on the CPU."""
+
+    report = None  #: of loading: nothing is left to be decided then
+
+    def __init__(self, path: Path, run: Callable[[Floats], Floats], contract: Contract):
+        self._path, self._run, self.contract = path, run, contract
+
+    def __call__(self, views: Floats, batch_size: int) -> Floats:
+        """Views (V, 3, ...) -> logits (V, K), `batch_size` views at a time."""
+        parts = [self._run(views[first : first + batch_size]) for first in range(0, len(views), batch_size)]
+        return np.concatenate(parts)
+
+    @property
+    def weights(self) -> str:
+        """What tells them from all others, whatever they are called."""
+        with open(self._path.with_suffix(".bin") if self._path.suffix == ".xml" else self._path, "rb") as f:
+            return hashlib.file_digest(f, "sha256").hexdigest()[:12]
+
+
+def open_exported(path: str | os.PathLike[str], *, threads: int | None = None) -> Exported:
+    """Read a file written by `export`. `threads`: OMP_NUM_THREADS where it is set, else as many as the runtime likes.
+
+    Raises `InputError` when there is no such file, or it holds something else; `MissingExtra` without the runtime.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"{path}: expected an exported network, {' or '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise InputError(f"{path}: expected an exported network, found no such file")
+    if threads is None and os.environ.get("OMP_NUM_THREADS", "").isdigit():
+        threads = int(os.environ["OMP_NUM_THREADS"])
+    run, text = (_openvino if path.suffix == ".xml" else _onnxruntime)(path, threads)
+    if text is None:
+        raise InputError(
+            f"{path}: expected a file written by `uniformer export`, found no description of a model in it"
+        )
+    return Exported(path, run, Contract.from_json(text, str(path)))
+
+
+def _openvino(path: Path, threads: int | None) -> tuple[Callable[[Floats], Floats], str | None]:
+    openvino = import_openvino(f"{path}, a network for OpenVINO,")
+    # The default precision is bfloat16 on processors that have it; the answers are to be the same everywhere.
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    if threads:
+        config["INFERENCE_NUM_THREADS"] = threads
+    core = openvino.Core()
+    try:
+        model = core.read_model(path)
+        compiled = core.compile_model(model, "CPU", config)
+    except RuntimeError as error:
+        raise InputError(f"{path}: OpenVINO cannot read it: {_last_line(error)}") from None
+    text = model.get_rt_info([METADATA]).value if model.has_rt_info([METADATA]) else None
+    return lambda views: compiled(np.ascontiguousarray(views))[0], text
+
+
+def _onnxruntime(path: Path, threads: int | None) -> tuple[Callable[[Floats], Floats], str | None]:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtra("onnxruntime", "onnx", f"{path}, a network for ONNX Runtime,") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # a class of its own for each of its error codes
+        raise InputError(f"{path}: ONNX Runtime cannot read it: {_last_line(error)}") from None
+    name = session.get_inputs()[0].name
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA)
+    return lambda views: session.run(None, {name: views})[0], text
+
+
+def import_openvino(purpose: str) -> Any:
+    """OpenVINO without its telemetry: left alone it reports every import to a server, and waits where there is none."""
+    hidden = "openvino_telemetry" not in sys.modules
+    if hidden:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # not to be found: OpenVINO has a stub for that
+    try:
+        import openvino
+    except ImportError:
+        raise MissingExtra("openvino", "openvino", purpose) from None
+    finally:
+        if hidden:
+            del sys.modules["openvino_telemetry"]
+    return openvino
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:200]

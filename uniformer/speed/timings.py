@@ -1,0 +1,122 @@
+"""Which form computes a network: the one asked for, or the fastest that `uniformer bench` found on this machine.
+
+On a GPU also which form computes each of its depthwise convolutions.
+
+What was measured lies in one JSON file of the user's cache folder, networks exported for this machine beside it. No
+torch here: the command line needs the names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from uniformer.config import Config, InputSpec, to_dict
+from uniformer.errors import InputError
+from uniformer.support.files import atomic_path
+
+Compute = Literal["plain", "fast", "compiled", "openvino", "onnxruntime"]
+RUNTIMES = {"openvino": ".xml", "onnxruntime": ".onnx"}  #: what they read
+AT_ONCE = ("plain", "fast")  #: forms that need nothing prepared
+NAME = "forms.json"
+
+
+def cache_folder() -> Path:
+    """Where measurements and exported networks are kept: `uniformer` in XDG_CACHE_HOME, or in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "uniformer")
+
+
+def view_size(config: Config, spec: InputSpec) -> tuple[int, ...]:
+    """The shape of one view, (C, [T,] H, W)."""
+    return config.in_chans, *((spec.frames,) if spec.is_video else ()), *spec.size
+
+
+def situation(config: Config, size: Sequence[int], processor: str, dtype: str, threads: int) -> str:
+    """All that a form's time depends on, in one line: the key of the file. `size` is that of one view, (3, [T,] H, W).
+
+    Other versions of torch or of a runtime make another situation, so what was measured with the old ones is forgotten.
+    """
+    told = json.dumps(to_dict(replace(config, drop_path=0.0, dropout=0.0)), sort_keys=True)  # no matter in evaluation
+    network = hashlib.sha256(told.encode()).hexdigest()[:12]
+    shape = " x ".join(map(str, size))
+    versions = _versions("uniformer", "torch", *RUNTIMES)
+    return f"{processor}, {threads} threads, {dtype}; network {network}, views of {shape}; {versions}"
+
+
+def depthwise_situation(kernel: int, shape: Sequence[int], use: str, processor: str, dtype: str) -> str:
+    """The same for one depthwise convolution on a GPU: `shape` is (C, T, H, W), `use` inference or training."""
+    layer = f"depthwise convolution {kernel} x {kernel} x {kernel} of {' x '.join(map(str, shape))}"
+    return f"{processor}, {dtype}; {layer}, {use}; {_versions('uniformer', 'torch', 'triton')}"
+
+
+def cpu_name() -> str:
+    """The processor's model and its widest vectors, as Linux tells them; elsewhere what Python knows."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor() or platform.machine()
+    name = re.search(r"^model name\s*: (.*)", text, re.MULTILINE)
+    wide = next((w for w in ("amx_tile", "avx512f", "avx2", "avx", "asimd") if re.search(rf"\b{w}\b", text)), "")
+    return f"{name[1] if name else platform.machine()} {wide}".strip()
+
+
+def remember(key: str, seconds: Mapping[str, float]) -> Path:
+    """Keep the time of each form in a situation, in place of what was known of it. Returns the file."""
+    path, known = cache_folder() / NAME, remembered()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps({**known, key: dict(seconds)}, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def remembered() -> dict[str, dict[str, float]]:
+    """The seconds of each form, in every situation that was measured on this machine. Raises `InputError`."""
+    path = cache_folder() / NAME
+    if not path.is_file():
+        return {}
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if all(isinstance(seconds, float) for times in known.values() for seconds in times.values()):
+            return dict(known)
+    except (OSError, ValueError, AttributeError):
+        pass
+    raise InputError(f"{path}: expected what `uniformer bench` wrote, found something else: delete it")
+
+
+def best_at_hand(key: str, weights: Callable[[], str], size: Sequence[int]) -> Compute:
+    """The fastest form that was measured in a situation and can start at once; "fast" where nothing was measured.
+
+    A runtime can start at once if the network of these weights was exported for it. `torch.compile` never can.
+    """
+    times = remembered().get(key, {})
+    for form in sorted(times, key=lambda name: times[name]):
+        if form in AT_ONCE or (form in RUNTIMES and exported_path(weights(), size, form).is_file()):
+            return form  # type: ignore[return-value]
+    return "fast"
+
+
+def exported_path(weights: str, size: Sequence[int], form: str) -> Path:
+    """Where the network of these weights is kept for a runtime."""
+    return cache_folder() / f"{weights}-{'x'.join(map(str, size))}{RUNTIMES[form]}"
+
+
+def _versions(*packages: str) -> str:
+    return ", ".join(f"{name} {_version(name)}" for name in packages)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"

@@ -1,0 +1,141 @@
+"""The processes of one run: who this one is, and the few things they tell one another. One process needs no set-up.
+
+Processes are started by torchrun (or SLURM's srun with the same variables): RANK, WORLD_SIZE, LOCAL_RANK.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import distributed as dist
+from torch import nn
+
+from uniformer.errors import InputError
+from uniformer.support.lock import locked
+
+T = TypeVar("T")
+CPU = torch.device("cpu")
+# How loading processes start. Python 3.14 would start them from a server: seconds of imports for each, and torch's
+# workers, which watch whether their parent lives, would outlive a run that was killed.
+WORKER_START = "fork" if sys.platform == "linux" else None
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those of the run."""
+
+    rank: int = 0
+    size: int = 1
+    nodes: int = 1  #: machines
+    device: torch.device = CPU
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one that writes files and speaks."""
+        return self.rank == 0
+
+    def sums(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over the processes."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def gathered(self, value: T) -> list[T]:
+        """The value of every process, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list[T | None] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values  # type: ignore[return-value]
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What `make` gives in the main process, in all of them; so is an `InputError` of it, that none waits in vain.
+
+        So only the main process needs the output folder.
+        """
+        if self.size == 1:
+            return make()
+        box: list[tuple[T | None, InputError | None]] = [(None, None)]
+        if self.is_main:
+            try:
+                box = [(make(), None)]
+            except InputError as error:
+                box = [(None, error)]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        value, problem = box[0]
+        if problem is not None:
+            raise problem
+        return value  # type: ignore[return-value]
+
+    @contextmanager
+    def alone_in(self, folder: Path) -> Iterator[str]:
+        """Keep other runs out of `folder`, as `lock.locked` does, by the main process."""
+        with ExitStack() as stack:
+            yield self.from_main(lambda: stack.enter_context(locked(folder)))
+
+    def share_buffers(self, modules: Iterable[nn.Module]) -> None:
+        """Give every process the main one's buffers: in training the statistics of batch norms are each one's own."""
+        if self.size > 1:
+            for module in modules:
+                for buffer in module.buffers():
+                    dist.broadcast(buffer, src=0)
+
+
+@contextmanager
+def joined(device: str = "auto") -> Iterator[World]:
+    """Join the run that torchrun's variables describe, if any: gloo between CPUs, NCCL between GPUs.
+
+    `device`: "auto" takes the GPU of this process's number on its machine, where there are GPUs.
+    Raises `InputError` for variables that do not fit together and for a device that is not there.
+    """
+    rank, size, local = (_number(name, usual) for name, usual in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    if not 0 <= rank < size:
+        raise InputError(f"expected RANK below WORLD_SIZE, got {rank} of {size}")
+    place = pick_device(device, local)
+    if size == 1:
+        yield World(device=place)
+        return
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    # A process that is done waits for the others: evaluating long videos may take it far beyond the usual minutes.
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timedelta(hours=12))
+    try:
+        yield World(rank, size, max(size // _number("LOCAL_WORLD_SIZE", size), 1), place)
+    finally:
+        dist.destroy_process_group()
+
+
+def _number(name: str, usual: int) -> int:
+    text = os.environ.get(name)
+    if text is None:
+        return usual
+    if not text.isdecimal():
+        raise InputError(f"expected a whole number in the variable {name}, got {text!r}")
+    return int(text)
+
+
+def pick_device(name: str, local: int = 0) -> torch.device:
+    """The device of this name; "auto" is a GPU where there is one. Number `local` of several, where none is named.
+
+    Raises `InputError` for a device that is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{local}"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"cannot compute on device {name!r}: {str(error).splitlines()[0][:150]}") from None
+    return device

@@ -1,0 +1,382 @@
+"""What happens when in a video: `timeline` cuts it into shots and names the motion of the camera over time.
+
+frames, each once -> shots -> windows of about 2 s, one beginning every 0.5 s -> network -> equal neighbours merged
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from uniformer.checkpoints.identify import Source as CheckpointSource
+from uniformer.config import InputSpec
+from uniformer.errors import InputError
+from uniformer.inference.predictor import IN_PACKAGE, Predictor, average_views
+from uniformer.reading.frames import Pixels, VideoReader
+from uniformer.reading.sampling import clip_indices, effective_stride
+from uniformer.reading.transforms import to_views
+from uniformer.reading.views import open_clip
+from uniformer.timelines.shots import Look, look_at, with_cuts
+
+WINDOW = 2.0  # seconds that a window lasts where sparse sampling leaves it open: as long as the clips of camera motion
+STEPS = 4  # windows begin this often within the length of one
+SHORTEST = 0.5  # seconds of a shot below which nothing is said of it
+GAP = 0.5  # seconds of frames that cannot be decoded, from which on a shot ends there
+EPSILON = 1e-6  # seconds by which times may be off
+
+CSV_FIELDS = ("shot", "start", "end", "motion", "confidence")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A stretch of a shot with one motion."""
+
+    shot: int  #: from 1
+    start: float  #: seconds from the first frame of the video
+    end: float
+    motion: str  #: the class; "" where the shot is too short to tell
+    confidence: float | None  #: mean probability of the class over the stretch
+
+
+@dataclass(frozen=True)
+class Window:
+    """What the network was fed once, and what it said."""
+
+    shot: int
+    start: float  #: seconds
+    end: float
+    frames: tuple[int, ...]
+    probabilities: NDArray[np.float32]  #: (K,)
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """What a network says of a video, over time. Rows are in order and do not overlap."""
+
+    source: str
+    checkpoint: str
+    classes: tuple[str, ...]
+    duration: float  #: seconds
+    fps: float | None
+    rows: tuple[Row, ...]
+    windows: tuple[Window, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """Rows and windows; times in seconds, to the millisecond."""
+        rows = [dict(zip(CSV_FIELDS, _values(row), strict=True)) for row in self.rows]
+        windows = [
+            {
+                "shot": w.shot, "start": round(w.start, 3), "end": round(w.end, 3), "frames": list(w.frames),
+                "probabilities": [round(float(p), 4) for p in w.probabilities],
+            }
+            for w in self.windows
+        ]  # fmt: skip
+        plain = {
+            "source": self.source, "checkpoint": self.checkpoint, "duration": round(self.duration, 3),
+            "fps": self.fps and round(self.fps, 3), "notes": list(self.notes), "rows": rows,
+            "classes": list(self.classes), "windows": windows,
+        }  # fmt: skip
+        return json.dumps(plain, ensure_ascii=False) + "\n"
+
+    def to_csv(self) -> str:
+        """A header and one line per row."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([CSV_FIELDS, *map(_values, self.rows)])
+        return text.getvalue()
+
+    def to_srt(self) -> str:
+        """Subtitles (SubRip): what the camera does, shown while it does it."""
+        said = [row for row in self.rows if row.motion and _milliseconds(row.end) > _milliseconds(row.start)]
+        return "\n".join(
+            f"{number}\n{_clock(row.start)} --> {_clock(row.end)}\n"
+            f"{plain_name(row.motion)} ({100 * (row.confidence or 0):.0f} %)\n"
+            for number, row in enumerate(said, start=1)
+        )
+
+
+def plain_name(name: str) -> str:
+    """A class in words, on one line."""
+    return " ".join(name.replace("_", " ").replace("-->", "->").split())
+
+
+def _values(row: Row) -> tuple[Any, ...]:
+    confidence = None if row.confidence is None else round(row.confidence, 4)
+    return row.shot, round(row.start, 3), round(row.end, 3), row.motion, confidence
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(1000 * seconds)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(_milliseconds(seconds), 60_000)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02},{rest % 1000:03}"
+
+
+def timeline(
+    source: str | os.PathLike[str],
+    model: CheckpointSource | Predictor = IN_PACKAGE,
+    *,
+    window: float | None = None,
+    cuts: bool = True,
+    progress: Callable[[float, float], None] | None = None,
+) -> Timeline:
+    """What happens when in a video file of any length, by a network of clips.
+
+        for row in uniformer.timeline("film.mp4").rows:
+            print(row.start, row.end, row.motion, row.confidence)
+
+    The file is decoded once, frame by frame, and memory does not grow with it but for the answers. Shots are told
+    apart by hard cuts (`shots.with_cuts`). Shots longer than a window are seen through windows that overlap.
+
+    Args:
+        model: a checkpoint, as `Predictor` takes it, or a `Predictor`: the model in the package by default.
+        window: seconds of a window; by default as long as the network's clips last in training, or 2 s.
+        cuts: False takes the whole video for one shot.
+        progress: called now and then with the seconds done and all seconds.
+
+    Raises:
+        InputError: the file is no video, has no clock, or holds no frame that can be decoded; the network is one of
+            images; the window is not positive.
+    """
+    predictor = model if isinstance(model, Predictor) else Predictor(model)
+    if not predictor.spec.is_video:
+        raise InputError("expected a network of clips for a timeline, got one of images")
+    if window is not None and not window > 0:
+        raise InputError(f"expected a window of more than 0 seconds, got {window}")
+    shots: list[_Shot] = []
+    windows: list[Window] = []
+    waiting: list[_Clip] = []
+    with open_clip(source, predictor.backend) as reader:
+        film = _Film(reader, replace(predictor.spec, clips=1), window)
+        for part in _parts(film, _marked(film, cuts), progress):
+            if isinstance(part, _Shot):
+                shots.append(part)
+            else:
+                waiting.append(part)
+            if len(waiting) >= predictor.batch_size:
+                windows += _answers(predictor, waiting)
+                waiting = []
+    windows += _answers(predictor, waiting)
+    if not shots:
+        raise InputError(f"{reader.info.path}: expected a video, found no frame that can be decoded")
+    names = predictor.contract.classes or tuple(f"class {i}" for i in range(predictor.contract.config.num_classes))
+    by_shot: dict[int, list[Window]] = {shot.number: [] for shot in shots}
+    for one in windows:
+        by_shot[one.shot].append(one)
+    return Timeline(
+        source=os.fspath(source),
+        checkpoint=predictor.contract.id or predictor.contract.arch,
+        classes=names,
+        duration=float(film.ends[-1]),
+        fps=film.fps,
+        rows=tuple(row for shot in shots for row in _rows(shot, by_shot[shot.number], names, film.step)),
+        windows=tuple(windows),
+        notes=tuple(_notes(film, shots, by_shot)),
+    )
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+class _Frame(NamedTuple):
+    number: int
+    view: Tensor  #: (crops, 3, 1, h, w)
+
+
+class _Clip(NamedTuple):
+    """A window before the network has seen it."""
+
+    shot: int
+    start: float
+    end: float
+    frames: tuple[int, ...]
+    pixels: Tensor  #: (crops, 3, T, h, w)
+
+
+class _Shot(NamedTuple):
+    number: int
+    start: float
+    end: float
+    frames: int
+
+
+class _Film:
+    """A video that is being read, and how it is to be looked at."""
+
+    def __init__(self, reader: VideoReader, spec: InputSpec, window: float | None):
+        info = reader.info
+        self.reader, self.spec, self.fps = reader, spec, info.fps
+        self.times = reader.times(range(info.num_frames))
+        self.ends = np.append(self.times[1:], max(info.duration or 0.0, self.times[-1]))  # when each frame goes
+        self.follows = spec.fps is not None and info.fps is not None  # strides that follow seconds
+        if window is None:
+            stride = effective_stride(spec, fps=info.fps, follow_seconds=self.follows)
+            window = WINDOW if stride is None or info.fps is None else stride * spec.frames / info.fps
+        self.window, self.step = window, window / STEPS
+        self.least = max(2, spec.frames // 2)  # frames of a window: where most are repeated, motion looks like none
+        self.seen = 0
+        self.first_lost: int | None = None
+
+    def frames(self) -> Iterator[tuple[_Frame, Look]]:
+        """Every frame that can be decoded, once."""
+        for number, picture in self.reader.all_pictures():
+            if number > self.seen and self.first_lost is None:
+                self.first_lost = self.seen
+            self.seen += 1
+            pixels = _shrunk(picture(), self.spec)
+            yield _Frame(number, to_views(pixels[None, None], self.spec)), look_at(pixels)
+
+    def is_torn(self, before: int, after: int) -> bool:
+        """Whether too many frames are missing between two."""
+        return after > before + 1 and float(self.times[after] - self.ends[before]) > GAP
+
+    def clip(self, shot: int, start: float, frames: Sequence[_Frame]) -> Iterator[_Clip]:
+        """The window that begins at `start`, of frames from there on; none where it has too few."""
+        inside = [frame for frame in frames if self.times[frame.number] < start + self.window - EPSILON]
+        if len(inside) < self.least:
+            return
+        (places,) = clip_indices(self.spec, len(inside), fps=self.fps, follow_seconds=self.follows)
+        chosen = [inside[place] for place in places]
+        pixels = torch.cat([frame.view for frame in chosen], dim=2)
+        end = float(self.ends[inside[-1].number])
+        yield _Clip(shot, start, end, tuple(frame.number for frame in chosen), pixels)
+
+
+def _shrunk(pixels: Pixels, spec: InputSpec) -> Pixels:
+    """A large picture at a fraction of its size, still three times as large as the network's: half of the time of full
+    HD went into resizing every frame. Not where the network was fed plain bilinear pictures, which this would smooth.
+    """
+    times = min(pixels.shape[:2]) // (3 * spec.resize)
+    if spec.interpolation == "bilinear" or times < 2:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).reduce(times))
+
+
+def _marked(film: _Film, cuts: bool) -> Iterator[tuple[_Frame, bool]]:
+    """Frames, and whether a shot begins with each."""
+    if cuts:
+        return with_cuts(film.frames())
+    return ((frame, place == 0) for place, (frame, _) in enumerate(film.frames()))
+
+
+class _OpenShot:
+    """A shot while its frames come in; no more of them are held than a window and a step need."""
+
+    def __init__(self, film: _Film, number: int, first: int):
+        self.film, self.number = film, number
+        self.start = self.next = float(film.times[first])
+        self.last = first
+        self.count = 0
+        self.end_of_windows: float | None = None
+        self.held: deque[_Frame] = deque()
+
+    def add(self, frame: _Frame) -> Iterator[_Clip]:
+        """The windows that are complete as this frame comes."""
+        film = self.film
+        while film.times[frame.number] >= self.next + film.window - EPSILON:
+            yield from self._window(self.next)
+            self.end_of_windows = self.next + film.window
+            self.next += film.step
+        self.held.append(frame)
+        self.last = frame.number
+        self.count += 1
+
+    def close(self) -> Iterator[_Clip | _Shot]:
+        """The last window, which ends with the shot, and the shot."""
+        film, end = self.film, float(self.film.ends[self.last])
+        if self.end_of_windows is None:
+            if end - self.start >= SHORTEST - EPSILON:
+                yield from self._window(self.start)
+        elif end - self.end_of_windows > film.step / 2:
+            yield from self._window(end - film.window)
+        yield _Shot(self.number, self.start, end, self.count)
+
+    def _window(self, start: float) -> Iterator[_Clip]:
+        while self.held and self.film.times[self.held[0].number] < start - EPSILON:
+            self.held.popleft()
+        yield from self.film.clip(self.number, start, self.held)
+
+
+def _parts(
+    film: _Film, frames: Iterable[tuple[_Frame, bool]], progress: Callable[[float, float], None] | None
+) -> Iterator[_Clip | _Shot]:
+    """The windows of each shot as they are complete, and after them the shot."""
+    shot: _OpenShot | None = None
+    for frame, is_first in frames:
+        if shot is not None and (is_first or film.is_torn(shot.last, frame.number)):
+            yield from shot.close()
+        if shot is None or is_first or film.is_torn(shot.last, frame.number):
+            shot = _OpenShot(film, 1 if shot is None else shot.number + 1, frame.number)
+        yield from shot.add(frame)
+        if progress is not None:
+            progress(float(film.ends[frame.number]), float(film.ends[-1]))
+    if shot is not None:
+        yield from shot.close()
+
+
+# ---- answering -------------------------------------------------------------------------------------------------------
+
+
+def _answers(predictor: Predictor, clips: Sequence[_Clip]) -> list[Window]:
+    if not clips:
+        return []
+    spec = predictor.spec
+    logits = predictor.logits(torch.cat([clip.pixels for clip in clips]).numpy())
+    return [
+        Window(clip.shot, clip.start, clip.end, clip.frames, average_views(part, spec))
+        for clip, part in zip(clips, np.split(logits, len(clips)), strict=True)
+    ]
+
+
+def _rows(shot: _Shot, windows: Sequence[Window], names: Sequence[str], step: float) -> list[Row]:
+    """What a shot's windows say, each for the time nearest to its middle; equal neighbours merged."""
+    if not windows:
+        return [Row(shot.number, shot.start, shot.end, "", None)]
+    middles = _middles(windows)
+    near = np.abs(middles[:, None] - middles) < 1.5 * step  # the window and its neighbours
+    smooth = near @ np.stack([w.probabilities for w in windows]) / near.sum(1, keepdims=True)  # (N, K)
+    bounds = borders(windows, shot.start, shot.end)
+    best = smooth.argmax(1)
+    begins = [i for i in range(len(best)) if i == 0 or best[i] != best[i - 1]]
+    rows = []
+    for first, last in zip(begins, [*begins[1:], len(best)], strict=True):
+        weights = np.diff(bounds[first : last + 1])
+        confidence = float(np.average(smooth[first:last, best[first]], weights=weights))
+        rows.append(Row(shot.number, float(bounds[first]), float(bounds[last]), names[best[first]], confidence))
+    return rows
+
+
+def borders(windows: Sequence[Window], start: float, end: float) -> NDArray[np.float64]:
+    """Where in a shot the word passes from one of its N windows to the next, half-way between their middles: (N + 1,)
+    seconds, from the shot's start to its end."""
+    middles = _middles(windows)
+    return np.concatenate([[start], (middles[1:] + middles[:-1]) / 2, [end]])
+
+
+def _middles(windows: Sequence[Window]) -> NDArray[np.float64]:
+    return np.array([(w.start + w.end) / 2 for w in windows])
+
+
+def _notes(film: _Film, shots: Sequence[_Shot], windows: Mapping[int, Sequence[Window]]) -> Iterator[str]:
+    count = film.reader.info.num_frames
+    if film.seen < count:
+        lost = film.seen if film.first_lost is None else film.first_lost
+        yield f"{count - film.seen} of {count} frames cannot be decoded, the first at {film.times[lost]:.2f} s"
+    short = [shot for shot in shots if not windows[shot.number]]
+    if short:
+        what = "1 shot is" if len(short) == 1 else f"{len(short)} shots are"
+        yield f"{what} too short to tell: less than {SHORTEST:g} s or {film.least} frames"

@@ -1,0 +1,293 @@
+"""Training batches: which samples, in which order, augmented how.
+
+All of it follows from the seed and the place in the run, so the same batches come whatever the number of worker
+processes and of training processes, and a run goes on at any step as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from uniformer.config import InputSpec
+from uniformer.datasets.manifest import Item, Manifest
+from uniformer.errors import InputError
+from uniformer.reading.augment import augment_clip, augment_image, augment_labelled_image
+from uniformer.reading.options import Augment
+from uniformer.reading.sampling import random_clip
+from uniformer.reading.views import frames_within, open_clip, open_image
+from uniformer.sides import mirrored_classes, reversed_classes
+from uniformer.support.distributed import WORKER_START
+
+ORDER, SAMPLE, MIXING, NETWORK = range(4)  # what draws are for: each has its own stream of numbers
+SUBSTITUTES = 20  # tries to replace an unreadable file before the run gives up
+
+
+def stream(seed: int, purpose: int, *place: int) -> np.random.Generator:
+    """The random numbers of one purpose at one place of the run."""
+    return np.random.default_rng((seed, purpose, *place))
+
+
+class Place(NamedTuple):
+    """One sample of a run."""
+
+    epoch: int
+    position: int  #: in the epoch
+    row: int  #: of the manifest
+
+
+class Batch(NamedTuple):
+    """What one process is fed in one pass. A sample's copies stand together."""
+
+    x: Tensor  #: (B, 3, [T,] h, w)
+    labels: Tensor  #: int64 (B,), or float32 (B, K) of a multi-label set
+    label_maps: Tensor | None  #: (B, 2, k, M, M), for token labeling
+    crops: Tensor | None  #: (B, 4), see `losses.label_map_targets`
+    unreadable: tuple[tuple[str, str], ...]  #: path and reason of files that others stand in for
+    stood_in: int  #: samples that another one stands in for
+
+
+class Sample(NamedTuple):
+    """One row, read and augmented `copies` times."""
+
+    views: Tensor  #: (copies, 3, [T,] h, w)
+    label: Tensor
+    label_maps: list[Tensor]
+    crops: list[Tensor]
+    unreadable: list[tuple[str, str]]
+
+
+# ---- which samples ---------------------------------------------------------------------------------------------------
+
+
+def epoch_rows(
+    count: int, seed: int, epoch: int, *, repeated: int = 1, labels: npt.NDArray[np.int32] | None = None
+) -> npt.NDArray[np.int64]:
+    """The rows of one epoch in order, (count,): shuffled, each once.
+
+    With `repeated`, each is drawn that many times in a row and as many fewer are drawn at all (repeated augmentation,
+    arXiv:1902.05509). With `labels`, (count,), every class is drawn equally often, small ones several times over.
+    """
+    rng = stream(seed, ORDER, epoch)
+    rows = rng.permutation(count) if labels is None else _balanced_rows(labels, rng)
+    return np.repeat(rows[: -(-count // repeated)], repeated)[:count]
+
+
+def _balanced_rows(labels: npt.NDArray[np.int32], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    order = np.argsort(labels, kind="stable")
+    of_classes = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+    quota, rest = divmod(len(labels), len(of_classes))
+    extra = rng.permutation(len(of_classes)) < rest  # classes that are drawn once more
+    drawn = [np.resize(rng.permutation(rows), quota + more) for rows, more in zip(of_classes, extra, strict=True)]
+    return rng.permutation(np.concatenate(drawn))
+
+
+def share(batch: int, rank: int, size: int) -> npt.NDArray[np.int64]:
+    """The positions of a batch that one of `size` processes takes, ascending, (batch / size,).
+
+    The first and the last stay together, the second and the last but one, and so on: mixing blends the two of such a
+    pair, so it blends the same samples whatever the number of processes, where a process has an even number of them.
+    Neighbours go to different processes, so the draws of a repeated augmentation do.
+    """
+    half = -(-batch // 2)
+    pairs = np.stack((np.arange(half), batch - 1 - np.arange(half)), axis=1)  # (half, 2), a middle one with itself
+    if batch // size % 2:
+        return np.arange(rank, batch, size)
+    return np.sort(pairs[rank::size].ravel())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the samples of a run fall into epochs, steps, passes and processes.
+
+    The last, partial batch of an epoch is left out. Raises `InputError` for fewer samples than one batch.
+    """
+
+    count: int  #: samples
+    batch_size: int  #: of one step, over passes and processes
+    epochs: int
+    seed: int = 0
+    passes: int = 1  #: accumulated, of one step
+    rank: int = 0
+    size: int = 1
+    repeated: int = 1
+    balanced: npt.NDArray[np.int32] | None = None  #: labels, to draw all classes equally often
+
+    def __post_init__(self) -> None:
+        if self.count < self.batch_size:
+            raise InputError(
+                f"expected at least one batch of {self.batch_size} samples, got {self.count}: set a smaller batch_size"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Of one epoch."""
+        return self.count // self.batch_size
+
+    def places(self, start: int) -> Iterator[list[Place]]:
+        """The samples of each pass of this process, from step `start` of the run to its end."""
+        size = self.batch_size // self.passes
+        mine = share(size, self.rank, self.size)
+        for epoch in range(start // self.steps, self.epochs):
+            rows = epoch_rows(self.count, self.seed, epoch, repeated=self.repeated, labels=self.balanced)
+            first = start % self.steps if epoch == start // self.steps else 0
+            for begin in range(first * self.batch_size, self.steps * self.batch_size, size):
+                yield [Place(epoch, int(p), int(rows[p])) for p in begin + mine]
+
+
+# ---- reading them ----------------------------------------------------------------------------------------------------
+
+
+class TrainingSet(Dataset[Sample]):
+    """Samples by `Place`, each augmented `augment.repeats` times from one decoding.
+
+    `label_maps` is the folder of token labeling's maps: <class folder>/<name>.pt for each picture.
+    """
+
+    def __init__(
+        self, manifest: Manifest, spec: InputSpec, augment: Augment, *, seed: int = 0, label_maps: str | None = None
+    ):
+        kinds = ("video", "frames") if spec.is_video else ("image",)
+        if manifest.kind not in kinds:
+            raise InputError(f"expected {' or '.join(kinds)} items for this network, got {manifest.kind} items")
+        self.manifest, self.spec, self.augment = manifest, spec, augment
+        self.seed, self.label_maps = seed, label_maps
+        self._mirrored = mirrored_classes(manifest.classes) if augment.mirror else []
+        self._reversed = reversed_classes(manifest.classes, augment.reverse_pairs) if augment.reverse else []
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __getitem__(self, place: Place) -> Sample:
+        """Where a file cannot be read another one stands in, drawn at random, always the same at this place."""
+        rng = stream(self.seed, SAMPLE, place.epoch, place.position)
+        row = place.row
+        unreadable: list[tuple[str, str]] = []
+        for _ in range(SUBSTITUTES):
+            try:
+                return self._sample(row, rng, unreadable)
+            except InputError as error:
+                unreadable.append((self.manifest.path(row), str(error)))
+                row = int(rng.integers(len(self.manifest)))
+        raise InputError(f"expected readable files, found {SUBSTITUTES} unreadable ones in a row: {unreadable[-1][1]}")
+
+    def _sample(self, row: int, rng: np.random.Generator, unreadable: list[tuple[str, str]]) -> Sample:
+        item, maps, crops = self.manifest[row], [], []
+        label = self._label(item)
+        if self.spec.is_video:
+            frames, label = self._turned(self._clip(item, rng), label, rng)
+            views = [augment_clip(frames, self.spec, self.augment, copy) for copy in rng.spawn(self.augment.repeats)]
+        else:
+            image, views = open_image(Path(item.path)), []
+            for copy in rng.spawn(self.augment.repeats):
+                if self.label_maps is None:
+                    views.append(augment_image(image, self.spec, self.augment, copy))
+                    continue
+                whole = read_label_map(self.label_maps, item.path)
+                view, label_map, crop = augment_labelled_image(image, whole, self.spec, self.augment, copy)
+                views.append(view)
+                maps.append(label_map)
+                crops.append(crop)
+        return Sample(torch.stack(views), label, maps, crops, unreadable)
+
+    def _clip(self, item: Item, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+        """Frames of one clip, (T, H, W, 3)."""
+        span = None if item.start is None or item.end is None else (item.start, item.end)
+        with open_clip(item.path) as reader:
+            first, count = frames_within(reader, span)
+            return reader.read(first + random_clip(self.spec, count, rng, even=self.augment.even_frames))
+
+    def _turned(
+        self, frames: npt.NDArray[np.uint8], label: Tensor, rng: np.random.Generator
+    ) -> tuple[npt.NDArray[np.uint8], Tensor]:
+        """The clip (T, H, W, 3) mirrored or played backwards at random, and the class that it then shows."""
+        if self._mirrored and rng.random() < self.augment.mirror:
+            frames, label = frames[:, :, ::-1], self._partner(label, self._mirrored)
+        if self._reversed and rng.random() < self.augment.reverse:
+            frames, label = frames[::-1], self._partner(label, self._reversed)
+        return np.ascontiguousarray(frames), label
+
+    def _partner(self, label: Tensor, partners: list[int]) -> Tensor:
+        return label[partners] if self.manifest.is_multi_label else torch.tensor(partners[int(label)])
+
+    def _label(self, item: Item) -> Tensor:
+        if not self.manifest.is_multi_label:
+            return torch.tensor(item.labels[0])
+        label = torch.zeros(len(self.manifest.classes))
+        label[list(item.labels)] = 1
+        return label
+
+
+def read_label_map(folder: str, path: str) -> Tensor:
+    """The published map of a picture, float32 (2, k, M, M): scores and classes.
+
+    It has the picture's name and lies in a folder of the same name as the picture's, as in the published archive.
+    Raises `InputError` where there is none.
+    """
+    file = Path(folder, Path(path).parent.name, Path(path).stem + ".pt")
+    try:
+        label_map = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(
+            f"{file}: expected the label map of {path}, found no readable file: {error.strerror}"
+        ) from None
+    except Exception as error:  # pickle's, zip's and torch's own
+        raise InputError(f"{file}: expected a label map, found another kind of file: {type(error).__name__}") from None
+    if not isinstance(label_map, Tensor) or label_map.ndim != 4 or label_map.shape[0] != 2:
+        raise InputError(f"{file}: expected a label map (2, k, M, M), found {getattr(label_map, 'shape', 'no tensor')}")
+    return label_map.float()
+
+
+# ---- batches ---------------------------------------------------------------------------------------------------------
+
+
+def batches(
+    dataset: TrainingSet, plan: Plan, *, start: int = 0, workers: int = 0, pin: bool = False
+) -> Iterator[Batch]:
+    """Every pass of this process from step `start` of the run to its end, read ahead by `workers` processes."""
+    loader = DataLoader(
+        dataset,
+        batch_sampler=_Places(plan, start),
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        worker_init_fn=_leave_signals_to_the_trainer if workers else None,
+        multiprocessing_context=WORKER_START if workers else None,
+    )
+    return iter(loader)
+
+
+def collate(samples: list[Sample]) -> Batch:
+    copies = len(samples[0].views)
+    maps = [label_map for sample in samples for label_map in sample.label_maps]
+    return Batch(
+        torch.cat([sample.views for sample in samples]),
+        torch.stack([sample.label for sample in samples]).repeat_interleave(copies, dim=0),
+        torch.stack(maps) if maps else None,
+        torch.stack([crop for sample in samples for crop in sample.crops]) if maps else None,
+        tuple(bad for sample in samples for bad in sample.unreadable),
+        sum(bool(sample.unreadable) for sample in samples),
+    )
+
+
+class _Places(Sampler[list[Place]]):
+    def __init__(self, plan: Plan, start: int):
+        self._plan, self._start = plan, start
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        return self._plan.places(self._start)
+
+
+def _leave_signals_to_the_trainer(_worker: int) -> None:
+    """A signal to the whole group must not take the data away from the step that is to be finished and saved."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

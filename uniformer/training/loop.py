@@ -1,0 +1,307 @@
+"""Training, from a recipe and a data set to a checkpoint. Reads from top to bottom; `train` is the door.
+
+    batches -> mixing -> network and loss -> gradients -> AdamW -> averages        every step
+    validation -> best weights -> state to go on from                              every epoch
+
+Every random draw follows from the seed and the place in the run, so that a run which was killed at any moment and
+started again ends, on a CPU, with the same weights to the last bit.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from uniformer.datasets.manifest import Manifest
+from uniformer.errors import InputError
+from uniformer.evaluation.run import evaluate
+from uniformer.network.model import UniFormer
+from uniformer.support.distributed import joined
+from uniformer.support.files import atomic_path
+from uniformer.support.progress import Pace
+from uniformer.training.batches import Batch, batches
+from uniformer.training.log import Log, time_left
+from uniformer.training.optim import train_mode
+from uniformer.training.recipe import Recipe
+from uniformer.training.result import AVERAGE, BEST, RESULT, Outcome, measures, write_weights
+from uniformer.training.setup import STATE, Network, keep_state, prepare, rehearse
+from uniformer.training.state import load_state
+from uniformer.training.step import Run, Step, learn, what_went_wrong
+
+IN_A_ROW = 3  # steps with a number that is not finite before the run goes back to its last state
+RETURNS = 3  # of them before it ends
+
+
+def train(
+    recipe: Recipe,
+    train_set: Manifest,
+    val_set: Manifest | None = None,
+    *,
+    out: str | Path,
+    device: str = "auto",
+    network: Network = UniFormer,
+) -> Outcome:
+    """Train what `recipe` says on `train_set`; the folder `out` gets everything, and the same call goes on from there.
+
+    In `out`: state.pt (to go on from), metrics.csv, recipe.toml, best.safetensors (the best epoch's weights),
+    average.safetensors (where the recipe keeps an average), model.safetensors (the result), unreadable.csv.
+    SIGTERM and SIGINT end the run after the step at hand, with its state saved. Under torchrun every process calls
+    this; `recipe.batch_size` is that of all of them together. Seeds torch's global generator at each step.
+
+    `network` makes what is trained of `recipe.model`. For comparisons it may be another than `UniFormer` that takes
+    the same input, gives logits and has that `config`: its files then hold the tensors alone.
+
+    Raises `InputError` before the first step where recipe and data do not fit, and where the run cannot go on: too many
+    unreadable files, numbers that stay infinite, a full disk.
+    """
+    out = Path(out)
+    with (
+        joined(device) as world,
+        noted_signals() as signals,
+        world.alone_in(out) as unlocked,
+        Log(out, quiet=not world.is_main, tensorboard=recipe.loop.tensorboard) as log,
+    ):
+        if world.is_main:
+            clear_away(out)
+        log.notes(unlocked)
+        run, state = prepare(recipe, train_set, val_set, out, world, log, network)
+        if state is None:
+            rehearse(run)
+            keep_state(run)
+        log.rewind(run.learner.progress.step)
+        log.start(run.total, run.learner.progress.step)
+        while not run.learner.progress.finished:
+            stopped_by = follow(run, signals)
+            if stopped_by and not run.learner.progress.finished:
+                log.say(f"stopped by signal {stopped_by} at step {run.learner.progress.step}, ready to go on")
+                return Outcome(out, run.learner.progress.scores, stopped_by)
+        return finish(run)
+
+
+def clear_away(out: Path) -> None:
+    """Remove what a kill left half written beside the files of a run."""
+    for name in (STATE, RESULT, BEST, AVERAGE):
+        for left in out.glob(f".{name}.*"):
+            left.unlink()
+
+
+# ---- the loop --------------------------------------------------------------------------------------------------------
+
+
+def follow(run: Run, signals: list[int]) -> int | None:
+    """Train until the run is finished, goes back to an earlier state, or is stopped: then by which signal."""
+    recipe, progress, log = run.recipe, run.learner.progress, run.log
+    cuda = run.world.device.type == "cuda"
+    source = batches(run.samples, run.plan, start=progress.step, workers=recipe.data.workers, pin=cuda)
+    window, epoch = Pace(), Pace()
+    train_mode(run.learner.model)
+    while not progress.finished:
+        begin = time.perf_counter()
+        passes = [next(source) for _ in range(recipe.optimizer.accumulate)]
+        ready = time.perf_counter()
+        step = learn(run, passes, bool(signals))
+        for pace in (window, epoch):
+            pace.add(recipe.batch_size, ready - begin, time.perf_counter() - ready)
+        note_unreadable(run, passes, step.stood_in)
+        if not step.took_effect and must_return(run, passes, step):
+            go_back(run)
+            return None
+        progress.step += 1
+        log.step(progress.step, f"loss {step.loss:.4f}  {window.rate:.3g}/s  {window.waiting_share:.0%} waiting")
+        if progress.step % recipe.loop.log_every == 0:
+            report(run, step, window)
+            window = Pace()
+        if progress.step % run.plan.steps == 0:
+            end_epoch(run, epoch)
+            epoch = Pace()
+        if step.stop or is_time_to_keep(run):
+            keep_state(run)
+        if step.stop:
+            return signals[0] if signals else signal.SIGTERM  # another process's, else
+    return None
+
+
+def is_time_to_keep(run: Run) -> bool:
+    """Whether the state is due to be kept after the step just done."""
+    keep, progress = run.recipe.keep, run.learner.progress
+    epoch, steps = divmod(progress.step, run.plan.steps)
+    due = steps == 0 and epoch % keep.every == 0
+    due = due or (keep.every_steps is not None and progress.step % keep.every_steps == 0)
+    return progress.finished or (due and progress.in_a_row == 0)  # what went wrong just now is nothing to go back to
+
+
+def must_return(run: Run, passes: list[Batch], step: Step) -> bool:
+    """Account for a step without effect, and say whether there were too many of them in a row."""
+    scaler, progress = run.learner.scaler, run.learner.progress
+    if scaler.is_enabled() and np.isfinite(step.loss) and scaler.get_scale() >= 1:
+        return False  # float16: the loss was scaled up too far, which happens now and then and is mended already
+    progress.left_out += 1
+    progress.in_a_row += 1
+    where = what_went_wrong(run, passes)
+    run.log.say(f"step {progress.step + 1} left out: loss {step.loss:g}, gradient {step.norm:g}, first in {where}")
+    if progress.in_a_row >= IN_A_ROW and progress.returns >= RETURNS:
+        raise InputError(
+            f"training does not get past step {progress.step + 1}: {IN_A_ROW} steps in a row with numbers that are not "
+            f"finite, first in {where}, also at {progress.rate_factor:g} of the learning rate"
+        )
+    return progress.in_a_row >= IN_A_ROW
+
+
+def go_back(run: Run) -> None:
+    """To the last state kept, with half the learning rate."""
+    returns = run.learner.progress.returns + 1
+    run.learner.restore(run.world.from_main(lambda: load_state(run.out / STATE)))
+    progress = run.learner.progress
+    progress.returns, progress.rate_factor = returns, progress.rate_factor / 2
+    keep_state(run)
+    run.log.rewind(progress.step)
+    run.log.say(f"back to step {progress.step}, from now on with {progress.rate_factor:g} of the learning rate")
+
+
+def note_unreadable(run: Run, passes: list[Batch], count: int) -> None:
+    """List files that cannot be read, of `count` samples in all. Raises `InputError` where there are too many."""
+    if not count:
+        return
+    progress, limit = run.learner.progress, run.recipe.loop.max_bad_fraction
+    progress.unreadable += count
+    for files in run.world.gathered([file for batch in passes for file in batch.unreadable]):
+        run.log.unreadable(files)
+    if progress.unreadable > limit * run.plan.count:
+        raise InputError(
+            f"{progress.unreadable} of {run.plan.count} samples of this epoch could not be read, more than "
+            f"loop.max_bad_fraction={limit:g}: see {run.out / 'unreadable.csv'}"
+        )
+
+
+def report(run: Run, step: Step, pace: Pace) -> None:
+    """A line and a row on the steps since the last ones."""
+    done, noun = run.learner.progress.step, "clips" if run.recipe.input.is_video else "images"
+    epoch = (done - 1) // run.plan.steps + 1
+    left = time_left((pace.waiting + pace.working) / pace.samples * run.recipe.batch_size, run.total - done)
+    if not run.log.has_bar:
+        run.log.say(
+            f"epoch {epoch}/{run.plan.epochs}  step {done}/{run.total}  loss {step.loss:.4f}  lr {step.rate:.3g}  "
+            f"{pace.rate:.3g} {noun}/s  {pace.waiting_share:.0%} waiting for data  {left} left"
+        )
+    run.log.metrics(
+        epoch=epoch, step=done, lr=step.rate, loss=step.loss, grad_norm=step.norm,
+        samples_per_s=round(pace.rate, 3), waiting=round(pace.waiting_share, 4),
+    )  # fmt: skip
+
+
+# ---- at the end of an epoch ------------------------------------------------------------------------------------------
+
+
+def end_epoch(run: Run, pace: Pace) -> None:
+    """Validate, keep the best weights, and say how it went."""
+    progress, recipe = run.learner.progress, run.recipe
+    epoch = progress.step // run.plan.steps
+    is_last = progress.step == run.total
+    loss = progress.loss_sum / max(progress.loss_count, 1)
+    said = f"epoch {epoch}/{run.plan.epochs}: mean loss {loss:.4f}"
+    validated: dict[str, float] = {}
+    if run.val is not None and (is_last or epoch % recipe.loop.eval_every == 0):
+        progress.scores = validate(run, run.val)
+        validated = progress.scores
+        said += "".join(f", {name} {value:.4g}" for name, value in progress.scores.items())
+        if note_best(run, epoch):
+            said += " (best so far)"
+        is_last = is_last or bool(recipe.keep.patience and progress.stale >= recipe.keep.patience)
+    run.log.metrics(epoch=epoch, step=progress.step, epoch_loss=loss, **validated)
+    noun = "clips" if recipe.input.is_video else "images"
+    run.log.say(f"{said}; {pace.verdict(noun)}")
+    progress.loss_sum, progress.loss_count, progress.unreadable = 0.0, 0, 0
+    progress.finished = is_last
+
+
+def validate(run: Run, val: Manifest) -> dict[str, float]:
+    """Scores of the weights as they are ("val_") and, where the recipe asks, of their average ("ema_")."""
+    learner, recipe = run.learner, run.recipe
+    networks = {"val": learner.model}
+    if learner.ema is not None and recipe.ema.evaluate:
+        networks["ema"] = learner.ema.module
+    run.world.share_buffers(networks.values())
+    found: dict[str, float] = {}
+    for name, network in networks.items():
+        scores = evaluate(
+            network,
+            val,
+            recipe.input,
+            device=run.world.device,
+            precision=recipe.precision,
+            batch_size=recipe.batch_per_process(run.world.size),
+            workers=recipe.data.workers,
+            compute=None if isinstance(network, UniFormer) else "plain",  # others have no other form
+        )
+        found |= measures(scores, name)
+    train_mode(learner.model)
+    return found
+
+
+def note_best(run: Run, epoch: int) -> bool:
+    """Whether the last validation is the best so far; then its weights are kept."""
+    progress, metric = run.learner.progress, run.recipe.keep.metric
+    value = progress.scores[f"val_{metric}"]
+    better = progress.best is None or (value < progress.best if metric == "loss" else value > progress.best)
+    if not better:
+        progress.stale += 1
+        return False
+    progress.best, progress.best_epoch, progress.stale, progress.best_scores = value, epoch, 0, dict(progress.scores)
+    keep_weights(run, run.learner.model, BEST, f"epoch {epoch}")
+    return True
+
+
+def keep_weights(run: Run, model: UniFormer, name: str, note: str, whose: str = "val") -> None:
+    """Write weights with the scores of the last validation, as `whose` they are."""
+    if run.world.is_main:
+        classes, scores = run.samples.manifest.classes, run.learner.progress.scores
+        write_weights(run.out / name, model, run.recipe, classes, scores, note, whose=whose)
+
+
+def finish(run: Run) -> Outcome:
+    """Write the result: the last weights or the best ones, as the recipe says."""
+    progress, out = run.learner.progress, run.out
+    best = run.recipe.keep.result == "best"
+    if not best:
+        keep_weights(run, run.learner.model, RESULT, "last epoch")
+    elif run.world.is_main:
+        with atomic_path(out / RESULT) as temporary:
+            shutil.copyfile(out / BEST, temporary)
+    if run.learner.ema is not None:
+        keep_weights(run, run.learner.ema.module, AVERAGE, "average of the weights", "ema")
+    if progress.left_out:
+        run.log.say(f"{progress.left_out} steps were left out, as a number was not finite")
+    run.log.say(f"result: {out / RESULT}" + (f", the weights of epoch {progress.best_epoch}" if best else ""))
+    return Outcome(out, progress.best_scores if best else progress.scores)
+
+
+@contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """SIGTERM and SIGINT go into a list instead of ending the process; a third SIGINT interrupts as usual
+    (the second may be torchrun passing on what the terminal sent to all).
+
+    Only in the main thread of a process, as Python has it; in others signals do what they did.
+    """
+    seen: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        if number == signal.SIGINT and seen.count(number) >= 2:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,389 @@
+"""Training recipes: everything a run needs, in nested frozen dataclasses read from TOML. No torch here.
+
+A recipe file states its difference from a base (`base = "kinetics400"`), so that a run reads as what is special about
+it. The published runs and their bases lie in `uniformer/recipes/`, with the settings as they were actually run: the
+authors' config files (github.com/Sense-X/UniFormer) after the overrides of their shell scripts.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from fnmatch import fnmatchcase
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from uniformer.checkpoints.records import Checkpoint, default_input, get_checkpoint, get_config
+from uniformer.config import Config, InputSpec, did_you_mean
+from uniformer.errors import InputError
+from uniformer.reading.options import Augment, Mixing
+from uniformer.support.settings import Table, from_table, keys, leaves, merged, nearest, nested, parse_override, to_toml
+
+ALIASES = {"lr": "optimizer.lr", "epochs": "schedule.epochs"}  # of overrides, never of files
+
+
+class _Checked:
+    """A dataclass that raises the first of its `_problems` when it is made."""
+
+    def __post_init__(self) -> None:
+        for problem in self._problems():
+            raise InputError(problem)
+
+    def _problems(self) -> Iterable[str]:
+        return ()
+
+
+@dataclass(frozen=True)
+class Init:
+    """Where the weights start."""
+
+    checkpoint: str | None = None  #: id of a published checkpoint or a path; none is from scratch
+    inflate: Literal["mean", "center"] = "mean"  #: image kernels into clips'; the published video runs took the mean
+
+
+@dataclass(frozen=True)
+class Data(_Checked):
+    """What is learnt from. Lists and folders are relative to `root` unless absolute."""
+
+    dataset: str | None = None  #: of the published runs, as in the records; it names the classes
+    root: str | None = None  #: folder of the pictures, videos or folders of frames
+    train: str | None = None  #: list file, manifest or folder of class folders
+    val: str | None = None
+    separator: str = "auto"  #: between the fields of a line of the lists
+    label_maps: str | None = None  #: folder of dense label maps, for token labeling
+    repeated_augmentation: int = 1  #: draws of each sample in a row, over all processes; an epoch keeps its length
+    balanced: bool = False  #: draw every class equally often, small ones several times over
+    workers: int = 8  #: loading processes for each training process
+
+    def _problems(self) -> Iterable[str]:
+        if self.repeated_augmentation < 1:
+            yield f"expected data.repeated_augmentation of 1 or more, got {self.repeated_augmentation}"
+        if self.workers < 0:
+            yield f"expected data.workers of 0 or more, got {self.workers}"
+
+
+@dataclass(frozen=True)
+class Loss(_Checked):
+    """What is minimised; label smoothing is part of `Mixing`."""
+
+    #: two_head: half the loss of each of the light models' two classifiers; bce: several labels a sample
+    kind: Literal["soft_target", "two_head", "token_labeling", "bce"] = "soft_target"
+    teacher: str | None = None  #: checkpoint id or path of a network to learn from as well (distillation)
+    teacher_weight: float = 0.5  #: share of the teacher's term; the labels have the rest
+    temperature: float = 1.0  #: that both networks' logits are divided by in the teacher's term
+
+    def _problems(self) -> Iterable[str]:
+        if not 0 <= self.teacher_weight <= 1:
+            yield f"expected loss.teacher_weight in [0, 1], got {self.teacher_weight}"
+        if not 0 < self.temperature < math.inf:
+            yield f"expected a positive loss.temperature, got {self.temperature}"
+
+
+@dataclass(frozen=True)
+class Optimizer(_Checked):
+    """One-dimensional parameters and biases do not decay."""
+
+    name: Literal["adamw", "muon"] = "adamw"  #: muon: `training.muon`, at AdamW's rates or several times that
+    lr: float = 1e-3  #: as written; `effective_lr` makes of it what the optimizer sees
+    lr_batch: int = 1024  #: the batch that `lr` is meant for
+    lr_rule: Literal["none", "batch", "nodes"] = "none"  #: nothing, times batch_size / lr_batch, times machines
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.05
+    clip_grad: float | None = None  #: largest global norm of the gradient
+    layer_decay: float | None = None  #: factor on the learning rate from each block to the one before it
+    accumulate: int = 1  #: backward passes for one step; they share `batch_size`
+    freeze: tuple[str, ...] = ()  #: parts that stay as they are, such as "backbone" or "stages.0"
+
+    def _problems(self) -> Iterable[str]:
+        for name in ("lr", "lr_batch", "eps", "clip_grad", "layer_decay", "accumulate"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                yield f"expected a positive optimizer.{name}, got {value}"
+        if not all(0 <= beta < 1 for beta in self.betas):
+            yield f"expected optimizer.betas in [0, 1), got {self.betas}"
+        if not 0 <= self.weight_decay < math.inf:
+            yield f"expected optimizer.weight_decay of 0 or more, got {self.weight_decay}"
+
+
+@dataclass(frozen=True)
+class Schedule(_Checked):
+    """The learning rate over time: linear warmup, then the curve, then `cooldown_epochs` at its last value."""
+
+    epochs: int = 300  #: with warmup, without cooldown
+    warmup_epochs: float = 5.0
+    warmup_lr: float = 1e-6  #: where warmup starts
+    kind: Literal["cosine", "constant"] = "cosine"
+    min_lr: float = 1e-5  #: where the cosine ends
+    per: Literal["step", "epoch"] = "epoch"  #: when the rate changes, see `optim.learning_rate`
+    late: bool = False  #: one epoch late throughout: the plain image code tells its scheduler the epoch just finished
+    cooldown_epochs: int = 0
+
+    def _problems(self) -> Iterable[str]:
+        if self.epochs < 1:
+            yield f"expected schedule.epochs of 1 or more, got {self.epochs}"
+        if not 0 <= self.warmup_epochs < self.epochs:
+            yield f"expected schedule.warmup_epochs below the {self.epochs} epochs, got {self.warmup_epochs}"
+        for name in ("warmup_lr", "min_lr", "cooldown_epochs"):
+            if not 0 <= getattr(self, name) < math.inf:
+                yield f"expected schedule.{name} of 0 or more, got {getattr(self, name)}"
+
+
+@dataclass(frozen=True)
+class Ema(_Checked):
+    """A moving average of the weights, kept beside them."""
+
+    decay: float | None = None  #: none keeps no average
+    evaluate: bool = False  #: whether the average is validated too
+
+    def _problems(self) -> Iterable[str]:
+        if self.decay is not None and not 0 < self.decay < 1:
+            yield f"expected ema.decay in (0, 1), got {self.decay}"
+        if self.evaluate and self.decay is None:
+            yield "ema.evaluate needs an ema.decay"
+
+
+@dataclass(frozen=True)
+class Keep(_Checked):
+    """Which weights are the result of a run."""
+
+    result: Literal["last", "best"] = "last"
+    metric: Literal["top1", "top5", "mean_class", "map", "loss"] = "top1"  #: by which an epoch is the best
+    every: int = 1  #: epochs between two states to go on from
+    every_steps: int | None = None  #: steps between two of them within an epoch
+    patience: int | None = None  #: validations without a better one after which the run ends
+
+    def _problems(self) -> Iterable[str]:
+        if self.every < 1:
+            yield f"expected keep.every of 1 or more epochs, got {self.every}"
+        for name in ("every_steps", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                yield f"expected keep.{name} of 1 or more, got {value}"
+
+
+@dataclass(frozen=True)
+class Loop(_Checked):
+    """How the run goes about it; none of this changes what is learnt, up to rounding."""
+
+    eval_every: int = 1  #: epochs between two validations; the last epoch is always validated
+    log_every: int = 50  #: steps
+    tensorboard: bool = False  #: write its logs too
+    max_bad_fraction: float = 0.01  #: of the samples of an epoch that may be unreadable before the run stops
+    compile: bool = False
+    grad_checkpointing: bool = False  #: recompute activations in the backward pass: less memory, more time
+
+    def _problems(self) -> Iterable[str]:
+        for name in ("eval_every", "log_every"):
+            if getattr(self, name) < 1:
+                yield f"expected loop.{name} of 1 or more, got {getattr(self, name)}"
+        if not 0 <= self.max_bad_fraction <= 1:
+            yield f"expected loop.max_bad_fraction in [0, 1], got {self.max_bad_fraction}"
+
+
+@dataclass(frozen=True)
+class Recipe(_Checked):
+    """One training run. In a file, `model` holds differences from the architecture `arch` (`zoo.get_config`) and
+    `input` from its usual input (`zoo.default_input`); everything else holds differences from these defaults.
+    """
+
+    name: str
+    arch: str
+    model: Config
+    input: InputSpec  #: of training and validation alike; clips and crops are validation's
+    title: str = ""
+    published: str | None = None  #: id of the checkpoint that this recipe gave: its record has the scores
+    notes: tuple[str, ...] = ()  #: what is unusual or unverified
+    batch_size: int = 1024  #: samples in one step of the optimizer, over all processes, before `augment.repeats`
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  #: of training; float16 comes with loss scaling
+    attention_float32: bool = False  #: keep attention out of the lower precision
+    sync_batch_norm: bool = False  #: statistics of a batch over all processes (of GPUs); published runs: each its own
+    seed: int = 0
+    init: Init = field(default_factory=Init)
+    data: Data = field(default_factory=Data)
+    augment: Augment = field(default_factory=Augment)
+    mixing: Mixing = field(default_factory=Mixing)
+    loss: Loss = field(default_factory=Loss)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    ema: Ema = field(default_factory=Ema)
+    keep: Keep = field(default_factory=Keep)
+    loop: Loop = field(default_factory=Loop)
+
+    def _problems(self) -> Iterable[str]:
+        if self.model.is_video != self.input.is_video:
+            kinds = {True: "clips", False: "images"}
+            yield f"{self.arch} is for {kinds[self.model.is_video]}, the input for {kinds[self.input.is_video]}"
+        if self.loss.kind == "two_head" and not self.model.is_hourglass:
+            yield f"loss.kind 'two_head' needs a light (hourglass) model, got {self.arch}"
+        if (self.loss.kind == "token_labeling") and not self.model.token_labeling:
+            yield f"loss.kind 'token_labeling' needs a model with token labeling, got {self.arch}"
+        if self.loss.kind == "token_labeling" and self.mixing.is_on:
+            yield "loss.kind 'token_labeling' mixes inside the network: set mixing.prob to 0"
+        if self.batch_size < 1 or self.batch_size % self.optimizer.accumulate:
+            passes = self.optimizer.accumulate
+            yield f"expected a batch_size that optimizer.accumulate {passes} divides, got {self.batch_size}"
+
+    @property
+    def record(self) -> Checkpoint | None:
+        """The published checkpoint that this recipe gave."""
+        return None if self.published is None else get_checkpoint(self.published)
+
+    def batch_per_process(self, processes: int) -> int:
+        """Samples of one backward pass in one process. Raises `InputError` where `batch_size` does not divide."""
+        size, rest = divmod(self.batch_size, processes * self.optimizer.accumulate)
+        if rest:
+            parts = f"{processes} processes x {self.optimizer.accumulate} accumulated passes"
+            raise InputError(f"expected a batch_size that divides by {parts}, got {self.batch_size}")
+        return size
+
+
+# ---- reading and writing ---------------------------------------------------------------------------------------------
+
+# These say what one file is; a file based on another is something else.
+OWN = ("name", "title", "published", "notes")
+
+
+def list_recipes(pattern: str = "*") -> list[str]:
+    """Names of the published runs that match a shell pattern, sorted. Bases are not among them."""
+    names = (entry.name for entry in files("uniformer").joinpath("assets", "recipes").iterdir())
+    return sorted(n.removesuffix(".toml") for n in names if n.endswith(".toml") and fnmatchcase(n[:-5], pattern))
+
+
+def load_recipe(name_or_path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a published run (by name) or of a TOML file (a path, or a name ending in .toml).
+
+    `overrides` are texts such as `data.root=/x`, `optimizer.lr=1e-4` or `batch_size=64`, in TOML's notation; words that
+    are no TOML value are text, and `none` empties a setting. `lr` and `epochs` are short for their full names.
+    Raises `InputError` for unknown names and settings (with the nearest), wrong types and values, and circular bases.
+    """
+    table = _read(name_or_path, ())
+    table.setdefault("name", Path(name_or_path).stem if _is_path(name_or_path) else str(name_or_path))
+    return recipe_from(table, overrides)
+
+
+def recipe_from(table: Table, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a table such as a file holds, with `name` and `arch`. Overrides and errors as for `load_recipe`."""
+    for text in overrides:
+        key, value = parse_override(text)
+        table = merged(table, nested(ALIASES.get(key, key), value))
+    try:
+        return _recipe(table)
+    except InputError as error:
+        raise InputError(f"recipe {table['name']}: {error}") from None
+
+
+def resolved(recipe: Recipe) -> str:
+    """The whole recipe as TOML without a base, which loads back to the same recipe."""
+    table = asdict(recipe)
+    variant = asdict(get_config(recipe.arch))
+    # Only differences from the architecture: written in full, they would outlive a change of `arch`.
+    table["model"] = {key: value for key, value in table["model"].items() if value != variant[key]}
+    return to_toml(table)
+
+
+def _recipe(table: Table) -> Recipe:
+    known = list(keys(Recipe))
+    sections = {f.name for f in fields(Recipe)}  # a value where a table belongs is another error
+    for key in leaves(table):
+        if key not in known and key not in sections:
+            raise InputError(f"unknown setting {key!r}{nearest(key, known)}")
+    if not isinstance(table.get("arch"), str):
+        raise InputError(f"expected arch, the name of an architecture, got {table.get('arch', 'none')}")
+    model = from_table(Config, _section(table, "model"), "model.", get_config(table["arch"]))
+    options = _section(table, "input")
+    size = options.get("size")
+    if type(size) is int:  # one number is a square, and what goes by it (the short side before the crop) follows
+        options["size"] = [size, size]
+        usual = default_input(model, size)
+    else:
+        usual = default_input(model)
+    return from_table(Recipe, {**table, "model": model, "input": from_table(InputSpec, options, "input.", usual)})
+
+
+def _section(table: Table, name: str) -> Table:
+    section = table.get(name, {})
+    if not isinstance(section, dict):
+        raise InputError(f"{name}: expected a table, got {section!r}")
+    return dict(section)
+
+
+def _read(source: str | os.PathLike[str], chain: tuple[str, ...]) -> Table:
+    """The table of a file over those of its bases."""
+    text, label, folder = _text(source)
+    if label in chain:
+        raise InputError(f"circular base: {' -> '.join((*chain, label))}")
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{label} is not TOML: {error}") from None
+    base = table.pop("base", None)
+    if base is None:
+        return table
+    if not isinstance(base, str):
+        raise InputError(f"{label}: expected base as the name or path of a recipe, got {base!r}")
+    below = _read(folder / base if _is_path(base) else base, (*chain, label))
+    return merged({key: value for key, value in below.items() if key not in OWN}, table)
+
+
+def _is_path(source: str | os.PathLike[str]) -> bool:
+    text = os.fspath(source)
+    return not isinstance(source, str) or text.endswith(".toml") or os.sep in text or "/" in text
+
+
+def _text(source: str | os.PathLike[str]) -> tuple[str, str, Path]:
+    """Text of a recipe file, what to call it, and the folder that paths in it start from."""
+    if _is_path(source):
+        path = Path(source).resolve()
+        try:
+            return path.read_text(encoding="utf-8"), str(path), path.parent
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read recipe {path}: {getattr(error, 'strerror', None) or error}") from None
+    recipes = files("uniformer").joinpath("assets", "recipes")
+    for place in (recipes, recipes.joinpath("bases")):
+        entry = place.joinpath(f"{source}.toml")
+        if entry.is_file():
+            return entry.read_text(encoding="utf-8"), str(source), Path()
+    raise InputError(f"unknown recipe {str(source)!r}{did_you_mean(str(source), list_recipes())}")
+
+
+# ---- learning rate ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EffectiveLR:
+    """The rates a run uses, and why in a sentence."""
+
+    lr: float  #: the peak
+    warmup_lr: float
+    min_lr: float
+    sentence: str
+
+
+def effective_lr(recipe: Recipe, *, nodes: int = 1) -> EffectiveLR:
+    """The learning rates after the recipe's scaling rule, on `nodes` machines.
+
+    batch: the peak alone follows the batch (the image code). nodes: all three rates are multiplied by the number of
+    machines (the video code, whose batch is per machine). none: as written. Raises `InputError` for no machine.
+    """
+    if nodes < 1:
+        raise InputError(f"expected at least one machine, got {nodes}")
+    optimizer, schedule, batch = recipe.optimizer, recipe.schedule, recipe.batch_size
+    share = batch / optimizer.lr_batch
+    if optimizer.lr_rule == "batch":
+        lr = optimizer.lr * share
+        why = f"{optimizer.lr:g} x batch {batch} / {optimizer.lr_batch}"
+        return EffectiveLR(lr, schedule.warmup_lr, schedule.min_lr, f"learning rate {lr:g} = {why}")
+    factor = nodes if optimizer.lr_rule == "nodes" else 1
+    lr = optimizer.lr * factor
+    why = f"{optimizer.lr:g} x {nodes} machines" if factor > 1 else "as written"
+    sentence = f"learning rate {lr:g}, {why}, for a batch of {optimizer.lr_batch * factor}"
+    if share != factor:
+        sentence += (
+            f"; this run's batch is {batch}, for which optimizer.lr_rule=batch would give {optimizer.lr * share:g}"
+        )
+    return EffectiveLR(lr, schedule.warmup_lr * factor, schedule.min_lr * factor, sentence)
