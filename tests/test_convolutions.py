@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from uniformer.fast import convolutions
 
 import uniformer
 from tests.interpreted_kernels import LAST, all_of_it, drawn, needs_cuda, off
 from tests.tiny import TINY, tiny_model
+from uniformer.speed import convolutions
 from uniformer.speed.blocks import FastDepthwise3d
 from uniformer.speed.clock import seconds
 from uniformer.speed.convolutions import Case, cases, fastest_forms, give, measure_case, measure_depthwise, recall

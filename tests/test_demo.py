@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from uniformer.demo import film as demo_film
-from uniformer.demo import page as demo_page
 
 from tests import odd_media
 from tests.films import pan, shake, write
@@ -25,12 +23,14 @@ from tests.test_report_page import browser, count  # noqa: F401 - a fixture
 from tests.test_timelines import SPARSE, check, parse_srt
 from tests.tiny import IMAGES, save_tiny, tiny_model
 from uniformer import Predictor, timeline
+from uniformer.camera_motion import film as demo_film
 from uniformer.camera_motion.classes import CLASSES
 from uniformer.camera_motion.film import FRAMES, SHOTS, Take, judge, make_film
 from uniformer.camera_motion.photos import PHOTOS, split_of_name
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.load import save_checkpoint
 from uniformer.cli.main import main
+from uniformer.reports import timeline as demo_page
 from uniformer.timelines.timeline import Row, Timeline, Window
 
 

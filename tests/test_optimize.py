@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from uniformer.fast import fold
 
 import uniformer
 from tests import odd_media
@@ -24,6 +23,7 @@ from uniformer.evaluation.run import Reading, evaluate
 from uniformer.inference.predictor import Predictor
 from uniformer.network.blocks import GlobalMHRA, LocalBlock, Pointwise3d
 from uniformer.network.model import UniFormer
+from uniformer.speed import fold
 from uniformer.speed.blocks import OneDnnConv3d, feed_forward_
 from uniformer.speed.network import FastUniFormer
 from uniformer.speed.plain import PlainMHRA, PlainPatchEmbed, plain
