@@ -53,7 +53,7 @@ def write_checkpoint(path: Path, arch: str) -> Path:
 
     import uniformer
     from uniformer.checkpoints.contract import Contract
-    from uniformer.checkpoints.records import default_input
+    from uniformer.network.variants import default_input
 
     torch.manual_seed(0)
     model = uniformer.create_model(arch, num_classes=2)

@@ -21,8 +21,9 @@ import numpy as np
 from alternate import Contender, Result, compare
 from networks import OURS, Built, Shape, gemm
 
+from uniformer.checkpoints.records import BUNDLED
 from uniformer.datasets.open import open_source
-from uniformer.inference.predictor import IN_PACKAGE, Predictor
+from uniformer.inference.predictor import Predictor
 from uniformer.speed.runtimes import METADATA, import_openvino
 
 NETWORKS = ("small_video 16x224", "xxs_video 16x160", "small 224")
@@ -118,7 +119,7 @@ def of_the_package(folder: Path, data: Path, clips: int) -> tuple[dict[str, Path
     from uniformer.checkpoints.load import load_model
     from uniformer.speed.export import export
 
-    model, contract, _ = load_model(IN_PACKAGE)
+    model, contract, _ = load_model(BUNDLED)
     files = {form: folder / f"package-{form}.xml" for form in FORMS}
     export(model, contract, files["float32"])
     training = list(views(Predictor(files["float32"]), data / "train", CALIBRATION))

@@ -22,12 +22,13 @@ import torch
 from torch import Tensor
 
 from uniformer.camera_motion.classes import CLASSES, REVERSED
+from uniformer.checkpoints.records import BUNDLED
 from uniformer.config import InputSpec
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.open import open_source
 from uniformer.errors import InputError
 from uniformer.evaluation.run import Reading, item_groups, read_groups
-from uniformer.inference.predictor import IN_PACKAGE, Predictor
+from uniformer.inference.predictor import Predictor
 
 BATCH = 32
 AS_THEY_ARE, BACKWARDS = "as they are", "backwards"
@@ -49,7 +50,7 @@ class Counts:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--checkpoint", default=IN_PACKAGE)
+    parser.add_argument("--checkpoint", default=BUNDLED)
     parser.add_argument("--split", default="test")
     args = parser.parse_args()
 

@@ -46,7 +46,7 @@ from uniformer.training.loop import train
 from uniformer.training.recipe import Optimizer, Recipe, load_recipe
 from uniformer.training.result import AVERAGE, RESULT, Outcome
 from uniformer.training.setup import STATE, Network
-from uniformer.training.state import load_state
+from uniformer.training.state import read_state
 
 RECIPE = "uniformer_nano_camera_motion"
 UNIFORMER = "uniformer"
@@ -188,7 +188,7 @@ def measure(run: Path, data: Path) -> dict[str, Any]:
     network = network_of(recipe)(recipe.model)
     network.load_state_dict(load_file(run / weights))
     network.eval()
-    classes = load_state(run / STATE)["data"]["classes"]
+    classes = read_state(run / STATE)["data"]["classes"]
     with torch.inference_mode():
         counts = camera_motion.count(network, classes, open_source(data / "test"), recipe.input)
     facts = {

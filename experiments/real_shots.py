@@ -29,8 +29,9 @@ import real_paths
 from real_paths import Film, Scene
 
 from uniformer.camera_motion.classes import CLASSES, TWINS
+from uniformer.checkpoints.records import BUNDLED
 from uniformer.errors import InputError
-from uniformer.inference.predictor import IN_PACKAGE, Predictor, average_views
+from uniformer.inference.predictor import Predictor, average_views
 from uniformer.reading.views import Views, load_views, open_clip
 
 LIST = Path(__file__).with_name("real_shots.csv")
@@ -286,7 +287,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--media", type=Path, help="where the packages and repositories are unpacked")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--checkpoint", default=IN_PACKAGE)
+    parser.add_argument("--checkpoint", default=BUNDLED)
     parser.add_argument("--half", choices=HALVES)
     args = parser.parse_args()
     begin = time.perf_counter()

@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from uniformer.checkpoints.load import from_reference
-from uniformer.checkpoints.records import get_config
+from uniformer.checkpoints.keys import from_reference
 from uniformer.config import with_options
 from uniformer.network.model import UniFormer
+from uniformer.network.variants import get_config
 
 FOLDER = Path(__file__).parent / "goldens"
 GAINS = {"pos_embed.weight": 0.3, "qkv.weight": 1.25, "attn.proj.weight": 0.7, "conv2.weight": 0.5, "fc2.weight": 0.5,

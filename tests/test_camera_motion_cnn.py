@@ -18,8 +18,9 @@ from tests.tiny import refused, same
 from uniformer import count_macs
 from uniformer.camera_motion.classes import CLASSES, REVERSED
 from uniformer.camera_motion.make import make
+from uniformer.checkpoints.records import BUNDLED
 from uniformer.datasets.open import open_source
-from uniformer.inference.predictor import IN_PACKAGE, Predictor
+from uniformer.inference.predictor import Predictor
 
 if importlib.util.find_spec("skimage") is None:
     pytest.skip("needs scikit-image", allow_module_level=True)
@@ -121,7 +122,7 @@ def test_a_table_of_several_runs(experiment: ModuleType, runs: dict[str, Path], 
 
 
 def test_clips_are_counted_as_prediction_names_them(experiment: ModuleType, data: Path) -> None:
-    predictor = Predictor(IN_PACKAGE, device="cpu")
+    predictor = Predictor(BUNDLED, device="cpu")
     manifest = open_source(data / "test")
     counts = experiment.camera_motion.count(
         lambda clips: experiment.torch.from_numpy(predictor.logits(clips.numpy())),

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from tests.hub_server import serve
 from tests.tiny import CLIPS, IMAGES, refused, same, save_tiny, tiny_model
-from uniformer.checkpoints.load import load_checkpoint, to_reference
+from uniformer.checkpoints.keys import to_reference
+from uniformer.checkpoints.load import load_checkpoint
 from uniformer.labels import load_classes
 from uniformer.network.model import UniFormer
 

@@ -11,7 +11,7 @@ import torch
 
 from tests.command_line import Cli, Ended, one_line, predict, spawn
 from tests.tiny import IMAGES, save_tiny, tiny_model
-from uniformer.checkpoints.load import to_reference
+from uniformer.checkpoints.keys import to_reference
 
 
 def test_models(cli: Cli) -> None:

@@ -28,7 +28,7 @@ from uniformer.camera_motion.classes import CLASSES
 from uniformer.camera_motion.film import FRAMES, SHOTS, Take, judge, make_film
 from uniformer.camera_motion.photos import PHOTOS, split_of_name
 from uniformer.checkpoints.contract import Contract
-from uniformer.checkpoints.load import save_checkpoint
+from uniformer.checkpoints.save import save_checkpoint
 from uniformer.cli.main import main
 from uniformer.reports import timeline as demo_page
 from uniformer.timelines.timeline import Row, Timeline, Window

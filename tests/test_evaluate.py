@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from tests.odd_media import encode
 from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
 from uniformer.checkpoints.contract import Contract
-from uniformer.checkpoints.load import save_checkpoint
+from uniformer.checkpoints.save import save_checkpoint
 from uniformer.cli.main import main
 from uniformer.datasets.manifest import Item, Manifest
 from uniformer.evaluation.features import extract_features, load_features

@@ -19,8 +19,9 @@ import uniformer
 from tests import odd_media
 from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
 from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.records import BUNDLED
 from uniformer.cli.main import main
-from uniformer.inference.predictor import IN_PACKAGE, Failure, Prediction, Predictor
+from uniformer.inference.predictor import Failure, Prediction, Predictor
 from uniformer.speed.export import write_graph
 from uniformer.speed.runtimes import open_exported
 
@@ -70,7 +71,7 @@ def test_prediction_by_the_command_needs_no_torch(form: str, folder: Path) -> No
     assert unwanted == "[]"
 
 
-@pytest.mark.parametrize("checkpoint", ["a file", IN_PACKAGE])
+@pytest.mark.parametrize("checkpoint", ["a file", BUNDLED])
 def test_prediction_from_a_checkpoint_imports_torch_and_nothing_slow_besides(checkpoint: str, folder: Path) -> None:
     code = (
         "import sys; from uniformer.cli.main import main; main(sys.argv[1:]); "

@@ -10,14 +10,15 @@ import torch
 
 from tests.test_checkpoint import openmmlab, reference, saved
 from tests.tiny import IMAGES, TINY, refused, save_tiny, tiny_model
-from uniformer.checkpoints import records as zoo
 from uniformer.checkpoints.identify import identify, name_of
 from uniformer.checkpoints.load import load_checkpoint, load_model
+from uniformer.checkpoints.records import get_checkpoint
+from uniformer.network import variants
 from uniformer.network.model import UniFormer
 
 # ---- channels per head -----------------------------------------------------------------------------------------------
 
-LIGHT = replace(zoo.XXS, depths=(1, 1, 1, 1), num_classes=7)  # the only published widths of its kind
+LIGHT = replace(variants.XXS, depths=(1, 1, 1, 1), num_classes=7)  # the only published widths of its kind
 
 
 def test_head_dim_is_told_by_the_contract(tmp_path: Path) -> None:
@@ -40,7 +41,7 @@ def test_head_dim_is_told_by_the_record(tmp_path: Path) -> None:
 
 
 def test_head_dim_is_told_by_the_record_of_a_conversion(tmp_path: Path) -> None:
-    url = zoo.get_checkpoint("uniformer_small.k400_16x4").file.converted_url
+    url = get_checkpoint("uniformer_small.k400_16x4").file.converted_url
     path = saved(tmp_path / url.rsplit("/", 1)[1], {"state_dict": openmmlab(tiny_model(ndim=3))})
     with refused("the record of uniformer_small.k400_16x4 says head_dim 64, the model has 16"):
         load_checkpoint(tiny_model(ndim=3), path)
@@ -73,9 +74,9 @@ def test_head_dim_is_told_by_the_caller(tmp_path: Path) -> None:
 # ---- what a file is --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", zoo.VARIANTS)
+@pytest.mark.parametrize("name", variants.VARIANTS)
 def test_every_variant_is_known_by_its_tensors(name: str) -> None:
-    config = zoo.get_config(name)
+    config = variants.get_config(name)
     with torch.device("meta"):
         state = UniFormer(config).state_dict()
     found = identify(state, config.head_dim)
@@ -90,8 +91,8 @@ def test_every_variant_is_known_by_its_tensors(name: str) -> None:
 
 
 def test_layer_scale_is_part_of_the_name() -> None:
-    large = zoo.get_config("uniformer_large_ls_tl")
+    large = variants.get_config("uniformer_large_ls_tl")
     assert name_of(replace(large, layer_scale=None)) == ""
     assert name_of(replace(large, layer_scale=0.2)) == "uniformer_large_ls_tl"
-    assert name_of(replace(zoo.BASE, layer_scale=0.2)) == ""  # on all four stages: not uniformer_base_ls
+    assert name_of(replace(variants.BASE, layer_scale=0.2)) == ""  # on all four stages: not uniformer_base_ls
     assert name_of(TINY) == ""

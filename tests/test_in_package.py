@@ -16,9 +16,9 @@ from tests import odd_media
 from tests.tiny import refused
 from uniformer import Predictor, get_checkpoint, list_checkpoints, verify
 from uniformer.checkpoints.fetch import fetch
-from uniformer.checkpoints.identify import read_source
+from uniformer.checkpoints.identify import open_checkpoint
+from uniformer.checkpoints.records import BUNDLED, DEFAULT_IMAGE, DEFAULT_VIDEO
 from uniformer.cli.main import main
-from uniformer.inference.predictor import DEFAULT_IMAGE, DEFAULT_VIDEO, IN_PACKAGE
 
 NO_NETWORK = {"HF_ENDPOINT": "http://127.0.0.1:9", "HTTP_PROXY": "", "HTTPS_PROXY": ""}  # a port that nobody serves
 
@@ -38,55 +38,55 @@ def uniformer(home: Path, *args: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_file_is_small_whole_and_says_what_it_is() -> None:
-    path = fetch(get_checkpoint(IN_PACKAGE), offline=True)
+    path = fetch(get_checkpoint(BUNDLED), offline=True)
     assert path.stat().st_size < 5_000_000
     contract, problems = verify(path)
     assert problems == []
-    assert (contract.id, contract.input is not None and contract.input.is_video) == (IN_PACKAGE, True)
+    assert (contract.id, contract.input is not None and contract.input.is_video) == (BUNDLED, True)
     assert {"pan_left", "tilt_up", "zoom_in", "static"} <= set(contract.classes)
-    weights = read_source(IN_PACKAGE)
+    weights = open_checkpoint(BUNDLED).weights
     assert {t.dtype for t in weights.state.values() if t.is_floating_point()} == {torch.float16}
 
 
 def test_its_record_is_what_the_file_says() -> None:
-    record, contract = get_checkpoint(IN_PACKAGE), read_source(IN_PACKAGE).contract
+    record, contract = get_checkpoint(BUNDLED), open_checkpoint(BUNDLED).weights.contract
     assert contract is not None
     assert (record.arch, record.input, record.num_classes) == (contract.arch, contract.input, len(contract.classes))
     assert (record.file, record.released) == (None, False)
-    assert record.params == sum(p.numel() for p in Predictor(IN_PACKAGE).network.model.parameters())
+    assert record.params == sum(p.numel() for p in Predictor(BUNDLED).network.model.parameters())
 
 
 def test_it_is_listed_apart_from_the_published_ones(capsys: pytest.CaptureFixture[str]) -> None:
-    assert IN_PACKAGE not in list_checkpoints()
-    assert list_checkpoints(in_package=True) == [*list_checkpoints(), IN_PACKAGE]
+    assert BUNDLED not in list_checkpoints()
+    assert list_checkpoints(in_package=True) == [*list_checkpoints(), BUNDLED]
     assert main(["models", "*k400_16x?"]) == 0
     assert "in the package" not in capsys.readouterr().out
     assert main(["models"]) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(IN_PACKAGE)]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(BUNDLED)]
     assert line.rstrip().endswith("in the package (not published)")
-    assert main(["models", IN_PACKAGE]) == 0
+    assert main(["models", BUNDLED]) == 0
     assert "in the package (not published)" in capsys.readouterr().out
-    assert main(["models", IN_PACKAGE, "--json"]) == 0
+    assert main(["models", BUNDLED, "--json"]) == 0
     assert Path(json.loads(capsys.readouterr().out)["path"]).is_file()
 
 
 def test_listing_it_needs_no_torch() -> None:
-    code = f"import sys, uniformer; uniformer.get_checkpoint({IN_PACKAGE!r}); assert 'torch' not in sys.modules"
+    code = f"import sys, uniformer; uniformer.get_checkpoint({BUNDLED!r}); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_name_that_is_nearly_right() -> None:
-    with refused(f"unknown checkpoint 'uniformer_nano_video.camera' .did you mean '{IN_PACKAGE}'"):
+    with refused(f"unknown checkpoint 'uniformer_nano_video.camera' .did you mean '{BUNDLED}'"):
         get_checkpoint("uniformer_nano_video.camera")
 
 
 def test_it_predicts_and_is_evaluated_by_its_id(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["predict", str(clip), "--checkpoint", IN_PACKAGE, "--format", "jsonl"]) == 0
-    assert json.loads(capsys.readouterr().out)["checkpoint"] == IN_PACKAGE
+    assert main(["predict", str(clip), "--checkpoint", BUNDLED, "--format", "jsonl"]) == 0
+    assert json.loads(capsys.readouterr().out)["checkpoint"] == BUNDLED
     for name in ("pan_left", "tilt_up"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.mp4").write_bytes(clip.read_bytes())
-    assert main(["eval", IN_PACKAGE, str(tmp_path), "--workers", "1"]) == 0
+    assert main(["eval", BUNDLED, str(tmp_path), "--workers", "1"]) == 0
     assert "top-1" in capsys.readouterr().out
 
 
@@ -99,7 +99,7 @@ def test_predict_falls_back_to_it_where_the_default_cannot_be_had(clip: Path, tm
         f"the default checkpoint {DEFAULT_VIDEO} could not be fetched (cannot reach http://127.0.0.1:"
     )
     assert note.endswith("using the model in the box, which names camera motion, not actions")
-    assert json.loads(ended.stdout)["checkpoint"] == IN_PACKAGE
+    assert json.loads(ended.stdout)["checkpoint"] == BUNDLED
 
 
 def test_in_python_the_fallback_is_a_warning(clip: Path, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_in_python_the_fallback_is_a_warning(clip: Path, tmp_path: Path) -> None
         [sys.executable, "-W", "always", "-c", code], text=True, capture_output=True, check=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "UNIFORMER_CHECKPOINTS": str(tmp_path)},
     )  # fmt: skip
-    assert ended.stdout.strip() == IN_PACKAGE
+    assert ended.stdout.strip() == BUNDLED
     assert f"UserWarning: the default checkpoint {DEFAULT_VIDEO} could not be fetched (offline" in ended.stderr
 
 

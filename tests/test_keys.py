@@ -7,9 +7,9 @@ import hashlib
 import pytest
 import torch
 
-from uniformer.checkpoints.records import VARIANTS, get_config
 from uniformer.config import with_options
 from uniformer.network.model import UniFormer
+from uniformer.network.variants import VARIANTS, get_config
 
 # sha256 over "key shape" lines, the first 16 digits. The split form is an option, not a variant.
 FROZEN = {

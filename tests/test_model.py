@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from uniformer.checkpoints.records import VARIANTS, get_config
+from uniformer.checkpoints.load import create_model
 from uniformer.config import Config, with_options
 from uniformer.errors import InputError
-from uniformer.network.model import StageInfo, UniFormer, create_model
+from uniformer.network.model import StageInfo, UniFormer
 from uniformer.network.ops import attention, attention_plain, from_windows, to_windows
+from uniformer.network.variants import VARIANTS, get_config
 
 TINY = {"depths": (1, 1, 2, 2), "dims": (16, 24, 32, 48), "head_dim": 16, "num_classes": 7}
 KINDS = {

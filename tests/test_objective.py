@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.training_runs import TINY, losses, recipe
 from uniformer import create_model
-from uniformer.checkpoints.load import verify
+from uniformer.checkpoints.save import verify
 from uniformer.network.blocks import GlobalMHRA
 from uniformer.network.model import UniFormer
 from uniformer.network.ops import attention

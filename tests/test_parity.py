@@ -21,8 +21,8 @@ from tests.golden import (
     run_with_features,
     shifted_depthwise,
 )
-from uniformer.checkpoints.keys import reference_key
-from uniformer.checkpoints.load import from_reference, load_state, to_reference
+from uniformer.checkpoints.keys import from_reference, reference_key, to_reference
+from uniformer.checkpoints.load import load_tensors
 from uniformer.network.model import UniFormer
 
 FORWARD = [name for name, case in CASES.items() if case["mode"] == "eval"]
@@ -136,7 +136,7 @@ def test_inflation(case_id: str) -> None:
     kept = ("*.scale1", "*.scale2") if case["arch"] == "uniformer_xxs_ls_video" else ()
     new_classifier = case["outputs"]["logits"][1] != 1000
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    report = load_state(
+    report = load_tensors(
         model,
         from_reference(reference_state(case["source"])),
         inflate="mean",
@@ -172,8 +172,8 @@ def test_keys_both_ways(manifest: str) -> None:
 def test_our_keys_are_the_models(case_id: str) -> None:
     case = CASES[case_id]
     ours = from_reference({k: torch.empty(s, device="meta") for k, s in MANIFESTS[case["manifest"]].items()})
-    from uniformer.checkpoints.records import get_config
     from uniformer.config import with_options
+    from uniformer.network.variants import get_config
 
     with torch.device("meta"):
         model = UniFormer(with_options(get_config(case["arch"]), case["options"]))

@@ -18,7 +18,7 @@ import uniformer
 from tests import odd_media
 from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
 from uniformer.checkpoints.contract import Contract
-from uniformer.checkpoints.load import save_checkpoint
+from uniformer.checkpoints.save import save_checkpoint
 from uniformer.inference.predictor import Failure, Prediction, Predictor
 from uniformer.reading.sampling import clip_indices
 from uniformer.reading.video import open_video

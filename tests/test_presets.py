@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.training_runs import losses, make_images, recipe
-from uniformer.checkpoints import load as checkpoint
+from uniformer.checkpoints import save as checkpoint
 from uniformer.cli import main as cli
 from uniformer.datasets.open import open_source
 from uniformer.errors import InputError

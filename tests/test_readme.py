@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from uniformer.checkpoints.records import DEFAULT_IMAGE, DEFAULT_VIDEO
 from uniformer.cli.main import build_parser
 from uniformer.cli.predict import _default_checkpoint
-from uniformer.inference.predictor import DEFAULT_IMAGE, DEFAULT_VIDEO
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

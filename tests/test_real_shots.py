@@ -16,8 +16,9 @@ import torch
 from tests import films
 from tests.measured_motion import AXIS, IN_PICTURE, motion
 from uniformer.camera_motion.classes import CLASSES
+from uniformer.checkpoints.records import BUNDLED
 from uniformer.errors import InputError
-from uniformer.inference.predictor import IN_PACKAGE, Predictor
+from uniformer.inference.predictor import Predictor
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -31,7 +32,7 @@ def experiment() -> Iterator[ModuleType]:
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    return Predictor(IN_PACKAGE, device="cpu")
+    return Predictor(BUNDLED, device="cpu")
 
 
 def test_the_list_is_whole(experiment: ModuleType) -> None:

@@ -17,8 +17,10 @@ from safetensors.torch import load_file, save_file
 
 from tests.tiny import CLIPS, IMAGES, TINY, refused, same, save_tiny, tiny_model
 from uniformer.checkpoints.contract import Contract
-from uniformer.checkpoints.load import convert, load_checkpoint, load_model, save_checkpoint, to_reference, verify
-from uniformer.network.model import UniFormer, create_model
+from uniformer.checkpoints.keys import to_reference
+from uniformer.checkpoints.load import create_model, load_checkpoint, load_model
+from uniformer.checkpoints.save import convert, save_checkpoint, verify
+from uniformer.network.model import UniFormer
 
 VARIED: dict[str, dict[str, Any]] = {
     "image": {},
@@ -137,7 +139,7 @@ def test_logits_that_are_no_numbers_are_found(tmp_path: Path) -> None:
     contract = save_checkpoint(model, path)
     with torch.no_grad():
         model.head.bias[19] = float("nan")  # type: ignore[union-attr]
-    from uniformer.checkpoints.contract import check_proof
+    from uniformer.checkpoints.proof import check_proof
 
     assert any("off by nan" in problem for problem in check_proof(model, contract))
 
@@ -194,7 +196,7 @@ def test_a_folder_of_something_else_is_refused(data: bytes, tmp_path: Path) -> N
 
 FAILING_WRITE = """
 import resource, sys
-from uniformer.checkpoints.load import convert
+from uniformer.checkpoints.save import convert
 from uniformer.errors import InputError
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 for out in sys.argv[2:]:

@@ -25,7 +25,7 @@ from tests.training_runs import (
     splits,
 )
 from uniformer import predict
-from uniformer.checkpoints import load as checkpoint
+from uniformer.checkpoints import save as checkpoint
 from uniformer.datasets.manifest import Item, Manifest
 from uniformer.datasets.open import open_source
 from uniformer.errors import InputError
@@ -35,7 +35,7 @@ from uniformer.training.batches import batches
 from uniformer.training.log import Log, time_left
 from uniformer.training.loop import go_back, train
 from uniformer.training.setup import STATE, keep_state, prepare
-from uniformer.training.state import load_state, save_state
+from uniformer.training.state import read_state, write_state
 from uniformer.training.step import learn, what_went_wrong
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -114,7 +114,7 @@ def test_a_signal_ends_the_run_after_its_step_and_the_same_call_goes_on(tmp_path
     outcome = train(chosen, *sets, out=out, device="cpu")
     sender.join()
     assert outcome.stopped_by == signal.SIGTERM
-    assert moment <= load_state(out / STATE)["progress"]["step"] < 12
+    assert moment <= read_state(out / STATE)["progress"]["step"] < 12
     assert not (out / "model.safetensors").exists()
     train(chosen, *sets, out=out, device="cpu")
     assert same_weights(tmp_path / "whole", out)
@@ -127,7 +127,7 @@ def test_the_run_ends_when_validation_gets_no_better(tmp_path, sets):
     train(recipe(patient, {"schedule": {"kind": "constant"}}, FROZEN_NORMS), *sets, out=tmp_path, device="cpu")
     epochs = [int(row["epoch"]) for row in rows_of(tmp_path / "metrics.csv") if row["val_top1"]]
     assert epochs == [1, 2, 3]  # no better than the first
-    assert load_state(tmp_path / STATE)["progress"]["finished"]
+    assert read_state(tmp_path / STATE)["progress"]["finished"]
 
 
 def test_going_on_with_other_settings_or_data_is_refused(tmp_path, pictures, sets):
@@ -173,10 +173,10 @@ def test_what_does_not_fit_is_refused_before_the_first_step(tmp_path, sets):
 def test_a_state_from_before_there_was_a_setting_goes_on(tmp_path, sets):
     one = recipe({"schedule": {"epochs": 1}})
     train(one, *sets, out=tmp_path, device="cpu")
-    state = load_state(tmp_path / STATE)
+    state = read_state(tmp_path / STATE)
     older = state["recipe"].replace("sync_batch_norm = false\n", "")
     assert older != state["recipe"]
-    save_state(tmp_path / STATE, {**state, "recipe": older})
+    write_state(tmp_path / STATE, {**state, "recipe": older})
     train(one, *sets, out=tmp_path, device="cpu")
     with pytest.raises(InputError, match=r"other settings \(sync_batch_norm: False there, True here\)"):
         train(replace(one, sync_batch_norm=True), *sets, out=tmp_path, device="cpu")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from uniformer.checkpoints.contract import Contract
-from uniformer.checkpoints.load import save_checkpoint
+from uniformer.checkpoints.save import save_checkpoint
 from uniformer.config import Config, InputSpec
 from uniformer.errors import InputError
 from uniformer.network.model import UniFormer

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file
 
 from uniformer.cli import main as cli
-from uniformer.training.state import load_state
+from uniformer.training.state import read_state
 
 TIMEOUT = 300  # seconds, for a process on a busy machine
 SERVER = multiprocessing.get_context("forkserver")
@@ -104,7 +104,7 @@ def kill(child: Child, is_time: Callable[[], bool]) -> bool:
 
 
 def step_of(out: Path) -> int:
-    return load_state(out / "state.pt")["progress"]["step"] if (out / "state.pt").exists() else 0
+    return read_state(out / "state.pt")["progress"]["step"] if (out / "state.pt").exists() else 0
 
 
 def assert_near_weights(one: Path, other: Path) -> None:

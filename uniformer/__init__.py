@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from uniformer.checkpoints.load import load_checkpoint, load_model, save_checkpoint, verify
-    from uniformer.checkpoints.records import get_checkpoint, list_checkpoints, list_models
+    from uniformer.checkpoints.load import create_model, load_checkpoint, load_model
+    from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
+    from uniformer.checkpoints.save import save_checkpoint, verify
     from uniformer.config import Config, InputSpec
     from uniformer.errors import InputError
     from uniformer.inference.predictor import Predictor, predict
     from uniformer.network.macs import count_macs
-    from uniformer.network.model import UniFormer, create_model
+    from uniformer.network.model import UniFormer
+    from uniformer.network.variants import list_models
     from uniformer.speed.export import export
     from uniformer.speed.prepare import optimize
     from uniformer.timelines.timeline import Timeline, timeline
@@ -33,18 +35,18 @@ _HOMES = {
     "Timeline": "timelines.timeline",
     "UniFormer": "network.model",
     "count_macs": "network.macs",
-    "create_model": "network.model",
+    "create_model": "checkpoints.load",
     "export": "speed.export",
     "get_checkpoint": "checkpoints.records",
     "list_checkpoints": "checkpoints.records",
-    "list_models": "checkpoints.records",
+    "list_models": "network.variants",
     "load_checkpoint": "checkpoints.load",
     "load_model": "checkpoints.load",
     "optimize": "speed.prepare",
     "predict": "inference.predictor",
-    "save_checkpoint": "checkpoints.load",
+    "save_checkpoint": "checkpoints.save",
     "timeline": "timelines.timeline",
-    "verify": "checkpoints.load",
+    "verify": "checkpoints.save",
 }
 
 __all__ = [

@@ -7,14 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypeVar
 
-from uniformer.errors import InputError
+from uniformer.errors import Checked, InputError
 
 STRIDES = (4, 8, 16, 32)  # of the four stage outputs relative to the input, in height and width
 
 
 @dataclass(frozen=True)
-class Config:
-    """One architecture of the family. Every published variant is a row of differences from these defaults (`zoo.py`).
+class Config(Checked):
+    """One architecture of the family. Every published variant is a row of differences from these defaults:
+    `network/variants.py`.
 
     The defaults are UniFormer-S for images (ICLR 2022, Table 1; TPAMI 2023, Table 1).
     """
@@ -42,8 +43,7 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("depths", "dims", "layer_scale_stages"):  # JSON has lists only
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for problem in self._problems():
-            raise InputError(problem)
+        super().__post_init__()
 
     def _problems(self) -> Iterable[str]:
         if self.ndim not in (2, 3):
@@ -87,7 +87,7 @@ class Config:
 
 
 @dataclass(frozen=True)
-class InputSpec:
+class InputSpec(Checked):
     """How a file becomes the views a network was trained for, and how the views' logits become one answer.
 
     It travels inside every checkpoint, so nobody chooses it again by hand. Values: facts of the published runs.
@@ -112,8 +112,7 @@ class InputSpec:
     def __post_init__(self) -> None:
         for name in ("size", "mean", "std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for problem in self._problems():
-            raise InputError(problem)
+        super().__post_init__()
 
     def _problems(self) -> Iterable[str]:
         if self.sampling not in (None, "dense", "sparse"):

@@ -1,4 +1,8 @@
-"""The one exception that users are meant to read."""
+"""The one exception that users are meant to read, and the words that its messages share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -14,3 +18,29 @@ class MissingExtra(InputError):
 
     def __init__(self, package: str, extra: str, purpose: str):
         super().__init__(f"{purpose} needs the package {package!r}: pip install 'uniformer[{extra}]'")
+
+
+class Checked:
+    """A dataclass that raises the first of its `_problems` when it is made."""
+
+    def __post_init__(self) -> None:
+        for problem in self._problems():
+            raise InputError(problem)
+
+    def _problems(self) -> Iterable[str]:
+        return ()
+
+
+def first_line(error: BaseException, most: int = 200) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:most]
+
+
+def reason(error: Exception) -> str:
+    """What the system says is wrong, in lower case as it goes on a sentence."""
+    return (getattr(error, "strerror", None) or first_line(error)).lower()
+
+
+def cannot_write(path: object, error: Exception) -> InputError:
+    """The refusal to write `path`, with what the system or a library says of it."""
+    return InputError(f"cannot write {path}: {getattr(error, 'strerror', None) or first_line(error)}")

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.keys import from_reference, our_key, reference_key, to_reference
-from uniformer.errors import InputError
+from uniformer.errors import InputError, cannot_write, first_line
 from uniformer.support.files import atomic_path
 
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
@@ -102,7 +102,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Contract | None]:
             metadata = f.metadata() or {}
             state = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 - a file, not a dict
     except (SafetensorError, OSError) as error:
-        raise InputError(f"cannot read {path}: {_first_line(error)}") from None
+        raise InputError(f"cannot read {path}: {first_line(error)}") from None
     contract = Contract.from_json(metadata["uniformer"], str(path)) if "uniformer" in metadata else None
     return state, contract
 
@@ -130,12 +130,8 @@ def _read_pickle(path: Path) -> Any:
             ) from None
         reason = "expected tensors saved by torch or safetensors"
         if not isinstance(error, pickle.UnpicklingError):  # whose first line is advice to load it unsafely
-            reason += f" ({_first_line(error)})"
+            reason += f" ({first_line(error)})"
         raise InputError(f"{path} is no checkpoint, or a damaged one: {reason}") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _unwrap(obj: Any, where: str, averaged: bool) -> tuple[Mapping[str, Tensor], str, None, list[str]]:
@@ -229,7 +225,7 @@ def write_ours(state: Mapping[str, Tensor], contract: Contract, path: str | os.P
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
+        raise cannot_write(path, error) from None
     with atomic_path(path / CONFIG_NAME) as temporary:  # takes its place after the weights have taken theirs
         temporary.write_text(contract.to_json(), encoding="utf-8")
         _write_safetensors(state, contract, path / WEIGHTS_NAME)
@@ -246,7 +242,7 @@ def _write_safetensors(state: Mapping[str, Tensor], contract: Contract, path: Pa
         try:
             save_file(tensors, temporary, metadata={"format": "pt", "uniformer": compact})
         except SafetensorError as error:  # a full disk too
-            raise InputError(f"cannot write {path}: {_first_line(error)}") from None
+            raise cannot_write(path, error) from None
 
 
 def write_reference(state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
@@ -256,4 +252,4 @@ def write_reference(state: Mapping[str, Tensor], path: str | os.PathLike[str]) -
         try:
             torch.save(tensors, temporary)
         except RuntimeError as error:  # torch's writer says so of a full disk
-            raise InputError(f"cannot write {path}: is the disk full? ({_first_line(error)})") from None
+            raise InputError(f"cannot write {path}: is the disk full? ({first_line(error)})") from None

@@ -1,29 +1,90 @@
-"""What a file is: where it lies, which record of the zoo it belongs to, which network its tensors are."""
+"""What a file is: where it lies, which published record it belongs to, which network its tensors are."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from uniformer.checkpoints import records as zoo
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.files import Weights, read_object, read_weights
+from uniformer.checkpoints.records import Checkpoint, get_checkpoint, list_checkpoints
 from uniformer.config import Config
 from uniformer.errors import InputError
+from uniformer.labels import load_classes
+from uniformer.network.variants import VARIANTS, default_input
 
-Source = str | os.PathLike[str] | Mapping[str, Tensor]
+CheckpointSource = (
+    str | os.PathLike[str] | Mapping[str, Tensor]
+)  #: a published id, a path, a hub repository, a state dict
 
 
-def read_source(source: Source, *, averaged: bool = False) -> Weights:
-    """The weights behind a published id (fetched when it is not here yet), a path, a hub repository or a state dict."""
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint that has been read: its tensors under our keys, and all that is known of them."""
+
+    name: str  #: how messages call it
+    weights: Weights
+    record: Checkpoint | None  #: of a published id, or of a file that still has its published name (or OpenMMLab's)
+    head_dim: int | None  #: channels per attention head, which no tensor tells; None where nothing else does
+    told_by: str = ""  #: who says so: contract, record, caller, or the only possibility
+
+    @cached_property
+    def contract(self) -> Contract:
+        """Its own contract, else the record's, else what the tensors tell. Raises `InputError` without a head_dim."""
+        if self.weights.contract is not None:
+            return self.weights.contract
+        if self.record is not None:
+            return contract_of_record(self.record, self.weights)
+        if self.head_dim is None:
+            published = ", ".join(map(str, _published_head_dims(_dims(self.weights.state)))) or "none"
+            raise InputError(
+                f"expected head_dim for {self.name}: tensors do not tell it; published with these widths: {published}"
+            )
+        config = identify(self.weights.state, self.head_dim)
+        return Contract(config, name_of(config), default_input(config), notes=(self.head_dim_note,))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classifier's rows by name; empty where nobody says."""
+        return () if self.weights.contract is None and self.record is None else self.contract.classes
+
+    @property
+    def head_dim_note(self) -> str:
+        return f"head_dim {self.head_dim} from {self.told_by}"
+
+
+def open_checkpoint(source: CheckpointSource, *, head_dim: int | None = None, averaged: bool = False) -> Opened:
+    """Read a published id (fetched when it is not here yet), a path, a hub repository or a state dict, once.
+
+    `head_dim` is the caller's word where nothing else tells it; `averaged` takes a training file's EMA weights. Raises
+    `InputError` for what cannot be read, and where `head_dim` contradicts the contract or the record.
+    """
     if isinstance(source, Mapping):
-        return read_object(source, averaged=averaged)
-    return read_weights(resolve(source), averaged=averaged)
+        name, record, weights = "the state dict", None, read_object(source, averaged=averaged)
+    else:
+        name, record = os.fspath(source), _record_of(source)
+        weights = read_weights(resolve(source), averaged=averaged)
+    if weights.contract is not None:
+        told, told_by = weights.contract.config.head_dim, "the file's contract"
+    elif record is not None:
+        told, told_by = record.config.head_dim, f"the record of {record.id}"
+    elif head_dim is not None:
+        return Opened(name, weights, None, head_dim, "the caller")
+    else:
+        dims = _dims(weights.state)
+        published = _published_head_dims(dims)
+        if len(published) != 1:
+            return Opened(name, weights, None, None)
+        return Opened(name, weights, None, published[0], f"the only published model of widths {dims}")
+    if head_dim not in (None, told):
+        raise InputError(f"{told_by} says head_dim {told}, the caller {head_dim}")
+    return Opened(name, weights, record, told, told_by)
 
 
 def resolve(source: str | os.PathLike[str]) -> Path:
@@ -32,53 +93,21 @@ def resolve(source: str | os.PathLike[str]) -> Path:
     is_file_name = path.suffix in (".pth", ".pt", ".bin", ".safetensors", ".tar") or name.startswith((".", "/"))
     if os.path.exists(path) or is_file_name:
         return path  # reading it says what is wrong when there is nothing
-    if name.count("/") == 1:
-        from uniformer.checkpoints.fetch import fetch_repo
+    from uniformer.checkpoints.fetch import fetch, fetch_repo
 
-        return fetch_repo(name)
-    from uniformer.checkpoints.fetch import fetch
-
-    return fetch(zoo.get_checkpoint(name))
+    return fetch_repo(name) if name.count("/") == 1 else fetch(get_checkpoint(name))
 
 
-def describe(source: Source) -> str:
-    """How messages call a source."""
-    return "the state dict" if isinstance(source, Mapping) else os.fspath(source)
-
-
-def record_of(source: Source) -> zoo.Checkpoint | None:
-    """The zoo's record of a source given by id, or of a file that still has its published name (or OpenMMLab's)."""
-    if isinstance(source, Mapping):
-        return None
-    if os.fspath(source) in zoo.list_checkpoints():
-        return zoo.get_checkpoint(os.fspath(source))
-    records = map(zoo.get_checkpoint, zoo.list_checkpoints())
+def _record_of(source: str | os.PathLike[str]) -> Checkpoint | None:
+    if os.fspath(source) in list_checkpoints():
+        return get_checkpoint(os.fspath(source))
+    records = map(get_checkpoint, list_checkpoints())
     name = Path(source).name
     return next((r for r in records if r.file and name in (r.file.name, Path(r.file.converted_url or "").name)), None)
 
 
-def known_head_dim(weights: Weights, source: Source, asked: int | None = None) -> tuple[int, str] | None:
-    """Channels per head, which no tensor tells, and who says so: contract, record, caller, or the only possibility.
-
-    `asked` is the caller's word. Raises `InputError` when it contradicts the contract or the record.
-    """
-    if weights.contract is not None:
-        told = weights.contract.config.head_dim, "the file's contract"
-    elif record := record_of(source):
-        told = record.config.head_dim, f"the record of {record.id}"
-    elif asked is not None:
-        return asked, "the caller"
-    else:
-        dims = _dims(weights.state)
-        published = _published_head_dims(dims)
-        return (published[0], f"the only published model of widths {dims}") if len(published) == 1 else None
-    if asked not in (None, told[0]):
-        raise InputError(f"{told[1]} says head_dim {told[0]}, the caller {asked}")
-    return told
-
-
 def _published_head_dims(dims: tuple[int, ...]) -> list[int]:
-    return sorted({c.head_dim for c in zoo.VARIANTS.values() if c.dims == dims})
+    return sorted({c.head_dim for c in VARIANTS.values() if c.dims == dims})
 
 
 def _shape(state: Mapping[str, Tensor], key: str, rank: int) -> torch.Size:
@@ -128,8 +157,8 @@ def identify(state: Mapping[str, Tensor], head_dim: int) -> Config:
 
 
 def name_of(config: Config) -> str:
-    """The variant's name in the zoo, whatever its class count; '' for one of the user's own."""
-    for name, variant in zoo.VARIANTS.items():
+    """The variant's name, whatever its class count; '' for one of the user's own."""
+    for name, variant in VARIANTS.items():
         same = replace(config, num_classes=variant.num_classes, drop_path=0.0, dropout=0.0)
         if None not in (config.layer_scale, variant.layer_scale):  # its initial value makes no other network
             same = replace(same, layer_scale=variant.layer_scale)
@@ -138,35 +167,8 @@ def name_of(config: Config) -> str:
     return ""
 
 
-def contract_of(source: Source, weights: Weights, head_dim: tuple[int, str] | None) -> Contract:
-    """What is known of a file: its own contract, else the zoo's record, else what its tensors tell.
-
-    `head_dim` as `known_head_dim` gives it. Raises `InputError` when nothing tells it.
-    """
-    if weights.contract is not None:
-        return weights.contract
-    record = record_of(source)
-    if record is not None:
-        return contract_of_record(record, weights)
-    if head_dim is None:
-        published = ", ".join(map(str, _published_head_dims(_dims(weights.state)))) or "none"
-        raise InputError(
-            f"expected head_dim for {describe(source)}: tensors do not tell it; "
-            f"published with these widths: {published}"
-        )
-    config = identify(weights.state, head_dim[0])
-    return Contract(config, name_of(config), zoo.default_input(config), notes=(told_by(head_dim),))
-
-
-def told_by(head_dim: tuple[int, str]) -> str:
-    """The note that says where a head_dim is from."""
-    return f"head_dim {head_dim[0]} from {head_dim[1]}"
-
-
-def contract_of_record(record: zoo.Checkpoint, weights: Weights) -> Contract:
+def contract_of_record(record: Checkpoint, weights: Weights) -> Contract:
     """The contract of a published file. The class count is the file's: HMDB51's may differ from its record."""
-    from uniformer.labels import load_classes
-
     config, head, notes = record.config, weights.state.get("head.weight"), record.notes
     classes: tuple[str, ...] = ()
     if config.num_classes:

@@ -1,40 +1,26 @@
 """Putting a file's weights into a model: what fits is loaded, what was asked for is changed, anything else is an error.
 
-`load_checkpoint` never loads half a file in silence: it raises, or returns a `Report` that accounts for every tensor.
+`load_checkpoint` never loads half a file in silence: it raises, or returns a `LoadReport` on every tensor.
 """
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from uniformer.checkpoints import records as zoo
-from uniformer.checkpoints.contract import Contract, check_proof, with_proof
-from uniformer.checkpoints.files import Weights, read_weights, write_ours, write_reference
-from uniformer.checkpoints.identify import Source, contract_of, describe, known_head_dim, name_of, read_source, told_by
-from uniformer.checkpoints.keys import from_reference, to_reference
-from uniformer.config import Config, to_dict
+from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.identify import CheckpointSource, Opened, open_checkpoint
+from uniformer.checkpoints.records import default_checkpoint
+from uniformer.config import Config, with_options
 from uniformer.errors import InputError
 from uniformer.network.model import UniFormer
-
-__all__ = [
-    "Report",
-    "convert",
-    "from_reference",
-    "load_checkpoint",
-    "load_model",
-    "save_checkpoint",
-    "to_reference",
-    "verify",
-]
+from uniformer.network.variants import get_config
 
 Inflation = Literal["center", "mean"]
 CLASSIFIER = ("head.*", "cls_head.*", "aux_head.*")
@@ -42,7 +28,7 @@ TAIL = ("norm.*", "cls_norm.*", *CLASSIFIER)  # what a model that returns maps d
 
 
 @dataclass
-class Report:
+class LoadReport:
     """Every tensor of a load, by what became of it. Keys are ours."""
 
     source: str
@@ -66,7 +52,7 @@ class Report:
 
 def load_checkpoint(
     model: UniFormer,
-    source: Source,
+    source: CheckpointSource | Opened,
     *,
     inflate: Inflation | None = None,
     new_classifier: bool = False,
@@ -74,8 +60,8 @@ def load_checkpoint(
     allow_new: Sequence[str] = (),
     allow_ignored: Sequence[str] = (),
     averaged: bool = False,
-) -> Report:
-    """Load a published id, a file, a folder, a hub repository or a state dict into `model`, strictly.
+) -> LoadReport:
+    """Load a published id, a file, a folder, a hub repository, a state dict or what was opened, into `model`, strictly.
 
     Departures must be asked for: `inflate` turns 2D kernels into 3D ones, all weight in the centre frame ("center": a
     still clip gives the image's logits exactly, except in light models, whose class and summary tokens then stand
@@ -86,27 +72,24 @@ def load_checkpoint(
 
     Raises `InputError` with one line when anything else does not fit; the model is then unchanged.
     """
-    return _load(
-        model, read_source(source, averaged=averaged), source, inflate=inflate, new_classifier=new_classifier,
+    opened = source if isinstance(source, Opened) else open_checkpoint(source, averaged=averaged)
+    own = model.config.head_dim
+    if opened.head_dim not in (None, own):
+        raise InputError(
+            f"{opened.told_by} says head_dim {opened.head_dim}, the model has {own}: "
+            "it would load without complaint and lose accuracy"
+        )
+    report = load_tensors(
+        model, opened.weights.state, source=opened.name, inflate=inflate, new_classifier=new_classifier,
         adapt_stem=adapt_stem, allow_new=allow_new, allow_ignored=allow_ignored,
     )  # fmt: skip
-
-
-def _load(model: UniFormer, weights: Weights, source: Source, **rules: Any) -> Report:
-    """`load_state` with what only the file can tell: its head_dim, its other keys, its notes."""
-    told, own = known_head_dim(weights, source), model.config.head_dim
-    if told is not None and told[0] != own:
-        raise InputError(
-            f"{told[1]} says head_dim {told[0]}, the model has {own}: it would load without complaint and lose accuracy"
-        )
-    report = load_state(model, weights.state, source=describe(source), **rules)
-    report.ignored += weights.other
-    report.notes += weights.notes
-    report.notes.append(told_by(told or (own, "the model: the file does not tell")))
+    report.ignored += opened.weights.other
+    note = f"head_dim {own} from the model: the file does not tell" if opened.head_dim is None else opened.head_dim_note
+    report.notes += [*opened.weights.notes, note]
     return report
 
 
-def load_state(
+def load_tensors(
     model: UniFormer,
     state: Mapping[str, Tensor],
     *,
@@ -116,11 +99,11 @@ def load_state(
     adapt_stem: bool = False,
     allow_new: Sequence[str] = (),
     allow_ignored: Sequence[str] = (),
-) -> Report:
+) -> LoadReport:
     """`load_checkpoint` for a state dict in our keys."""
     if inflate not in (None, "center", "mean"):
         raise InputError(f"expected inflate 'center' or 'mean', got {inflate!r}")
-    report = Report(source)
+    report = LoadReport(source)
     problems: list[str] = []
     own, fitted = model.state_dict(), {}
     if model.norm is None:
@@ -214,87 +197,76 @@ def adapt_channels(kernel: Tensor, channels: int) -> Tensor:
 # ---- from a source to a model ----------------------------------------------------------------------------------------
 
 
-def load_model(
-    source: Source, *, head_dim: int | None = None, averaged: bool = False
-) -> tuple[UniFormer, Contract, Report]:
-    """Build the model a file is of, in evaluation mode, with its contract. `head_dim` where nothing else tells it.
-
-    `source` as in `load_checkpoint`. Raises `InputError` when the file does not tell what it is.
-    """
-    return _built(read_source(source, averaged=averaged), source, head_dim)
-
-
-def _built(weights: Weights, source: Source, head_dim: int | None = None) -> tuple[UniFormer, Contract, Report]:
-    """The model of weights that have been read; each tensor keeps its precision."""
-    told = known_head_dim(weights, source, head_dim)
-    contract = contract_of(source, weights, told)
-    model = UniFormer(contract.config)
-    for key, own in model.state_dict(keep_vars=True).items():
-        stored = weights.state.get(key)
-        if stored is not None and stored.is_floating_point() and own.is_floating_point():
-            own.data = own.data.to(stored.dtype)
-    report = load_state(model, weights.state, source=describe(source))
-    report.ignored += weights.other
-    head_dim_note = [told_by(told)] if told else []
-    report.notes += dict.fromkeys([*weights.notes, *head_dim_note, *contract.notes])
-    return model.eval(), contract, report
-
-
-def model_from_checkpoint(
-    source: Source, config: Config, *, asked: Collection[str] = (), inflate: Inflation | None = None
+def create_model(
+    name: str,
+    *,
+    pretrained: bool = False,
+    checkpoint: CheckpointSource | None = None,
+    inflate: Inflation | None = None,
+    features_only: bool = False,
+    **options: Any,
 ) -> UniFormer:
-    """A model of `config` with a checkpoint's weights, for `create_model`. `asked`: the options its caller gave."""
-    weights = read_source(source)
-    head = weights.state.get("head.weight")
+    """Build a variant by name, with any field of `Config` changed, optionally with a checkpoint's weights.
+
+        create_model("uniformer_small_video", num_classes=174, drop_path=0.3)
+        create_model("uniformer_small_video", pretrained=True)                          # the variant's usual checkpoint
+        create_model("uniformer_small_video", checkpoint="uniformer_small.k400_16x4")   # an id, a file or a repository
+        create_model("uniformer_small_video", checkpoint="uniformer_small.in1k", inflate="center", num_classes=51)
+        create_model("uniformer_base", features_only=True)     # forward gives the four stage maps
+
+    With weights the class count is the file's, unless `num_classes` asks for another: then the classifier is new.
+    `in_chans` other than the file's adapts the stem, `inflate` turns an image checkpoint into a video model; see
+    `load_checkpoint`. Which checkpoint `pretrained` takes says `records.default_checkpoint`.
+    Unknown names and options raise `InputError`, naming the nearest known ones.
+    """
+    if features_only:
+        options.setdefault("output", "maps")
+    config = with_options(get_config(name), options)
+    if pretrained:
+        if checkpoint is not None:
+            raise InputError("expected pretrained=True or a checkpoint, got both")
+        checkpoint = default_checkpoint(name)
+    return UniFormer(config) if checkpoint is None else _with_weights(config, checkpoint, options.keys(), inflate)
+
+
+def _with_weights(
+    config: Config, checkpoint: CheckpointSource, asked: Collection[str], inflate: Inflation | None
+) -> UniFormer:
+    """A model of `config` with a checkpoint's weights. `asked`: the options that the caller of `create_model` gave."""
+    opened = open_checkpoint(checkpoint)
+    head = opened.weights.state.get("head.weight")
     if head is not None and config.num_classes and "num_classes" not in asked:
         config = replace(config, num_classes=head.shape[0])
     model = UniFormer(config)
     # A classifier's file is what backbones start from: it lacks the norms of the maps that they hand out.
     is_backbone = config.output == "normed_maps"
-    report = _load(
-        model, weights, source, inflate=inflate,
+    report = load_checkpoint(
+        model, opened, inflate=inflate,
         new_classifier="num_classes" in asked, adapt_stem="in_chans" in asked,
         allow_new=("stages.*.norm.*",) if is_backbone else (),
     )  # fmt: skip
     if is_backbone and report.new:
-        warnings.warn(f"{describe(source)} has no norms for the maps: they are new and want training", stacklevel=3)
+        warnings.warn(f"{opened.name} has no norms for the maps: they are new and want training", stacklevel=3)
     return model
 
 
-# ---- saving, verifying, converting -----------------------------------------------------------------------------------
+def load_model(
+    source: CheckpointSource | Opened, *, head_dim: int | None = None, averaged: bool = False
+) -> tuple[UniFormer, Contract, LoadReport]:
+    """Build the model a file is of, in evaluation mode, with its contract. `head_dim` where nothing else tells it.
 
-
-def save_checkpoint(model: UniFormer, path: str | os.PathLike[str], contract: Contract | None = None) -> Contract:
-    """Write weights and contract: one .safetensors file, or a folder in the form of a hub repository.
-
-    The proof (logits on the built-in input, digest) is computed anew. Returns the contract as written.
+    `source` as in `load_checkpoint`; each tensor keeps its precision. Raises `InputError` when the file does not tell
+    what it is.
     """
-    contract = contract or Contract(model.config, name_of(model.config), zoo.default_input(model.config))
-    if to_dict(replace(contract.config, drop_path=0.0)) != to_dict(replace(model.config, drop_path=0.0)):
-        raise InputError("the contract describes another network than the model that is to be saved")
-    contract = with_proof(contract, model)
-    write_ours(model.state_dict(), contract, path)
-    return contract
-
-
-def verify(path: str | os.PathLike[str]) -> tuple[Contract, list[str]]:
-    """Recompute a saved file's proof. Returns its contract and what is wrong with it: nothing for an intact file."""
-    weights = read_weights(path)
-    if weights.contract is None or weights.contract.proof is None:
-        raise InputError(
-            f"{path} carries no proof to verify: expected a file saved by uniformer (see `uniformer convert`)"
-        )
-    model, contract, _ = _built(weights, path)
-    return contract, check_proof(model, contract)
-
-
-def convert(
-    source: Source, out: str | os.PathLike[str], *, head_dim: int | None = None, averaged: bool = False
-) -> Report:
-    """Any readable file -> ours (.safetensors, or a folder), or the reference's form (.pth)."""
-    model, contract, report = load_model(source, head_dim=head_dim, averaged=averaged)
-    if Path(out).suffix in (".pth", ".pt"):
-        write_reference(model.state_dict(), out)
-    else:
-        save_checkpoint(model, out, contract)
-    return report
+    opened = source if isinstance(source, Opened) else open_checkpoint(source, head_dim=head_dim, averaged=averaged)
+    contract, state = opened.contract, opened.weights.state
+    model = UniFormer(contract.config)
+    for key, own in model.state_dict(keep_vars=True).items():
+        stored = state.get(key)
+        if stored is not None and stored.is_floating_point() and own.is_floating_point():
+            own.data = own.data.to(stored.dtype)
+    report = load_tensors(model, state, source=opened.name)
+    report.ignored += opened.weights.other
+    head_dim_note = [] if opened.head_dim is None else [opened.head_dim_note]
+    report.notes += dict.fromkeys([*opened.weights.notes, *head_dim_note, *contract.notes])
+    return model.eval(), contract, report

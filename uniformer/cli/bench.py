@@ -77,9 +77,8 @@ def _network(args: argparse.Namespace) -> tuple[UniFormer, InputSpec, bool]:
     """The network, what it is fed, and whether it is a checkpoint's, not one with random weights."""
     from dataclasses import replace
 
-    from uniformer.checkpoints.load import load_model
-    from uniformer.checkpoints.records import default_input, list_models
-    from uniformer.network.model import create_model
+    from uniformer.checkpoints.load import create_model, load_model
+    from uniformer.network.variants import default_input, list_models
 
     is_checkpoint = args.network not in list_models()
     if is_checkpoint:

@@ -19,7 +19,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from uniformer.checkpoints.load import convert
+    from uniformer.checkpoints.save import convert
 
     print(convert(args.source, args.out, head_dim=args.head_dim, averaged=args.averaged))
     print(f"wrote {args.out}")

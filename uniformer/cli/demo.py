@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from uniformer.errors import InputError
+from uniformer.errors import InputError, cannot_write
 from uniformer.support.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -45,11 +45,12 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 1 if one of several videos failed."""
-    from uniformer.inference.predictor import IN_PACKAGE, Predictor
+    from uniformer.checkpoints.records import BUNDLED
+    from uniformer.inference.predictor import Predictor
 
     if args.videos and args.seed is not None:
         raise InputError("--seed is for the demo's own film: expected no videos with it")
-    predictor = Predictor(args.checkpoint or IN_PACKAGE, device=args.device)
+    predictor = Predictor(args.checkpoint or BUNDLED, device=args.device)
     return _own_videos(args, predictor) if args.videos else _made_film(args, predictor)
 
 
@@ -178,7 +179,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror}") from None
+        raise cannot_write(folder, error) from None
 
 
 def _timeline_table(timeline: Timeline) -> str:

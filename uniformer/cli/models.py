@@ -1,4 +1,4 @@
-"""`uniformer models`: the zoo as a table, as JSON lines, or one record whole."""
+"""`uniformer models`: the checkpoints as a table, as JSON lines, or one record whole."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from uniformer.checkpoints.records import Checkpoint
 
 HELP = "list the checkpoints, published or in the package, or show one whole"
-IN_PACKAGE = "in the package (not published)"
+IN_THE_PACKAGE = "in the package (not published)"
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -26,15 +26,15 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from uniformer.checkpoints import records as zoo
+    from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
 
     wanted = {"task": args.task, "dataset": args.dataset, "arch": args.arch}
-    ids = zoo.list_checkpoints(args.pattern, **wanted, in_package=True)
+    ids = list_checkpoints(args.pattern, **wanted, in_package=True)
     if not ids:
         if not any(c in args.pattern for c in "*?["):
-            zoo.get_checkpoint(args.pattern)  # raises, naming the nearest ids
+            get_checkpoint(args.pattern)  # raises, naming the nearest ids
         raise InputError(f"no published checkpoint matches {args.pattern!r}")
-    records = [zoo.get_checkpoint(id) for id in ids]
+    records = [get_checkpoint(id) for id in ids]
     if args.json:
         for record in records:
             print(json.dumps(_plain(record), ensure_ascii=False))
@@ -89,7 +89,7 @@ def _row(r: Checkpoint) -> Iterator[str]:
     yield f"{r.macs_g:.2f}" if r.macs_g else ""
     yield " ".join(f"{name} {value:g}" for name, value in list(r.scores.items())[:1])
     if r.path is not None:
-        yield IN_PACKAGE
+        yield IN_THE_PACKAGE
     else:
         yield "not published" if r.file is None else "hub" if r.file.hub_repo else "Drive"
 
@@ -115,7 +115,7 @@ def _show_one(r: Checkpoint) -> None:
     show("recipe", r.recipe)
     show("licence", r.licence)
     if r.path is not None:
-        show("weights", IN_PACKAGE)
+        show("weights", IN_THE_PACKAGE)
         show("file", r.path)
     elif r.file is None:
         show("weights", "never published")

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
 
-from uniformer.errors import InputError
+from uniformer.errors import InputError, cannot_write
 from uniformer.speed.timings import Compute
 from uniformer.support.progress import progress_bar
 
@@ -127,8 +127,8 @@ def _network(args: argparse.Namespace) -> Any:
     if args.checkpoint is not None:
         raise InputError("--untrained and --checkpoint exclude each other")
     from uniformer.checkpoints.contract import Contract
-    from uniformer.checkpoints.records import default_input
-    from uniformer.network.model import create_model
+    from uniformer.checkpoints.load import create_model
+    from uniformer.network.variants import default_input
 
     model = create_model(args.untrained)
     print(f"{args.untrained} with random weights: its labels mean nothing", file=sys.stderr)
@@ -137,7 +137,8 @@ def _network(args: argparse.Namespace) -> Any:
 
 def _default_checkpoint(path: str) -> str:
     """A small published model for the kind of the first path: images, or a folder of nothing but images, or videos."""
-    from uniformer.inference.predictor import DEFAULT_IMAGE, DEFAULT_VIDEO, is_image
+    from uniformer.checkpoints.records import DEFAULT_IMAGE, DEFAULT_VIDEO
+    from uniformer.inference.predictor import is_image
 
     names = [n for n in os.listdir(path) if not n.startswith(".")] if os.path.isdir(path) else [path]
     images = bool(names) and all(map(is_image, names))
@@ -167,7 +168,7 @@ def _sampling_pictures(where: str | None, predictor: Any, count: int) -> Callabl
         try:
             Path(where).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"cannot write {where}: {error.strerror}") from None
+            raise cannot_write(where, error) from None
 
     def draw(source: Any, views: Any) -> None:
         name = Path(source).name

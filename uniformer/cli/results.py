@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, NamedTuple
 
-from uniformer.errors import InputError
+from uniformer.errors import InputError, cannot_write
 from uniformer.support.files import atomic_path
 
 CSV_FIELDS = ("source", "rank", "name", "score", "index", "weights", "error")
@@ -58,7 +58,7 @@ def open_output(path: str, *, append: bool) -> Iterator[IO[str]]:
         with open(path, "a" if append else "w", **ENCODING) as out:  # type: ignore[call-overload]
             yield out
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
+        raise cannot_write(path, error) from None
 
 
 class _Row(NamedTuple):

@@ -82,9 +82,9 @@ def open_data(recipe: Recipe) -> tuple[Manifest, Manifest | None]:
 
 
 def _on_own_data(args: argparse.Namespace) -> Outcome | None:
-    from uniformer.checkpoints.identify import contract_of, known_head_dim, read_source
+    from uniformer.checkpoints.identify import open_checkpoint
+    from uniformer.checkpoints.records import DEFAULT_IMAGE, DEFAULT_VIDEO
     from uniformer.datasets.open import find_splits, open_source
-    from uniformer.inference.predictor import DEFAULT_IMAGE, DEFAULT_VIDEO
     from uniformer.training.own_data import own_recipe, wants_features, with_validation
 
     splits, said = find_splits(args.what), []
@@ -99,8 +99,7 @@ def _on_own_data(args: argparse.Namespace) -> Outcome | None:
         said.append(how)
     checkpoint = args.checkpoint or (DEFAULT_IMAGE if train_set.kind == "image" else DEFAULT_VIDEO)
     said.append(f"starting from {checkpoint}")
-    weights = read_source(checkpoint)
-    contract = contract_of(checkpoint, weights, known_head_dim(weights, checkpoint))
+    contract = open_checkpoint(checkpoint).contract
     name = Path(args.what).resolve().stem
     recipe, why = own_recipe(train_set, contract, checkpoint, args.settings, name=name)
     if _shown(args, recipe):

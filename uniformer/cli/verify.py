@@ -13,7 +13,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from uniformer.checkpoints.load import verify
+    from uniformer.checkpoints.save import verify
 
     contract, problems = verify(args.file)
     for problem in problems:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from uniformer.errors import InputError
+from uniformer.errors import InputError, cannot_write
 from uniformer.support.files import atomic_path
 
 
@@ -21,7 +21,7 @@ def claim(path: Path, run: Mapping[str, Any], what: str) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"cannot write {path.parent}: {error.strerror}") from None
+            raise cannot_write(path.parent, error) from None
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
         return

@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from uniformer.errors import InputError
+from uniformer.errors import cannot_write
 from uniformer.evaluation.claim import claim
 
 KEY_NAME = "run.json"  # what the rows are results of
@@ -50,7 +50,7 @@ class ResultLog:
             size = self._file.tell()
             self._file.truncate(size - size % self._stored.itemsize)
         except OSError as error:
-            raise InputError(f"cannot write {path}: {error.strerror}") from None
+            raise cannot_write(path, error) from None
         return self
 
     def add(self, row: npt.NDArray[Any]) -> None:
@@ -60,7 +60,7 @@ class ResultLog:
             self._file.write(data + zlib.crc32(data).to_bytes(4, "little"))
             self._file.flush()
         except OSError as error:
-            raise InputError(f"cannot write {self._file.name}: {error.strerror}") from None
+            raise cannot_write(self._file.name, error) from None
 
     def close(self) -> None:
         if self._file is not None:

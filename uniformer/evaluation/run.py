@@ -27,7 +27,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
-from uniformer.checkpoints.contract import digest
+from uniformer.checkpoints.proof import digest
 from uniformer.config import InputSpec, to_dict
 from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from uniformer.checkpoints.contract import Contract, digest
-from uniformer.checkpoints.identify import Source
-from uniformer.checkpoints.load import Report, load_model
+from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.identify import CheckpointSource
+from uniformer.checkpoints.load import LoadReport, load_model
+from uniformer.checkpoints.proof import digest
 from uniformer.config import Config
 from uniformer.errors import InputError
 from uniformer.network.model import UniFormer
@@ -42,7 +43,7 @@ class TorchNetwork:
 
     def __init__(
         self,
-        source: Source | tuple[UniFormer, Contract],
+        source: CheckpointSource | tuple[UniFormer, Contract],
         *,
         device: str = "auto",
         dtype: str = "float32",
@@ -51,7 +52,7 @@ class TorchNetwork:
     ):
         self.device = pick_device(device)
         self.dtype = DTYPES[dtype]
-        self.report: Report | None = None  #: of loading the file
+        self.report: LoadReport | None = None  #: of loading the file
         if isinstance(source, tuple):
             model, self.contract = source
         else:

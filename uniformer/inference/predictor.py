@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.fetch import NotFetched, fetch
-from uniformer.checkpoints.records import get_checkpoint
+from uniformer.checkpoints.records import BUNDLED, DEFAULT_IMAGE, DEFAULT_VIDEO, get_checkpoint
 from uniformer.config import InputSpec
 from uniformer.errors import InputError
 from uniformer.reading.transforms import Floats, is_tensor
@@ -29,14 +29,10 @@ from uniformer.reading.views import Backend, Source, Views, load_views
 from uniformer.speed.timings import Compute
 
 if TYPE_CHECKING:
-    from uniformer.checkpoints.identify import Source as CheckpointSource
+    from uniformer.checkpoints.identify import CheckpointSource
     from uniformer.inference.networks import TorchNetwork
     from uniformer.network.model import UniFormer
     from uniformer.speed.runtimes import Exported
-
-DEFAULT_VIDEO = "uniformer_small.k400_16x8"  # the checkpoints a fresh install can fetch from the hub
-DEFAULT_IMAGE = "uniformer_small.in1k"
-IN_PACKAGE = "uniformer_nano_video.camera_motion"  # what is left for videos without a network
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -283,7 +279,7 @@ def at_hand(default: str) -> tuple[str, str | None]:
         fetch(get_checkpoint(default))
     except NotFetched as error:
         line = f"the default checkpoint {default} could not be fetched ({error.reason}): "
-        return IN_PACKAGE, f"{line}using the model in the box, which names camera motion, not actions"
+        return BUNDLED, f"{line}using the model in the box, which names camera motion, not actions"
     return default, None
 
 

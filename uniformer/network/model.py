@@ -2,12 +2,12 @@
 
     clip -> (patch embedding -> local blocks) x 2 -> (patch embedding -> global blocks) x 2 -> norm -> mean -> head
 
-What a variant is stands in a `Config`; the published ones are the table `zoo.VARIANTS`.
+What a variant is stands in a `Config`; the published ones are the table in `variants.py`.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -276,35 +276,3 @@ def _layer_normed(x: Tensor, norm: nn.LayerNorm | None) -> Tensor:
 
 def _times(size: Grid) -> str:
     return " x ".join(map(str, size))
-
-
-def create_model(
-    name: str,
-    *,
-    checkpoint: Any = None,
-    inflate: Literal["center", "mean"] | None = None,
-    features_only: bool = False,
-    **options: Any,
-) -> UniFormer:
-    """Build a variant by name, with any field of `Config` changed, optionally with a checkpoint's weights.
-
-        create_model("uniformer_small_video", num_classes=174, drop_path=0.3)
-        create_model("uniformer_small_video", checkpoint="uniformer_small.k400_16x4")   # an id, a file or a repository
-        create_model("uniformer_small_video", checkpoint="uniformer_small.in1k", inflate="center", num_classes=51)
-        create_model("uniformer_base", features_only=True)     # forward gives the four stage maps
-
-    With `checkpoint` the class count is the file's, unless `num_classes` asks for another: then the classifier is new.
-    `in_chans` other than the file's adapts the stem, `inflate` turns an image checkpoint into a video model; see
-    `load_checkpoint`.
-    Unknown names and options raise `InputError`, naming the nearest known ones.
-    """
-    from uniformer.checkpoints.records import get_config
-
-    if features_only:
-        options.setdefault("output", "maps")
-    config = with_options(get_config(name), options)
-    if checkpoint is None:
-        return UniFormer(config)
-    from uniformer.checkpoints.load import model_from_checkpoint
-
-    return model_from_checkpoint(checkpoint, config, asked=options.keys(), inflate=inflate)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from uniformer.errors import InputError
+from uniformer.errors import InputError, reason
 
 Pixels = NDArray[np.uint8]
 Picture = Callable[[], Pixels]  # converts one decoded frame to (H, W, 3) when called, so that only wanted ones are
@@ -203,7 +203,7 @@ def open_folder(folder: Path) -> VideoReader:
     try:
         files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
     except OSError as error:
-        raise InputError(f"{folder}: expected a folder of frames, found none to list: {_reason(error)}") from None
+        raise InputError(f"{folder}: expected a folder of frames, found none to list: {reason(error)}") from None
     if not files:
         kinds = " ".join(sorted(IMAGE_SUFFIXES))
         raise InputError(f"{folder}: expected a folder of frames ({kinds}), found no image in it")
@@ -276,7 +276,7 @@ def check_file(path: Path, expected: str) -> None:
         if stat.S_ISREG(status.st_mode):
             path.open("rb").close()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise InputError(f"{path}: expected {expected}, found no readable file: {_reason(error)}") from None
+        raise InputError(f"{path}: expected {expected}, found no readable file: {reason(error)}") from None
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path}: expected {expected}, found something that is not a regular file")
     if not status.st_size:
@@ -286,7 +286,3 @@ def check_file(path: Path, expected: str) -> None:
 def check_pixels(path: Path, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise InputError(f"{path}: expected at most {MAX_PIXELS} pixels a frame, found {width}x{height}")
-
-
-def _reason(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error)).lower()

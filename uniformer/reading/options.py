@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from uniformer.errors import InputError
+from uniformer.errors import Checked
 
 POLICIES = ("v0", "v0r", "original", "originalr", "3a")  # AutoAugment and 3-Augment, as timm names them
 
 
 @dataclass(frozen=True)
-class Augment:
+class Augment(Checked):
     """How one clip or picture is changed before the network sees it. The defaults are the plain image runs'.
 
     A clip gets one draw of everything for all its frames. Order: operations, crop, flip, erasing for clips; crop, flip,
@@ -48,8 +48,7 @@ class Augment:
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
         object.__setattr__(self, "reverse_pairs", tuple(map(tuple, self.reverse_pairs)))
-        for problem in self._problems():
-            raise InputError(problem)
+        super().__post_init__()
 
     def _problems(self) -> Iterable[str]:
         ops = self.rand_augment
@@ -82,7 +81,7 @@ class Augment:
 
 
 @dataclass(frozen=True)
-class Mixing:
+class Mixing(Checked):
     """How the samples of a batch are blended, and their labels with them. The defaults are all published runs'."""
 
     mixup_alpha: float = 0.8  #: of the Beta distribution of the shares of two blended samples; 0 for no mixup
@@ -91,10 +90,6 @@ class Mixing:
     switch_prob: float = 0.5  #: of cutmix rather than mixup where both are on
     mode: Literal["batch", "pair", "elem"] = "batch"  #: one draw for a batch, for each pair of samples, for each sample
     label_smoothing: float = 0.1  #: share of the label spread over all classes
-
-    def __post_init__(self) -> None:
-        for problem in self._problems():
-            raise InputError(problem)
 
     def _problems(self) -> Iterable[str]:
         for name in ("mixup_alpha", "cutmix_alpha"):

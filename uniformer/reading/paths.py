@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from uniformer.errors import InputError
+from uniformer.errors import InputError, reason
 from uniformer.reading.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_order
 
 
@@ -66,4 +66,4 @@ def _folder(folder: Path, clips: bool) -> Iterator[str]:
 
 
 def _unreadable(error: OSError) -> None:
-    raise InputError(f"{error.filename}: cannot look into this folder: {(error.strerror or str(error)).lower()}")
+    raise InputError(f"{error.filename}: cannot look into this folder: {reason(error)}")

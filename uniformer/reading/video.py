@@ -30,7 +30,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from uniformer.errors import InputError, MissingExtra
+from uniformer.errors import InputError, MissingExtra, first_line
 from uniformer.reading.frames import (
     MAX_PIXELS,
     Orientation,
@@ -251,7 +251,7 @@ class TorchcodecReader(FileReader):
             )
         except (ImportError, OSError, RuntimeError, ValueError) as error:  # without FFmpeg: thousands of characters
             raise InputError(
-                f"{self._path}: torchcodec (it needs FFmpeg's libraries) cannot open it: {_first_line(error)}"
+                f"{self._path}: torchcodec (it needs FFmpeg's libraries) cannot open it: {first_line(error)}"
             ) from None
         if len(decoder) != self.info.num_frames:
             raise InputError(
@@ -265,7 +265,7 @@ class TorchcodecReader(FileReader):
                 frame = self._decoder.get_frame_at(number).data  # (H, W, 3), rotated already
             except (RuntimeError, IndexError) as error:
                 raise InputError(
-                    f"{self._path}: torchcodec fails at frame {number} ('pyav' may not): {_first_line(error)}"
+                    f"{self._path}: torchcodec fails at frame {number} ('pyav' may not): {first_line(error)}"
                 ) from None
             yield number, frame.numpy
 
@@ -393,7 +393,3 @@ def _runs(index: Index, wanted: Sequence[int]) -> list[tuple[tuple[int, int], li
         runs[-1][1].append(number)
         reached = max(reached, index.positions[pts])
     return runs
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]

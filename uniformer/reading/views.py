@@ -20,7 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from uniformer.config import InputSpec
-from uniformer.errors import InputError
+from uniformer.errors import InputError, first_line
 from uniformer.reading.frames import (
     IMAGE_FORMATS,
     IMAGE_SUFFIXES,
@@ -220,7 +220,9 @@ def open_image(path: Path) -> Image.Image:
     except InputError:
         raise
     except Exception as error:  # Pillow's plugins let struct, index, value and syntax errors out on damaged files
-        raise InputError(f"{path}: expected an image, found a file that does not open as one: {_said(error)}") from None
+        raise InputError(
+            f"{path}: expected an image, found a file that does not open as one: {first_line(error, 120)}"
+        ) from None
 
 
 def _decoded(image: Image.Image) -> Image.Image:
@@ -228,12 +230,8 @@ def _decoded(image: Image.Image) -> Image.Image:
     try:
         image.load()
     except Exception as error:  # as above
-        raise InputError(f"expected an image that can be decoded: {_said(error)}") from None
+        raise InputError(f"expected an image that can be decoded: {first_line(error, 120)}") from None
     return image
-
-
-def _said(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:120]
 
 
 def _upright_size(picture: Image.Image | Pixels) -> tuple[int, int]:

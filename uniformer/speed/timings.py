@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from uniformer.config import Config, InputSpec, to_dict
-from uniformer.errors import InputError
+from uniformer.errors import InputError, cannot_write
 from uniformer.support.files import atomic_path
 
 Compute = Literal["plain", "fast", "compiled", "openvino", "onnxruntime"]
@@ -74,7 +74,7 @@ def remember(key: str, seconds: Mapping[str, float]) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
+        raise cannot_write(path, error) from None
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps({**known, key: dict(seconds)}, indent=1) + "\n", encoding="utf-8")
     return path

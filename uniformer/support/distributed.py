@@ -18,7 +18,7 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
-from uniformer.errors import InputError
+from uniformer.errors import InputError, first_line
 from uniformer.support.lock import locked
 
 T = TypeVar("T")
@@ -137,5 +137,5 @@ def pick_device(name: str, local: int = 0) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"cannot compute on device {name!r}: {str(error).splitlines()[0][:150]}") from None
+        raise InputError(f"cannot compute on device {name!r}: {first_line(error, 150)}") from None
     return device

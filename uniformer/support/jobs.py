@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from uniformer.errors import InputError
+from uniformer.errors import InputError, cannot_write
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
@@ -41,7 +41,7 @@ class Journal:
             self._file = open(path, "ab")  # noqa: SIM115 - closed by close()
             self._file.truncate(end)
         except OSError as error:
-            raise InputError(f"cannot write {path}: {error.strerror}") from None
+            raise cannot_write(path, error) from None
 
     def _read(self, path: Path) -> int:
         """Takes in the lines that are whole; returns where they end."""
@@ -65,7 +65,7 @@ class Journal:
             self._file.write(json.dumps(entry).encode() + b"\n")
             self._file.flush()
         except OSError as error:
-            raise InputError(f"cannot write {self._file.name}: {error.strerror}") from None
+            raise cannot_write(self._file.name, error) from None
 
     def close(self) -> None:
         self._file.close()

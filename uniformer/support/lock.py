@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from uniformer.errors import InputError
+from uniformer.errors import InputError, cannot_write, reason
 
 NAME = "run.lock"  #: in the folder while a run goes on; says whose it is
 
@@ -25,7 +25,7 @@ def locked(folder: Path) -> Iterator[str]:
         folder.mkdir(parents=True, exist_ok=True)
         handle, note = _taken(path)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {_reason(error)}") from None
+        raise cannot_write(path, error) from None
     try:
         os.ftruncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
@@ -66,9 +66,5 @@ def _lock(path: Path, handle: int) -> str:
         way_out = "give another --out, or wait for its end"
         raise InputError(f"{path.parent} is in use by {holder}: expected a folder of one run; {way_out}") from None
     except OSError as error:
-        return f"{note} ({_reason(error)})"
+        return f"{note} ({reason(error)})"
     return ""
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()

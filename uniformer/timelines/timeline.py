@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from uniformer.checkpoints.identify import Source as CheckpointSource
+from uniformer.checkpoints.identify import CheckpointSource
+from uniformer.checkpoints.records import BUNDLED
 from uniformer.config import InputSpec
 from uniformer.errors import InputError
-from uniformer.inference.predictor import IN_PACKAGE, Predictor, average_views
+from uniformer.inference.predictor import Predictor, average_views
 from uniformer.reading.frames import Pixels, VideoReader
 from uniformer.reading.sampling import clip_indices, effective_stride
 from uniformer.reading.transforms import to_views
@@ -128,7 +129,7 @@ def _clock(seconds: float) -> str:
 
 def timeline(
     source: str | os.PathLike[str],
-    model: CheckpointSource | Predictor = IN_PACKAGE,
+    model: CheckpointSource | Predictor = BUNDLED,
     *,
     window: float | None = None,
     cuts: bool = True,

@@ -32,7 +32,7 @@ from uniformer.training.optim import train_mode
 from uniformer.training.recipe import Recipe
 from uniformer.training.result import AVERAGE, BEST, RESULT, Outcome, measures, write_weights
 from uniformer.training.setup import STATE, Network, keep_state, prepare, rehearse
-from uniformer.training.state import load_state
+from uniformer.training.state import read_state
 from uniformer.training.step import Run, Step, learn, what_went_wrong
 
 IN_A_ROW = 3  # steps with a number that is not finite before the run goes back to its last state
@@ -157,7 +157,7 @@ def must_return(run: Run, passes: list[Batch], step: Step) -> bool:
 def go_back(run: Run) -> None:
     """To the last state kept, with half the learning rate."""
     returns = run.learner.progress.returns + 1
-    run.learner.restore(run.world.from_main(lambda: load_state(run.out / STATE)))
+    run.learner.restore(run.world.from_main(lambda: read_state(run.out / STATE)))
     progress = run.learner.progress
     progress.returns, progress.rate_factor = returns, progress.rate_factor / 2
     keep_state(run)

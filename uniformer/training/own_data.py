@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from uniformer.checkpoints.contract import Contract
-from uniformer.checkpoints.records import get_config
 from uniformer.config import to_dict
 from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError
+from uniformer.network.variants import get_config
 from uniformer.support.settings import Table, merged, parse_override
 from uniformer.training.recipe import Recipe, recipe_from
 

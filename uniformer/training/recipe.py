@@ -17,24 +17,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from uniformer.checkpoints.records import Checkpoint, default_input, get_checkpoint, get_config
+from uniformer.checkpoints.records import Checkpoint, get_checkpoint
 from uniformer.config import Config, InputSpec, did_you_mean
-from uniformer.errors import InputError
+from uniformer.errors import Checked, InputError
+from uniformer.network.variants import default_input, get_config
 from uniformer.reading.options import Augment, Mixing
 from uniformer.support.settings import Table, from_table, keys, leaves, merged, nearest, nested, parse_override, to_toml
 
 ALIASES = {"lr": "optimizer.lr", "epochs": "schedule.epochs"}  # of overrides, never of files
-
-
-class _Checked:
-    """A dataclass that raises the first of its `_problems` when it is made."""
-
-    def __post_init__(self) -> None:
-        for problem in self._problems():
-            raise InputError(problem)
-
-    def _problems(self) -> Iterable[str]:
-        return ()
 
 
 @dataclass(frozen=True)
@@ -46,7 +36,7 @@ class Init:
 
 
 @dataclass(frozen=True)
-class Data(_Checked):
+class Data(Checked):
     """What is learnt from. Lists and folders are relative to `root` unless absolute."""
 
     dataset: str | None = None  #: of the published runs, as in the records; it names the classes
@@ -67,7 +57,7 @@ class Data(_Checked):
 
 
 @dataclass(frozen=True)
-class Loss(_Checked):
+class Loss(Checked):
     """What is minimised; label smoothing is part of `Mixing`."""
 
     #: two_head: half the loss of each of the light models' two classifiers; bce: several labels a sample
@@ -84,7 +74,7 @@ class Loss(_Checked):
 
 
 @dataclass(frozen=True)
-class Optimizer(_Checked):
+class Optimizer(Checked):
     """One-dimensional parameters and biases do not decay."""
 
     name: Literal["adamw", "muon"] = "adamw"  #: muon: `training.muon`, at AdamW's rates or several times that
@@ -111,7 +101,7 @@ class Optimizer(_Checked):
 
 
 @dataclass(frozen=True)
-class Schedule(_Checked):
+class Schedule(Checked):
     """The learning rate over time: linear warmup, then the curve, then `cooldown_epochs` at its last value."""
 
     epochs: int = 300  #: with warmup, without cooldown
@@ -134,7 +124,7 @@ class Schedule(_Checked):
 
 
 @dataclass(frozen=True)
-class Ema(_Checked):
+class Ema(Checked):
     """A moving average of the weights, kept beside them."""
 
     decay: float | None = None  #: none keeps no average
@@ -148,7 +138,7 @@ class Ema(_Checked):
 
 
 @dataclass(frozen=True)
-class Keep(_Checked):
+class Keep(Checked):
     """Which weights are the result of a run."""
 
     result: Literal["last", "best"] = "last"
@@ -167,7 +157,7 @@ class Keep(_Checked):
 
 
 @dataclass(frozen=True)
-class Loop(_Checked):
+class Loop(Checked):
     """How the run goes about it; none of this changes what is learnt, up to rounding."""
 
     eval_every: int = 1  #: epochs between two validations; the last epoch is always validated
@@ -186,9 +176,9 @@ class Loop(_Checked):
 
 
 @dataclass(frozen=True)
-class Recipe(_Checked):
-    """One training run. In a file, `model` holds differences from the architecture `arch` (`zoo.get_config`) and
-    `input` from its usual input (`zoo.default_input`); everything else holds differences from these defaults.
+class Recipe(Checked):
+    """One training run. In a file, `model` holds differences from the architecture `arch` (`variants.get_config`) and
+    `input` from its usual input (`variants.default_input`); everything else holds differences from these defaults.
     """
 
     name: str

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.identify import name_of
-from uniformer.checkpoints.load import save_checkpoint
+from uniformer.checkpoints.save import save_checkpoint
 from uniformer.evaluation.scores import Scores
 from uniformer.network.model import UniFormer
 from uniformer.support.files import atomic_path

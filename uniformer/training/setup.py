@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from uniformer.checkpoints.identify import contract_of, known_head_dim, read_source
+from uniformer.checkpoints.identify import open_checkpoint
 from uniformer.checkpoints.load import load_checkpoint
 from uniformer.config import Config
 from uniformer.datasets.manifest import Manifest
@@ -27,7 +27,7 @@ from uniformer.training.log import Log
 from uniformer.training.objective import Objective, attend_in_float32, load_teacher, make_task
 from uniformer.training.optim import freeze, make_optimizer, moving_average, train_mode
 from uniformer.training.recipe import EffectiveLR, Recipe, effective_lr, resolved
-from uniformer.training.state import Learner, check_same_run, load_state, save_state
+from uniformer.training.state import Learner, check_same_run, read_state, write_state
 from uniformer.training.step import Run, lower_precision, moved, put_back
 
 STATE = "state.pt"  #: in a run's folder
@@ -48,7 +48,7 @@ def prepare(
     train_set = train_set.usable()
     check_data(recipe, train_set, val_set)
     recipe = without_flip(recipe, train_set.classes, log)
-    state = world.from_main(lambda: load_state(out / STATE) if (out / STATE).exists() else None)
+    state = world.from_main(lambda: read_state(out / STATE) if (out / STATE).exists() else None)
     if state is not None:
         check_same_run(out / STATE, state, recipe, fingerprint(train_set, val_set))
     log.say(f"{recipe.name}: {recipe.title or recipe.arch}")
@@ -146,16 +146,16 @@ def initialised(recipe: Recipe, classes: tuple[str, ...], log: Log, network: Net
     source = recipe.init.checkpoint
     if source is None:
         return model
+    opened = open_checkpoint(source)
     report = load_checkpoint(
         model,
-        source,
+        opened,
         inflate=recipe.init.inflate if recipe.model.is_video else None,
         new_classifier=True,
         allow_ignored=() if recipe.model.token_labeling else ("aux_head.*",),
     )
     log.say(str(report))
-    weights = read_source(source)
-    known = contract_of(source, weights, known_head_dim(weights, source, recipe.model.head_dim)).classes
+    known = opened.classes
     if known and len(known) == recipe.model.num_classes and set(known) != set(classes):
         model.reset_classifier(recipe.model.num_classes)
         log.say("  note: as many classes as in the checkpoint, but others: the classifier is new")
@@ -236,4 +236,4 @@ def keep_state(run: Run) -> None:
     """Write what the run goes on from."""
     if run.world.is_main:
         facts = {"recipe": resolved(run.recipe), "data": fingerprint(run.samples.manifest, run.val)}
-        save_state(run.out / STATE, {**facts, **run.learner.state()})
+        write_state(run.out / STATE, {**facts, **run.learner.state()})

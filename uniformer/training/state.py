@@ -87,7 +87,7 @@ class Learner:
             self.ema.load_state_dict(state["ema"])
 
 
-def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
+def write_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     """Write a state whole or not at all. Raises `InputError` where the disk refuses; the old file is then untouched."""
     with atomic_path(path) as temporary:
         try:
@@ -100,8 +100,8 @@ def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
             raise cause or error from None
 
 
-def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read what `save_state` wrote, onto the CPU. Raises `InputError` for any other file."""
+def read_state(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what `write_state` wrote, onto the CPU. Raises `InputError` for any other file."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:

@@ -1,0 +1,54 @@
+"""Writing checkpoints, in our form with contract and proof or in the reference's; and proving that a file is intact."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.files import write_ours, write_reference
+from uniformer.checkpoints.identify import CheckpointSource, name_of, open_checkpoint
+from uniformer.checkpoints.load import LoadReport, load_model
+from uniformer.checkpoints.proof import check_proof, with_proof
+from uniformer.config import to_dict
+from uniformer.errors import InputError
+from uniformer.network.model import UniFormer
+from uniformer.network.variants import default_input
+
+
+def save_checkpoint(model: UniFormer, path: str | os.PathLike[str], contract: Contract | None = None) -> Contract:
+    """Write weights and contract: one .safetensors file, or a folder in the form of a hub repository.
+
+    The proof (logits on the built-in input, digest) is computed anew. Returns the contract as written.
+    """
+    contract = contract or Contract(model.config, name_of(model.config), default_input(model.config))
+    if to_dict(replace(contract.config, drop_path=0.0)) != to_dict(replace(model.config, drop_path=0.0)):
+        raise InputError("the contract describes another network than the model that is to be saved")
+    contract = with_proof(contract, model)
+    write_ours(model.state_dict(), contract, path)
+    return contract
+
+
+def verify(path: str | os.PathLike[str]) -> tuple[Contract, list[str]]:
+    """Recompute a saved file's proof. Returns its contract and what is wrong with it: nothing for an intact file."""
+    opened = open_checkpoint(path)
+    contract = opened.weights.contract
+    if contract is None or contract.proof is None:
+        raise InputError(
+            f"{path} carries no proof to verify: expected a file saved by uniformer (see `uniformer convert`)"
+        )
+    model, _, _ = load_model(opened)
+    return contract, check_proof(model, contract)
+
+
+def convert(
+    source: CheckpointSource, out: str | os.PathLike[str], *, head_dim: int | None = None, averaged: bool = False
+) -> LoadReport:
+    """Any readable file -> ours (.safetensors, or a folder), or the reference's form (.pth)."""
+    model, contract, report = load_model(source, head_dim=head_dim, averaged=averaged)
+    if Path(out).suffix in (".pth", ".pt"):
+        write_reference(model.state_dict(), out)
+    else:
+        save_checkpoint(model, out, contract)
+    return report
