@@ -7,7 +7,7 @@ from pathlib import Path
 
 from uniformer.checkpoints.records import Checkpoint, get_checkpoint, list_checkpoints
 
-BEGIN = "<!-- tables: made by docs/make_model_zoo.py from uniformer/checkpoints.toml -->\n"
+BEGIN = "<!-- tables: made by docs/make_model_zoo.py from uniformer/assets/checkpoints.toml -->\n"
 END = "<!-- end of tables -->\n"
 
 Column = tuple[str, Callable[[Checkpoint], str]]

@@ -7,7 +7,7 @@ from pathlib import Path
 from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
 from uniformer.training.recipe import Recipe, effective_lr, load_recipe
 
-BEGIN = "<!-- tables: made by docs/make_recipes.py from uniformer/recipes -->\n"
+BEGIN = "<!-- tables: made by docs/make_recipes.py from uniformer/assets/recipes -->\n"
 END = "<!-- end of tables -->\n"
 
 HEADER = ("recipe", "top-1", "input", "batch", "learning rate", "epochs", "drop path", "operations", "starts from")

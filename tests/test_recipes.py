@@ -292,7 +292,7 @@ def test_the_examples_of_the_page_work(tmp_path: Path, capsys: pytest.CaptureFix
     recipe = load_recipe(tmp_path / "birds.toml")
     assert effective_lr(recipe).lr == 5e-5
     assert recipe.model.num_classes == 25
-    bases = {path.stem for path in (Path(__file__).parents[1] / "uniformer" / "recipes" / "bases").glob("*.toml")}
+    bases = {path.stem for path in (Path(__file__).parents[1] / "uniformer" / "assets" / "recipes" / "bases").glob("*.toml")}
     listed = page.split("holds what the published runs share:")[1].split("Every setting")[0]
     assert set(re.findall(r"`(\w+)`", listed)) == bases
 
