@@ -21,7 +21,7 @@ from uniformer.cli.main import main
 from uniformer.datasets.manifest import Item, Manifest
 from uniformer.evaluation.features import extract_features, load_features
 from uniformer.evaluation.run import Reading, computing, evaluate, item_groups
-from uniformer.evaluation.scores import Scores
+from uniformer.tasks.scores import Scores
 from uniformer.inference.predictor import Predictor
 from uniformer.network.model import UniFormer
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from tests.test_evaluate import make_videos, same_bits
 from tests.tiny import CLIPS, save_tiny
 from uniformer.cli.main import main
-from uniformer.evaluation.scores import Scores
+from uniformer.tasks.scores import Scores
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.odd_media import encode
 from uniformer.datasets.manifest import Item, Manifest
-from uniformer.evaluation.scores import Scores
+from uniformer.tasks.scores import Scores
 from uniformer.reports.evaluation import WORST, About, write_page
 
 HOW = "install a browser for this test: apt-get install chromium chromium-driver; pip install selenium"

@@ -11,20 +11,10 @@ import torch
 
 from tests.tiny import refused
 from uniformer.datasets.manifest import Item, Manifest
-from uniformer.evaluation.class_order import by_name, examine, match, orders_of, relabelled
+from uniformer.tasks.class_order import match_labels, examine, match, orders_of, relabelled
 from uniformer.evaluation.features import Features
 from uniformer.evaluation.probe import knn, linear_probe, probe_scores
-from uniformer.evaluation.scores import (
-    Scores,
-    average_precision,
-    calibration_error,
-    confusion,
-    fuse,
-    mean_average_precision,
-    per_class,
-    reliability,
-    wilson,
-)
+from uniformer.tasks.scores import Scores, average_precision, calibration_error, confusion, fuse, mean_average_precision, per_class, reliability, wilson
 from uniformer.labels import kinetics400_permutation, load_classes
 
 ROWS = [  # probabilities of three classes, true class
@@ -253,25 +243,25 @@ def test_an_unknown_order_is_hinted_at_by_the_favourite_answers() -> None:
 
 def test_labels_are_matched_by_name_whatever_the_spelling() -> None:
     network = ("playing ping-pong", "Yoga", "abseiling")
-    manifest, said = by_name(of_kind(["Abseiling", "playing_ping_pong"], [0, 1, 1]), network)
+    manifest, said = match_labels(of_kind(["Abseiling", "playing_ping_pong"], [0, 1, 1]), network)
     assert manifest.labels.tolist() == [2, 0, 0]
     assert manifest.classes == network
     assert said is not None
     assert "2 of the data's 2 classes" in said
-    same, said = by_name(of_kind(network), network)
+    same, said = match_labels(of_kind(network), network)
     assert said is None
     assert same.labels.tolist() == [0, 1, 2]
 
 
 def test_names_that_do_not_match_are_told_or_refused() -> None:
     network = ("a", "b", "c")
-    kept, said = by_name(of_kind(["x", "y", "z"]), network)
+    kept, said = match_labels(of_kind(["x", "y", "z"]), network)
     assert kept.labels.tolist() == [0, 1, 2]
     assert said is not None
     assert "by number" in said
     with refused("such as"):
-        by_name(of_kind(["a", "x"]), network)
-    numbers, said = by_name(of_kind(["0", "1"]), network)  # labels that are numbers have no names to match
+        match_labels(of_kind(["a", "x"]), network)
+    numbers, said = match_labels(of_kind(["0", "1"]), network)  # labels that are numbers have no names to match
     assert (numbers.classes, said) == (("0", "1"), None)
     assert match(["a", "A!"], ["a", "b"]) is None
     assert relabelled(of_kind(["a", "b"]), np.array([2, 1]), network).labels.tolist() == [2, 1]

@@ -11,7 +11,7 @@ from tests.tiny import CLIPS, save_tiny
 from tests.training_processes import TIMEOUT, ended, free_port, said, start_several, torchrun
 from tests.training_runs import losses, make_images, recipe_file, same_weights
 from uniformer.cli.main import main
-from uniformer.evaluation.scores import Scores
+from uniformer.tasks.scores import Scores
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from uniformer.checkpoints.contract import Contract
     from uniformer.config import InputSpec
     from uniformer.datasets.manifest import Manifest
-    from uniformer.evaluation.scores import Scores
+    from uniformer.tasks.scores import Scores
     from uniformer.network.model import UniFormer
     from uniformer.support.distributed import World
 
@@ -126,9 +126,9 @@ def open_data(args: argparse.Namespace, data: str, split: str | None) -> Manifes
 
 
 def _matched(manifest: Manifest, contract: Contract) -> tuple[Manifest, str | None]:
-    from uniformer.evaluation.class_order import by_name
+    from uniformer.tasks.class_order import match_labels
 
-    return by_name(manifest, contract.classes)
+    return match_labels(manifest, contract.classes)
 
 
 def _evaluated(args: argparse.Namespace, model: UniFormer, spec: InputSpec, manifest: Manifest, world: World) -> Scores:
@@ -158,7 +158,7 @@ def _evaluated(args: argparse.Namespace, model: UniFormer, spec: InputSpec, mani
 
 def _examined(args: argparse.Namespace, scores: Scores, contract: Contract) -> tuple[Scores, list[str]]:
     """Is the order of classes plausible? With `--class-order fix` the labels are set right."""
-    from uniformer.evaluation.class_order import examine
+    from uniformer.tasks.class_order import examine
 
     found = examine(scores, contract.classes)
     if found is None:
@@ -178,7 +178,7 @@ def _probed(
     args: argparse.Namespace, model: UniFormer, spec: InputSpec, test: Manifest, world: World
 ) -> tuple[Scores, Manifest, list[str]]:
     """Features of both sets, then the probe. Labels are the data's own: the classifier plays no part."""
-    from uniformer.evaluation.class_order import match, relabelled
+    from uniformer.tasks.class_order import match, relabelled
     from uniformer.evaluation.features import extract_features, load_features
     from uniformer.evaluation.probe import probe_scores
 
@@ -254,7 +254,7 @@ def _write(
     metrics: dict[str, float],
 ) -> None:
     from uniformer.config import to_dict
-    from uniformer.evaluation.scores import per_class
+    from uniformer.tasks.scores import per_class
     from uniformer.reports.evaluation import write_page
     from uniformer.support.files import atomic_path
 

@@ -31,7 +31,7 @@ from uniformer.evaluation.run import (
     run_key,
     this_world,
 )
-from uniformer.evaluation.scores import load_pyarrow
+from uniformer.tasks.scores import load_pyarrow
 from uniformer.network.model import UniFormer
 from uniformer.support.files import atomic_path
 

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from uniformer.errors import InputError
 from uniformer.evaluation.features import Features
-from uniformer.evaluation.scores import Scores
+from uniformer.tasks.scores import Scores
 
 Probe = Literal["linear", "knn"]
 Array = npt.NDArray[np.floating]

@@ -32,7 +32,7 @@ from uniformer.config import InputSpec, to_dict
 from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError
 from uniformer.evaluation.result_log import ResultLog
-from uniformer.evaluation.scores import Scores
+from uniformer.tasks.scores import Scores
 from uniformer.inference.networks import DTYPES, best_form, forward_views, inference_form
 from uniformer.inference.predictor import average_views
 from uniformer.network.model import UniFormer

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError
-from uniformer.evaluation.scores import BINS, Scores, average_precision, confusion, per_class, reliability
+from uniformer.tasks.scores import BINS, Scores, average_precision, confusion, per_class, reliability
 from uniformer.reading.frames import load_image
 from uniformer.reading.views import frames_within, open_clip
 from uniformer.reports import html

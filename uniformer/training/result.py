@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.identify import name_of
 from uniformer.checkpoints.save import save_checkpoint
-from uniformer.evaluation.scores import Scores
+from uniformer.tasks.scores import Scores
 from uniformer.network.model import UniFormer
 from uniformer.support.files import atomic_path
 from uniformer.training.recipe import Recipe

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError
-from uniformer.evaluation.scores import Scores, wilson
+from uniformer.tasks.scores import Scores, wilson
 from uniformer.labels import load_classes
 
 Order = npt.NDArray[np.int64]  # (L,): label as the data have it -> row of the classifier
@@ -59,7 +59,7 @@ def relabelled(manifest: Manifest, order: Order, classes: Sequence[str]) -> Mani
     return replace(manifest, labels=order[manifest.labels].astype(np.int32), classes=tuple(classes), file=None)
 
 
-def by_name(manifest: Manifest, classes: Sequence[str]) -> tuple[Manifest, str | None]:
+def match_labels(manifest: Manifest, classes: Sequence[str]) -> tuple[Manifest, str | None]:
     """The manifest with the labels of a network's `classes`, matched by name where both sides have names.
 
     Returns it with a sentence to be shown where labels changed or could not be matched. Raises `InputError` where the
