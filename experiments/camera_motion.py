@@ -14,6 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import common
@@ -27,7 +28,7 @@ from uniformer.config import InputSpec
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.open import open_source
 from uniformer.errors import InputError
-from uniformer.evaluation.run import Reading, item_groups, read_groups
+from uniformer.evaluation.scoring import Reading, item_groups, run_items
 from uniformer.inference.predictor import Predictor
 
 BATCH = 32
@@ -74,12 +75,15 @@ def count(
         raise InputError(f"expected an input of one view a clip, got {spec.views}")
     counts, rng = Counts(), np.random.default_rng(0)
     groups = item_groups(len(manifest), 1, BATCH)
-    for loaded in read_groups(manifest, spec, groups, Reading(workers=workers)):
-        for problem in loaded.errors.values():
+    clips = run_items(lambda views, _: (views,), manifest, spec, groups, Reading(batch_size=BATCH, workers=workers))
+    for group in groups:
+        some = list(islice(clips, len(group)))
+        for problem in filter(None, (clip.error for clip in some)):
             raise InputError(problem)
-        labels = [manifest.classes[manifest.labels_of(row)[0]] for row in groups[loaded.number]]
+        labels = [manifest.classes[manifest.labels_of(row)[0]] for row in group]
         counts.clips.update(labels)
-        for form, seen, truth in variants(loaded.pixels, labels, rng):
+        pixels = torch.from_numpy(np.concatenate([clip.outputs[0] for clip in some]))
+        for form, seen, truth in variants(pixels, labels, rng):
             said = [names[i] for i in logits(seen).argmax(1).tolist()]
             counts.right.setdefault(form, Counter()).update(t for s, t in zip(said, truth, strict=True) if s == t)
             if form == AS_THEY_ARE:

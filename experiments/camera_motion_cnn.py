@@ -35,16 +35,16 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, Conv3DSimple
 
-from uniformer.cli.train import open_data
 from uniformer.config import Config
 from uniformer.datasets.open import open_source
 from uniformer.errors import InputError
 from uniformer.network.model import UniFormer
 from uniformer.network.ops import Grid
 from uniformer.support.files import atomic_path
-from uniformer.training.loop import train
+from uniformer.training.loop import fit
 from uniformer.training.recipe import Optimizer, Recipe, load_recipe
 from uniformer.training.result import AVERAGE, RESULT, Outcome
+from uniformer.training.run import open_for_recipe as open_data
 from uniformer.training.setup import STATE, Network
 from uniformer.training.state import read_state
 
@@ -317,7 +317,7 @@ def main() -> int:
 
 def run_training(network: str, settings: Sequence[str], out: Path) -> Outcome:
     recipe = recipe_of(network, settings)
-    return train(recipe, *open_data(recipe), out=out, network=network_of(recipe))
+    return fit(recipe, *open_data(recipe), out=out, network=network_of(recipe))
 
 
 if __name__ == "__main__":

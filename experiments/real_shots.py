@@ -31,8 +31,9 @@ from real_paths import Film, Scene
 from uniformer.camera_motion.classes import CLASSES, TWINS
 from uniformer.checkpoints.records import BUNDLED
 from uniformer.errors import InputError
-from uniformer.inference.predictor import Predictor, average_views
+from uniformer.inference.predictor import Predictor
 from uniformer.reading.views import Views, load_views, open_clip
+from uniformer.tasks.classification import average_views
 
 LIST = Path(__file__).with_name("real_shots.csv")
 HALVES = ("dev", "final")

@@ -15,10 +15,10 @@ from tests.command_line import Cli, one_line
 from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
 from uniformer.config import Config
 from uniformer.datasets.manifest import Item, Manifest
-from uniformer.evaluation.run import evaluate
-from uniformer.inference.networks import situation_of, weights_of
+from uniformer.evaluation.scoring import evaluate_model
 from uniformer.inference.predictor import Predictor
 from uniformer.speed.bench import REFERENCE, forms_here, measure
+from uniformer.speed.forms import situation_of, weights_of
 from uniformer.speed.timings import NAME, Compute, best_at_hand, exported_path, remember, situation, view_size
 
 SIZE = (3, 4, 64, 64)
@@ -128,7 +128,7 @@ def test_a_runtime_that_was_not_measured_can_be_asked_for(clips: Path, cache: Pa
     x = np.zeros((1, *SIZE), np.float32)
     assert np.array_equal(first.logits(x), again.logits(x))
     with refused("expected float32 on the CPU with compute onnxruntime"):
-        Predictor(clips, compute="onnxruntime", dtype="bfloat16")
+        Predictor(clips, compute="onnxruntime", precision="bfloat16")
     with refused("expected compute plain, fast, compiled, openvino, onnxruntime, got 'best'"):
         Predictor(clips, compute="best")  # type: ignore[arg-type]
 
@@ -141,7 +141,7 @@ def test_evaluation_can_be_handed_to_a_runtime(tmp_path: Path, cache: Path, one_
         [Item("0.png", (0,))], kind="image", classes=[f"class {k}" for k in range(7)], root=tmp_path
     )
     model = tiny_model()
-    found, wanted = (evaluate(model, manifest, IMAGES, workers=0, compute=c).logits for c in RUNTIME_AND_FAST)
+    found, wanted = (evaluate_model(model, manifest, IMAGES, workers=0, compute=c).logits for c in RUNTIME_AND_FAST)
     np.testing.assert_allclose(found, wanted, atol=1e-4 * abs(wanted).max())
     assert exported_path(weights_of(model), (3, 64, 64), "openvino").is_file()
 

@@ -134,7 +134,7 @@ def test_bad_input_is_one_line(cli: Cli, media: Path, tmp_path: Path) -> None:
     "args",
     [
         (), ("sing",), ("predict",), ("predict", "a", "--top-k", "many"), ("predict", "a", "--crops", "2"),
-        ("predict", "a", "--dtype", "int8"), ("predict", "a", "--backend", "x"), ("predict", "a", "--no-such"),
+        ("predict", "a", "--precision", "int8"), ("predict", "a", "--backend", "x"), ("predict", "a", "--no-such"),
         ("models", "a", "b"), ("verify",), ("convert", "a"),
     ],
 )  # fmt: skip

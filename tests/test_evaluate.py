@@ -20,10 +20,11 @@ from uniformer.checkpoints.save import save_checkpoint
 from uniformer.cli.main import main
 from uniformer.datasets.manifest import Item, Manifest
 from uniformer.evaluation.features import extract_features, load_features
-from uniformer.evaluation.run import Reading, computing, evaluate, item_groups
-from uniformer.tasks.scores import Scores
+from uniformer.evaluation.scoring import Reading, evaluate_model, item_groups
+from uniformer.inference.networks import evaluating
 from uniformer.inference.predictor import Predictor
 from uniformer.network.model import UniFormer
+from uniformer.tasks.scores import Scores
 
 NAMES = tuple(f"class of number {i}" for i in range(7))
 SPEC = replace(CLIPS, crops=3)  # two clips of three crops
@@ -66,7 +67,7 @@ def same_bits(a: Scores, b: Scores) -> bool:
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
 def test_scores_are_what_the_predictor_says(videos: Path, network: UniFormer, average: str) -> None:
     spec = replace(SPEC, average=average)
-    scores = evaluate(network, of_videos(videos), spec, workers=0)
+    scores = evaluate_model(network, of_videos(videos), spec, workers=0)
     predictor = Predictor((network, Contract(network.config, input=spec, classes=NAMES)), device="cpu")
     for row in (1, 4):
         assert scores.probabilities[row] == pytest.approx(predictor(videos / f"{row}.mp4").probabilities, abs=1e-6)
@@ -78,8 +79,8 @@ def test_scores_are_what_the_predictor_says(videos: Path, network: UniFormer, av
 
 def test_workers_do_not_change_a_digit(videos: Path, network: UniFormer) -> None:
     seen: list[tuple[int, int]] = []
-    alone = evaluate(network, of_videos(videos), SPEC, workers=0)
-    read_ahead = evaluate(network, of_videos(videos), SPEC, workers=2, progress=lambda *now: seen.append(now))
+    alone = evaluate_model(network, of_videos(videos), SPEC, workers=0)
+    read_ahead = evaluate_model(network, of_videos(videos), SPEC, workers=2, progress=lambda *now: seen.append(now))
     assert same_bits(alone, read_ahead)
     assert seen == [(n, 6) for n in range(1, 7)]
 
@@ -88,8 +89,8 @@ def test_an_unreadable_file_is_an_error_and_moves_no_other_item(videos: Path, ne
     (videos / "text.mp4").write_text("no video")
     extra = [Item("gone.mp4", (5,)), Item("text.mp4", (2,))]
     spec = replace(CLIPS, clips=1)  # one view: four items a forward pass, so neighbours share a batch
-    whole = evaluate(network, of_videos(videos, [Item("0.mp4", (5,)), Item("1.mp4", (2,))]), spec, batch_size=4)
-    holes = evaluate(network, of_videos(videos, extra), spec, batch_size=4)
+    whole = evaluate_model(network, of_videos(videos, [Item("0.mp4", (5,)), Item("1.mp4", (2,))]), spec, batch_size=4)
+    holes = evaluate_model(network, of_videos(videos, extra), spec, batch_size=4)
     assert holes.ok.tolist() == [True] * 3 + [False] * 2 + [True] * 3
     assert list(holes.errors) == [3, 4]
     assert "text.mp4" in holes.errors[3]
@@ -103,7 +104,7 @@ def test_an_unreadable_file_is_an_error_and_moves_no_other_item(videos: Path, ne
 def test_parts_of_long_files_are_items_of_their_own(videos: Path, network: UniFormer) -> None:
     items = [Item("0.mp4", (0,)), Item("0.mp4", (0,), 0.0, 0.4), Item("0.mp4", (0,), 0.8, 1.2)]
     manifest = Manifest.from_items(items, kind="video", classes=NAMES, root=videos)
-    scores = evaluate(network, manifest, SPEC, workers=0)
+    scores = evaluate_model(network, manifest, SPEC, workers=0)
     assert scores.paths == ("0.mp4", "0.mp4#0-0.4", "0.mp4#0.8-1.2")
     assert len({row.tobytes() for row in scores.logits}) == 3
 
@@ -115,7 +116,7 @@ def test_images_go_several_at_a_time(tmp_path: Path) -> None:
     items = [Item(f"{i}.png", (i,)) for i in range(5)]
     manifest = Manifest.from_items(items, kind="image", classes=NAMES, root=tmp_path)
     model = tiny_model()
-    two, five = (evaluate(model, manifest, IMAGES, batch_size=n, workers=0) for n in (2, 5))
+    two, five = (evaluate_model(model, manifest, IMAGES, batch_size=n, workers=0) for n in (2, 5))
     assert np.allclose(two.logits, five.logits, atol=1e-4)
     predictor = Predictor((model, Contract(model.config, input=IMAGES)), device="cpu")
     assert two.probabilities[4] == pytest.approx(predictor(tmp_path / "4.png").probabilities, abs=1e-5)
@@ -124,7 +125,7 @@ def test_images_go_several_at_a_time(tmp_path: Path) -> None:
 def test_multi_label_sets_are_scored_by_mean_precision(videos: Path, network: UniFormer) -> None:
     items = [Item("0.mp4", (0, 3)), Item("1.mp4", ()), Item("2.mp4", (3,))]
     manifest = Manifest.from_items(items, kind="video", classes=NAMES, root=videos, multi_label=True)
-    scores = evaluate(network, manifest, SPEC, workers=0)
+    scores = evaluate_model(network, manifest, SPEC, workers=0)
     assert scores.labels.tolist() == [[i in labels for i in range(7)] for labels in ((0, 3), (), (3,))]
     assert 0 < scores.metrics()["map"] <= 1
 
@@ -140,7 +141,7 @@ def test_the_model_is_left_in_its_mode(network: UniFormer) -> None:
     model.train()
     model.stages[0].eval()  # a frozen part
     before = [m.training for m in model.modules()]
-    with computing(model, "cpu"):
+    with evaluating(model):
         assert not any(m.training for m in model.modules())
     assert [m.training for m in model.modules()] == before
 
@@ -149,14 +150,16 @@ def test_answers_that_are_no_numbers_are_errors(videos: Path) -> None:
     model = tiny_model(ndim=3)
     with torch.no_grad():
         model.head.bias[2] = float("nan")  # type: ignore[union-attr, index]
-    scores = evaluate(model, of_videos(videos), SPEC, workers=0)
+    scores = evaluate_model(model, of_videos(videos), SPEC, workers=0)
     assert not scores.ok.any()
     assert "finite" in scores.errors[0]
     assert scores.metrics()["top1"] == 0
 
 
 def test_half_precision_is_close(videos: Path, network: UniFormer) -> None:
-    full, half = (evaluate(network, of_videos(videos), SPEC, workers=0, precision=p) for p in ("float32", "bfloat16"))
+    full, half = (
+        evaluate_model(network, of_videos(videos), SPEC, workers=0, precision=p) for p in ("float32", "bfloat16")
+    )
     assert full.logits == pytest.approx(half.logits, rel=0.1, abs=0.3)
     assert not np.array_equal(full.logits, half.logits)
 
@@ -164,17 +167,17 @@ def test_half_precision_is_close(videos: Path, network: UniFormer) -> None:
 def test_what_does_not_fit_is_refused(videos: Path, network: UniFormer) -> None:
     manifest = of_videos(videos)
     with refused("expected clips or images throughout"):
-        evaluate(network, manifest, IMAGES)
+        evaluate_model(network, manifest, IMAGES)
     with refused("at least one item"):
-        evaluate(network, manifest.select([]), SPEC)
+        evaluate_model(network, manifest.select([]), SPEC)
     with refused("expected labels in 0 .. 3"):
-        evaluate(tiny_model(ndim=3, num_classes=4), manifest, SPEC)
-    with refused("with a classifier"):
-        evaluate(tiny_model(ndim=3, num_classes=0), manifest, SPEC)
+        evaluate_model(tiny_model(ndim=3, num_classes=4), manifest, SPEC)
+    with refused("has no classifier"):
+        evaluate_model(tiny_model(ndim=3, num_classes=0), manifest, SPEC)
     with refused("expected precision"):
-        evaluate(network, manifest, SPEC, precision="float8")  # type: ignore[arg-type]
+        evaluate_model(network, manifest, SPEC, precision="float8")  # type: ignore[arg-type]
     with refused("expected batch_size"):
-        evaluate(network, manifest, SPEC, batch_size=0)
+        evaluate_model(network, manifest, SPEC, batch_size=0)
 
 
 # ---- going on after an end -------------------------------------------------------------------------------------------
@@ -183,12 +186,12 @@ def test_what_does_not_fit_is_refused(videos: Path, network: UniFormer) -> None:
 def test_stored_answers_are_not_computed_again(videos: Path, network: UniFormer, tmp_path: Path) -> None:
     manifest = of_videos(videos, [Item("late.mp4", (1,))])
     rows = tmp_path / "rows-0.bin"
-    first = evaluate(network, manifest, SPEC, workers=0, store=tmp_path)
+    first = evaluate_model(network, manifest, SPEC, workers=0, store=tmp_path)
     size = rows.stat().st_size
     row = size // 6
     encode(videos / "late.mp4", frames=30, size=(96, 80))  # what was missing is there now
     seen: list[tuple[int, int]] = []
-    second = evaluate(network, manifest, SPEC, workers=0, store=tmp_path, progress=lambda *now: seen.append(now))
+    second = evaluate_model(network, manifest, SPEC, workers=0, store=tmp_path, progress=lambda *now: seen.append(now))
     (videos / "late.mp4").unlink()
     assert (seen, rows.stat().st_size) == ([(1, 1)], 7 * row)
     assert second.ok.all()
@@ -198,25 +201,27 @@ def test_stored_answers_are_not_computed_again(videos: Path, network: UniFormer,
     data[row + 20] ^= 1
     rows.write_bytes(bytes(data[: -row // 2]))
     seen.clear()
-    third = evaluate(network, manifest, SPEC, workers=0, store=tmp_path, progress=lambda *now: seen.append(now))
+    third = evaluate_model(network, manifest, SPEC, workers=0, store=tmp_path, progress=lambda *now: seen.append(now))
     assert seen[-1][1] == 2
     assert same_bits(third, first)  # the last row was the late file's, which is missing again
     relabelled = replace(manifest, labels=manifest.labels[::-1])
-    assert evaluate(network, relabelled, SPEC, workers=0, store=tmp_path).labels.tolist() == list(relabelled.labels)
+    assert evaluate_model(network, relabelled, SPEC, workers=0, store=tmp_path).labels.tolist() == list(
+        relabelled.labels
+    )
 
 
 def test_another_runs_answers_are_refused(videos: Path, network: UniFormer, tmp_path: Path) -> None:
     manifest = of_videos(videos)
-    evaluate(network, manifest, CLIPS, workers=0, store=tmp_path)
+    evaluate_model(network, manifest, CLIPS, workers=0, store=tmp_path)
     with refused(r"another run \(views differ\)"):
-        evaluate(network, manifest, SPEC, workers=0, store=tmp_path)
+        evaluate_model(network, manifest, SPEC, workers=0, store=tmp_path)
     with refused(r"another run \(model differ\)"):
-        evaluate(tiny_model(1, ndim=3), manifest, CLIPS, workers=0, store=tmp_path)
+        evaluate_model(tiny_model(1, ndim=3), manifest, CLIPS, workers=0, store=tmp_path)
     with refused(r"another run \(data differ\)"):
-        evaluate(network, manifest.select([0, 1]), CLIPS, workers=0, store=tmp_path)
+        evaluate_model(network, manifest.select([0, 1]), CLIPS, workers=0, store=tmp_path)
     (tmp_path / "file").write_text("")
     with refused("cannot write .*file: "):
-        evaluate(network, manifest, CLIPS, workers=0, store=tmp_path / "file")
+        evaluate_model(network, manifest, CLIPS, workers=0, store=tmp_path / "file")
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
@@ -312,7 +317,7 @@ def test_features_are_what_the_classifier_sees(videos: Path, network: UniFormer,
     assert list(errors) == list(kept.errors) == [3]
     assert kept.features.shape == (7, 6, 64)
     logits = network.head(torch.tensor(kept.features)).mean(dim=1).detach().numpy()  # type: ignore[misc]
-    scores = evaluate(network, manifest, SPEC, workers=0)
+    scores = evaluate_model(network, manifest, SPEC, workers=0)
     assert logits[kept.ok] == pytest.approx(scores.logits[scores.ok], abs=1e-4)
     assert (kept.paths, kept.labels.tolist(), kept.classes) == (scores.paths, scores.labels.tolist(), NAMES)
 

@@ -21,9 +21,10 @@ from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.records import BUNDLED
 from uniformer.cli.main import main
-from uniformer.inference.predictor import Failure, Prediction, Predictor
+from uniformer.inference.predictor import Failure, Predictor
 from uniformer.speed.export import write_graph
 from uniformer.speed.runtimes import open_exported
+from uniformer.tasks.classification import Prediction
 
 for package in ("openvino", "onnxruntime", "onnxscript"):
     pytest.importorskip(package)
@@ -219,7 +220,7 @@ def test_what_an_exported_network_cannot_do_is_said(folder: Path, capsys: pytest
     arguments = ["predict", str(folder / "h264.mp4"), "--checkpoint", str(folder / "clips.xml")]
     for more, said in (
         (["--device", "cuda"], "exported networks compute in float32 on the CPU, got float32 on cuda"),
-        (["--dtype", "bfloat16"], "exported networks compute in float32 on the CPU, got bfloat16 on auto"),
+        (["--precision", "bfloat16"], "exported networks compute in float32 on the CPU, got bfloat16 on auto"),
         (["--plain"], "expected a checkpoint to choose a form of, got an exported network"),
     ):
         assert main([*arguments, *more]) == 2

@@ -9,16 +9,20 @@ from torch import nn
 
 from tests.training_runs import TINY, losses, recipe
 from uniformer import create_model
+from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.save import verify
 from uniformer.network.blocks import GlobalMHRA
 from uniformer.network.model import UniFormer
 from uniformer.network.ops import attention
 from uniformer.support.distributed import World
+from uniformer.tasks.classification import Classification
 from uniformer.tasks.losses import distillation_loss, soft_target_cross_entropy, two_head_loss
+from uniformer.tasks.objective import ClassObjective, ClassTargets
+from uniformer.tasks.options import TargetOptions
 from uniformer.training.batches import batches
+from uniformer.training.diagnosis import first_bad_layer, last_bad_gradient
 from uniformer.training.log import Log
-from uniformer.training.loop import train
-from uniformer.training.objective import Objective, Task, first_bad_layer, last_bad_gradient, make_task
+from uniformer.training.loop import fit
 from uniformer.training.recipe import Loss
 from uniformer.training.result import write_weights
 from uniformer.training.setup import prepare, share_statistics
@@ -27,9 +31,15 @@ from uniformer.training.step import learn
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+def loss_of(model: UniFormer, loss: Loss, x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The one loss that a classifier has."""
+    (value,) = ClassObjective(model, TargetOptions(loss))(x, targets).values()
+    return value
+
+
 def test_infinite_targets_are_the_loss():
-    objective = Objective(UniFormer(recipe().model), Loss())
-    task = Task(torch.randn(2, 3, 32, 32), torch.tensor([[0.0, 1.0], [float("inf"), 0.0]]))
+    objective = ClassObjective(UniFormer(recipe().model), TargetOptions())
+    task = ClassTargets(torch.randn(2, 3, 32, 32), torch.tensor([[0.0, 1.0], [float("inf"), 0.0]]))
     assert first_bad_layer(objective, task) == "the loss"
     assert first_bad_layer(objective, task._replace(targets=torch.eye(2))) is None
     assert last_bad_gradient(objective.model) is None
@@ -39,17 +49,18 @@ def test_each_loss_is_the_one_that_the_recipe_names():
     x, targets = torch.randn(2, 3, 64, 64), torch.eye(2)
     light = create_model("uniformer_xxs", **TINY).eval()
     both = light.forward_class_token(x)
-    assert torch.equal(Objective(light, Loss("two_head"))(x, targets), two_head_loss(*both, targets))
+    assert torch.equal(loss_of(light, Loss("two_head"), x, targets), two_head_loss(*both, targets))
     plain = UniFormer(recipe().model).eval()
     logits = plain(x)
     value = soft_target_cross_entropy(logits, targets)
-    assert torch.equal(Objective(plain, Loss())(x, targets), value)
+    assert torch.equal(loss_of(plain, Loss(), x, targets), value)
     each = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
-    assert torch.equal(Objective(plain, Loss("bce"))(x, targets), each)
+    assert torch.equal(loss_of(plain, Loss("bce"), x, targets), each)
     teacher = UniFormer(recipe().model).eval()
-    learning = Objective(plain, Loss(teacher="x", teacher_weight=0.25, temperature=2.0), teacher)
+    taught = TargetOptions(Loss(teacher="x", teacher_weight=0.25, temperature=2.0))
+    learning = ClassObjective(plain, taught, teacher)
     expected = 0.75 * value + 0.25 * distillation_loss(logits, teacher(x), 2.0)
-    assert torch.allclose(learning(x, targets), expected)
+    assert torch.allclose(learning(x, targets)["loss"], expected)
     assert len(list(learning.parameters())) == len(list(plain.parameters()))
 
 
@@ -69,8 +80,8 @@ def test_token_labeling_trains_from_label_maps(tmp_path, sets):
         "input": {"size": [64, 64], "resize": 64},
         "schedule": {"epochs": 6},
     }
-    outcome = train(recipe(dense), *sets, out=tmp_path / "run", device="cpu")
-    assert outcome.scores["val_top1"] == 1
+    outcome = fit(recipe(dense), *sets, out=tmp_path / "run", device="cpu")
+    assert outcome.metrics["val_top1"] == 1
     falling = losses(tmp_path / "run")
     assert np.mean(falling[-4:]) < np.mean(falling[:4])
 
@@ -102,7 +113,9 @@ def test_batch_norms_of_several_gpus_share_statistics_where_asked(tmp_path):
     assert {name for name, m in shared.named_modules() if isinstance(m, nn.SyncBatchNorm)} == norms
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(plain(x), shared(x))
-    write_weights(tmp_path / "m.safetensors", shared, recipe(), ("a", "b"), {}, "")
+    write_weights(
+        tmp_path / "m.safetensors", shared, Classification(Contract(shared.config, input=recipe().input)), {}, ""
+    )
     assert verify(tmp_path / "m.safetensors")[1] == []
 
 
@@ -121,8 +134,6 @@ def test_float16_steps_whose_scale_was_too_large_are_not_failures(tmp_path, sets
 
 def test_mixing_draws_the_same_in_all_processes_of_a_step(prepared):
     (batch, *_) = batches(prepared.samples, prepared.plan)
-    tasks = [
-        make_task(batch, prepared.recipe, prepared.learner.model, np.random.default_rng(seed)) for seed in (1, 1, 2)
-    ]
+    tasks = [prepared.learner.objective.targets(batch, np.random.default_rng(seed)) for seed in (1, 1, 2)]
     assert torch.equal(tasks[0].x, tasks[1].x)
     assert not torch.equal(tasks[0].x, tasks[2].x)

@@ -19,7 +19,7 @@ from tests.tiny import CLIPS, IMAGES, refused, same, save_tiny, tiny_model
 from uniformer.config import Config
 from uniformer.datasets.manifest import Item, Manifest
 from uniformer.evaluation.features import extract_features, load_features
-from uniformer.evaluation.run import Reading, evaluate
+from uniformer.evaluation.scoring import Reading, evaluate_model
 from uniformer.inference.predictor import Predictor
 from uniformer.network.blocks import GlobalMHRA, LocalBlock, Pointwise3d
 from uniformer.network.model import UniFormer
@@ -304,7 +304,7 @@ def test_predictions_are_the_same_plain_or_not(tmp_path: Path, one_thread: None)
     fast, plainly = (Predictor(tmp_path / "clips.safetensors", compute=form) for form in (None, "plain"))
     np.testing.assert_allclose(fast(video).probabilities, plainly(video).probabilities, atol=1e-4)
     assert fast.network.weights == plainly.network.weights
-    half = Predictor(tmp_path / "clips.safetensors", dtype="bfloat16")
+    half = Predictor(tmp_path / "clips.safetensors", precision="bfloat16")
     np.testing.assert_allclose(half(video).probabilities, plainly(video).probabilities, atol=0.03)
 
 
@@ -315,7 +315,7 @@ def test_evaluation_and_features_are_the_same_plain_or_not(tmp_path: Path, one_t
     items = [Item(f"{number}.png", (number,)) for number in range(3)]
     manifest = Manifest.from_items(items, kind="image", classes=[f"class {k}" for k in range(7)], root=tmp_path)
     model = tiny_model()
-    fast, plainly = (evaluate(model, manifest, IMAGES, workers=0, compute=c).logits for c in FORMS)
+    fast, plainly = (evaluate_model(model, manifest, IMAGES, workers=0, compute=c).logits for c in FORMS)
     np.testing.assert_allclose(fast, plainly, atol=1e-4 * abs(plainly).max())
     assert (fast != plainly).any()  # that is, another arithmetic
     for form in FORMS:

@@ -19,9 +19,10 @@ from tests import odd_media
 from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.save import save_checkpoint
-from uniformer.inference.predictor import Failure, Prediction, Predictor
+from uniformer.inference.predictor import Failure, Predictor
 from uniformer.reading.sampling import clip_indices
 from uniformer.reading.video import open_video
+from uniformer.tasks.classification import Prediction
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +243,7 @@ def test_bad_images(case: str, folder: Path, images: Predictor) -> None:
         ({"top_k": 0}, "expected top_k of at least 1, got 0"),
         ({"batch_size": 0}, "expected batch_size of at least 1"),
         ({"workers": -1}, "expected workers of at least 1"),
-        ({"dtype": "int8"}, "expected dtype float32, bfloat16, float16, got 'int8'"),
+        ({"precision": "int8"}, "expected precision float32, bfloat16, float16, got 'int8'"),
         ({"device": "tpu:9"}, "cannot compute on device 'tpu:9'"),
         ({"backend": "decord"}, "expected backend pyav or torchcodec, got 'decord'"),
         ({"head_dim": 64}, "the file's contract says head_dim 16, the caller 64"),
@@ -306,7 +307,7 @@ def test_run_reads_ahead_only_a_little(folder: Path, images: Predictor) -> None:
 
 
 def test_bfloat16_is_close_to_float32(folder: Path, clips: Predictor) -> None:
-    half = Predictor(folder / "clips.safetensors", dtype="bfloat16")(folder / "h264.mp4")
+    half = Predictor(folder / "clips.safetensors", precision="bfloat16")(folder / "h264.mp4")
     full = clips(folder / "h264.mp4")
     assert not np.array_equal(half.probabilities, full.probabilities)
     close(half, full, 0.01)

@@ -11,14 +11,14 @@ from uniformer.checkpoints import save as checkpoint
 from uniformer.cli import main as cli
 from uniformer.datasets.open import open_source
 from uniformer.errors import InputError
-from uniformer.evaluation.run import evaluate
-from uniformer.training.loop import train
+from uniformer.evaluation.scoring import evaluate_model
+from uniformer.training.loop import fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_own_data_needs_no_recipe(tmp_path, pictures, sets, capsys):
-    train(recipe({"schedule": {"epochs": 2}}), *sets, out=tmp_path / "first", device="cpu")
+    fit(recipe({"schedule": {"epochs": 2}}), *sets, out=tmp_path / "first", device="cpu")
     own = make_images(tmp_path / "own", train=9, val=3)
     (own / "train" / "red").rename(own / "train" / "warm")
     (own / "val" / "red").rename(own / "val" / "warm")
@@ -36,7 +36,9 @@ def test_own_data_needs_no_recipe(tmp_path, pictures, sets, capsys):
     assert contract.classes == ("blue", "warm")
     model, _, _ = checkpoint.load_model(result)
     val = open_source(own, split="val")
-    assert contract.scores["top1"] == 100 * evaluate(model, val, contract.input, workers=0).metrics()["top1"] == 100
+    assert (
+        contract.scores["top1"] == 100 * evaluate_model(model, val, contract.input, workers=0).metrics()["top1"] == 100
+    )
     trained = [
         "optimizer.freeze=[]",
         "loop.log_every=1",
@@ -55,7 +57,7 @@ def test_the_preset_follows_the_number_of_samples_and_their_balance(sets, tmp_pa
     assert [preset_for(n).name for n in (10, 499, 500, 4999, 5000)] == [
         "classifier", "classifier", "last stage", "last stage", "whole network",
     ]  # fmt: skip
-    train(recipe({"schedule": {"epochs": 1}}), *sets, out=tmp_path, device="cpu")
+    fit(recipe({"schedule": {"epochs": 1}}), *sets, out=tmp_path, device="cpu")
     contract, _ = checkpoint.verify(tmp_path / "model.safetensors")
     rows = np.arange(600) % 16
     many = sets[0].select(rows)

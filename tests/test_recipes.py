@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
-from uniformer.cli.train import open_data
 from uniformer.errors import InputError
 from uniformer.labels import load_classes
 from uniformer.training.recipe import Recipe, effective_lr, list_recipes, load_recipe
+from uniformer.training.run import open_for_recipe as open_data
 
 R7, R5, R9 = "rand-m7-n4-mstd0.5-inc1", "rand-m5-n2-mstd0.25", "rand-m9-mstd0.5-inc1"
 
@@ -292,7 +292,9 @@ def test_the_examples_of_the_page_work(tmp_path: Path, capsys: pytest.CaptureFix
     recipe = load_recipe(tmp_path / "birds.toml")
     assert effective_lr(recipe).lr == 5e-5
     assert recipe.model.num_classes == 25
-    bases = {path.stem for path in (Path(__file__).parents[1] / "uniformer" / "assets" / "recipes" / "bases").glob("*.toml")}
+    bases = {
+        path.stem for path in (Path(__file__).parents[1] / "uniformer" / "assets" / "recipes" / "bases").glob("*.toml")
+    }
     listed = page.split("holds what the published runs share:")[1].split("Every setting")[0]
     assert set(re.findall(r"`(\w+)`", listed)) == bases
 

@@ -12,8 +12,8 @@ import pytest
 
 from tests.odd_media import encode
 from uniformer.datasets.manifest import Item, Manifest
-from uniformer.tasks.scores import Scores
 from uniformer.reports.evaluation import WORST, About, write_page
+from uniformer.tasks.scores import Scores
 
 HOW = "install a browser for this test: apt-get install chromium chromium-driver; pip install selenium"
 NAMES = ("abseiling", "bowling", "juggling & <b>balls</b>", "making a cake", "shot put", "yoga", "zumba")

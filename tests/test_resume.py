@@ -80,7 +80,7 @@ def test_resume_with_another_checkpoint_is_refused(suffix: str, cli: Cli, media:
     line = 2 if suffix == "csv" else 1
     one_line(refused, f"{out}: line {line} is of a checkpoint with other weights (", "give another --out")
     assert out.read_bytes() == before
-    assert predict(cli, media, photos, "--out", out, "--resume", "--dtype", "bfloat16", net="images").status == 0
+    assert predict(cli, media, photos, "--out", out, "--resume", "--precision", "bfloat16", net="images").status == 0
 
 
 def test_resume_does_not_touch_a_file_of_something_else(cli: Cli, media: Path, tmp_path: Path) -> None:

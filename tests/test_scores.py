@@ -11,11 +11,21 @@ import torch
 
 from tests.tiny import refused
 from uniformer.datasets.manifest import Item, Manifest
-from uniformer.tasks.class_order import match_labels, examine, match, orders_of, relabelled
 from uniformer.evaluation.features import Features
 from uniformer.evaluation.probe import knn, linear_probe, probe_scores
-from uniformer.tasks.scores import Scores, average_precision, calibration_error, confusion, fuse, mean_average_precision, per_class, reliability, wilson
 from uniformer.labels import kinetics400_permutation, load_classes
+from uniformer.tasks.class_order import examine, match, match_labels, orders_of, relabelled
+from uniformer.tasks.scores import (
+    Scores,
+    average_precision,
+    calibration_error,
+    confusion,
+    fuse,
+    mean_average_precision,
+    per_class,
+    reliability,
+    wilson,
+)
 
 ROWS = [  # probabilities of three classes, true class
     ([0.7, 0.2, 0.1], 0),  # right

@@ -22,8 +22,8 @@ from tests.films import pan, shake, write
 from tests.tiny import CLIPS, IMAGES, refused, save_tiny
 from uniformer import Predictor, Timeline, timeline
 from uniformer.config import InputSpec
-from uniformer.inference.predictor import average_views
 from uniformer.reading.views import load_views
+from uniformer.tasks.classification import average_views
 from uniformer.timelines import timeline as timelines
 from uniformer.timelines.shots import AROUND
 

@@ -33,7 +33,7 @@ from uniformer.support.distributed import World
 from uniformer.support.progress import Pace
 from uniformer.training.batches import batches
 from uniformer.training.log import Log, time_left
-from uniformer.training.loop import go_back, train
+from uniformer.training.loop import fit, go_back
 from uniformer.training.setup import STATE, keep_state, prepare
 from uniformer.training.state import read_state, write_state
 from uniformer.training.step import learn, what_went_wrong
@@ -46,11 +46,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def test_it_learns_and_the_result_predicts(tmp_path, pictures, sets, capsys):
     epochs = {"schedule": {"epochs": 6}, "ema": {"decay": 0.999, "evaluate": True}, "keep": {"result": "best"}}
-    outcome = train(recipe(epochs), *sets, out=tmp_path, device="cpu")
+    outcome = fit(recipe(epochs), *sets, out=tmp_path, device="cpu")
     falling = losses(tmp_path)
     assert len(falling) == 24
     assert np.mean(falling[-4:]) < np.mean(falling[:4])
-    assert outcome.scores["val_top1"] == 1
+    assert outcome.metrics["val_top1"] == 1
     assert outcome.stopped_by is None
     label = predict(pictures / "val" / "blue" / "0.png", model=tmp_path / "model.safetensors").labels[0]
     assert label.name == "blue"
@@ -59,7 +59,7 @@ def test_it_learns_and_the_result_predicts(tmp_path, pictures, sets, capsys):
     assert contract.classes == ("blue", "red")
     assert contract.input == recipe().input
     assert contract.scores["top1"] == 100
-    assert outcome.scores["ema_top1"] < 1  # the average has hardly moved, and these are not its weights
+    assert outcome.metrics["ema_top1"] < 1  # the average has hardly moved, and these are not its weights
     said = capsys.readouterr().out
     assert "epoch 6/6: mean loss" in said
     assert "images/s" in said
@@ -74,17 +74,17 @@ def test_clips_with_everything_on_train_and_an_ended_run_is_not_done_again(tmp_p
     clips = open_source(make_clips(tmp_path / "clips"), split="train")
     chosen = recipe({"precision": "bfloat16", "loop": {"grad_checkpointing": True}}, base=CLIPS)
     out = tmp_path / "run"
-    assert train(chosen, clips, out=out, device="cpu").scores == {}
+    assert fit(chosen, clips, out=out, device="cpu").metrics == {}
     before = (out / STATE).read_bytes(), (out / "metrics.csv").read_bytes()
     assert len(losses(out)) == 2
-    train(chosen, clips, out=out, device="cpu")
+    fit(chosen, clips, out=out, device="cpu")
     assert before == ((out / STATE).read_bytes(), (out / "metrics.csv").read_bytes())
     assert "going on from step 2 of 2" in capsys.readouterr().out
 
 
 def test_the_result_does_not_depend_on_workers(tmp_path, sets):
     for workers in (0, 2):
-        train(recipe({"data": {"workers": workers}}), *sets, out=tmp_path / str(workers), device="cpu")
+        fit(recipe({"data": {"workers": workers}}), *sets, out=tmp_path / str(workers), device="cpu")
     assert same_weights(tmp_path / "0", tmp_path / "2")
     assert losses(tmp_path / "0") == losses(tmp_path / "2")
 
@@ -92,7 +92,7 @@ def test_the_result_does_not_depend_on_workers(tmp_path, sets):
 def test_accumulated_passes_make_the_same_step(tmp_path, sets):
     for passes in (1, 2):
         chosen = recipe(STILL, FROZEN_NORMS, {"optimizer": {"accumulate": passes}})
-        train(chosen, *sets, out=tmp_path / str(passes), device="cpu")
+        fit(chosen, *sets, out=tmp_path / str(passes), device="cpu")
     assert losses(tmp_path / "1") == pytest.approx(losses(tmp_path / "2"), rel=1e-4)
 
 
@@ -101,7 +101,7 @@ def test_a_signal_ends_the_run_after_its_step_and_the_same_call_goes_on(tmp_path
     """Bit for bit: also what is drawn for drop path, mixing and augmentation, the averages, the rates, the log."""
     changes = {"model": {"drop_path": 0.2}, "ema": {"decay": 0.9}, "schedule": {"epochs": 3}}
     chosen = recipe({**changes, "optimizer": {"name": optimizer}})
-    train(chosen, *sets, out=tmp_path / "whole", device="cpu")
+    fit(chosen, *sets, out=tmp_path / "whole", device="cpu")
     out = tmp_path / "cut"
 
     def send() -> None:
@@ -111,12 +111,12 @@ def test_a_signal_ends_the_run_after_its_step_and_the_same_call_goes_on(tmp_path
 
     sender = threading.Thread(target=send)
     sender.start()
-    outcome = train(chosen, *sets, out=out, device="cpu")
+    outcome = fit(chosen, *sets, out=out, device="cpu")
     sender.join()
     assert outcome.stopped_by == signal.SIGTERM
     assert moment <= read_state(out / STATE)["progress"]["step"] < 12
     assert not (out / "model.safetensors").exists()
-    train(chosen, *sets, out=out, device="cpu")
+    fit(chosen, *sets, out=out, device="cpu")
     assert same_weights(tmp_path / "whole", out)
     assert same_weights(tmp_path / "whole", out, "average.safetensors")
     assert losses(tmp_path / "whole") == losses(out)
@@ -124,7 +124,7 @@ def test_a_signal_ends_the_run_after_its_step_and_the_same_call_goes_on(tmp_path
 
 def test_the_run_ends_when_validation_gets_no_better(tmp_path, sets):
     patient = {"keep": {"patience": 2}, "schedule": {"epochs": 9}, "optimizer": {"lr": 1e-9}}
-    train(recipe(patient, {"schedule": {"kind": "constant"}}, FROZEN_NORMS), *sets, out=tmp_path, device="cpu")
+    fit(recipe(patient, {"schedule": {"kind": "constant"}}, FROZEN_NORMS), *sets, out=tmp_path, device="cpu")
     epochs = [int(row["epoch"]) for row in rows_of(tmp_path / "metrics.csv") if row["val_top1"]]
     assert epochs == [1, 2, 3]  # no better than the first
     assert read_state(tmp_path / STATE)["progress"]["finished"]
@@ -132,16 +132,16 @@ def test_the_run_ends_when_validation_gets_no_better(tmp_path, sets):
 
 def test_going_on_with_other_settings_or_data_is_refused(tmp_path, pictures, sets):
     out = tmp_path / "run"
-    train(recipe({"schedule": {"epochs": 1}}), *sets, out=out, device="cpu")
+    fit(recipe({"schedule": {"epochs": 1}}), *sets, out=out, device="cpu")
     with pytest.raises(InputError, match=r"other settings \(schedule.epochs: 1 there, 2 here\): give another --out"):
-        train(recipe(), *sets, out=out, device="cpu")
-    train(recipe({"schedule": {"epochs": 1}, "loop": {"log_every": 7}}), *sets, out=out, device="cpu")
+        fit(recipe(), *sets, out=out, device="cpu")
+    fit(recipe({"schedule": {"epochs": 1}, "loop": {"log_every": 7}}), *sets, out=out, device="cpu")
     fewer = sets[0].select(range(12))
     with pytest.raises(InputError, match=r"other data \(samples: 16 there, 12 here\)"):
-        train(recipe({"schedule": {"epochs": 1}}), fewer, sets[1], out=out, device="cpu")
+        fit(recipe({"schedule": {"epochs": 1}}), fewer, sets[1], out=out, device="cpu")
     (out / STATE).write_bytes(b"half a file")
     with pytest.raises(InputError, match="expected the state of a run, found another kind of file"):
-        train(recipe({"schedule": {"epochs": 1}}), *sets, out=out, device="cpu")
+        fit(recipe({"schedule": {"epochs": 1}}), *sets, out=out, device="cpu")
 
 
 # ---- before the first step
@@ -150,7 +150,7 @@ def test_going_on_with_other_settings_or_data_is_refused(tmp_path, pictures, set
 def test_what_does_not_fit_is_refused_before_the_first_step(tmp_path, sets):
     def refused(message: str, *changes: dict, train_set=sets[0], val_set=sets[1]) -> None:
         with pytest.raises(InputError, match=message):
-            train(recipe(*changes), train_set, val_set, out=tmp_path / "run", device="cpu")
+            fit(recipe(*changes), train_set, val_set, out=tmp_path / "run", device="cpu")
         assert not (tmp_path / "run" / STATE).exists()
 
     refused(
@@ -172,24 +172,24 @@ def test_what_does_not_fit_is_refused_before_the_first_step(tmp_path, sets):
 
 def test_a_state_from_before_there_was_a_setting_goes_on(tmp_path, sets):
     one = recipe({"schedule": {"epochs": 1}})
-    train(one, *sets, out=tmp_path, device="cpu")
+    fit(one, *sets, out=tmp_path, device="cpu")
     state = read_state(tmp_path / STATE)
     older = state["recipe"].replace("sync_batch_norm = false\n", "")
     assert older != state["recipe"]
     write_state(tmp_path / STATE, {**state, "recipe": older})
-    train(one, *sets, out=tmp_path, device="cpu")
+    fit(one, *sets, out=tmp_path, device="cpu")
     with pytest.raises(InputError, match=r"other settings \(sync_batch_norm: False there, True here\)"):
-        train(replace(one, sync_batch_norm=True), *sets, out=tmp_path, device="cpu")
+        fit(replace(one, sync_batch_norm=True), *sets, out=tmp_path, device="cpu")
 
 
 def test_a_checkpoint_of_other_classes_gets_a_new_classifier(tmp_path, sets, capsys):
     one = {"schedule": {"epochs": 1}}
-    train(recipe(one), *sets, out=tmp_path / "first", device="cpu")
+    fit(recipe(one), *sets, out=tmp_path / "first", device="cpu")
     started = {"init": {"checkpoint": str(tmp_path / "first" / "model.safetensors")}}
     capsys.readouterr()
     renamed = [replace(part, classes=("cold", "warm")) for part in sets]
     for number, parts in enumerate((sets, renamed)):
-        train(recipe(one, started), *parts, out=tmp_path / str(number), device="cpu")
+        fit(recipe(one, started), *parts, out=tmp_path / str(number), device="cpu")
         said = capsys.readouterr().out
         assert "0 new, 0 ignored" in said
         assert ("but others: the classifier is new" in said) == bool(number)
@@ -216,8 +216,8 @@ def test_files_that_cannot_be_read_are_listed_once_and_too_many_end_the_run(tmp_
         (folder / "train" / "red" / f"{name}.png").write_bytes(b"no picture")
     parts = splits(folder)
     with pytest.raises(InputError, match=r"2 of 20 samples of this epoch could not be read, .*max_bad_fraction=0.05"):
-        train(recipe({"loop": {"max_bad_fraction": 0.05}}), *parts, out=tmp_path / "strict", device="cpu")
-    train(recipe({"loop": {"max_bad_fraction": 0.1}}), *parts, out=tmp_path / "lenient", device="cpu")
+        fit(recipe({"loop": {"max_bad_fraction": 0.05}}), *parts, out=tmp_path / "strict", device="cpu")
+    fit(recipe({"loop": {"max_bad_fraction": 0.1}}), *parts, out=tmp_path / "lenient", device="cpu")
     listed = rows_of(tmp_path / "lenient" / "unreadable.csv")
     assert sorted(Path(row["path"]).name for row in listed) == ["3.png", "7.png"]
     assert all("expected an image" in row["reason"] for row in listed)
@@ -280,7 +280,7 @@ def test_going_back_halves_the_rate_and_takes_back_weights_and_log(prepared):
 
 
 def test_weights_that_are_not_finite_end_the_run_and_are_named(tmp_path, sets, capsys):
-    train(recipe({"schedule": {"epochs": 1}}), *sets, out=tmp_path / "first", device="cpu")
+    fit(recipe({"schedule": {"epochs": 1}}), *sets, out=tmp_path / "first", device="cpu")
     tensors = load_file(tmp_path / "first" / "model.safetensors")
     tensors["stages.1.blocks.0.mhra.value.weight"][0] = float("nan")
     save_file(tensors, tmp_path / "spoilt.safetensors")
@@ -289,7 +289,7 @@ def test_weights_that_are_not_finite_end_the_run_and_are_named(tmp_path, sets, c
     with pytest.raises(
         InputError, match=f"does not get past step 3: 3 steps in a row .* first in {where}, also at 0.125"
     ):
-        train(recipe(started), *sets, out=tmp_path / "run", device="cpu")
+        fit(recipe(started), *sets, out=tmp_path / "run", device="cpu")
     assert capsys.readouterr().out.count("back to step 0") == 3
 
 
@@ -318,5 +318,5 @@ def test_a_row_cut_short_by_a_kill_is_dropped(tmp_path):
 
 def test_tensorboard_is_written_where_installed(tmp_path, sets):
     pytest.importorskip("tensorboard")
-    train(recipe({"loop": {"tensorboard": True}, "schedule": {"epochs": 1}}), *sets, out=tmp_path, device="cpu")
+    fit(recipe({"loop": {"tensorboard": True}, "schedule": {"epochs": 1}}), *sets, out=tmp_path, device="cpu")
     assert list((tmp_path / "tensorboard").glob("events.*"))

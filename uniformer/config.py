@@ -142,6 +142,8 @@ class InputSpec(Checked):
         return self.clips * self.crops
 
 
+Precision = Literal["float32", "bfloat16", "float16"]  #: that a network computes in
+
 T = TypeVar("T", Config, InputSpec)
 
 

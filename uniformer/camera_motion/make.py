@@ -26,7 +26,7 @@ from uniformer.config import did_you_mean
 from uniformer.errors import InputError
 from uniformer.support.files import atomic_path
 from uniformer.support.jobs import Journal, run_parallel
-from uniformer.support.progress import Report
+from uniformer.support.progress import OnProgress
 
 WORLDS = ("doom", "photos")
 SPLITS = ("train", "val", "test")
@@ -104,7 +104,7 @@ def make(
     worlds: Sequence[str] = WORLDS,
     photo_folder: Path | None = None,
     workers: int = 2,
-    progress: Report | None = None,
+    progress: OnProgress | None = None,
 ) -> Made:
     """Write the benchmark: `<split>/<class>/<world>_<number>.mp4`, the record `paths.jsonl`, and `about.json`.
 

@@ -45,6 +45,7 @@ class Contract:
     licence: str = ""
     notes: tuple[str, ...] = ()
     proof: Proof | None = None
+    task: str = "classification"  #: `tasks.task_of` knows it; not written where it is that
 
     def __post_init__(self) -> None:
         if self.classes and self.config.num_classes != len(self.classes):
@@ -65,6 +66,8 @@ class Contract:
         plain["config"] = to_dict(self.config)
         plain["input"] = self.input and to_dict(self.input)
         plain["scores"] = dict(self.scores)
+        if self.task == "classification":
+            del plain["task"]
         plain["proof"] = self.proof and {f.name: getattr(self.proof, f.name) for f in fields(Proof)}
         return json.dumps({"uniformer": VERSION, **plain}, indent=2, ensure_ascii=False) + "\n"
 

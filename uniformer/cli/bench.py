@@ -41,10 +41,10 @@ def run(args: argparse.Namespace) -> int:
         os.environ["OMP_NUM_THREADS"] = str(args.threads)  # read by torch when it is imported, and by the runtimes
     import torch
 
-    from uniformer.inference.networks import DTYPES, situation_of
     from uniformer.speed.bench import forms_here, measure
+    from uniformer.speed.forms import situation_of
     from uniformer.speed.timings import remember, view_size
-    from uniformer.support.distributed import pick_device
+    from uniformer.support.distributed import DTYPES, pick_device
 
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -42,7 +42,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--crops", type=int, choices=(1, 3), help="crops per clip (default: the checkpoint's)")
     p.add_argument("--top-k", type=int, default=5, metavar="K", help="labels per file (default: 5)")
     p.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU when there is one)")
-    p.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    p.add_argument("--precision", default="float32", choices=("float32", "bfloat16", "float16"))
     p.add_argument("--batch-size", type=int, default=8, metavar="N", help="views per forward pass (default: 8)")
     p.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read ahead (default: 2)")
     p.add_argument("--backend", default="pyav", choices=("pyav", "torchcodec"), help="video decoder")
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         crops=args.crops,
         top_k=args.top_k,
         device=args.device,
-        dtype=args.dtype,
+        precision=args.precision,
         batch_size=args.batch_size,
         backend=args.backend,
         follow_seconds=args.follow_seconds,

@@ -177,6 +177,22 @@ class Manifest:
     def is_multi_label(self) -> bool:
         return self.label_offsets is not None
 
+    def item_names(self) -> tuple[str, ...]:
+        """The path of every row as it stands here, with the part in seconds where one is meant: 'a.mp4#3.5-7'."""
+        if self.start is None or self.end is None:
+            return tuple(self.paths)
+        spans = zip(self.paths, self.start.tolist(), self.end.tolist(), strict=True)
+        return tuple(path if start != start else f"{path}#{start:g}-{end:g}" for path, start, end in spans)
+
+    def label_array(self, classes: int) -> npt.NDArray[Any]:
+        """The labels of every row: int32 (N,), or bool (N, classes) of a multi-label set."""
+        if not self.is_multi_label:
+            return np.array(self.labels, np.int32)
+        labels = np.zeros((len(self), classes), bool)
+        for i in range(len(self)):
+            labels[i, list(self.labels_of(i))] = True
+        return labels
+
     def class_counts(self) -> npt.NDArray[np.int64]:
         """Rows of each class, (K,)."""
         return np.bincount(self.labels, minlength=len(self.classes))

@@ -108,6 +108,23 @@ def find_splits(source: str | os.PathLike[str], *, fold: int = 1) -> list[str]:
     return found
 
 
+def open_for_evaluation(
+    source: str | os.PathLike[str] | Manifest,
+    split: str | None = None,
+    classes: str | None = None,
+    root: str | None = None,
+    separator: str = "auto",
+    label_base: int = 0,
+) -> Manifest:
+    """A data set to test on: the validation split where there are several and none is named."""
+    if isinstance(source, Manifest):
+        return source
+    if split is None:
+        there = find_splits(source)
+        split = next((name for name in ("val", "test", "train") if name in there), None)
+    return open_source(source, split=split, root=root, classes=classes, separator=separator, label_base=label_base)
+
+
 def _recognise(path: Path, options: Options) -> Listing | Path:
     """How to read a source, or the saved manifest in it."""
     if path.is_file():

@@ -4,36 +4,35 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
-from uniformer.config import InputSpec
+from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.identify import CheckpointSource
+from uniformer.checkpoints.load import load_model
+from uniformer.config import InputSpec, Precision
 from uniformer.datasets.manifest import Manifest
+from uniformer.datasets.open import open_for_evaluation
 from uniformer.errors import InputError
 from uniformer.evaluation.claim import claim, read_claim
-from uniformer.evaluation.run import (
-    Outcome,
-    Progress,
-    Reading,
-    check_fits,
-    item_groups,
-    item_names,
-    label_array,
-    run_groups,
-    run_key,
-    this_world,
-)
-from uniformer.tasks.scores import load_pyarrow
+from uniformer.evaluation.scoring import Reading, check_fits, item_groups, run_items, run_key
+from uniformer.inference.engine import Outcome
+from uniformer.inference.networks import TorchNetwork, evaluating, pooled_features
+from uniformer.inference.predictor import with_views
 from uniformer.network.model import UniFormer
+from uniformer.reading.views import Backend
+from uniformer.speed.timings import Compute
+from uniformer.support.distributed import joined, this_world
 from uniformer.support.files import atomic_path
+from uniformer.support.progress import OnProgress
+from uniformer.tasks.scores import load_pyarrow
 
 Form = Literal["safetensors", "parquet"]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -54,6 +53,17 @@ class Features:
     errors: dict[int, str]  #: why a row has none
 
 
+@dataclass(frozen=True)
+class Written:
+    """What `write_features` wrote; `load_features` reads the folder."""
+
+    folder: Path
+    manifest: Manifest
+    errors: dict[int, str]  #: why a row has none
+    note: str = ""  #: where there are no locks
+    is_main: bool = True  #: whether this process is the one that speaks
+
+
 def extract_features(
     model: UniFormer,
     manifest: Manifest,
@@ -64,7 +74,7 @@ def extract_features(
     stages: Sequence[int] = (),
     form: Form = "safetensors",
     reading: Reading | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> dict[int, str]:
     """Write the features of every item to the folder `out`; returns why items have none, by row.
 
@@ -77,32 +87,85 @@ def extract_features(
     anew. Within a torch.distributed group the processes share the shards out: the folder must be one for all.
     Raises `InputError` where things do not fit or the folder holds other features.
     """
-    reading = _with_maps(reading or Reading())
+    reading = reading or Reading()
+    if reading.compute not in (None, "plain", "fast"):
+        raise InputError(f"expected compute plain or fast for features, got {reading.compute}: it has answers only")
     _check(model, manifest, spec, stages, form)
     groups = item_groups(len(manifest), spec.views, reading.batch_size)
     size = max(1, (SHARD_MAPS if stages else SHARD_ITEMS) // len(groups[0]))  # groups a shard
     shards = [groups[first : first + size] for first in range(0, len(groups), size)]
-    about = {
-        "shards": len(shards),
-        "form": form,
-        "per_view": per_view,
-        "stages": list(stages),
-        "classes": list(manifest.classes),
-        **run_key(model, manifest, spec, reading),
-    }
-    world = this_world(reading.device)
-    unfinished = world.from_main(lambda: _unfinished(Path(out), about))
-    todo = unfinished[world.rank :: world.size]
-    wanted = list(chain.from_iterable(shards[n] for n in todo))
     errors: dict[int, str] = {}
-    with closing(run_groups(model, _forward(stages), manifest, spec, wanted, reading, progress)) as outcomes:
-        for number in todo:
-            part = list(islice(outcomes, sum(map(len, shards[number]))))
-            mine = {o.item: o.error for o in part if o.error is not None}
-            errors |= mine
-            arrays = _arrays(part, model, manifest, spec, per_view, stages)
-            _write_shard(_shard_path(Path(out), number, form), arrays, manifest, [o.item for o in part], mine)
+    world = this_world(reading.device)
+    with evaluating(model):
+        network = TorchNetwork(
+            model,
+            Contract(model.config, input=spec),
+            device=reading.device,
+            precision=reading.precision,
+            compute=reading.compute or "fast",
+            forward=pooled_features(stages),
+        )
+        about = {
+            "shards": len(shards),
+            "form": form,
+            "per_view": per_view,
+            "stages": list(stages),
+            "classes": list(manifest.classes),
+            **run_key(network, manifest, spec, reading),
+        }
+        unfinished = world.from_main(lambda: _unfinished(Path(out), about))
+        todo = unfinished[world.rank :: world.size]
+        wanted = list(chain.from_iterable(shards[n] for n in todo))
+        with closing(run_items(network, manifest, spec, wanted, reading, progress=progress)) as outcomes:
+            for number in todo:
+                part = list(islice(outcomes, sum(map(len, shards[number]))))
+                mine = {o.source: o.error for o in part if o.error is not None}
+                errors |= mine
+                arrays = _arrays(part, model, manifest, spec, per_view, stages)
+                _write_shard(_shard_path(Path(out), number, form), arrays, manifest, [o.source for o in part], mine)
     return dict(sorted((item, why) for part in world.gathered(errors) for item, why in part.items()))
+
+
+def write_features(
+    checkpoint: CheckpointSource,
+    data: str | os.PathLike[str] | Manifest,
+    out: str | os.PathLike[str],
+    *,
+    per_view: bool = False,
+    stages: Sequence[int] = (),
+    form: Form = "safetensors",
+    split: str | None = None,
+    classes: str | None = None,
+    root: str | None = None,
+    separator: str = "auto",
+    label_base: int = 0,
+    clips: int | None = None,
+    crops: Literal[1, 3] | None = None,
+    device: str = "auto",
+    precision: Precision = "float32",
+    batch_size: int = 8,
+    workers: int = 2,
+    backend: Backend = "pyav",
+    follow_seconds: bool = False,
+    head_dim: int | None = None,
+    compute: Compute | None = None,
+    progress: OnProgress | None = None,
+) -> Written:
+    """`extract_features` of a checkpoint and a data set by name, as `uniformer features` does.
+
+    `per_view`, `stages`, `form`: as in `extract_features`; all others as in `uniformer.evaluate`. Raises `InputError`
+    as both do.
+    """
+    with joined(device) as world, world.alone_in(Path(out)) as note:
+        model, contract, _ = load_model(checkpoint, head_dim=head_dim)
+        spec = with_views(contract.input_of_classifier(), clips, crops)
+        manifest = open_for_evaluation(data, split, classes, root, separator, label_base)
+        reading = Reading(world.device, precision, batch_size, workers, backend, follow_seconds, compute)
+        errors = extract_features(
+            model.float(), manifest, spec, out,
+            per_view=per_view, stages=stages, form=form, reading=reading, progress=progress if world.is_main else None,
+        )  # fmt: skip
+        return Written(Path(out), manifest, errors, note, world.is_main)
 
 
 def load_features(folder: str | os.PathLike[str]) -> Features:
@@ -125,15 +188,8 @@ def load_features(folder: str | os.PathLike[str]) -> Features:
     return Features(**joined, paths=names, classes=tuple(about["classes"]), errors=errors)
 
 
-def _with_maps(reading: Reading) -> Reading:
-    """With a form of the network that has features, not only answers."""
-    if reading.compute not in (None, "plain", "fast"):
-        raise InputError(f"expected compute plain or fast for features, got {reading.compute}: it has answers only")
-    return replace(reading, compute=reading.compute or "fast")
-
-
 def _check(model: UniFormer, manifest: Manifest, spec: InputSpec, stages: Sequence[int], form: str) -> None:
-    check_fits(model, manifest, spec)
+    check_fits(model.config, manifest, spec)
     if not set(stages) <= {1, 2, 3, 4} or len(set(stages)) < len(stages):
         raise InputError(f"expected stages out of 1, 2, 3, 4, each once, got {', '.join(map(str, stages))}")
     if form not in ("safetensors", "parquet"):
@@ -142,19 +198,8 @@ def _check(model: UniFormer, manifest: Manifest, spec: InputSpec, stages: Sequen
         raise InputError("expected the form safetensors for stage maps: a Parquet row has no room for them")
 
 
-def _forward(stages: Sequence[int]) -> Callable[[UniFormer, Tensor], tuple[Tensor, ...]]:
-    """Pooled features (B, C) and the maps of `stages` of a batch."""
-
-    def forward(model: UniFormer, x: Tensor) -> tuple[Tensor, ...]:
-        maps = model.forward_intermediates(x)
-        last = maps[-1] if model.norm is None else model.norm(maps[-1])
-        return last.flatten(2).mean(dim=2), *(maps[stage - 1] for stage in stages)
-
-    return forward
-
-
 def _arrays(
-    part: Sequence[Outcome],
+    part: Sequence[Outcome[int]],
     model: UniFormer,
     manifest: Manifest,
     spec: InputSpec,
@@ -162,8 +207,8 @@ def _arrays(
     stages: Sequence[int],
 ) -> Arrays:
     """The columns of one shard. Rows without an answer are zeros, of the shape the others have."""
-    rows = [o.item for o in part]
-    labels = label_array(manifest.select(rows), max(len(manifest.classes), model.config.num_classes))
+    rows = [o.source for o in part]
+    labels = manifest.select(rows).label_array(max(len(manifest.classes), model.config.num_classes))
     arrays: Arrays = {"labels": labels, "ok": np.array([o.error is None for o in part])}
     shapes: list[tuple[int, ...]] = [(spec.views, model.config.dims[-1])]
     grids = model.grids(((spec.frames,) if spec.is_video else ()) + spec.size)
@@ -173,7 +218,7 @@ def _arrays(
         column = np.zeros((len(part), *shape), np.float32)
         for row, outcome in enumerate(part):
             if outcome.error is None:
-                column[row] = outcome.outputs[place].numpy()
+                column[row] = outcome.outputs[place]
         arrays[name] = column
     if not per_view:
         arrays["features"] = arrays["features"].mean(axis=1)
@@ -181,8 +226,8 @@ def _arrays(
         step = model.feature_info[0].time_stride  # position t of a map is centred on frame t * step of the clip
         seconds = np.full((len(part), spec.clips, spec.frames), np.nan)
         for row, outcome in enumerate(part):
-            if outcome.seconds is not None:
-                seconds[row] = outcome.seconds
+            if outcome.views is not None and outcome.views.seconds is not None:
+                seconds[row] = outcome.views.seconds
         arrays["seconds"] = np.ascontiguousarray(seconds[:, :, ::step])
     return arrays
 
@@ -205,7 +250,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _write_shard(path: Path, arrays: Arrays, manifest: Manifest, rows: list[int], errors: dict[int, str]) -> None:
-    names, why = item_names(manifest.select(rows)), [errors.get(row) for row in rows]
+    names, why = manifest.select(rows).item_names(), [errors.get(row) for row in rows]
     with atomic_path(path) as temporary:
         if path.suffix == ".safetensors":
             from safetensors.numpy import save_file

@@ -1,343 +1,267 @@
-"""Scores of a model over a data set: multi-view testing as published, every item exactly once, resumable.
-
-    load_views (clips x crops)  ->  network  ->  mean over views  ->  Scores
-
-The same digits come out whatever the number of processes and however often the work was cut short: items go through
-the network in groups that only the data set, the views and the batch size decide, a group is never shared between
-processes, and a file that cannot be read leaves zeros in its place, so that shapes stay. (On CPUs the number of threads
-of a process must be the same, as torch's sums depend on it: torchrun sets one where OMP_NUM_THREADS says nothing.)
-"""
+"""`evaluate`: test a checkpoint on a data set, as `uniformer eval` does, and write down how it did."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch import distributed as dist
-from torch.utils.data import DataLoader, Dataset
-
-from uniformer.checkpoints.proof import digest
-from uniformer.config import InputSpec, to_dict
+from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.load import load_model
+from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
+from uniformer.config import InputSpec, Precision, to_dict
 from uniformer.datasets.manifest import Manifest
+from uniformer.datasets.open import open_for_evaluation
 from uniformer.errors import InputError
-from uniformer.evaluation.result_log import ResultLog
-from uniformer.tasks.scores import Scores
-from uniformer.inference.networks import DTYPES, best_form, forward_views, inference_form
-from uniformer.inference.predictor import average_views
-from uniformer.network.model import UniFormer
-from uniformer.reading.views import Backend, load_views
-from uniformer.speed.timings import Compute, view_size
-from uniformer.support.distributed import WORKER_START, World
-from uniformer.support.progress import Pace
+from uniformer.evaluation.features import extract_features, load_features
+from uniformer.evaluation.probe import Probe, probe_scores
+from uniformer.evaluation.scoring import Reading, recorded_form, score
+from uniformer.inference.networks import is_exported, open_network
+from uniformer.inference.predictor import with_views
+from uniformer.reading.views import Backend
+from uniformer.reports.evaluation import About, write_page
+from uniformer.speed.timings import Compute
+from uniformer.support.distributed import World, joined
+from uniformer.support.files import atomic_path
+from uniformer.support.progress import OnProgress, Pace
+from uniformer.tasks import task_of
+from uniformer.tasks.class_order import match, relabelled
+from uniformer.tasks.task import Task
 
-Precision = Literal["float32", "bfloat16", "float16"]
-Progress = Callable[[int, int], None]  # called with items done and items in all, of this process
-Forward = Callable[[Any, Tensor], tuple[Tensor, ...]]  # a form of the network, (B, 3, ...) -> outputs (B, ...)
+if TYPE_CHECKING:
+    from uniformer.checkpoints.identify import CheckpointSource
+    from uniformer.inference.engine import Network
+    from uniformer.network.model import UniFormer
+
+Model = Any  #: a checkpoint source, an exported file, or a network with its contract
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How items are read and computed."""
+class Evaluation:
+    """How a checkpoint did on a data set."""
 
-    device: str | torch.device = "cpu"
-    precision: Precision = "float32"
-    batch_size: int = 8  #: views in one forward pass
-    workers: int = 2  #: processes that read and decode; 0 reads in this one
-    backend: Backend = "pyav"
-    follow_seconds: bool = False  #: scale strides by a video's frame rate
-    compute: Compute | None = None  #: form of the network; the best that `uniformer bench` found, or "fast"
+    scores: Any  #: of every item; `uniformer.Scores` of a classifier
+    metrics: dict[str, float]  #: by name, shares in 0..1
+    about: About  #: what was tested on what, and what a reader must know
+    manifest: Manifest  #: what was scored, row by row
+    spec: InputSpec  #: what the network was fed
+    facts: dict[str, Any] = field(default_factory=dict)  #: the rest of metrics.json
+    paths: dict[str, Path] = field(default_factory=dict)  #: of what was written: scores, metrics, report
+    is_main: bool = True  #: whether this process is the one that speaks
 
-    def __post_init__(self) -> None:
-        if self.precision not in DTYPES:
-            raise InputError(f"expected precision {', '.join(DTYPES)}, got {self.precision!r}")
-        if self.batch_size < 1 or self.workers < 0:
-            raise InputError(
-                f"expected batch_size of at least 1 and workers of at least 0, got {self.batch_size} and {self.workers}"
-            )
+    def to_dict(self) -> dict[str, Any]:
+        """What metrics.json holds."""
+        failed = [{"path": self.scores.paths[i], "error": why} for i, why in self.scores.errors.items()]
+        about = {**asdict(self.about), "metrics": self.metrics, "input": to_dict(self.spec)}
+        return {**about, **self.facts, "failed": failed, **self.scores.facts()}
+
+    def write(self, folder: str | os.PathLike[str], form: Literal["npz", "parquet"] = "npz") -> Evaluation:
+        """Scores, metrics.json and report.html, into a folder; returns this with their paths."""
+        out = Path(folder)
+        out.mkdir(parents=True, exist_ok=True)
+        paths = {"scores": out / f"scores.{form}", "metrics": out / "metrics.json", "report": out / "report.html"}
+        self.scores.save(paths["scores"])
+        page = write_page(self.scores, self.manifest, self.about, self.metrics)
+        for name, text in (("metrics", json.dumps(self.to_dict(), indent=2) + "\n"), ("report", page)):
+            with atomic_path(paths[name]) as temporary:
+                temporary.write_text(text, encoding="utf-8", errors="replace")
+        return replace(self, paths=paths)
 
 
 def evaluate(
-    model: UniFormer,
-    manifest: Manifest,
-    spec: InputSpec,
+    checkpoint: CheckpointSource | tuple[UniFormer, Contract],
+    data: str | os.PathLike[str] | Manifest,
     *,
-    device: str | torch.device = "cpu",
+    split: str | None = None,
+    classes: str | None = None,
+    root: str | None = None,
+    separator: str = "auto",
+    label_base: int = 0,
+    clips: int | None = None,
+    crops: Literal[1, 3] | None = None,
+    device: str = "auto",
     precision: Precision = "float32",
     batch_size: int = 8,
     workers: int = 2,
     backend: Backend = "pyav",
     follow_seconds: bool = False,
-    progress: Progress | None = None,
-    store: str | os.PathLike[str] | None = None,
+    head_dim: int | None = None,
     compute: Compute | None = None,
+    missing: Literal["error", "skip"] = "error",
+    class_order: Literal["names", "numbers", "fix"] = "names",
+    out: str | os.PathLike[str] | None = None,
+    form: Literal["npz", "parquet"] = "npz",
+    task: type[Task] | None = None,
+    progress: OnProgress | None = None,
     pace: Pace | None = None,
-) -> Scores:
-    """The model's answer for every item, from `spec.clips` x `spec.crops` views each, averaged as `spec` says.
+) -> Evaluation:
+    """Test a checkpoint, or an exported network, on a data set, as `uniformer eval` does.
 
-    Labels of the manifest are rows of the model's classifier. A file that cannot be read has no answer: the scores'
-    `errors` say why, and it counts as wrong. Within a torch.distributed group each process takes its share of the items
-    and all get the whole result. With `store`, a folder, finished items are kept there and a run that was cut short
-    goes on; items without an answer are tried again. `compute` is the form of the network, as in `Predictor`.
-    `pace` is told how long this process waited for data and how long it computed.
+        uniformer.evaluate("uniformer_small.k400_16x4", "k400/val.csv", root="k400").metrics["top1"]
 
-    The model is put on `device`, computes in evaluation mode, and is left in the mode it was in.
-    Raises `InputError` when model, data and spec do not fit, or when the folder holds another run's results.
+    Args:
+        checkpoint: as `Predictor` takes it, an exported file too.
+        data: what `open_dataset` takes, or a manifest. `split`: val, else test, where it holds several.
+        classes, root, separator, label_base: of the data, as in `open_dataset`.
+        clips, crops, backend, follow_seconds: how items are read; the checkpoint's own views by default.
+        device, precision, batch_size, compute, head_dim: as in `Predictor`. `workers`: processes that read.
+        missing: whether items without an answer count as errors, or are left out ("skip").
+        class_order: labels mean what their names say ("names"), rows of the classifier ("numbers"), or are read in the
+            usual order of these classes that fits the answers ("fix").
+        out: folder for scores, metrics.json and report.html; a run that was cut short goes on there.
+        form: of the scores' file.
+
+    Under torchrun all processes share the items out and all get the result; the main one writes.
+    Raises `InputError` where checkpoint and data do not fit or `out` holds another run's results.
     """
-    reading = Reading(device, precision, batch_size, workers, backend, follow_seconds, compute)
-    _check(model, manifest, spec)
-    dtype = _row_type(model.config.num_classes)
-    log = None if store is None else ResultLog(store, run_key(model, manifest, spec, reading), dtype)
-    world = this_world(device)
-    finished = world.from_main(lambda: np.empty(0, dtype) if log is None else log.read())
-    has = np.zeros(len(manifest), bool)
-    has[finished["item"]] = True
-    groups = [g for g in item_groups(len(manifest), spec.views, batch_size) if not has[g.start : g.stop].all()]
-
-    rows: list[npt.NDArray[Any]] = []
-    errors: dict[int, str] = {}
-    with nullcontext() if log is None else closing(log.begin(world.rank)):
-        mine = groups[world.rank :: world.size]
-        for outcome in run_groups(model, _logits, manifest, spec, mine, reading, progress, pace):
-            if has[outcome.item]:
-                continue  # of a group that a kill cut short
-            if outcome.error is not None:
-                errors[outcome.item] = outcome.error
-                continue
-            logits = outcome.outputs[0]  # (V, K)
-            rows.append(np.array((outcome.item, logits.mean(dim=0), average_views(logits.numpy(), spec)), dtype))
-            if log is not None:
-                log.add(rows[-1])
-    parts = world.gathered((np.array(rows, dtype), errors))
-    return _assembled(manifest, finished, parts)
-
-
-def _logits(network: UniFormer, x: Tensor) -> tuple[Tensor, ...]:
-    return (network(x),)
-
-
-def _check(model: UniFormer, manifest: Manifest, spec: InputSpec) -> None:
-    width = model.config.num_classes
-    if model.config.output != "logits" or not width:
-        raise InputError("expected a model with a classifier to evaluate, got a backbone")
-    check_fits(model, manifest, spec)
-    if len(manifest.labels) and not 0 <= int(manifest.labels.min()) <= int(manifest.labels.max()) < width:
-        raise InputError(
-            f"expected labels in 0 .. {width - 1}, the model's classes, "
-            f"got {int(manifest.labels.min())} .. {int(manifest.labels.max())}"
+    with joined(device) as world, _alone(world, out) as unlocked:
+        store = Path(out, "answers") if out else None
+        manifest = open_for_evaluation(data, split, classes, root, separator, label_base)
+        asked = compute or (recorded_form(store) if store else None)
+        network = _opened(checkpoint, world, device, precision, asked, head_dim)
+        spec, contract = with_views(network.contract.input_of_classifier(), clips, crops), network.contract
+        metric = (task or type(task_of(contract)))(contract).metric(manifest, label_order=class_order)
+        reading = Reading(world.device, precision, batch_size, workers, backend, follow_seconds, compute)
+        scores = score(network, metric, spec, reading, world, store=store, progress=progress, pace=pace)
+        scores, odd = metric.examine(scores)
+        name = contract.id or contract.arch or "model"
+        kind, known, in_words = known_scores(contract)
+        about = About(
+            title=f"{name} on {Path(_name(data)).name}",
+            lines=(f"checkpoint {_name(checkpoint)}", manifest.origin, f"{views_in_words(spec)}, {precision}"),
+            notes=(*([unlocked] if unlocked else []), *metric.notes, *odd),
+            known=in_words,
         )
+        facts = {"probe": None, kind: known}
+        result = Evaluation(scores, scores.metrics(missing), about, metric.manifest, spec, facts, is_main=world.is_main)
+        return result.write(out, form) if out and world.is_main else result
 
 
-def check_fits(model: UniFormer, manifest: Manifest, spec: InputSpec) -> None:
-    """Raises `InputError` where clips meet images among model, data and spec, or the data set is empty."""
-    kinds = {"the model": model.config.is_video, "the input": spec.is_video, "the data": manifest.kind != "image"}
-    if len(set(kinds.values())) > 1:
-        said = ", ".join(f"{name} {'clips' if video else 'images'}" for name, video in kinds.items())
-        raise InputError(f"expected clips or images throughout, got {said}")
-    if not len(manifest):
-        raise InputError("expected a data set of at least one item, got an empty one")
+def evaluate_probe(
+    checkpoint: CheckpointSource,
+    data: str | os.PathLike[str] | Manifest,
+    probe: Probe,
+    *,
+    out: str | os.PathLike[str],
+    train: str | os.PathLike[str] | Manifest | None = None,
+    k: int = 20,
+    temperature: float = 0.07,
+    c: float = 1.0,
+    split: str | None = None,
+    classes: str | None = None,
+    root: str | None = None,
+    separator: str = "auto",
+    label_base: int = 0,
+    clips: int | None = None,
+    crops: Literal[1, 3] | None = None,
+    device: str = "auto",
+    precision: Precision = "float32",
+    batch_size: int = 8,
+    workers: int = 2,
+    backend: Backend = "pyav",
+    follow_seconds: bool = False,
+    head_dim: int | None = None,
+    compute: Compute | None = None,
+    missing: Literal["error", "skip"] = "error",
+    form: Literal["npz", "parquet"] = "npz",
+    progress: OnProgress | None = None,
+) -> Evaluation:
+    """Test a plain classifier on a checkpoint's features, which are kept in `out`; labels are the data's own.
+
+    Args:
+        probe: "linear" or "knn", see `evaluation.probe`; fitted to `train`, by default the train split of `data`.
+        k, temperature: of "knn". `c`: of "linear", larger is less regularised.
+
+    All others as in `evaluate`.
+    """
+    with joined(device) as world, _alone(world, out) as unlocked:
+        of_data = (classes, root, separator, label_base)
+        test = open_for_evaluation(data, split, *of_data)
+        trained = open_for_evaluation(train or data, None if train else "train", *of_data)
+        order = match(test.classes, trained.classes)
+        if order is None:
+            raise InputError(f"expected the test classes among the training classes: {trained.origin}; {test.origin}")
+        test = relabelled(test, order, trained.classes)
+        model, contract, _ = load_model(checkpoint, head_dim=head_dim)
+        spec = with_views(contract.input_of_classifier(), clips, crops)
+        reading = Reading(world.device, precision, batch_size, workers, backend, follow_seconds, compute)
+        for name, part in (("train", trained), ("test", test)):
+            folder = Path(out, f"features-{name}")
+            extract_features(model.float(), part, spec, folder, reading=reading, progress=progress)
+        fitted, tested = (load_features(Path(out, f"features-{name}")) for name in ("train", "test"))
+        scores = probe_scores(probe, fitted, tested, k=k, temperature=temperature, c=c)
+        seen = {trained.path(i) for i in range(len(trained))}
+        both = sum(test.path(i) in seen for i in range(len(test)))
+        about = About(
+            title=f"{probe} probe of {contract.id or contract.arch or 'model'} on {Path(_name(data)).name}",
+            lines=(f"checkpoint {_name(checkpoint)}", test.origin, f"{views_in_words(spec)}, {precision}"),
+            notes=(
+                *([unlocked] if unlocked else []),
+                f"fitted to {trained.origin}",
+                *([f"{both} files are in the training set as well"] if both else []),
+            ),
+        )
+        result = Evaluation(scores, scores.metrics(missing), about, test, spec, {"probe": probe}, is_main=world.is_main)
+        return result.write(out, form) if world.is_main else result
 
 
-def _row_type(classes: int) -> np.dtype[Any]:
-    return np.dtype([("item", "<i8"), ("logits", "<f4", (classes,)), ("probabilities", "<f4", (classes,))])
+def _opened(
+    checkpoint: Model, world: World, device: str, precision: Precision, compute: Any, head_dim: int | None
+) -> Network:
+    where = device if is_exported(checkpoint) else world.device
+    return open_network(checkpoint, device=where, precision=precision, compute=compute, head_dim=head_dim)
 
 
-def _assembled(
-    manifest: Manifest, finished: npt.NDArray[Any], parts: Sequence[tuple[npt.NDArray[Any], dict[int, str]]]
-) -> Scores:
-    """The scores of all items from the rows kept before and those of every process, with its errors."""
-    rows = np.concatenate([finished, *(rows for rows, _ in parts)])
-    errors = {item: why for _, part in parts for item, why in part.items()}
-    count, classes = len(manifest), rows["logits"].shape[1]
-    logits, probabilities = np.zeros((count, classes), np.float32), np.zeros((count, classes), np.float32)
-    ok = np.zeros(count, bool)
-    logits[rows["item"]], probabilities[rows["item"]], ok[rows["item"]] = rows["logits"], rows["probabilities"], True
-    names = manifest.classes if len(manifest.classes) == classes else ()
-    labels = label_array(manifest, classes)
-    return Scores(probabilities, logits, labels, ok, item_names(manifest), names, dict(sorted(errors.items())))
+def _alone(world: World, out: str | os.PathLike[str] | None) -> AbstractContextManager[str]:
+    """The folder of the results, if there is to be one, for this run alone."""
+    return world.alone_in(Path(out)) if out else nullcontext("")
 
 
-def label_array(manifest: Manifest, classes: int) -> npt.NDArray[Any]:
-    """The labels of every row: int32 (N,), or bool (N, classes) of a multi-label set."""
-    if not manifest.is_multi_label:
-        return np.array(manifest.labels, np.int32)
-    labels = np.zeros((len(manifest), classes), bool)
-    for i in range(len(manifest)):
-        labels[i, list(manifest.labels_of(i))] = True
-    return labels
+def _name(source: object) -> str:
+    """How a report calls a checkpoint or a data set: by its path."""
+    if isinstance(source, Manifest):
+        return source.root or "the data"
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else "the model"
 
 
-def item_names(manifest: Manifest) -> tuple[str, ...]:
-    """The path of every row as the manifest has it, with the part in seconds where one is meant: 'a.mp4#3.5-7'."""
-    if manifest.start is None or manifest.end is None:
-        return tuple(manifest.paths)
-    spans = zip(manifest.paths, manifest.start.tolist(), manifest.end.tolist(), strict=True)
-    return tuple(path if start != start else f"{path}#{start:g}-{end:g}" for path, start, end in spans)
+# ---- in words --------------------------------------------------------------------------------------------------------
 
 
-# ---- items in groups: read by workers, computed in order -------------------------------------------------------------
+def views_in_words(spec: InputSpec) -> str:
+    """'4 x 3 views of 16 frames, 224 x 224'."""
+    size = f"{spec.size[1]} x {spec.size[0]}"
+    if not spec.is_video:
+        return f"{spec.crops} view{'s' * (spec.crops > 1)}, {size}"
+    return f"{spec.clips} x {spec.crops} views of {spec.frames} frames, {size}"
 
 
-def item_groups(items: int, views: int, batch_size: int) -> list[range]:
-    """Consecutive items that go through the network together: as many as have `batch_size` views, at least one."""
-    size = max(1, batch_size // views)
-    return [range(first, min(first + size, items)) for first in range(0, items, size)]
+def known_scores(contract: Contract) -> tuple[str, dict[str, float], str]:
+    """What the checkpoint scored before, in percent: "published_scores" or "training_scores"; the scores; in words.
+
+    Published scores are of the authors' checkpoints; any other brings those of its training's own validation.
+    """
+    if contract.id in list_checkpoints():
+        record = get_checkpoint(contract.id)
+        scores, spec, what = dict(record.scores), record.input, f"published for {record.id} on {record.dataset}"
+        kind = "published_scores"
+    else:
+        scores, spec, what = dict(contract.scores), contract.input, "in training, on its own validation set"
+        kind = "training_scores"
+    if not scores or spec is None:
+        return kind, scores, ""
+    return kind, scores, f"{what}: {_percents(scores)}, with {views_in_words(spec)}"
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one item: the outputs of its views, (V, ...) each, or why there are none."""
-
-    item: int
-    outputs: tuple[Tensor, ...] = ()  #: float32, on the CPU
-    seconds: npt.NDArray[np.float64] | None = None  #: the times of its frames, (clips, T), where it has a clock
-    error: str | None = None
-
-
-def run_groups(
-    model: UniFormer,
-    forward: Forward,
-    manifest: Manifest,
-    spec: InputSpec,
-    groups: Sequence[range],
-    reading: Reading,
-    progress: Progress | None = None,
-    pace: Pace | None = None,
-) -> Generator[Outcome]:
-    """`forward`, which runs (part of) `model` or of its inference form, on every view of the items of `groups`."""
-    done, total = 0, sum(map(len, groups))
-    with computing(model, reading.device):
-        size, dtype = view_size(model.config, spec), DTYPES[reading.precision]
-        compute = reading.compute or best_form(model, size, torch.device(reading.device), dtype)
-        network = inference_form(model, compute, size, dtype)
-        begin = time.perf_counter()
-        for loaded in read_groups(manifest, spec, groups, reading):
-            items, ready = groups[loaded.number], time.perf_counter()
-            outputs = _outputs(model, partial(forward, network), loaded, reading)
-            outputs = [o.unflatten(0, (len(items), spec.views)) for o in outputs]
-            if pace is not None:
-                pace.add(len(items), ready - begin, time.perf_counter() - ready)
-            done += len(items)
-            if progress is not None:
-                progress(done, total)
-            for place, item in enumerate(items):
-                error, mine = loaded.errors.get(place), tuple(o[place] for o in outputs)
-                if error is None and not all(o.isfinite().all() for o in mine):
-                    error = f"{manifest.path(item)}: expected finite numbers of the network, got NaN or infinity"
-                yield Outcome(item, error=error) if error else Outcome(item, mine, loaded.seconds[place])
-            begin = time.perf_counter()
-
-
-def _outputs(
-    model: UniFormer, forward: Callable[[Tensor], tuple[Tensor, ...]], loaded: Loaded, reading: Reading
-) -> list[Tensor]:
-    """Every output for all views of a group, `batch_size` views at a time: a shape that no neighbour decides."""
-    weight = next(model.parameters())
-    pixels = loaded.pixels.to(weight.dtype)
-    return forward_views(forward, pixels, weight.device, DTYPES[reading.precision], reading.batch_size)
-
-
-@contextmanager
-def computing(model: UniFormer, device: str | torch.device) -> Iterator[None]:
-    """The model on `device` in evaluation mode; afterwards each module is back in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.to(device).eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-class Loaded(NamedTuple):
-    """What a worker hands over for one group: zeros stand for the views of items that could not be read."""
-
-    number: int  #: of the group in the list asked for
-    pixels: Tensor  #: (items x views, 3, ...)
-    seconds: list[npt.NDArray[np.float64] | None]  #: of each item
-    errors: dict[int, str]  #: place in the group -> why
-
-
-def read_groups(manifest: Manifest, spec: InputSpec, groups: Sequence[range], reading: Reading) -> Iterator[Loaded]:
-    """The views of each group, in order, read ahead by worker processes (one thread each)."""
-    workers = min(reading.workers, len(groups))
-    loader = DataLoader(
-        _Groups(manifest, spec, groups, reading),
-        batch_size=None,  # a group is a batch already
-        num_workers=workers,
-        multiprocessing_context=WORKER_START if workers else None,
-        pin_memory=torch.device(reading.device).type == "cuda",
-    )
-    yield from loader
-
-
-class _Groups(Dataset[Loaded]):
-    def __init__(self, manifest: Manifest, spec: InputSpec, groups: Sequence[range], reading: Reading):
-        self._manifest, self._spec, self._groups, self._reading = manifest, spec, groups, reading
-
-    def __len__(self) -> int:
-        return len(self._groups)
-
-    def __getitem__(self, number: int) -> Loaded:
-        spec, items = self._spec, self._groups[number]
-        clip = (spec.frames,) if spec.is_video else ()
-        pixels = torch.zeros(len(items), spec.views, 3, *clip, *spec.size)
-        seconds: list[npt.NDArray[np.float64] | None] = [None] * len(items)
-        errors = {}
-        for place, item in enumerate(items):
-            row = self._manifest[item]
-            span = None if row.start is None or row.end is None else (row.start, row.end)
-            try:
-                views = load_views(
-                    row.path,
-                    spec,
-                    backend=self._reading.backend,
-                    follow_seconds=self._reading.follow_seconds,
-                    span=span,
-                )
-            except InputError as error:
-                errors[place] = str(error)
-                continue
-            pixels[place], seconds[place] = views.pixels, views.seconds
-        return Loaded(number, pixels.flatten(0, 1), seconds, errors)
-
-
-# ---- several processes -----------------------------------------------------------------------------------------------
-
-
-def this_world(device: str | torch.device) -> World:
-    """The torch.distributed group this process is in, or itself alone."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return World(device=torch.device(device))
-    return World(dist.get_rank(), dist.get_world_size(), device=torch.device(device))
-
-
-# ---- what a stored result depends on ---------------------------------------------------------------------------------
-
-
-def run_key(model: UniFormer, manifest: Manifest, spec: InputSpec, reading: Reading) -> dict[str, str]:
-    """Everything that decides the digits of a result, by name. The labels do not; nor does where the data lie."""
-    items = hashlib.sha256()
-    for column in (manifest.paths.blob, manifest.paths.offsets, manifest.start, manifest.end):
-        items.update(b"none" if column is None else np.ascontiguousarray(column).tobytes())
-    network = hashlib.sha256(json.dumps(to_dict(model.config)).encode())
-    network.update(digest(model.state_dict().values()).encode())
-    return {
-        "model": network.hexdigest(),
-        "data": items.hexdigest(),
-        "views": json.dumps(to_dict(spec)),
-        "precision": f"{reading.precision} on {torch.device(reading.device).type}",
-        "network": "plain" if reading.compute == "plain" else "inference form",
-        "batch_size": str(reading.batch_size),
-        "decoding": f"{reading.backend}{', follow seconds' if reading.follow_seconds else ''}",
+def _percents(scores: Mapping[str, float]) -> str:
+    names = {
+        "top1": "top-1",
+        "top5": "top-5",
+        "one_view_top1": "top-1 of one view",
+        "mean_class": "mean per class",
+        "map": "mean precision",
     }
+    return ", ".join(f"{names.get(name, name)} {value:g} %" for name, value in scores.items())

@@ -1,125 +1,168 @@
-"""The network as prediction, evaluation and features run it in torch: its form, its device, some views at a time."""
+"""What computes in the engine: a checkpoint's network in torch, in a form that suits the machine, or an exported."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import get_args
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from uniformer.checkpoints.contract import Contract
-from uniformer.checkpoints.identify import CheckpointSource
-from uniformer.checkpoints.load import LoadReport, load_model
-from uniformer.checkpoints.proof import digest
-from uniformer.config import Config
+from uniformer.config import Precision
 from uniformer.errors import InputError
-from uniformer.network.model import UniFormer
 from uniformer.reading.transforms import Floats
-from uniformer.speed.clock import processor_name
-from uniformer.speed.convolutions import recall
-from uniformer.speed.export import write_checked
-from uniformer.speed.network import FastUniFormer
-from uniformer.speed.prepare import RuntimeNetwork
-from uniformer.speed.runtimes import open_exported
-from uniformer.speed.timings import RUNTIMES, Compute, best_at_hand, exported_path, situation, view_size
-from uniformer.support.distributed import pick_device
+from uniformer.speed.runtimes import SUFFIXES, open_exported
+from uniformer.speed.timings import Compute, view_size
+from uniformer.tasks.task import Outputs
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from uniformer.checkpoints.identify import CheckpointSource
+    from uniformer.inference.engine import Network
+    from uniformer.network.model import UniFormer
+
+Forward = Callable[[Any, Any], tuple[Any, ...]]  #: (a form of the network, (B, 3, ...)) -> outputs (B, ...)
+
+
+def open_network(
+    source: CheckpointSource | tuple[UniFormer, Contract],
+    *,
+    device: str | torch.device = "auto",
+    precision: Precision = "float32",
+    compute: Compute | None = None,
+    head_dim: int | None = None,
+) -> Network:
+    """The network of a checkpoint or of an exported file, ready to compute.
+
+    A model with its contract is taken over: moved to the device, made float32 and put into evaluation mode. Raises
+    `InputError` for what cannot be read or computed so.
+    """
+    check_precision(precision)
+    if is_exported(source):
+        if device not in ("auto", "cpu") or precision != "float32":
+            raise InputError(f"{source}: exported networks compute in float32 on the CPU, got {precision} on {device}")
+        if compute is not None:
+            raise InputError(f"{source}: expected a checkpoint to choose a form of, got an exported network")
+        return ExportedNetwork(source)  # type: ignore[arg-type]  # a path, as `is_exported` says
+    from uniformer.checkpoints.load import load_model
+
+    report = None
+    if isinstance(source, tuple):
+        model, contract = source
+    else:
+        model, contract, report = load_model(source, head_dim=head_dim)
+    return TorchNetwork(
+        model.float().eval(), contract, device=device, precision=precision, compute=compute, report=report
+    )
+
+
+def is_exported(source: Any) -> bool:
+    """Whether a source is the name of a file that `export` wrote."""
+    return isinstance(source, str | os.PathLike) and os.fspath(source).endswith(SUFFIXES)
+
+
+def check_precision(precision: str) -> None:
+    if precision not in get_args(Precision):
+        raise InputError(f"expected precision {', '.join(get_args(Precision))}, got {precision!r}")
+
+
+class ExportedNetwork:
+    """A file written by `export`, run by OpenVINO or ONNX Runtime on the CPU, without torch."""
+
+    report = None  #: of loading: nothing is left to be decided then
+    compute = "exported"
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self._exported = open_exported(path)
+        self.contract = self._exported.contract
+
+    def __call__(self, views: Floats, batch_size: int) -> Outputs:
+        return (self._exported(views, batch_size),)
+
+    @property
+    def weights(self) -> str:
+        return self._exported.weights
+
+    whole_weights = weights
+    device_type = "cpu"
 
 
 class TorchNetwork:
-    """A network of a checkpoint with its contract: views in, logits out.
+    """A model in evaluation mode with its contract, on a device, in the form that computes fastest there.
 
     Args:
-        source: a published id, a file, a folder, a hub repository - or a network with its contract. The network is
-            taken over: moved to the device, made float32 and put into evaluation mode.
+        model: moved to the device.
         device: "auto" takes a GPU when there is one.
-        dtype: one of `DTYPES`.
         compute: the form it computes in; by default the fastest that `uniformer bench` found here, or "fast".
-        head_dim: for files that nothing else tells it of.
+        forward: what is asked of the form instead of its answers, which only "plain" and "fast" know.
     """
 
     def __init__(
         self,
-        source: CheckpointSource | tuple[UniFormer, Contract],
+        model: UniFormer,
+        contract: Contract,
         *,
-        device: str = "auto",
-        dtype: str = "float32",
+        device: str | torch.device = "auto",
+        precision: Precision = "float32",
         compute: Compute | None = None,
-        head_dim: int | None = None,
+        report: Any = None,
+        forward: Forward | None = None,
     ):
-        self.device = pick_device(device)
-        self.dtype = DTYPES[dtype]
-        self.report: LoadReport | None = None  #: of loading the file
-        if isinstance(source, tuple):
-            model, self.contract = source
-        else:
-            model, self.contract, self.report = load_model(source, head_dim=head_dim)
-        self.model = model.float().to(self.device).eval()
-        size = view_size(self.model.config, self.contract.input_of_classifier())
-        self.compute = compute or best_form(self.model, size, self.device, self.dtype)
-        self._form = inference_form(self.model, self.compute, size, self.dtype)
+        from uniformer.speed.forms import best_form, inference_form
+        from uniformer.support.distributed import DTYPES, pick_device
 
-    def __call__(self, views: Floats, batch_size: int) -> Floats:
-        """Views (V, 3, ...) -> logits (V, K), `batch_size` views at a time."""
-        pixels = torch.from_numpy(views)
-        (logits,) = forward_views(lambda x: (self._form(x),), pixels, self.device, self.dtype, batch_size)
-        return np.asarray(logits)
+        self.contract, self.report = contract, report
+        self.device = pick_device(device) if isinstance(device, str) else device
+        self.dtype = DTYPES[precision]
+        self.model = model.to(self.device)
+        size = view_size(model.config, contract.input_of_classifier())
+        self.compute: Compute = compute or best_form(model, size, self.device, self.dtype)
+        self.form: nn.Module = inference_form(model, self.compute, size, self.dtype)  #: what stands in for the model
+        self._forward = forward or _answers
+
+    def __call__(self, views: Floats, batch_size: int) -> Outputs:
+        import torch
+
+        pixels = torch.from_numpy(views).to(next(self.model.parameters()).dtype)
+        outputs = forward_views(lambda x: self._forward(self.form, x), pixels, self.device, self.dtype, batch_size)
+        return tuple(np.asarray(o) for o in outputs)
 
     @property
     def weights(self) -> str:
-        """What tells them from all others, whatever they are called."""
-        return weights_of(self.model)
+        return self.whole_weights[:12]
+
+    @property
+    def whole_weights(self) -> str:
+        """The whole sum over the tensors."""
+        from uniformer.checkpoints.proof import digest
+
+        return digest(self.model.state_dict().values())
+
+    @property
+    def device_type(self) -> str:
+        return self.device.type
 
 
-def weights_of(model: UniFormer) -> str:
-    """What tells a model's weights from all others."""
-    return digest(model.state_dict().values())[:12]
+def _answers(form: Any, x: Tensor) -> tuple[Tensor, ...]:
+    outputs = form(x)
+    return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
-def best_form(model: UniFormer, size: Sequence[int], device: torch.device, dtype: torch.dtype) -> Compute:
-    """The form that `uniformer bench` found to be the fastest here for views of `size`, and that can start at once."""
-    return best_at_hand(situation_of(model.config, size, device, dtype), lambda: weights_of(model), size)
+def pooled_features(stages: Sequence[int] = ()) -> Forward:
+    """The last map, normed as for the classifier, averaged over its grid (B, C), and the maps of `stages` (1 to 4)."""
+
+    def forward(form: UniFormer, x: Tensor) -> tuple[Tensor, ...]:
+        maps = form.forward_intermediates(x)
+        last = maps[-1] if form.norm is None else form.norm(maps[-1])
+        return last.flatten(2).mean(dim=2), *(maps[stage - 1] for stage in stages)
+
+    return forward
 
 
-def situation_of(config: Config, size: Sequence[int], device: torch.device, dtype: torch.dtype) -> str:
-    """`choice.situation` of this process."""
-    return situation(config, size, processor_name(device), str(dtype).removeprefix("torch."), torch.get_num_threads())
-
-
-def inference_form(model: UniFormer, compute: Compute, size: Sequence[int], dtype: torch.dtype) -> nn.Module:
-    """What stands in for a model where only its answers to views of `size` count.
-
-    It shares the model's tensors and computes in the model's own type, or in `dtype` if that is of 16 bits.
-    Raises `InputError` for a form that cannot, `MissingExtra` without its packages.
-    """
-    if compute not in get_args(Compute):
-        raise InputError(f"expected compute {', '.join(get_args(Compute))}, got {compute!r}")
-    if compute == "plain":
-        return model
-    if compute in RUNTIMES:
-        if dtype != torch.float32 or next(model.parameters()).device.type != "cpu":
-            raise InputError(f"expected float32 on the CPU with compute {compute}: it has no other")
-        return _by_runtime(model, compute, size)
-    fast = FastUniFormer(model, dtype if dtype.itemsize < 4 else None, share=True)
-    recall(fast, size, next(fast.parameters()).dtype)
-    if compute == "compiled":
-        fast.compile()
-    return fast
-
-
-def _by_runtime(model: UniFormer, compute: str, size: Sequence[int]) -> RuntimeNetwork:
-    """The network as exported to the cache folder, now if it was not before."""
-    path = exported_path(weights_of(model), size, compute)
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_checked(model, size, path, Contract(model.config))
-    return RuntimeNetwork(open_exported(path), tuple(size))
-
-
-@torch.inference_mode()
 def forward_views(
     forward: Callable[[Tensor], tuple[Tensor, ...]],
     pixels: Tensor,
@@ -131,9 +174,24 @@ def forward_views(
 
     `dtype` below float32 is taken by autocast; inference forms have it already.
     """
+    import torch
+
     parts = []
-    for some in pixels.split(batch_size):
-        with torch.autocast(device.type, dtype, enabled=dtype.itemsize < 4):
-            outputs = forward(some.to(device, non_blocking=True))
-        parts.append([o.float().cpu() for o in outputs])
-    return [torch.cat(part) for part in zip(*parts, strict=True)]
+    with torch.inference_mode():
+        for some in pixels.split(batch_size):
+            with torch.autocast(device.type, dtype, enabled=dtype.itemsize < 4):
+                outputs = forward(some.to(device, non_blocking=True))
+            parts.append([o.float().cpu() for o in outputs])
+        return [torch.cat(part) for part in zip(*parts, strict=True)]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; afterwards each module is back in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError
-from uniformer.tasks.scores import BINS, Scores, average_precision, confusion, per_class, reliability
 from uniformer.reading.frames import load_image
 from uniformer.reading.views import frames_within, open_clip
 from uniformer.reports import html
+from uniformer.tasks.scores import BINS, Scores, average_precision, confusion, per_class, reliability
 
 MAP_CLASSES = 30  # up to as many a confusion matrix can be read; above, the top confusions are listed alone
 BAR_CLASSES = 40  # up to as many every class gets a bar; above, the worst and the best

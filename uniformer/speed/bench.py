@@ -15,14 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from uniformer.errors import InputError
-from uniformer.inference.networks import DTYPES, forward_views, inference_form
+from uniformer.inference.networks import forward_views
 from uniformer.network.macs import count_macs
 from uniformer.network.model import UniFormer
 from uniformer.speed.convolutions import measure_depthwise
 from uniformer.speed.export import PACKAGES
+from uniformer.speed.forms import inference_form
 from uniformer.speed.plain import plain
 from uniformer.speed.prepare import optimize
 from uniformer.speed.timings import RUNTIMES, Compute
+from uniformer.support.distributed import DTYPES
 
 REFERENCE = "reference"  # the model written as the published code is: what the others are measured against
 SIDE = 2048  # of the square matrices whose product gives the floor

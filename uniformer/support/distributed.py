@@ -23,6 +23,7 @@ from uniformer.support.lock import locked
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}  #: by the names of recipes
 # How loading processes start. Python 3.14 would start them from a server: seconds of imports for each, and torch's
 # workers, which watch whether their parent lives, would outlive a run that was killed.
 WORKER_START = "fork" if sys.platform == "linux" else None
@@ -91,6 +92,13 @@ class World:
                     dist.broadcast(buffer, src=0)
 
 
+def this_world(device: str | torch.device = CPU) -> World:
+    """The torch.distributed group this process is in already, or itself alone."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return World(device=torch.device(device))
+    return World(dist.get_rank(), dist.get_world_size(), device=torch.device(device))
+
+
 @contextmanager
 def joined(device: str = "auto") -> Iterator[World]:
     """Join the run that torchrun's variables describe, if any: gloo between CPUs, NCCL between GPUs.
@@ -102,6 +110,9 @@ def joined(device: str = "auto") -> Iterator[World]:
     if not 0 <= rank < size:
         raise InputError(f"expected RANK below WORLD_SIZE, got {rank} of {size}")
     place = pick_device(device, local)
+    if dist.is_available() and dist.is_initialized():  # by a script of the caller's own, which also leaves it
+        yield this_world(place)
+        return
     if size == 1:
         yield World(device=place)
         return

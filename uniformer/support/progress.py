@@ -3,12 +3,13 @@ stay readable, and one stopwatch."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-Report = Callable[[int, int], None]  # done, of how many
+OnProgress = Callable[[int, int], None]  #: called with the number done, and of how many
 
 DATA_BOUND = 0.2  # share of the time waiting for data from which on loading is what limits a run
 
@@ -16,7 +17,7 @@ DATA_BOUND = 0.2  # share of the time waiting for data from which on loading is 
 class Bar:
     """Called with (done, of how many); `say` prints a line without tearing the bar."""
 
-    def __init__(self, update: Report | None, say: Callable[[str], None]):
+    def __init__(self, update: OnProgress | None, say: Callable[[str], None]):
         self._update = update
         self.say = say
 
@@ -28,7 +29,7 @@ class Bar:
 @contextmanager
 def progress_bar(name: str, *, shown: bool = True) -> Iterator[Bar]:
     """A bar while the block runs; one that draws nothing when not `shown`, or where no one watches."""
-    if not (shown and sys.stderr.isatty()):
+    if not (shown and sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"):  # one bar of all processes of a run
         yield Bar(None, lambda line: print(line, file=sys.stderr))
         return
     from rich.console import Console

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError
-from uniformer.tasks.scores import Scores, wilson
 from uniformer.labels import load_classes
+from uniformer.tasks.scores import Scores, wilson
 
 Order = npt.NDArray[np.int64]  # (L,): label as the data have it -> row of the classifier
 

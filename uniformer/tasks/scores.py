@@ -126,6 +126,14 @@ class Scores:
         accuracies = per_class(counted).accuracy
         return {**found, "mean_class": float(np.nanmean(accuracies)), "ece": calibration_error(counted)}
 
+    def facts(self) -> dict[str, Any]:
+        """What metrics.json says beside the measures: of each class, items and how many were right."""
+        if self.is_multi_label:
+            return {}
+        found = per_class(self)
+        columns = zip(found.count.tolist(), found.correct.tolist(), strict=True)
+        return {"classes": [{"name": self.name(k), "items": n, "right": r} for k, (n, r) in enumerate(columns)]}
+
     # ---- files
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -24,11 +24,11 @@ from uniformer.checkpoints.identify import CheckpointSource
 from uniformer.checkpoints.records import BUNDLED
 from uniformer.config import InputSpec
 from uniformer.errors import InputError
-from uniformer.inference.predictor import Predictor, average_views
+from uniformer.inference.predictor import Predictor
 from uniformer.reading.frames import Pixels, VideoReader
 from uniformer.reading.sampling import clip_indices, effective_stride
 from uniformer.reading.transforms import to_views
-from uniformer.reading.views import open_clip
+from uniformer.reading.views import Views, open_clip
 from uniformer.timelines.shots import Look, look_at, with_cuts
 
 WINDOW = 2.0  # seconds that a window lasts where sparse sampling leaves it open: as long as the clips of camera motion
@@ -159,19 +159,9 @@ def timeline(
     if window is not None and not window > 0:
         raise InputError(f"expected a window of more than 0 seconds, got {window}")
     shots: list[_Shot] = []
-    windows: list[Window] = []
-    waiting: list[_Clip] = []
     with open_clip(source, predictor.backend) as reader:
         film = _Film(reader, replace(predictor.spec, clips=1), window)
-        for part in _parts(film, _marked(film, cuts), progress):
-            if isinstance(part, _Shot):
-                shots.append(part)
-            else:
-                waiting.append(part)
-            if len(waiting) >= predictor.batch_size:
-                windows += _answers(predictor, waiting)
-                waiting = []
-    windows += _answers(predictor, waiting)
+        windows = list(_answers(predictor, film, _clips(_parts(film, _marked(film, cuts), progress), shots)))
     if not shots:
         raise InputError(f"{reader.info.path}: expected a video, found no frame that can be decoded")
     names = predictor.contract.classes or tuple(f"class {i}" for i in range(predictor.contract.config.num_classes))
@@ -332,15 +322,27 @@ def _parts(
 # ---- answering -------------------------------------------------------------------------------------------------------
 
 
-def _answers(predictor: Predictor, clips: Sequence[_Clip]) -> list[Window]:
-    if not clips:
-        return []
-    spec = predictor.spec
-    logits = predictor.logits(torch.cat([clip.pixels for clip in clips]).numpy())
-    return [
-        Window(clip.shot, clip.start, clip.end, clip.frames, average_views(part, spec))
-        for clip, part in zip(clips, np.split(logits, len(clips)), strict=True)
-    ]
+def _clips(parts: Iterable[_Clip | _Shot], shots: list[_Shot]) -> Iterator[_Clip]:
+    """The windows; shots are added to the list as they end."""
+    for part in parts:
+        if isinstance(part, _Shot):
+            shots.append(part)
+        else:
+            yield part
+
+
+def _answers(predictor: Predictor, film: _Film, clips: Iterable[_Clip]) -> Iterator[Window]:
+    info = film.reader.info
+
+    def views(clip: _Clip) -> Views:
+        return Views(clip.pixels.numpy(), info.height, info.width, ())
+
+    for outcome in predictor.run_on_views(clips, views, film.spec):
+        clip = outcome.source
+        if outcome.error is not None or outcome.views is None:
+            raise InputError(f"{info.path}, {clip.start:.2f} s: {outcome.error}")
+        answer = predictor.task.decode(outcome.outputs, outcome.views, 1)
+        yield Window(clip.shot, clip.start, clip.end, clip.frames, answer.probabilities)
 
 
 def _rows(shot: _Shot, windows: Sequence[Window], names: Sequence[str], step: float) -> list[Row]:

@@ -11,17 +11,19 @@ import numpy as np
 import torch
 from torch import nn
 
+from uniformer.checkpoints.identify import Opened
 from uniformer.datasets.manifest import Manifest
 from uniformer.evaluation.features import Features, extract_features, load_features
 from uniformer.evaluation.probe import linear_probe, probe_scores
-from uniformer.evaluation.run import Reading
+from uniformer.evaluation.scoring import Reading
 from uniformer.network.model import UniFormer
 from uniformer.support.distributed import World, joined
+from uniformer.tasks.classification import summary
 from uniformer.training.batches import epoch_rows
 from uniformer.training.log import Log, time_left
 from uniformer.training.recipe import Recipe
-from uniformer.training.result import RESULT, Outcome, measures, write_weights
-from uniformer.training.setup import check_data, initialised
+from uniformer.training.result import RESULT, TrainingResult, write_weights
+from uniformer.training.setup import check_settings, initialised, target_options, task_for
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # of the classifier: larger is less regularised
 USUAL = 0.1  # without validation data
@@ -31,20 +33,28 @@ CPU_CLIPS, CPU_IMAGES = 4, 16
 
 
 def fit_head(
-    recipe: Recipe, train_set: Manifest, val_set: Manifest | None, *, out: str | Path, device: str = "auto"
-) -> Outcome:
-    """Fit the classifier of `recipe.init`'s network by logistic regression; the result is as of `train.train`.
+    recipe: Recipe,
+    train_set: Manifest,
+    val_set: Manifest | None,
+    *,
+    out: str | Path,
+    device: str = "auto",
+    opened: Opened | None = None,
+) -> TrainingResult:
+    """Fit the classifier of `recipe.init`'s network by logistic regression; the result is as of `loop.fit`.
 
     Features are of the views that `recipe.input` says, without augmentation, kept in `out`/features: a run that was
-    killed goes on. The regularisation is the one with the least loss on `val_set`. Raises `InputError` as `train`.
+    killed goes on. The regularisation is the one with the least loss on `val_set`. Raises `InputError` as `fit`.
     """
     out, train_set = Path(out), train_set.usable()
     with joined(device) as world, world.alone_in(out) as unlocked, Log(out, quiet=not world.is_main) as log:
         log.notes(unlocked)
-        check_data(recipe, train_set, val_set)
+        task = task_for(recipe, train_set)
+        task.targets_and_loss(target_options(recipe), train_set, val_set)
+        check_settings(recipe, task, train_set, val_set)
         log.say(f"train: {len(train_set)} samples, {train_set.origin}")
         log.say("val: none" if val_set is None else f"val: {len(val_set)} samples, {val_set.origin}")
-        model = initialised(recipe, train_set.classes, log)
+        model = initialised(recipe, train_set.classes, log, task.build, opened)
         train_features = _features(model, recipe, train_set, out / "features" / "train", world, log)
         val_features = (
             None if val_set is None else _features(model, recipe, val_set, out / "features" / "val", world, log)
@@ -54,9 +64,10 @@ def fit_head(
         strength, scores = _strength(train_features, val_features, log)
         _set_classifier(model, train_features, strength)
         if world.is_main:
-            write_weights(out / RESULT, model, recipe, train_set.classes, scores, "classifier fitted to features")
+            note = f"trained by the recipe {recipe.name}, classifier fitted to features"
+            write_weights(out / RESULT, model, task, scores, note)
         log.say(f"result: {out / RESULT}" + "".join(f", {name} {value:.4g}" for name, value in scores.items()))
-        return Outcome(out, scores)
+        return TrainingResult(out, scores)
 
 
 def _features(model: UniFormer, recipe: Recipe, part: Manifest, folder: Path, world: World, log: Log) -> Features:
@@ -95,7 +106,10 @@ def _strength(train: Features, val: Features | None, log: Log) -> tuple[float, d
     """How much to regularise, and the validation's measures with it."""
     if val is None:
         return USUAL, {}
-    tried = {c: measures(probe_scores("linear", train, val, c=c), "val") for c in STRENGTHS}
+    tried = {}
+    for c in STRENGTHS:
+        found = summary(probe_scores("linear", train, val, c=c))
+        tried[c] = {f"val_{name}": value for name, value in found.items()}
     for c, found in tried.items():
         log.say(f"regularisation 1/{c:g}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
     best = min(tried, key=lambda c: tried[c]["val_loss"])

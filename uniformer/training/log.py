@@ -15,11 +15,7 @@ from typing import Any, Self
 from uniformer.errors import MissingExtra
 from uniformer.support.files import atomic_path
 
-METRICS = (
-    "epoch", "step", "lr", "loss", "grad_norm", "samples_per_s", "waiting", "epoch_loss",
-    "val_top1", "val_top5", "val_mean_class", "val_map", "val_loss",
-    "ema_top1", "ema_top5", "ema_mean_class", "ema_map", "ema_loss",
-)  # fmt: skip
+STEP_METRICS = ("epoch", "step", "lr", "loss", "grad_norm", "samples_per_s", "waiting", "epoch_loss")
 UNREADABLE = ("path", "reason")
 
 
@@ -34,6 +30,7 @@ class Log:
         self._bar: Any = None
         self._board = _tensorboard(folder) if tensorboard and not quiet else None
         self._unreadable: set[str] = set()
+        self.measures: tuple[str, ...] = ()  #: of a validation: columns for the weights and their average
 
     def __enter__(self) -> Self:
         return self
@@ -86,12 +83,16 @@ class Log:
 
     # ---- files
 
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        return STEP_METRICS + tuple(f"{whose}_{name}" for whose in ("val", "ema") for name in self.measures)
+
     def rewind(self, step: int) -> None:
         """Keep the rows of metrics.csv up to `step`, and what unreadable.csv lists."""
         if self._quiet:
             return
-        rows = [r for r in _rows(self._folder / "metrics.csv", METRICS) if int(r["step"]) <= step]
-        _rewrite(self._folder / "metrics.csv", METRICS, rows)
+        rows = [r for r in _rows(self._folder / "metrics.csv", self._columns) if int(r["step"]) <= step]
+        _rewrite(self._folder / "metrics.csv", self._columns, rows)
         listed = {r["path"]: r for r in _rows(self._folder / "unreadable.csv", UNREADABLE)}
         if listed:
             _rewrite(self._folder / "unreadable.csv", UNREADABLE, listed.values())
@@ -101,7 +102,7 @@ class Log:
         """Add a row to metrics.csv, and to TensorBoard."""
         if self._quiet:
             return
-        _append(self._folder / "metrics.csv", METRICS, row)
+        _append(self._folder / "metrics.csv", self._columns, row)
         if self._board is not None:
             for name, value in row.items():
                 if name not in ("epoch", "step"):

@@ -1,4 +1,4 @@
-"""Training, from a recipe and a data set to a checkpoint. Reads from top to bottom; `train` is the door.
+"""Training, from a recipe and a data set to a checkpoint. Reads from top to bottom; `fit` is the door.
 
     batches -> mixing -> network and loss -> gradients -> AdamW -> averages        every step
     validation -> best weights -> state to go on from                              every epoch
@@ -19,18 +19,22 @@ from pathlib import Path
 
 import numpy as np
 
+from uniformer.checkpoints.identify import Opened
 from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError
-from uniformer.evaluation.run import evaluate
+from uniformer.evaluation.scoring import Reading, score
+from uniformer.inference.networks import TorchNetwork, evaluating
 from uniformer.network.model import UniFormer
+from uniformer.speed.timings import Compute
 from uniformer.support.distributed import joined
 from uniformer.support.files import atomic_path
 from uniformer.support.progress import Pace
+from uniformer.tasks.task import Task
 from uniformer.training.batches import Batch, batches
 from uniformer.training.log import Log, time_left
 from uniformer.training.optim import train_mode
 from uniformer.training.recipe import Recipe
-from uniformer.training.result import AVERAGE, BEST, RESULT, Outcome, measures, write_weights
+from uniformer.training.result import AVERAGE, BEST, RESULT, TrainingResult, write_weights
 from uniformer.training.setup import STATE, Network, keep_state, prepare, rehearse
 from uniformer.training.state import read_state
 from uniformer.training.step import Run, Step, learn, what_went_wrong
@@ -39,15 +43,17 @@ IN_A_ROW = 3  # steps with a number that is not finite before the run goes back 
 RETURNS = 3  # of them before it ends
 
 
-def train(
+def fit(
     recipe: Recipe,
     train_set: Manifest,
     val_set: Manifest | None = None,
     *,
     out: str | Path,
     device: str = "auto",
-    network: Network = UniFormer,
-) -> Outcome:
+    network: Network | None = None,
+    task: type[Task] | None = None,
+    opened: Opened | None = None,
+) -> TrainingResult:
     """Train what `recipe` says on `train_set`; the folder `out` gets everything, and the same call goes on from there.
 
     In `out`: state.pt (to go on from), metrics.csv, recipe.toml, best.safetensors (the best epoch's weights),
@@ -55,8 +61,10 @@ def train(
     SIGTERM and SIGINT end the run after the step at hand, with its state saved. Under torchrun every process calls
     this; `recipe.batch_size` is that of all of them together. Seeds torch's global generator at each step.
 
-    `network` makes what is trained of `recipe.model`. For comparisons it may be another than `UniFormer` that takes
-    the same input, gives logits and has that `config`: its files then hold the tensors alone.
+    `task` is what the network is for, classification by default. `network` makes what is trained of `recipe.model` in
+    the task's place: for comparisons it may be another than `UniFormer` that takes the same input, gives the same
+    outputs and has that `config`: its files then hold the tensors alone. `opened` is the checkpoint of `recipe.init`,
+    where it has been read already.
 
     Raises `InputError` before the first step where recipe and data do not fit, and where the run cannot go on: too many
     unreadable files, numbers that stay infinite, a full disk.
@@ -71,7 +79,7 @@ def train(
         if world.is_main:
             clear_away(out)
         log.notes(unlocked)
-        run, state = prepare(recipe, train_set, val_set, out, world, log, network)
+        run, state = prepare(recipe, train_set, val_set, out, world, log, network=network, task=task, opened=opened)
         if state is None:
             rehearse(run)
             keep_state(run)
@@ -81,7 +89,7 @@ def train(
             stopped_by = follow(run, signals)
             if stopped_by and not run.learner.progress.finished:
                 log.say(f"stopped by signal {stopped_by} at step {run.learner.progress.step}, ready to go on")
-                return Outcome(out, run.learner.progress.scores, stopped_by)
+                return TrainingResult(out, run.learner.progress.scores, stopped_by)
         return finish(run)
 
 
@@ -229,18 +237,14 @@ def validate(run: Run, val: Manifest) -> dict[str, float]:
         networks["ema"] = learner.ema.module
     run.world.share_buffers(networks.values())
     found: dict[str, float] = {}
-    for name, network in networks.items():
-        scores = evaluate(
-            network,
-            val,
-            recipe.input,
-            device=run.world.device,
-            precision=recipe.precision,
-            batch_size=recipe.batch_per_process(run.world.size),
-            workers=recipe.data.workers,
-            compute=None if isinstance(network, UniFormer) else "plain",  # others have no other form
-        )
-        found |= measures(scores, name)
+    metric, device = run.task.metric(val), run.world.device
+    reading = Reading(device, recipe.precision, recipe.batch_per_process(run.world.size), recipe.data.workers)
+    for name, model in networks.items():
+        with evaluating(model):
+            compute: Compute | None = None if isinstance(model, UniFormer) else "plain"  # others have no other form
+            network = TorchNetwork(model, run.task.contract, device=device, precision=recipe.precision, compute=compute)
+            scores = score(network, metric, recipe.input, reading, run.world)
+        found |= {f"{name}_{measure}": value for measure, value in metric.summary(scores).items()}
     train_mode(learner.model)
     return found
 
@@ -261,11 +265,11 @@ def note_best(run: Run, epoch: int) -> bool:
 def keep_weights(run: Run, model: UniFormer, name: str, note: str, whose: str = "val") -> None:
     """Write weights with the scores of the last validation, as `whose` they are."""
     if run.world.is_main:
-        classes, scores = run.samples.manifest.classes, run.learner.progress.scores
-        write_weights(run.out / name, model, run.recipe, classes, scores, note, whose=whose)
+        note = f"trained by the recipe {run.recipe.name}, {note}"
+        write_weights(run.out / name, model, run.task, run.learner.progress.scores, note, whose=whose)
 
 
-def finish(run: Run) -> Outcome:
+def finish(run: Run) -> TrainingResult:
     """Write the result: the last weights or the best ones, as the recipe says."""
     progress, out = run.learner.progress, run.out
     best = run.recipe.keep.result == "best"
@@ -279,7 +283,7 @@ def finish(run: Run) -> Outcome:
     if progress.left_out:
         run.log.say(f"{progress.left_out} steps were left out, as a number was not finite")
     run.log.say(f"result: {out / RESULT}" + (f", the weights of epoch {progress.best_epoch}" if best else ""))
-    return Outcome(out, progress.best_scores if best else progress.scores)
+    return TrainingResult(out, progress.best_scores if best else progress.scores)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from uniformer.errors import Checked, InputError
 from uniformer.network.variants import default_input, get_config
 from uniformer.reading.options import Augment, Mixing
 from uniformer.support.settings import Table, from_table, keys, leaves, merged, nearest, nested, parse_override, to_toml
+from uniformer.tasks.options import Loss
 
 ALIASES = {"lr": "optimizer.lr", "epochs": "schedule.epochs"}  # of overrides, never of files
 
@@ -54,23 +55,6 @@ class Data(Checked):
             yield f"expected data.repeated_augmentation of 1 or more, got {self.repeated_augmentation}"
         if self.workers < 0:
             yield f"expected data.workers of 0 or more, got {self.workers}"
-
-
-@dataclass(frozen=True)
-class Loss(Checked):
-    """What is minimised; label smoothing is part of `Mixing`."""
-
-    #: two_head: half the loss of each of the light models' two classifiers; bce: several labels a sample
-    kind: Literal["soft_target", "two_head", "token_labeling", "bce"] = "soft_target"
-    teacher: str | None = None  #: checkpoint id or path of a network to learn from as well (distillation)
-    teacher_weight: float = 0.5  #: share of the teacher's term; the labels have the rest
-    temperature: float = 1.0  #: that both networks' logits are divided by in the teacher's term
-
-    def _problems(self) -> Iterable[str]:
-        if not 0 <= self.teacher_weight <= 1:
-            yield f"expected loss.teacher_weight in [0, 1], got {self.teacher_weight}"
-        if not 0 < self.temperature < math.inf:
-            yield f"expected a positive loss.temperature, got {self.temperature}"
 
 
 @dataclass(frozen=True)
@@ -142,7 +126,7 @@ class Keep(Checked):
     """Which weights are the result of a run."""
 
     result: Literal["last", "best"] = "last"
-    metric: Literal["top1", "top5", "mean_class", "map", "loss"] = "top1"  #: by which an epoch is the best
+    metric: str = "top1"  #: by which an epoch is the best: a measure of the task (top1, top5, mean_class, map, loss)
     every: int = 1  #: epochs between two states to go on from
     every_steps: int | None = None  #: steps between two of them within an epoch
     patience: int | None = None  #: validations without a better one after which the run ends

@@ -3,54 +3,54 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from safetensors.torch import save_file
 
-from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.identify import name_of
 from uniformer.checkpoints.save import save_checkpoint
-from uniformer.tasks.scores import Scores
 from uniformer.network.model import UniFormer
 from uniformer.support.files import atomic_path
-from uniformer.training.recipe import Recipe
+from uniformer.tasks.task import Task
 
 RESULT, BEST, AVERAGE = "model.safetensors", "best.safetensors", "average.safetensors"  #: in a run's folder
-MEASURES = ("top1", "top5", "mean_class", "map", "loss")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """What came of a run."""
 
     folder: Path
-    scores: Mapping[str, float]  #: of the resulting weights, shares in 0..1; empty without validation
+    metrics: Mapping[str, float] = field(default_factory=dict)  #: of the resulting weights; empty without validation
     stopped_by: int | None = None  #: the signal that ended it before its time
 
+    @property
+    def paths(self) -> dict[str, Path]:
+        """The files of the run that are there, by name: model, best, average, metrics, recipe, state, unreadable."""
+        files = {
+            "model": RESULT, "best": BEST, "average": AVERAGE,
+            "metrics": "metrics.csv", "recipe": "recipe.toml", "state": "state.pt", "unreadable": "unreadable.csv",
+        }  # fmt: skip
+        return {name: self.folder / file for name, file in files.items() if (self.folder / file).exists()}
 
-def measures(scores: Scores, prefix: str) -> dict[str, float]:
-    """The measures that training goes by: "val_top1" for the prefix "val"; the loss is the mean -log p of the truth."""
-    found = scores.metrics()
-    if not scores.is_multi_label:
-        chance = scores.true_probability()[scores.ok].astype(np.float64)
-        found["loss"] = float(-np.log(chance.clip(1e-12)).mean()) if len(chance) else float("inf")
-    return {f"{prefix}_{name}": found[name] for name in MEASURES if name in found}
+    def to_dict(self) -> dict[str, Any]:
+        paths = {name: str(path) for name, path in self.paths.items()}
+        return {"metrics": dict(self.metrics), "paths": paths, "stopped_by": self.stopped_by}
 
 
 def write_weights(
     path: str | os.PathLike[str],
-    model: UniFormer,
-    recipe: Recipe,
-    classes: Sequence[str],
+    model: Any,
+    task: Task,
     scores: Mapping[str, float],
     note: str,
     *,
     whose: str = "val",
 ) -> None:
-    """Save `model` with its contract; of `scores`, as `measures` names them, those with the prefix `whose`.
+    """Save `model` with its task's contract; of `scores`, those with the prefix `whose`, shares as per cents.
 
     Of another network than a UniFormer, which no contract can describe, the tensors alone.
     """
@@ -59,13 +59,11 @@ def write_weights(
             save_file(model.state_dict(), temporary)
         return
     mine = {k.removeprefix(f"{whose}_"): v for k, v in scores.items() if k.startswith(f"{whose}_")}
-    contract = Contract(
+    contract = replace(
+        task.contract,
         config=model.config,
         arch=name_of(model.config),
-        input=recipe.input,
-        classes=tuple(classes) if len(classes) == model.config.num_classes else (),
-        dataset=recipe.data.dataset or "",
         scores={name: round(100 * value, 3) for name, value in mine.items() if name != "loss"},
-        notes=(f"trained by the recipe {recipe.name}, {note}",),
+        notes=(note,),
     )
     save_checkpoint(model, path, contract)

@@ -11,28 +11,31 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from uniformer.checkpoints.identify import open_checkpoint
+from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.identify import Opened, open_checkpoint
 from uniformer.checkpoints.load import load_checkpoint
 from uniformer.config import Config
 from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError
-from uniformer.inference.networks import DTYPES
-from uniformer.network.model import UniFormer
 from uniformer.sides import flip_sensitive
 from uniformer.speed.convolutions import recall
 from uniformer.speed.timings import view_size
-from uniformer.support.distributed import World
+from uniformer.support.distributed import DTYPES, World
+from uniformer.tasks import task_of
+from uniformer.tasks.objective import Objective
+from uniformer.tasks.options import TargetOptions
+from uniformer.tasks.task import Task
 from uniformer.training.batches import MIXING, Plan, TrainingSet, collate, stream
+from uniformer.training.diagnosis import attend_in_float32
 from uniformer.training.log import Log
-from uniformer.training.objective import Objective, attend_in_float32, load_teacher, make_task
 from uniformer.training.optim import freeze, make_optimizer, moving_average, train_mode
 from uniformer.training.recipe import EffectiveLR, Recipe, effective_lr, resolved
 from uniformer.training.state import Learner, check_same_run, read_state, write_state
-from uniformer.training.step import Run, lower_precision, moved, put_back
+from uniformer.training.step import Run, lower_precision, moved, put_back, total
 
 STATE = "state.pt"  #: in a run's folder
 
-Network = Callable[[Config], Any]  #: makes the network; what other than `UniFormer` it may be, `train` says
+Network = Callable[[Config], Any]  #: makes the network; what other than the task's own it may be, `fit` says
 
 
 def prepare(
@@ -42,11 +45,20 @@ def prepare(
     out: Path,
     world: World,
     log: Log,
-    network: Network = UniFormer,
+    *,
+    network: Network | None = None,
+    task: type[Task] | None = None,
+    opened: Opened | None = None,
 ) -> tuple[Run, dict[str, Any] | None]:
-    """Everything in place for the next step, and the state it goes on from, if there is one."""
+    """Everything in place for the next step, and the state it goes on from, if there is one.
+
+    `opened` is the checkpoint of `recipe.init`, where it has been read already.
+    """
     train_set = train_set.usable()
-    check_data(recipe, train_set, val_set)
+    work = task_for(recipe, train_set, task)
+    log.measures = work.measures
+    make_objective = work.targets_and_loss(target_options(recipe), train_set, val_set)
+    check_settings(recipe, work, train_set, val_set)
     recipe = without_flip(recipe, train_set.classes, log)
     state = world.from_main(lambda: read_state(out / STATE) if (out / STATE).exists() else None)
     if state is not None:
@@ -56,7 +68,9 @@ def prepare(
     log.say("val: none" if val_set is None else f"val: {len(val_set)} samples, {val_set.origin}")
 
     rates = effective_lr(recipe, nodes=world.nodes)
-    learner = build(recipe, train_set.classes, world, rates, log, network, fresh=state is None)
+    make = (lambda: network(recipe.model)) if network else work.build
+    model = make() if state is not None else initialised(recipe, train_set.classes, log, make, opened)
+    learner = build(recipe, model, make_objective, world, rates, log)
     plan = Plan(
         len(train_set),
         recipe.batch_size,
@@ -69,7 +83,7 @@ def prepare(
         balanced=train_set.labels if recipe.data.balanced else None,
     )
     samples = TrainingSet(train_set, recipe.input, recipe.augment, seed=recipe.seed, label_maps=recipe.data.label_maps)
-    run = Run(recipe, world, out, log, samples, plan, val_set, rates, learner)
+    run = Run(recipe, work, world, out, log, samples, plan, val_set, rates, learner)
     each = recipe.batch_per_process(world.size)
     log.say(f"{plan.epochs} epochs of {plan.steps} steps; {rates.sentence}")
     log.say(
@@ -84,34 +98,24 @@ def prepare(
     return run, state
 
 
-def check_data(recipe: Recipe, train_set: Manifest, val_set: Manifest | None) -> None:
-    """Raises `InputError` where recipe and data do not fit."""
-    classes = recipe.model.num_classes
-    if recipe.model.output != "logits" or not classes:
-        raise InputError(f"expected a model with a classifier to train, got {recipe.arch} without one")
-    for name, part in (("train", train_set), ("val", val_set)):
-        if part is None:
-            continue
-        if len(part.classes) > classes or (len(part.labels) and int(part.labels.max()) >= classes):
-            count = max(len(part.classes), int(part.labels.max()) + 1)
-            raise InputError(
-                f"the {name} set has {count} classes, the classifier {classes}: "
-                f"model.num_classes={count} would fit, as long as the labels are right"
-            )
-        if part.classes != train_set.classes:
-            raise InputError("expected the val set to have the classes of the train set in the same order")
-        if part.is_multi_label != train_set.is_multi_label:
-            raise InputError("expected several labels a sample in both the train and the val set, got them in one")
-    if train_set.is_multi_label and recipe.loss.kind != "bce":
-        raise InputError(f"samples with several labels need loss.kind=bce, got {recipe.loss.kind}")
-    if recipe.loss.kind == "token_labeling" and recipe.data.label_maps is None:
-        raise InputError("loss.kind 'token_labeling' needs data.label_maps, the folder of the label maps")
+def task_for(recipe: Recipe, train_set: Manifest, task: type[Task] | None = None) -> Task:
+    """The task of a recipe on a data set: its contract has the data's classes where the network has as many."""
+    names = train_set.classes if len(train_set.classes) == recipe.model.num_classes else ()
+    contract = Contract(recipe.model, recipe.arch, recipe.input, names, dataset=recipe.data.dataset or "")
+    return task_of(contract) if task is None else task(contract)
+
+
+def target_options(recipe: Recipe) -> TargetOptions:
+    return TargetOptions(recipe.loss, recipe.mixing, recipe.data.label_maps)
+
+
+def check_settings(recipe: Recipe, task: Task, train_set: Manifest, val_set: Manifest | None) -> None:
+    """Raises `InputError` where settings that every task shares do not fit the data."""
     if recipe.data.balanced and train_set.is_multi_label:
         raise InputError("data.balanced needs one label a sample")
     if val_set is None and (recipe.keep.result == "best" or recipe.keep.patience):
         raise InputError("keep.result=best and keep.patience need validation data: set data.val, or keep.result=last")
-    single = {"top1", "mean_class", "loss", *(("top5",) if classes > 5 else ())}
-    usual = {"map"} if train_set.is_multi_label else single
+    usual = task.metric(train_set).measures
     if val_set is not None and recipe.keep.metric not in usual:
         raise InputError(f"expected keep.metric {' or '.join(sorted(usual))} for this data, got {recipe.keep.metric}")
 
@@ -136,17 +140,18 @@ def fingerprint(train_set: Manifest, val_set: Manifest | None) -> dict[str, Any]
     }
 
 
-def initialised(recipe: Recipe, classes: tuple[str, ...], log: Log, network: Network = UniFormer) -> UniFormer:
-    """The network as training begins: drawn from the seed, or with the weights of `recipe.init`.
+def initialised(
+    recipe: Recipe, classes: tuple[str, ...], log: Log, make: Callable[[], Any], opened: Opened | None = None
+) -> Any:
+    """The network as training begins: as `make` draws it, or with the weights of `recipe.init`.
 
     Its classifier is new where the checkpoint has other classes than `classes`, by number or by name.
     """
     torch.manual_seed(recipe.seed)
-    model: UniFormer = network(recipe.model)
-    source = recipe.init.checkpoint
-    if source is None:
+    model = make()
+    if recipe.init.checkpoint is None:
         return model
-    opened = open_checkpoint(source)
+    opened = opened or open_checkpoint(recipe.init.checkpoint)
     report = load_checkpoint(
         model,
         opened,
@@ -164,16 +169,13 @@ def initialised(recipe: Recipe, classes: tuple[str, ...], log: Log, network: Net
 
 def build(
     recipe: Recipe,
-    classes: tuple[str, ...],
+    model: Any,
+    make_objective: Callable[[Any], Objective],
     world: World,
     rates: EffectiveLR,
     log: Log,
-    network: Network,
-    *,
-    fresh: bool,
 ) -> Learner:
-    """Network, loss, optimizer and average; the weights of `recipe.init` where the run is `fresh`."""
-    model: UniFormer = initialised(recipe, classes, log, network) if fresh else network(recipe.model)
+    """The network made ready for the device, with its loss, optimizer and average."""
     if recipe.sync_batch_norm:
         share_statistics(model, world)
     freeze(model, recipe.optimizer.freeze)
@@ -188,12 +190,12 @@ def build(
 
     optimizer = make_optimizer(model, recipe.optimizer, rates.lr)
     average = None if recipe.ema.decay is None else moving_average(model, recipe.ema.decay)
-    objective = Objective(model, recipe.loss, load_teacher(recipe, world.device))
+    objective = make_objective(model)
     scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "float16")
     return Learner(model, objective, wrapped(objective, recipe, world), optimizer, scaler, average)
 
 
-def share_statistics(model: UniFormer, world: World) -> None:
+def share_statistics(model: nn.Module, world: World) -> None:
     """Let batch norms go by the samples of all processes in training. Raises `InputError` between CPUs."""
     if world.size == 1:
         return
@@ -218,15 +220,15 @@ def wrapped(objective: Objective, recipe: Recipe, world: World) -> nn.Module:
 
 def rehearse(run: Run) -> None:
     """Read two samples and push them through network, loss and gradients, so that what is wrong shows at once."""
-    model = run.learner.model
+    model, objective = run.learner.model, run.learner.objective
     first = next(run.plan.places(0))[:2]
     batch = collate([run.samples[place] for place in first])
     buffers = [b.clone() for b in model.buffers()]
     train_mode(model)
     try:
         with lower_precision(run):
-            task = make_task(moved(batch, run.world), run.recipe, model, stream(run.recipe.seed, MIXING))
-            run.learner.objective(*task).backward()
+            targets = objective.targets(moved(batch, run.world), stream(run.recipe.seed, MIXING))
+            total(objective(*targets)).backward()
     finally:
         put_back(model, buffers)
         run.learner.optimizer.zero_grad()

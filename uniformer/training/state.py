@@ -18,7 +18,7 @@ from uniformer.errors import InputError
 from uniformer.network.model import UniFormer
 from uniformer.support.files import atomic_path
 from uniformer.support.settings import leaves
-from uniformer.training.objective import Objective
+from uniformer.tasks.objective import Objective
 from uniformer.training.recipe import Recipe, recipe_from, resolved
 
 if TYPE_CHECKING:

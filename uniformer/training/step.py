@@ -8,8 +8,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +19,11 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError
-from uniformer.inference.networks import DTYPES
-from uniformer.support.distributed import World
+from uniformer.support.distributed import DTYPES, World
+from uniformer.tasks.task import Task
 from uniformer.training.batches import MIXING, NETWORK, Batch, Plan, TrainingSet, stream
+from uniformer.training.diagnosis import first_bad_layer, last_bad_gradient
 from uniformer.training.log import Log
-from uniformer.training.objective import Task, first_bad_layer, last_bad_gradient, make_task
 from uniformer.training.optim import learning_rate, set_learning_rate
 from uniformer.training.recipe import EffectiveLR, Recipe
 from uniformer.training.state import Learner
@@ -33,6 +34,7 @@ class Run:
     """What does not change in a run, and the `learner` that does."""
 
     recipe: Recipe
+    task: Task
     world: World
     out: Path
     log: Log
@@ -100,16 +102,16 @@ def backward(run: Run, passes: list[Batch]) -> float:
     """Gradients of the mean loss over the passes; the loss of this process."""
     learner, module = run.learner, run.learner.step_module
     learner.optimizer.zero_grad()
-    total = torch.zeros((), device=run.world.device)
+    whole = torch.zeros((), device=run.world.device)
     for number, batch in enumerate(passes):
         waits = isinstance(module, DistributedDataParallel) and number < len(passes) - 1
         with module.no_sync() if waits else nullcontext():  # type: ignore[operator]
             with lower_precision(run):
-                loss = module(*task_of(run, batch, number)) / len(passes)
+                loss = total(module(*targets_of(run, batch, number))) / len(passes)
             with quiet_strides():
                 learner.scaler.scale(loss).backward()
-        total += loss.detach()
-    return total.item()
+        whole += loss.detach()
+    return whole.item()
 
 
 @contextmanager
@@ -120,12 +122,17 @@ def quiet_strides() -> Iterator[None]:
         yield
 
 
-def task_of(run: Run, batch: Batch, number: int) -> Task:
+def total(losses: dict[str, Tensor]) -> Tensor:
+    """What a step minimises: the sum of a task's losses."""
+    return reduce(torch.add, losses.values())
+
+
+def targets_of(run: Run, batch: Batch, number: int) -> tuple[Any, ...]:
     """What the network is shown in pass `number` of the present step; seeds its drop path and dropout."""
     place = (run.learner.progress.step, number)
     own = stream(run.recipe.seed, NETWORK, *place, run.world.rank)
     torch.manual_seed(int(own.integers(2**63)))
-    return make_task(moved(batch, run.world), run.recipe, run.learner.model, stream(run.recipe.seed, MIXING, *place))
+    return run.learner.objective.targets(moved(batch, run.world), stream(run.recipe.seed, MIXING, *place))
 
 
 def lower_precision(run: Run) -> torch.autocast:
@@ -154,7 +161,7 @@ def what_went_wrong(run: Run, passes: list[Batch]) -> str:
     each = []
     for number, batch in enumerate(passes):  # all of them: batch norms that share statistics wait for one another
         with lower_precision(run):
-            each.append(first_bad_layer(learner.objective, task_of(run, batch, number)))
+            each.append(first_bad_layer(learner.objective, targets_of(run, batch, number)))
     found = next(filter(None, each), None)
     put_back(learner.model, buffers)
     if found is None and (name := last_bad_gradient(learner.model)):

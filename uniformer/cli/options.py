@@ -1,0 +1,57 @@
+"""Options that several commands share, and handing parsed ones to the Python function that does the work."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar, get_args
+
+from uniformer.config import Precision
+from uniformer.speed.timings import Compute
+
+R = TypeVar("R")
+
+
+def call(function: Callable[..., R], args: argparse.Namespace, **more: Any) -> R:
+    """`function` with every option that it has a parameter of the same name for, and `more`."""
+    names = inspect.signature(function).parameters
+    return function(**{name: value for name, value in vars(args).items() if name in names} | more)
+
+
+def add_reading(p: argparse.ArgumentParser) -> None:
+    """How sources are read and computed: the same for `predict`, `eval` and `features`."""
+    p.add_argument("--clips", type=int, help="clips per video (default: the checkpoint's)")
+    p.add_argument("--crops", type=int, choices=(1, 3), help="crops per clip (default: the checkpoint's)")
+    add_device(p)
+    p.add_argument("--precision", default="float32", choices=get_args(Precision))
+    p.add_argument("--batch-size", type=int, default=8, metavar="N", help="views per forward pass (default: 8)")
+    p.add_argument("--workers", type=int, default=2, metavar="N", help="that read and decode ahead (default: 2)")
+    p.add_argument("--backend", default="pyav", choices=("pyav", "torchcodec"), help="video decoder")
+    p.add_argument(
+        "--follow-seconds", action="store_true", help="scale strides by the frame rate, as long clips as in training"
+    )
+    add_head_dim(p)
+    p.add_argument(
+        "--compute", choices=get_args(Compute), help="form of the network (default: the best by `uniformer bench`)"
+    )
+    p.add_argument("--plain", dest="compute", action="store_const", const="plain", help="short for --compute plain")
+
+
+def add_data(p: argparse.ArgumentParser) -> None:
+    """A checkpoint and a data set, for `eval` and `features`."""
+    p.add_argument("checkpoint", metavar="CHECKPOINT", help="published id, file, folder or hub repository")
+    p.add_argument("data", metavar="DATA", help="a folder, a list of files or a saved manifest")
+    p.add_argument("--split", help="train, val or test, where DATA holds several (default: val, else test)")
+    p.add_argument("--classes", metavar="FILE|NAME", help="names of DATA's labels: a file, or such as Kinetics-400")
+    p.add_argument("--root", metavar="DIR", help="where the paths of a list begin")
+    p.add_argument("--separator", default="auto", choices=("auto", "comma", "tab", "semicolon", "space"))
+    p.add_argument("--label-base", type=int, default=0, metavar="N", help="the first label, of lists that count from 1")
+
+
+def add_device(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU when there is one)")
+
+
+def add_head_dim(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--head-dim", type=int, metavar="D", help="channels per attention head, where nothing tells it")

@@ -1,0 +1,222 @@
+"""A network's answers to a data set, scored: multi-view testing as published, every item exactly once, resumable.
+
+The same digits come out whatever the number of processes and however often the work was cut short: items go through
+the engine in groups that only the data set, the views and the batch size decide, and a group is never shared between
+processes. (On CPUs the number of threads of a process must be the same, as torch's sums depend on it: torchrun sets one
+where OMP_NUM_THREADS says nothing.) The form in which the network computes is part of what a run's results are of: one
+that goes on takes the form that was recorded, whatever has been measured on the machine since.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from uniformer.checkpoints.contract import Contract
+from uniformer.config import Config, InputSpec, Precision, to_dict
+from uniformer.datasets.manifest import Manifest
+from uniformer.errors import InputError
+from uniformer.evaluation.claim import read_claim
+from uniformer.evaluation.result_log import KEY_NAME, ResultLog
+from uniformer.inference import engine
+from uniformer.inference.networks import TorchNetwork, check_precision, evaluating
+from uniformer.reading.views import Backend, Views, load_views
+from uniformer.speed.timings import Compute
+from uniformer.support.distributed import World, this_world
+from uniformer.support.progress import OnProgress, Pace
+from uniformer.tasks import task_of
+from uniformer.tasks.task import Metric, Task
+
+if TYPE_CHECKING:
+    from uniformer.network.model import UniFormer
+
+FORM_NAMES = {"fast": "inference form"}  #: what `run_key` has called a form since before there were others
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How items are read and computed."""
+
+    device: Any = "cpu"  #: a name or a torch.device
+    precision: Precision = "float32"
+    batch_size: int = 8  #: views in one forward pass
+    workers: int = 2  #: processes that read and decode; 0 reads in this one
+    backend: Backend = "pyav"
+    follow_seconds: bool = False  #: scale strides by a video's frame rate
+    compute: Compute | None = None  #: form of the network; the best that `uniformer bench` found, or "fast"
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+        if self.batch_size < 1 or self.workers < 0:
+            raise InputError(
+                f"expected batch_size of at least 1 and workers of at least 0, got {self.batch_size} and {self.workers}"
+            )
+
+
+@dataclass(frozen=True)
+class Items:
+    """Reads the items of a manifest by row. It can be pickled, for reading processes."""
+
+    manifest: Manifest
+    spec: InputSpec
+    reading: Reading
+
+    def __call__(self, row: int) -> Views:
+        item, reading = self.manifest[row], self.reading
+        span = None if item.start is None or item.end is None else (item.start, item.end)
+        return load_views(
+            item.path, self.spec, backend=reading.backend, follow_seconds=reading.follow_seconds, span=span
+        )
+
+
+def score(
+    network: engine.Network,
+    metric: Metric,
+    spec: InputSpec,
+    reading: Reading,
+    world: World,
+    *,
+    store: str | os.PathLike[str] | None = None,
+    progress: OnProgress | None = None,
+    pace: Pace | None = None,
+) -> Any:
+    """The scores (`metric.result`) of `metric.manifest`, from `spec.clips` x `spec.crops` views of each item.
+
+    A file that cannot be read has no answer: the scores' `errors` say why, and it counts as wrong. Each process of
+    `world` takes its share of the items and all get the whole result. With `store`, a folder, finished items are kept
+    there and a run that was cut short goes on; items without an answer are tried again.
+    Raises `InputError` when network, data and spec do not fit, or when the folder holds another run's results.
+    """
+    manifest = metric.manifest
+    check_fits(network.contract.config, manifest, spec)
+    log = None if store is None else ResultLog(store, run_key(network, manifest, spec, reading), metric.dtype)
+    finished = world.from_main(lambda: np.empty(0, metric.dtype) if log is None else log.read())
+    has = np.zeros(len(manifest), bool)
+    has[finished["item"]] = True
+    groups = [g for g in item_groups(len(manifest), spec.views, reading.batch_size) if not has[g.start : g.stop].all()]
+
+    rows: list[npt.NDArray[Any]] = []
+    errors: dict[int, str] = {}
+    with nullcontext() if log is None else closing(log.begin(world.rank)) as kept:
+        for outcome in run_items(
+            network, manifest, spec, groups[world.rank :: world.size], reading, progress=progress, pace=pace
+        ):
+            if has[outcome.source]:
+                continue  # of a group that a kill cut short
+            if outcome.error is not None:
+                errors[outcome.source] = outcome.error
+                continue
+            rows.append(metric.row(outcome.source, outcome.outputs))
+            if kept is not None:
+                kept.add(rows[-1])
+    parts = world.gathered((np.array(rows, metric.dtype), errors))
+    every = np.concatenate([finished, *(rows for rows, _ in parts)])
+    return metric.result(every, {item: why for _, part in parts for item, why in part.items()})
+
+
+def evaluate_model(
+    model: UniFormer,
+    manifest: Manifest,
+    spec: InputSpec,
+    *,
+    device: Any = "cpu",
+    precision: Precision = "float32",
+    batch_size: int = 8,
+    workers: int = 2,
+    backend: Backend = "pyav",
+    follow_seconds: bool = False,
+    progress: OnProgress | None = None,
+    store: str | os.PathLike[str] | None = None,
+    compute: Compute | None = None,
+    pace: Pace | None = None,
+    task: type[Task] | None = None,
+) -> Any:
+    """`score` of a model at hand, fed what `spec` says; labels of the manifest are the model's own.
+
+    The model is put on `device`, computes in evaluation mode, and is left in the mode it was in. Within a
+    torch.distributed group each process takes its share of the items and all get the whole result.
+    """
+    reading = Reading(device, precision, batch_size, workers, backend, follow_seconds, compute)
+    check_fits(model.config, manifest, spec)
+    contract = Contract(model.config, input=spec)
+    metric = (task or type(task_of(contract)))(contract).metric(manifest)
+    form = compute or (recorded_form(store) if store else None)
+    with evaluating(model):
+        network = TorchNetwork(model, contract, device=device, precision=precision, compute=form)
+        return score(network, metric, spec, reading, this_world(device), store=store, progress=progress, pace=pace)
+
+
+def run_items(
+    network: Callable[..., Any],
+    manifest: Manifest,
+    spec: InputSpec,
+    groups: Sequence[range],
+    reading: Reading,
+    *,
+    progress: OnProgress | None = None,
+    pace: Pace | None = None,
+) -> Generator[engine.Outcome[int]]:
+    """The engine's outcomes for the rows of `groups`, read by worker processes. `progress`: of this process."""
+    rows = [row for group in groups for row in group]
+    done = 0
+    outcomes = engine.run(
+        network, rows, Items(manifest, spec, reading), spec,
+        batch_size=reading.batch_size, workers=reading.workers, processes=True, name=manifest.path, pace=pace,
+    )  # fmt: skip
+    with closing(outcomes):
+        for done, outcome in enumerate(outcomes, start=1):
+            if progress is not None:
+                progress(done, len(rows))
+            yield outcome
+
+
+def item_groups(items: int, views: int, batch_size: int) -> list[range]:
+    """Consecutive items that go through the network together."""
+    size = engine.group_size(views, batch_size)
+    return [range(first, min(first + size, items)) for first in range(0, items, size)]
+
+
+def check_fits(config: Config, manifest: Manifest, spec: InputSpec) -> None:
+    """Raises `InputError` where clips meet images among model, data and spec, or the data set is empty."""
+    kinds = {"the model": config.is_video, "the input": spec.is_video, "the data": manifest.kind != "image"}
+    if len(set(kinds.values())) > 1:
+        said = ", ".join(f"{name} {'clips' if video else 'images'}" for name, video in kinds.items())
+        raise InputError(f"expected clips or images throughout, got {said}")
+    if not len(manifest):
+        raise InputError("expected a data set of at least one item, got an empty one")
+
+
+# ---- what a stored result depends on ---------------------------------------------------------------------------------
+
+
+def run_key(network: Any, manifest: Manifest, spec: InputSpec, reading: Reading) -> dict[str, str]:
+    """Everything that decides the digits of a result, by name. The labels do not; nor does where the data lie."""
+    items = hashlib.sha256()
+    for column in (manifest.paths.blob, manifest.paths.offsets, manifest.start, manifest.end):
+        items.update(b"none" if column is None else np.ascontiguousarray(column).tobytes())
+    whole = hashlib.sha256(json.dumps(to_dict(network.contract.config)).encode())
+    whole.update(network.whole_weights.encode())
+    return {
+        "model": whole.hexdigest(),
+        "data": items.hexdigest(),
+        "views": json.dumps(to_dict(spec)),
+        "precision": f"{reading.precision} on {network.device_type}",
+        "network": FORM_NAMES.get(network.compute, network.compute),
+        "batch_size": str(reading.batch_size),
+        "decoding": f"{reading.backend}{', follow seconds' if reading.follow_seconds else ''}",
+    }
+
+
+def recorded_form(folder: str | os.PathLike[str], name: str = KEY_NAME) -> Any:
+    """The form of the network that the results in a folder were computed in; None where there are none."""
+    found = (read_claim(Path(folder, name)) or {}).get("network")
+    return next((form for form, said in FORM_NAMES.items() if said == found), found)

@@ -1,0 +1,199 @@
+"""The one loop: sources in, raw outputs of a network out. Batching, reading ahead, failures and order stand here alone.
+
+    load (probe, which frames, read, crop)  ->  groups of views  ->  network  ->  an `Outcome` for each source, in order
+
+Prediction, evaluation, features and timelines run it. Sources go through the network in groups that only their places,
+the views of one and the batch size decide; one that cannot be read leaves zeros in its place, so that shapes stay and
+no neighbour moves a digit. What goes wrong in reading a source is that source's failure, never the run's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import numpy as np
+
+from uniformer.config import InputSpec
+from uniformer.errors import InputError, first_line
+from uniformer.reading.transforms import Floats
+from uniformer.reading.views import Views
+from uniformer.support.progress import Pace
+from uniformer.tasks.task import Outputs
+
+if TYPE_CHECKING:
+    from uniformer.checkpoints.contract import Contract
+
+S = TypeVar("S")
+Read = Views | str  #: the views of a source, or why there are none
+
+
+class Network(Protocol):
+    """What computes: in torch (`networks.TorchNetwork`), or exported and without torch (`speed.runtimes.Exported`)."""
+
+    contract: Contract
+    report: Any  #: of loading the file, if there was one
+
+    def __call__(self, views: Floats, batch_size: int) -> Outputs:
+        """Views (V, 3, ...) -> outputs (V, ...), `batch_size` views at a time."""
+
+    @property
+    def weights(self) -> str:
+        """What tells the weights from all others, whatever they are called; `whole_weights` is the whole sum."""
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[S]):
+    """What came of one source: outputs for its views, (V, ...) each, or an error."""
+
+    source: S
+    outputs: Outputs = ()
+    views: Views | None = None  #: what the network was fed
+    seconds: float = 0.0  #: its share of the network's time
+    error: str | None = None
+
+
+def group_size(views: int, batch_size: int) -> int:
+    """How many sources go through the network together: as many as have `batch_size` views, at least one."""
+    return max(1, batch_size // views)
+
+
+def run(
+    network: Callable[[Floats, int], Outputs],
+    sources: Iterable[S],
+    load: Callable[[S], Views],
+    spec: InputSpec,
+    *,
+    batch_size: int = 8,
+    workers: int = 2,
+    processes: bool = False,
+    name: Callable[[S], str] = str,
+    pace: Pace | None = None,
+) -> Generator[Outcome[S]]:
+    """The outcome of each source, in order, as they come; `load` gives the views that `spec` describes.
+
+    Sources are read ahead by `workers` threads while the network computes, or by as many processes where `sources` is a
+    sequence and `processes` says so; 0 reads in between. `name` is what messages call a source. `pace` is told how long
+    the network waited for data and how long it computed.
+    """
+    size = group_size(spec.views, batch_size)
+    with closing(_read_ahead(sources, load, workers, processes, name)) as arriving:
+        while True:
+            begin = time.perf_counter()
+            group = list(islice(arriving, size))
+            if not group:
+                return
+            ready = time.perf_counter()
+            outputs = network(_stacked([read for _, read in group], spec), batch_size)
+            spent = time.perf_counter() - ready
+            if pace is not None:
+                pace.add(len(group), ready - begin, spent)
+            for place, (source, read) in enumerate(group):
+                mine = tuple(o[place * spec.views : (place + 1) * spec.views] for o in outputs)
+                yield _outcome(source, read, mine, spent / len(group), name)
+
+
+def _outcome(source: S, read: Read, outputs: Outputs, seconds: float, name: Callable[[S], str]) -> Outcome[S]:
+    if isinstance(read, str):
+        return Outcome(source, error=read)
+    if not all(np.isfinite(o).all() for o in outputs):
+        wrong = f"{name(source)}: expected finite numbers of the network, got NaN or infinity"
+        return Outcome(source, views=read, error=wrong)
+    return Outcome(source, outputs, read, seconds)
+
+
+def _stacked(group: Sequence[Read], spec: InputSpec) -> Floats:
+    """The views of a group, (sources x views, 3, ...): zeros where there are none."""
+    if len(group) == 1 and isinstance(group[0], Views):
+        return group[0].array
+    shape = (spec.views, 3, *((spec.frames,) if spec.is_video else ()), *spec.size)
+    return np.concatenate([np.zeros(shape, np.float32) if isinstance(read, str) else read.array for read in group])
+
+
+# ---- reading ahead ---------------------------------------------------------------------------------------------------
+
+
+def _read_ahead(
+    sources: Iterable[S], load: Callable[[S], Views], workers: int, processes: bool, name: Callable[[S], str]
+) -> Generator[tuple[S, Read]]:
+    """Each source with its views or its error, in order; a few are read in advance, so memory does not grow."""
+    guarded = _Guarded(load, name)
+    if workers == 0:
+        yield from ((source, guarded(source)) for source in sources)
+    elif processes:
+        assert isinstance(sources, Sequence)
+        yield from zip(sources, _by_processes(sources, guarded, workers), strict=True)
+    else:
+        yield from _by_threads(sources, guarded, workers)
+
+
+@dataclass(frozen=True)
+class _Guarded(Generic[S]):
+    """`load`, with an error in words in place of the views. It can be pickled, for processes."""
+
+    load: Callable[[S], Views]
+    name: Callable[[S], str]
+
+    def __call__(self, source: S) -> Read:
+        try:
+            return self.load(source)
+        except InputError as error:
+            return str(error)
+        except Exception as error:  # a decoder's or a file system's own: of this source, not of the run
+            return f"{self.name(source)}: cannot be read: {type(error).__name__}: {first_line(error)}"
+
+
+def _by_threads(sources: Iterable[S], load: Callable[[S], Read], workers: int) -> Iterator[tuple[S, Read]]:
+    queue: deque[tuple[S, Future[Read]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="read") as pool:
+        try:
+            for source in sources:
+                queue.append((source, pool.submit(load, source)))
+                if len(queue) > workers:
+                    first, future = queue.popleft()
+                    yield first, future.result()
+            while queue:
+                first, future = queue.popleft()
+                yield first, future.result()
+        finally:
+            for _, future in queue:
+                future.cancel()
+
+
+def _by_processes(sources: Sequence[S], load: Callable[[S], Read], workers: int) -> Iterator[Read]:
+    """By torch's DataLoader; views travel in shared memory."""
+    from torch.utils.data import DataLoader
+
+    from uniformer.support.distributed import WORKER_START
+
+    workers = min(workers, len(sources))
+    loader: DataLoader[Any] = DataLoader(
+        _Shared(sources, load),  # type: ignore[arg-type]  # of a length and items: all that a loader asks for
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context=WORKER_START if workers else None,
+    )
+    for pixels, read in loader:
+        yield replace(read, array=pixels.numpy()) if isinstance(read, Views) else read
+
+
+class _Shared(Generic[S]):
+    """What each worker reads: the views as a tensor, and the rest of what is known of them, or the error."""
+
+    def __init__(self, sources: Sequence[S], load: Callable[[S], Read]):
+        self._sources, self._load = sources, load
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def __getitem__(self, place: int) -> tuple[Any, Read]:
+        read = self._load(self._sources[place])
+        if isinstance(read, str):
+            return None, read
+        return read.pixels, replace(read, array=np.empty(0, np.float32))

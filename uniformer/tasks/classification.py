@@ -1,0 +1,198 @@
+"""Classification: the class of an image or a clip, or several classes; the first implementation of the task seam."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from uniformer.config import InputSpec
+from uniformer.datasets.manifest import Manifest
+from uniformer.errors import InputError
+from uniformer.reading.transforms import Floats
+from uniformer.reading.views import Views
+from uniformer.tasks.class_order import examine, match_labels
+from uniformer.tasks.options import TargetOptions
+from uniformer.tasks.scores import Scores
+from uniformer.tasks.task import Metric, Outputs, Result, Task, best_first
+
+if TYPE_CHECKING:
+    from uniformer.checkpoints.contract import Contract
+    from uniformer.network.model import UniFormer
+    from uniformer.tasks.objective import Objective
+
+
+@dataclass(frozen=True)
+class Label:
+    """One answer: the class, its row in the classifier, and its probability."""
+
+    name: str
+    score: float
+    index: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction(Result):
+    """The classes of one source."""
+
+    labels: tuple[Label, ...]  #: best first, at most top-k
+    probabilities: npt.NDArray[np.float32]  #: of every class, (K,)
+
+    CSV_FIELDS: ClassVar[tuple[str, ...]] = ("rank", "name", "score", "index")
+
+    def answer(self) -> dict[str, Any]:
+        """The labels; not the whole distribution."""
+        return {"labels": [{"name": b.name, "score": round(b.score, 6), "index": b.index} for b in self.labels]}
+
+    def csv_rows(self) -> list[tuple[Any, ...]]:
+        return [(rank, b.name, round(b.score, 6), b.index) for rank, b in enumerate(self.labels, start=1)]
+
+    def lines(self) -> list[str]:
+        return [f"{100 * b.score:6.2f} %  {'█' * round(20 * b.score):20}  {b.name}" for b in self.labels]
+
+
+class Classification(Task):
+    """The network is a `UniFormer` with a classifier; its outputs are logits (V, K)."""
+
+    name = "classification"
+    result = Prediction
+    measures = ("top1", "top5", "mean_class", "map", "loss")
+
+    def build(self) -> UniFormer:
+        from uniformer.network.model import UniFormer
+
+        return UniFormer(self.contract.config)
+
+    def targets_and_loss(
+        self, options: TargetOptions, train_set: Manifest, val_set: Manifest | None
+    ) -> Callable[[UniFormer], Objective]:
+        check_data(self.contract, options, train_set, val_set)
+
+        def made(model: UniFormer) -> Objective:
+            from uniformer.tasks.objective import ClassObjective, load_teacher
+
+            return ClassObjective(model, options, load_teacher(options.loss, model))
+
+        return made
+
+    def decode(self, outputs: Outputs, views: Views, top_k: int) -> Prediction:
+        spec = self.contract.input_of_classifier()
+        probabilities, names = average_views(outputs[0], spec), self.contract.classes
+        best = best_first(probabilities, top_k)
+        labels = tuple(Label(names[i] if names else f"class {i}", float(probabilities[i]), i) for i in best)
+        return Prediction(labels=labels, probabilities=probabilities)
+
+    def metric(self, manifest: Manifest, *, label_order: str = "numbers") -> ClassMetric:
+        return ClassMetric(self.contract, manifest, label_order)
+
+
+class ClassMetric(Metric):
+    """`Scores` of a data set, whose labels are rows of the classifier, or are matched to them by name."""
+
+    def __init__(self, contract: Contract, manifest: Manifest, label_order: str = "numbers"):
+        if label_order not in ("names", "numbers", "fix"):
+            raise InputError(f"expected labels by 'names', 'numbers' or 'fix', got {label_order!r}")
+        self.manifest, self.notes, self.label_order = manifest, [], label_order
+        if label_order != "numbers":
+            self.manifest, note = match_labels(manifest, contract.classes)
+            self.notes += [note] if note else []
+        self._contract, self._spec = contract, contract.input_of_classifier()
+        width = contract.config.num_classes
+        labels = self.manifest.labels
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < width:
+            raise InputError(
+                f"expected labels in 0 .. {width - 1}, the model's classes, "
+                f"got {int(labels.min())} .. {int(labels.max())}"
+            )
+        self.dtype = np.dtype([("item", "<i8"), ("logits", "<f4", (width,)), ("probabilities", "<f4", (width,))])
+        single = ("top1", *(("top5",) if width > 5 else ()), "mean_class", "loss")
+        self.measures = ("map",) if manifest.is_multi_label else single
+
+    def row(self, item: int, outputs: Outputs) -> npt.NDArray[Any]:
+        """The mean logits, and the probabilities averaged as the checkpoint asks."""
+        import torch  # numpy sums over views in another order
+
+        logits = outputs[0]  # (V, K)
+        mean = torch.from_numpy(logits).mean(dim=0).numpy()
+        return np.array((item, mean, average_views(logits, self._spec)), self.dtype)
+
+    def result(self, rows: npt.NDArray[Any], errors: Mapping[int, str]) -> Scores:
+        manifest = self.manifest
+        count, classes = len(manifest), rows["logits"].shape[1]
+        logits, probabilities = np.zeros((count, classes), np.float32), np.zeros((count, classes), np.float32)
+        ok = np.zeros(count, bool)
+        logits[rows["item"]], probabilities[rows["item"]] = rows["logits"], rows["probabilities"]
+        ok[rows["item"]] = True
+        names = self._contract.classes or (manifest.classes if len(manifest.classes) == classes else ())
+        labels = manifest.label_array(classes)
+        return Scores(probabilities, logits, labels, ok, manifest.item_names(), names, dict(sorted(errors.items())))
+
+    def summary(self, scores: Scores) -> dict[str, float]:
+        return summary(scores)
+
+    def examine(self, scores: Scores) -> tuple[Scores, list[str]]:
+        """Is the order of classes plausible? With "fix" the labels are set right."""
+        found = examine(scores, self._contract.classes)
+        if found is None:
+            left = ["the order of classes is left as it is: nothing speaks against it"]
+            return scores, left * (self.label_order == "fix")
+        if found.order is None:
+            return scores, list(found.sentences)
+        if self.label_order == "fix":
+            labels = found.order[scores.labels].astype(scores.labels.dtype)
+            return replace(scores, labels=labels), [
+                f"labels read in {found.order_name} order, as --class-order fix asks"
+            ]
+        again = f"--class-order fix reads them in {found.order_name} order (with --out nothing is computed twice)"
+        return scores, [*found.sentences, again]
+
+
+def summary(scores: Scores) -> dict[str, float]:
+    """The measures that training goes by; the loss is the mean -log p of the truth."""
+    found = scores.metrics()
+    if not scores.is_multi_label:
+        chance = scores.true_probability()[scores.ok].astype(np.float64)
+        found["loss"] = float(-np.log(chance.clip(1e-12)).mean()) if len(chance) else float("inf")
+    return {name: found[name] for name in Classification.measures if name in found}
+
+
+def average_views(logits: Floats, spec: InputSpec) -> Floats:
+    """Logits of a source's views (V, K) -> probabilities (K,): of the mean logits, or the mean of probabilities."""
+    if spec.average == "logits":
+        return _softmax(logits.mean(axis=0))
+    return _softmax(logits).mean(axis=0)
+
+
+def _softmax(logits: Floats) -> Floats:
+    """Over the last axis."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def check_data(contract: Contract, options: TargetOptions, train_set: Manifest, val_set: Manifest | None) -> None:
+    """Raises `InputError` where network, options and data do not fit."""
+    config, kind = contract.config, options.loss.kind
+    classes = config.num_classes
+    if config.output != "logits" or not classes:
+        raise InputError(f"expected a model with a classifier to train, got {contract.arch} without one")
+    parts: tuple[tuple[Literal["train", "val"], Manifest | None], ...] = (("train", train_set), ("val", val_set))
+    for name, part in parts:
+        if part is None:
+            continue
+        if len(part.classes) > classes or (len(part.labels) and int(part.labels.max()) >= classes):
+            count = max(len(part.classes), int(part.labels.max()) + 1)
+            raise InputError(
+                f"the {name} set has {count} classes, the classifier {classes}: "
+                f"model.num_classes={count} would fit, as long as the labels are right"
+            )
+        if part.classes != train_set.classes:
+            raise InputError("expected the val set to have the classes of the train set in the same order")
+        if part.is_multi_label != train_set.is_multi_label:
+            raise InputError("expected several labels a sample in both the train and the val set, got them in one")
+    if train_set.is_multi_label and kind != "bce":
+        raise InputError(f"samples with several labels need loss.kind=bce, got {kind}")
+    if kind == "token_labeling" and options.label_maps is None:
+        raise InputError("loss.kind 'token_labeling' needs data.label_maps, the folder of the label maps")

@@ -1,0 +1,156 @@
+"""The seam between a task and all that serves every task: training loop, inference engine, evaluator, export, pages.
+
+A task is made from a contract and has five things: `build`, `targets_and_loss`, `decode`, `metric` and `contract`.
+Nothing outside its own files names a task. No torch here: an exported network predicts without it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from uniformer.checkpoints.contract import Contract
+from uniformer.datasets.manifest import Manifest
+from uniformer.reading.transforms import Floats
+from uniformer.reading.views import Views
+
+if TYPE_CHECKING:
+    import os
+
+    from torch import nn
+
+    from uniformer.tasks.objective import Objective
+    from uniformer.tasks.options import TargetOptions
+
+Outputs = tuple[Floats, ...]  #: of a network for the views of one source, (V, ...) each
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a network says of one source: a task's own answer, and where it came from."""
+
+    source: str = ""
+    checkpoint: str = ""  #: its published id, or its architecture
+    frames: list[list[int]] | None = None  #: the frames of each clip, for videos
+    seconds: list[list[float]] | None = None  #: their times, where the video has a clock
+    num_frames: int | None = None
+    fps: float | None = None
+    notes: tuple[str, ...] = ()  #: anything out of the ordinary: repeated or unreadable frames, scaled strides
+    timings: dict[str, float] = field(default_factory=dict)  #: seconds: read, transform, network
+
+    CSV_FIELDS: ClassVar[tuple[str, ...]] = ("answer",)  #: columns of `csv_rows`
+
+    def answer(self) -> dict[str, Any]:
+        """The answer itself, as JSON has it."""
+        raise NotImplementedError
+
+    def csv_rows(self) -> list[tuple[Any, ...]]:
+        """The answer as rows of a table for programs, one or more."""
+        return [tuple(self.answer().values())]
+
+    def lines(self) -> list[str]:
+        """The answer as lines for people."""
+        return [f"{name}: {value}" for name, value in self.answer().items()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "source": self.source,
+            "checkpoint": self.checkpoint,
+            **self.answer(),
+            "frames": self.frames,
+            "seconds": self.seconds and [[round(t, 3) for t in clip] for clip in self.seconds],
+            "num_frames": self.num_frames,
+            "fps": self.fps and round(self.fps, 3),
+            "notes": list(self.notes),
+            "timings": {name: round(value, 4) for name, value in self.timings.items()},
+        }
+
+
+class ScoredItems(Protocol):
+    """What a metric makes of a whole data set."""
+
+    paths: tuple[str, ...]  #: of the items
+    ok: npt.NDArray[np.bool_]  #: (N,), whether there is an answer
+    errors: Mapping[int, str]  #: why a row has none
+
+    def metrics(self, missing: Any = "error") -> dict[str, float]: ...
+    def facts(self) -> dict[str, Any]: ...
+    def save(self, path: str | os.PathLike[str]) -> None: ...
+
+
+class Metric(ABC):
+    """How good answers are: `row` keeps what counts of an item, in any process, `result` makes scores of all rows.
+
+    Rows are of one fixed type, so they can be written as they come and read back after a kill, and the scores depend
+    neither on the number of processes nor on the order in which items came.
+    """
+
+    dtype: np.dtype[Any]  #: of a row; it has the field `item`
+    manifest: Manifest  #: what is scored, with labels as the network's
+    notes: list[str]  #: what a reader must know before believing the scores
+    measures: tuple[
+        str, ...
+    ]  #: names in `summary` that an epoch can be the best by; all but "loss" are better when high
+
+    @abstractmethod
+    def row(self, item: int, outputs: Outputs) -> npt.NDArray[Any]:
+        """What is kept of the network's outputs for an item's views."""
+
+    @abstractmethod
+    def result(self, rows: npt.NDArray[Any], errors: Mapping[int, str]) -> Any:
+        """The scores (`ScoredItems`) of all items from the rows of those that have one."""
+
+    @abstractmethod
+    def summary(self, scores: Any) -> dict[str, float]:
+        """The measures that training goes by, shares in 0..1."""
+
+    def examine(self, scores: Any) -> tuple[Any, list[str]]:
+        """Are scores plausible? The scores, set right where that was asked for, and what is odd, in sentences."""
+        return scores, []
+
+
+class Task(ABC):
+    """One task with one network. `name` is what contracts call it."""
+
+    name: ClassVar[str]
+    result: ClassVar[type[Result]]  #: what `decode` gives
+    measures: ClassVar[tuple[str, ...]]  #: that training goes by, in the order of its tables; the loss is the last
+
+    def __init__(self, contract: Contract):
+        self.contract = contract  #: what a checkpoint must store: network, input, and what answers mean
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The network with its heads, freshly initialised."""
+
+    @abstractmethod
+    def targets_and_loss(
+        self, options: TargetOptions, train_set: Manifest, val_set: Manifest | None
+    ) -> Callable[[Any], Objective]:
+        """What makes, of the network, the module of targets and losses that training runs.
+
+        Raises `InputError` at once where options and data do not fit the network.
+        """
+
+    @abstractmethod
+    def decode(self, outputs: Outputs, views: Views, top_k: int) -> Any:
+        """Outputs for one source's views -> the answer in the source's own pixels and seconds, `top_k` of each kind."""
+
+    @abstractmethod
+    def metric(self, manifest: Manifest, *, label_order: str = "numbers") -> Metric:
+        """What scores answers to a data set.
+
+        `label_order` says what labels mean: "numbers" takes them for the network's, "names" matches them by name, "fix"
+        also reads them in the order that fits the answers.
+        """
+
+
+def best_first(values: Sequence[float] | npt.NDArray[Any], most: int) -> list[int]:
+    """Places of the highest values, at most `most`, equal ones in their order."""
+    return np.argsort(-np.asarray(values), kind="stable")[:most].tolist()

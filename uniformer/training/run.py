@@ -1,0 +1,135 @@
+"""`train`: train or fine-tune by a recipe, or on one's own data without one, as `uniformer train` does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from uniformer.checkpoints.records import DEFAULT_IMAGE, DEFAULT_VIDEO
+from uniformer.config import did_you_mean
+from uniformer.datasets.manifest import Manifest
+from uniformer.datasets.open import find_splits, open_source
+from uniformer.errors import InputError
+from uniformer.labels import DISTINCT
+from uniformer.training.own_data import own_recipe, wants_features, with_validation
+from uniformer.training.recipe import Recipe, list_recipes, load_recipe
+
+if TYPE_CHECKING:
+    from uniformer.checkpoints.identify import Opened
+    from uniformer.tasks.task import Task
+    from uniformer.training.result import TrainingResult
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What is going to be trained on what, and why so."""
+
+    recipe: Recipe
+    reasons: tuple[str, ...] = ()  #: of the choices that were made for the user, in sentences
+    sets: tuple[Manifest, Manifest | None] | None = None  #: where they are open already
+    opened: Opened | None = None  #: the checkpoint of `recipe.init`, where it has been read already
+    by_features: bool = False  #: whether a classifier on features computed once does all that is asked for
+
+
+def train(
+    what: str | os.PathLike[str],
+    settings: Sequence[str] = (),
+    *,
+    checkpoint: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    task: type[Task] | None = None,
+) -> TrainingResult:
+    """Train by a recipe, or fine-tune on one's own data; the same call goes on with a run that was cut short.
+
+        uniformer.train("data/clips", checkpoint="uniformer_small.k400_16x4").metrics["val_top1"]
+        uniformer.train("uniformer_s16x4_k400", ["data.root=/k400", "data.train=train.csv", "batch_size=16"])
+
+    Args:
+        what: the name of a recipe, a .toml file, or a data set as `open_dataset` takes it.
+        settings: changes such as "batch_size=16" or "lr=1e-4".
+        checkpoint: what to start from; for one's own data a small published model by default.
+        out: folder of the run, by default runs/NAME.
+        device: "auto" takes a GPU when there is one. Under torchrun every process calls this.
+        task: what the network is for; classification by default.
+
+    Raises `InputError` before the first step where recipe, data and checkpoint do not fit, and as `loop.fit` does.
+    """
+    return run_plan(plan_training(what, settings, checkpoint=checkpoint), out=out, device=device, task=task)
+
+
+def plan_training(
+    what: str | os.PathLike[str], settings: Sequence[str] = (), *, checkpoint: str | None = None
+) -> TrainingPlan:
+    """What `train` would do. The data of a recipe are opened later. Raises `InputError` as `train`."""
+    name = os.fspath(what)
+    if name in list_recipes() or name.endswith(".toml"):
+        start = [f"init.checkpoint={checkpoint}"] if checkpoint else []
+        return TrainingPlan(load_recipe(name, [*settings, *start]))
+    if not Path(name).exists():
+        raise InputError(
+            f"expected a recipe or a data set, found neither as {name!r}{did_you_mean(name, list_recipes())}"
+        )
+    from uniformer.checkpoints.identify import open_checkpoint
+
+    train_set, val_set, reasons = _own_sets(name)
+    start_from = checkpoint or (DEFAULT_IMAGE if train_set.kind == "image" else DEFAULT_VIDEO)
+    opened = open_checkpoint(start_from)
+    recipe, why = own_recipe(train_set, opened.contract, start_from, settings, name=Path(name).resolve().stem)
+    reasons = [*reasons, f"starting from {start_from}", *why]
+    return TrainingPlan(recipe, tuple(reasons), (train_set, val_set), opened, wants_features(recipe, settings))
+
+
+def run_plan(
+    plan: TrainingPlan,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    task: type[Task] | None = None,
+) -> TrainingResult:
+    """Do what was planned."""
+    recipe = plan.recipe
+    folder = Path(out or Path("runs", recipe.name))
+    train_set, val_set = plan.sets or open_for_recipe(recipe)
+    if plan.by_features and task is None:
+        from uniformer.training.fit_head import fit_head
+
+        return fit_head(recipe, train_set, val_set, out=folder, device=device, opened=plan.opened)
+    from uniformer.training.loop import fit
+
+    return fit(recipe, train_set, val_set, out=folder, device=device, task=task, opened=plan.opened)
+
+
+def _own_sets(source: str) -> tuple[Manifest, Manifest | None, list[str]]:
+    """Training and validation set of one's own data, and what was decided."""
+    splits = find_splits(source)
+    if "train" not in splits or len(splits) < 2:
+        train_set, val_set, how = with_validation(open_source(source))
+        return train_set, val_set, [how]
+    train_set = open_source(source, split="train")
+    held_out = "val" if "val" in splits else "test"
+    several = train_set.is_multi_label or None
+    return train_set, open_source(source, split=held_out, classes=train_set.classes, multi_label=several), []
+
+
+def open_for_recipe(recipe: Recipe) -> tuple[Manifest, Manifest | None]:
+    """The data sets that a recipe names. Raises `InputError` where it names none."""
+    data = recipe.data
+    if data.train is None:
+        raise InputError("expected data.train, the list or folder of the training samples, got none")
+    # Other data sets than these, and ImageNet's folders, are recognised, or in the order of the names that are found.
+    known: Sequence[str] | str | None = data.dataset if data.dataset in DISTINCT else None
+    found: list[Manifest] = []
+    for split, name in (("train", data.train), ("val", data.val)):
+        if name is None:
+            continue
+        source = Path(data.root or "", name)
+        part = split if split in find_splits(source) else None  # a source of several splits, or this one alone
+        root = data.root if source.is_file() else None
+        found.append(open_source(source, split=part, classes=known, separator=data.separator, root=root))
+        names = found[0].classes
+        known = names if len(set(names)) == len(names) else None
+    return found[0], found[1] if len(found) > 1 else None
