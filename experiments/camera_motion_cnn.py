@@ -43,8 +43,8 @@ from uniformer.network.ops import Grid
 from uniformer.support.files import atomic_path
 from uniformer.training.loop import fit
 from uniformer.training.recipe import Optimizer, Recipe, load_recipe
-from uniformer.training.result import AVERAGE, RESULT, Outcome
-from uniformer.training.run import open_for_recipe as open_data
+from uniformer.training.result import AVERAGE, RESULT, TrainingResult
+from uniformer.training.run import open_for_recipe
 from uniformer.training.setup import STATE, Network
 from uniformer.training.state import read_state
 
@@ -315,9 +315,9 @@ def main() -> int:
     return 0
 
 
-def run_training(network: str, settings: Sequence[str], out: Path) -> Outcome:
+def run_training(network: str, settings: Sequence[str], out: Path) -> TrainingResult:
     recipe = recipe_of(network, settings)
-    return fit(recipe, *open_data(recipe), out=out, network=network_of(recipe))
+    return fit(recipe, *open_for_recipe(recipe), out=out, network=network_of(recipe))
 
 
 if __name__ == "__main__":

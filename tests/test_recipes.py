@@ -15,7 +15,7 @@ from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
 from uniformer.errors import InputError
 from uniformer.labels import load_classes
 from uniformer.training.recipe import Recipe, effective_lr, list_recipes, load_recipe
-from uniformer.training.run import open_for_recipe as open_data
+from uniformer.training.run import open_for_recipe
 
 R7, R5, R9 = "rand-m7-n4-mstd0.5-inc1", "rand-m5-n2-mstd0.25", "rand-m9-mstd0.5-inc1"
 
@@ -308,10 +308,10 @@ def test_the_data_set_of_a_recipe_names_the_classes_and_their_order(tmp_path: Pa
             (tmp_path / split / name).mkdir(parents=True)
             (tmp_path / split / name / "a.mp4").touch()
     data = ["data.train=train", "data.val=val", f"data.root={tmp_path}"]
-    for part in open_data(load_recipe("uniformer_s16x4_k400", data)):
+    for part in open_for_recipe(load_recipe("uniformer_s16x4_k400", data)):
         assert part is not None
         assert part.classes == names
         assert sorted(part.labels.tolist()) == [3, 7, 350]
-    for part in open_data(load_recipe("uniformer_nano_camera_motion", data)):  # no list of these: as they are found
+    for part in open_for_recipe(load_recipe("uniformer_nano_camera_motion", data)):  # no list of these: as they are found
         assert part is not None
         assert part.classes == tuple(sorted(few))
