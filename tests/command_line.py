@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +34,22 @@ def spawn(*args: object, shell: str = "", env: dict[str, str] | None = None, **o
         [*command, *map(str, args)], text=True, capture_output=True, env={**os.environ, **(env or {})}, **options
     )  # type: ignore[call-overload]
     return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def at_a_terminal(*args: object, columns: int) -> str:
+    """What a command writes to a terminal of so many columns."""
+    here, there = pty.openpty()
+    fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    env = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR")} | {"TERM": "xterm"}
+    process = subprocess.Popen([*COMMAND, *map(str, args)], stdin=there, stdout=there, stderr=there, env=env)
+    os.close(there)
+    data = b""
+    with contextlib.suppress(OSError):  # how Linux tells that the other side was closed
+        while part := os.read(here, 1 << 16):
+            data += part
+    os.close(here)
+    assert process.wait() == 0
+    return data.decode()
 
 
 def one_line(ended: Ended, *words: str) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
-from tests.command_line import Cli, Ended, one_line, predict, spawn
+from tests.command_line import Cli, Ended, at_a_terminal, one_line, predict, spawn
 from tests.tiny import IMAGES, save_tiny, tiny_model
 from uniformer.checkpoints.keys import to_reference
+from uniformer.cli.tables import print_table
 
 
 def test_models(cli: Cli) -> None:
@@ -80,6 +83,27 @@ def test_a_full_disk_is_one_line(cli: Cli, media: Path) -> None:
     assert (ended.status, ended.err) == (2, "uniformer: No space left on device\n")
     ended = predict(cli, media, media / "photos", "--out", "/dev/full", "--format", "jsonl", net="images")
     one_line(ended, "cannot write /dev/full: No space left on device")
+
+
+def test_tables_are_neither_cut_nor_coloured_nor_read_as_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"[red]{'x' * 300}[/red]", ":smile: [0]", "b"]
+    print_table(("name", "[n]"), [(name, "1") for name in names], right=(1,))
+    width = len(names[0])
+    rows = [("name", "[n]"), *((name, "1") for name in names)]
+    assert capsys.readouterr().out == "".join(f"{name:{width}}  {number:>3}\n" for name, number in rows)
+    coloured = spawn("models", env={"FORCE_COLOR": "1", "COLUMNS": "40", "TERM": "xterm-256color"})
+    assert coloured.out == spawn("models").out
+    assert "\x1b" not in coloured.out
+
+
+def test_a_table_at_a_terminal_is_wrapped_and_not_cut(cli: Cli) -> None:
+    shown = at_a_terminal("recipes", "uniformer_s*_k400", columns=60)
+    assert "\x1b[1mrecipe" in shown
+    lines = re.sub(r"\x1b\[\d*m", "", shown).splitlines()[:-1]  # the last is no row
+    assert max(map(len, lines)) <= 60
+    wanted = cli("recipes", "uniformer_s*_k400").out.splitlines()[:-1]
+    assert len(lines) > len(wanted) > 3
+    assert sorted(" ".join(lines).split()) == sorted(" ".join(wanted).split())
 
 
 def test_a_terminal_that_cannot_show_a_character_is_no_error() -> None:

@@ -8,6 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, get_args
 
+from uniformer.cli.tables import print_table
 from uniformer.errors import InputError
 from uniformer.speed.timings import Compute
 
@@ -104,9 +105,10 @@ def _show(about: dict[str, Any], benchmark: Benchmark) -> None:
     print(f"{about['network']}, views of {' x '.join(map(str, about['views']))}\n{about['situation']}")
     work, rate, floor = benchmark.macs / 1e9, benchmark.macs_per_second / 1e9, 1e3 * benchmark.floor
     print(f"{work:.2f} G multiply-adds; {rate:.0f} G a second in matrix products, so no less than {floor:.1f} ms\n")
-    print(f"{'form':12} {'ms':>9} {'least':>9} {'most':>9} {'x faster':>9} {'x floor':>8} {'off':>8}")
-    reference = benchmark.timings[0].median
+    reference, rows = benchmark.timings[0].median, []
     for t in benchmark.timings:
-        times = " ".join(f"{1e3 * s:9.1f}" for s in (t.median, min(t.seconds), max(t.seconds)))
-        print(f"{t.form:12} {times} {reference / t.median:9.2f} {t.median / benchmark.floor:8.2f} {t.off:8.0e}")
+        times = (f"{1e3 * seconds:.1f}" for seconds in (t.median, min(t.seconds), max(t.seconds)))
+        ratios = (f"{reference / t.median:.2f}", f"{t.median / benchmark.floor:.2f}")
+        rows.append((t.form, *times, *ratios, f"{t.off:.0e}"))
+    print_table(("form", "ms", "least", "most", "x faster", "x floor", "off"), rows, right=range(1, 7))
     print()

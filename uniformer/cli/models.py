@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from uniformer.cli.tables import print_table
 from uniformer.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,17 +60,8 @@ def _plain(record: Checkpoint) -> dict[str, Any]:
 
 
 def _show_table(records: list[Checkpoint]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("checkpoint", "data set", "input", "views", "params", "GMACs", "score", "weights"):
-        justify: Literal["left", "right"] = "right" if name in ("views", "params", "GMACs", "score") else "left"
-        table.add_column(name, justify=justify, no_wrap=True)
-    for r in records:
-        table.add_row(*_row(r))
-    width = None if sys.stdout.isatty() else 180
-    Console(width=width).print(table)
+    header = ("checkpoint", "data set", "input", "views", "params", "GMACs", "score", "weights")
+    print_table(header, [tuple(_row(record)) for record in records], right=(3, 4, 5, 6))
     print(f"{len(records)} checkpoints. `uniformer models ID` shows one whole; GMACs are of one view.")
 
 

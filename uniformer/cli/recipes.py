@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+from uniformer.cli.tables import print_table
+
+if TYPE_CHECKING:
+    from uniformer.training.recipe import Recipe
 
 HELP = "list the published training runs, or print one whole"
 
@@ -27,11 +33,11 @@ def run(args: argparse.Namespace) -> int:
     names = list_recipes(args.pattern)
     if not names:
         load_recipe(args.pattern)  # raises, naming the nearest
-    width = max(map(len, names), default=0)
-    for name in names:
-        recipe = load_recipe(name)
-        record = recipe.record
-        score = "" if record is None else ", ".join(f"{k} {v:g}" for k, v in list(record.scores.items())[:1])
-        print(f"{name:{width}}  {score:10}  {recipe.title}")
+    print_table(("recipe", "score", "run"), [(name, *_facts(load_recipe(name))) for name in names])
     print(f"{len(names)} recipes. `uniformer recipes NAME --print` shows one whole, `uniformer train NAME` runs it.")
     return 0
+
+
+def _facts(recipe: Recipe) -> tuple[str, str]:
+    scores = {} if recipe.record is None else recipe.record.scores
+    return ", ".join(f"{name} {value:g}" for name, value in list(scores.items())[:1]), recipe.title
