@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import uniformer
 from tests import odd_media
 from tests.films import pan, shake, write
-from tests.test_report_page import browser, count  # noqa: F401 - a fixture
+from tests.test_report_page import browser, colours, contrast, count, opened, preferring  # noqa: F401 - a fixture
 from tests.test_timelines import SPARSE, check, parse_srt
 from tests.tiny import IMAGES, save_tiny, tiny_model
 from uniformer import Predictor, timeline
@@ -30,7 +31,7 @@ from uniformer.camera_motion.photos import PHOTOS, split_of_name
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.save import save_checkpoint
 from uniformer.cli.main import main
-from uniformer.reports import timeline as demo_page
+from uniformer.reports.timeline import CARDS, write_timeline_page
 from uniformer.timelines.timeline import Row, Timeline, Window
 
 
@@ -54,27 +55,6 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("video") / "my <b>video & more.mp4", chain(pan(0, 80), shake(1, 60, 3)))
 
 
-def opened(session: Any, path: Path, width: int = 1160) -> Any:
-    """The page loads whole, asks nobody for anything and complains of nothing; nothing stands out of its drawing."""
-    session.set_window_size(width, 1000)
-    session.get_log("browser"), session.get_log("performance")
-    session.get(path.as_uri())
-    asked = [entry["message"] for entry in session.get_log("performance") if "requestWillBeSent" in entry["message"]]
-    assert not [message for message in asked if '"url":"http' in message]
-    assert session.get_log("browser") == []
-    drawn = session.execute_script("return [...document.images].every(i => i.complete && i.naturalWidth > 0)")
-    assert drawn
-    outside = session.execute_script(
-        "const s = document.querySelector('svg'), b = s.getBoundingClientRect();"
-        "return [...s.children].filter(t => { const r = t.getBoundingClientRect();"
-        "return r.left < b.left - 1 || r.right > b.right + 1 || r.top < b.top - 1 || r.bottom > b.bottom + 1 })"
-        ".map(t => t.outerHTML.slice(0, 90))"
-    )
-    assert outside == []
-    assert session.execute_script("return document.documentElement.scrollWidth <= innerWidth")
-    return session
-
-
 # ---- its own film ----------------------------------------------------------------------------------------------------
 
 
@@ -84,7 +64,7 @@ def test_the_demo_as_a_new_user_sees_it(browser: Any, tmp_path: Path) -> None:  
     command = [sys.executable, "-m", "uniformer.cli", "demo"]
     ended = subprocess.run(command, cwd=tmp_path, env=env, text=True, capture_output=True, timeout=300, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
-    verdicts = [line for line in ended.stdout.splitlines() if re.search(r"\d %   (right|WRONG)$", line)]
+    verdicts = [line for line in ended.stdout.splitlines() if re.search(r"\d %  (right|WRONG)$", line)]
     assert len(verdicts) == SHOTS
     right = sum(line.endswith("right") for line in verdicts)
     assert f"{right} of {SHOTS} right; {SHOTS - 1} of {SHOTS - 1} cuts found" in ended.stdout
@@ -118,7 +98,7 @@ def test_a_seed_gives_the_same_film_and_another_another(tmp_path: Path, monkeypa
 
 
 def test_its_photographs_were_not_trained_on() -> None:
-    folder = Path(demo_page.__file__).parent / "photos"
+    folder = Path(uniformer.__file__).parent / "assets" / "photos"
     names = sorted(path.name for path in folder.glob("*.jpg"))
     assert len(names) == 4
     of_scikit_image = {Path(name).stem for name in PHOTOS["test"]}
@@ -244,13 +224,13 @@ def made_up(shots: int, windows: int, seed: int = 0) -> Timeline:
 def test_the_page_of_a_long_video_stays_small(browser: Any, video: Path, tmp_path: Path) -> None:  # noqa: F811
     result = made_up(shots=900, windows=9)
     path = tmp_path / "long.html"
-    demo_page.write_page(path, result, video, title="long")
+    write_timeline_page(path, result, video, title="long")
     assert path.stat().st_size < 5_000_000
     opened(browser, path)
-    assert count(browser, ".card") == demo_page.CARDS
+    assert count(browser, ".card") == CARDS
     assert count(browser, "#rows tbody tr") == 900
     text = browser.find_element("css selector", "body").text
-    assert f"Pictures of {demo_page.CARDS} of 900" in text
+    assert f"Pictures of {CARDS} of 900" in text
     assert "a <note> & more" in text
 
 
@@ -259,33 +239,13 @@ def test_the_page_of_a_long_video_stays_small(browser: Any, video: Path, tmp_pat
 def test_the_page_can_be_read(browser: Any, video: Path, tmp_path: Path, width: int, scheme: str) -> None:  # noqa: F811
     """On wide and narrow windows, light and dark: text and ground differ as WCAG asks for (4.5 to 1)."""
     path = tmp_path / "page.html"
-    demo_page.write_page(path, made_up(4, 3), video, title="short")
-    feature = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", feature)
-    try:
+    write_timeline_page(path, made_up(4, 3), video, title="short")
+    with preferring(browser, scheme):
         opened(browser, path, width)
-        ground, *inks = browser.execute_script(
-            "const c = (q, k) => getComputedStyle(document.querySelector(q))[k];"
-            "return [c('body', 'backgroundColor'), c('body', 'color'), c('p.sub', 'color'), c('svg text', 'fill'),"
-            " c('svg text.faint', 'fill'), c('summary', 'color')]"
-        )
-        for ink in inks:
-            assert contrast(ground, ink) >= 4.5, (ground, ink)
-    finally:
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-
-
-def contrast(a: str, b: str) -> float:
-    """Contrast of two CSS colours, by WCAG 2.2."""
-
-    def luminance(colour: str) -> float:
-        parts = np.array([int(part) for part in re.findall(r"\d+", colour)[:3]]) / 255
-        return float(
-            np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722)
-        )
-
-    low, high = sorted((luminance(a), luminance(b)))
-    return (high + 0.05) / (low + 0.05)
+        wanted = ("body color", "p.sub color", ".wide li color", "svg text.faint fill", "summary color")
+        ground, *inks = colours(browser, "body backgroundColor", *wanted)
+    for ink in inks:
+        assert contrast(ground, ink) >= 4.5, (ground, ink)
 
 
 def test_a_page_without_any_answer(browser: Any, video: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -293,7 +253,7 @@ def test_a_page_without_any_answer(browser: Any, video: Path, tmp_path: Path) ->
     nothing = replace(
         made_up(2, 1), rows=(Row(1, 0, 0.3, "", None), Row(2, 0.3, 0.5, "", None)), windows=(), duration=0.5
     )
-    demo_page.write_page(tmp_path / "none.html", nothing, video, title="none")
+    write_timeline_page(tmp_path / "none.html", nothing, video, title="none")
     opened(browser, tmp_path / "none.html")
     assert count(browser, ".card") == 0
     assert "(too short to tell)" in browser.find_element("css selector", "#rows").text

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -18,6 +19,7 @@ import pytest
 from PIL import Image
 
 from tests import odd_media
+from tests.test_report_page import browser, count, opened  # noqa: F401 - a fixture
 from uniformer.config import InputSpec
 from uniformer.datasets.duplicates import BYTES, fingerprint, near_groups
 from uniformer.datasets.manifest import Item, Manifest
@@ -25,6 +27,7 @@ from uniformer.datasets.open import open_source
 from uniformer.datasets.scan import ScanResult, inspect, scan
 from uniformer.errors import InputError
 from uniformer.labels import load_classes
+from uniformer.reports.dataset import write_dataset_page
 from uniformer.sides import flip_sensitive
 from uniformer.support.jobs import Journal, run_parallel
 
@@ -122,17 +125,20 @@ def test_the_saved_manifest_is_what_training_opens(scanned: ScanResult) -> None:
     assert len(train.usable()) == len(train) - 2
 
 
-def test_the_report_stands_alone(scanned: ScanResult) -> None:
+def test_the_report_stands_alone(scanned: ScanResult, browser: Any) -> None:  # noqa: F811
+    assert not scanned.report.exists()  # a scan looks, and the page is another's work
+    write_dataset_page(scanned.report, scanned)
     text = scanned.report.read_text("utf-8")
     assert "recordings across splits" in text
-    assert "<svg" in text
     assert text.count("data:image/jpeg;base64,") >= 4
     assert not re.search(r"(src|href)\s*=\s*['\"]?(?!data:)[^'\"\s>]", text)
     assert "<script" not in text
     assert '<b class="error">error</b> unreadable: ' in text
     assert text.count('class="card"') >= 4
-    assert 'id="classes-train-0"' in text
-    assert 'id="lengths-val"' in text
+    opened(browser, scanned.report)
+    assert count(browser, "#classes-train li") == 2
+    assert count(browser, "#lengths-val li") == 1
+    assert count(browser, "#sets tbody tr") == 2
 
 
 def test_names_are_escaped_in_the_report(tmp_path: Path) -> None:
@@ -142,6 +148,7 @@ def test_names_are_escaped_in_the_report(tmp_path: Path) -> None:
         Image.fromarray(scene(seed)).save(path)
     (tmp_path / "set" / "x" / "<img src=x>.png").write_bytes(b"no image")
     result = scan(open_source(tmp_path / "set"), tmp_path / "out", workers=0)
+    write_dataset_page(result.report, result)
     text = result.report.read_text("utf-8")
     assert "&lt;b&gt;bold&lt;-b&gt;" in text
     assert "<img src=x>" not in text
@@ -211,10 +218,10 @@ def test_files_that_are_no_videos(make: object, tmp_path: Path) -> None:
 
 
 def test_lists_that_disagree_with_the_disk(tmp_path: Path) -> None:
-    for name, count in (("one", 3), ("two", 4)):
+    for name, frames in (("one", 3), ("two", 4)):
         (tmp_path / name).mkdir()
-        for i in range(count):
-            Image.fromarray(scene(count, 8 * i)).save(tmp_path / name / f"{i:05d}.jpg")
+        for i in range(frames):
+            Image.fromarray(scene(frames, 8 * i)).save(tmp_path / name / f"{i:05d}.jpg")
     (tmp_path / "list.txt").write_text("one 3 0\ntwo 5 1\n")
     result = scan(open_source(tmp_path / "list.txt"), tmp_path / "out", workers=0)
     assert titles(result)["frame counts"] == ("warning", 1)

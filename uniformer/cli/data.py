@@ -65,6 +65,7 @@ def _scan(args: argparse.Namespace) -> int:
     from uniformer.checkpoints.records import get_checkpoint
     from uniformer.datasets.open import find_splits, open_source
     from uniformer.datasets.scan import scan
+    from uniformer.reports.dataset import write_dataset_page
 
     splits = [args.split] if args.split else list(find_splits(args.source))
     sets = {name: open_source(args.source, split=name, root=args.root) for name in splits}
@@ -78,6 +79,7 @@ def _scan(args: argparse.Namespace) -> int:
         result = scan(
             sets, out, spec=spec, workers=args.workers, resume=not args.no_resume, full=args.full, progress=progress
         )
+    write_dataset_page(result.report, result)
     for finding in result.findings:
         print(f"{finding.level}: {finding.text}")
     print(f"report: {result.report}")

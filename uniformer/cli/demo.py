@@ -14,13 +14,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from uniformer.cli.tables import print_table
 from uniformer.errors import InputError, cannot_write
 from uniformer.support.progress import progress_bar
 
 if TYPE_CHECKING:
     from uniformer.camera_motion.film import Take, Verdict
     from uniformer.inference.predictor import Predictor
-    from uniformer.timelines.timeline import Timeline
+    from uniformer.timelines.timeline import Row, Timeline
 
 HELP = "name the motion of the camera over time, in a film made on the spot or in your own videos"
 PAGE = "uniformer-demo.html"
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _made_film(args: argparse.Namespace, predictor: Predictor) -> int:
     from uniformer.camera_motion.film import judge, make_film
-    from uniformer.reports.timeline import write_page
+    from uniformer.reports.film import write_film_page
 
     page, seed = Path(args.out or PAGE), args.seed or 0
     if seed < 0:
@@ -77,10 +78,10 @@ def _made_film(args: argparse.Namespace, predictor: Predictor) -> int:
             f"{len(takes)} shots filmed from photographs (seed {seed}) in {made - begin:.1f} s, "
             f"seen by {timeline.checkpoint} in {time.perf_counter() - made:.1f} s\n"
         )
-        print(_verdict_table(verdicts))
+        _print_verdicts(verdicts)
         right = sum(verdict.is_right for verdict in verdicts)
         print(f"\n{right} of {len(verdicts)} right; {_cuts_found(takes, timeline)}")
-        write_page(page, timeline, film, verdicts, title="What is the camera doing?")
+        write_film_page(page, timeline, film, verdicts, title="What is the camera doing?")
     print(f"page: {page}")
     return 0
 
@@ -96,17 +97,19 @@ def _check_names(predictor: Predictor) -> None:
         )
 
 
-def _verdict_table(verdicts: Iterable[Verdict]) -> str:
+def _print_verdicts(verdicts: Iterable[Verdict]) -> None:
     from uniformer.timelines.timeline import plain_name
 
-    rows = [("seconds", "what was filmed", "what the network saw", "", "")]
-    for verdict in verdicts:
-        take, row = verdict.take, verdict.row
-        share = "" if row.confidence is None else f"{100 * row.confidence:.0f} %"
-        seen = plain_name(row.motion) or "(too short to tell)"
-        mark = "right" if verdict.is_right else "WRONG"
-        rows.append((f"{take.start:.1f} - {take.end:.1f}", plain_name(take.motion), seen, share, mark))
-    return _aligned(rows, right=(0, 3))
+    rows = [
+        (
+            f"{v.take.start:.1f} - {v.take.end:.1f}",
+            plain_name(v.take.motion),
+            *_answer(v.row),
+            "right" if v.is_right else "WRONG",
+        )
+        for v in verdicts
+    ]
+    print_table(("seconds", "what was filmed", "what the network saw", "", ""), rows, right=(0, 3))
 
 
 def _cuts_found(takes: Sequence[Take], timeline: Timeline) -> str:
@@ -127,7 +130,7 @@ def _own_videos(args: argparse.Namespace, predictor: Predictor) -> int:
     for video, place in zip(args.videos, places, strict=True):
         try:
             timeline = _timeline(Path(video), args, predictor)
-            print(_timeline_table(timeline))
+            _print_timeline(timeline)
             if place is not None:
                 _save(timeline, Path(video), place)
         except InputError as error:
@@ -164,14 +167,14 @@ def _places(out: str | None, videos: Sequence[str]) -> Iterator[Path | None]:
 
 
 def _save(timeline: Timeline, video: Path, folder: Path) -> None:
-    from uniformer.reports.timeline import write_page
+    from uniformer.reports.timeline import write_timeline_page
     from uniformer.support.files import atomic_path
 
     _make_folder(folder)
     for form, text in (("json", timeline.to_json()), ("csv", timeline.to_csv()), ("srt", timeline.to_srt())):
         with atomic_path(folder / f"timeline.{form}") as temporary:
             temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
-    write_page(folder / "timeline.html", timeline, video, title=video.name)
+    write_timeline_page(folder / "timeline.html", timeline, video, title=video.name)
     print(f"{folder}: timeline.json, timeline.csv, timeline.srt, timeline.html")
 
 
@@ -182,28 +185,22 @@ def _make_folder(folder: Path) -> None:
         raise cannot_write(folder, error) from None
 
 
-def _timeline_table(timeline: Timeline) -> str:
+def _print_timeline(timeline: Timeline) -> None:
+    rows = [(str(row.shot), _minutes(row.start), _minutes(row.end), *_answer(row)) for row in timeline.rows]
+    print(timeline.source)
+    print_table(("shot", "start", "end", "motion", "confidence"), rows, right=(0, 1, 2, 4))
+    for note in timeline.notes:
+        print(f"note: {note}")
+
+
+def _answer(row: Row) -> tuple[str, str]:
+    """What the network says of a row, and how sure it is."""
     from uniformer.timelines.timeline import plain_name
 
-    rows = [("shot", "start", "end", "motion", "confidence")]
-    for row in timeline.rows:
-        share = "" if row.confidence is None else f"{100 * row.confidence:.0f} %"
-        times = _minutes(row.start), _minutes(row.end)
-        rows.append((str(row.shot), *times, plain_name(row.motion) or "(too short to tell)", share))
-    notes = [f"note: {note}" for note in timeline.notes]
-    return "\n".join([timeline.source, _aligned(rows, right=(0, 1, 2, 4)), *notes])
+    share = "" if row.confidence is None else f"{100 * row.confidence:.0f} %"
+    return plain_name(row.motion) or "(too short to tell)", share
 
 
 def _minutes(seconds: float) -> str:
     minutes, rest = divmod(round(100 * seconds), 6000)
     return f"{minutes}:{rest / 100:05.2f}"
-
-
-def _aligned(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
-    """Columns as wide as their widest cell; those in `right` to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append("  " + "   ".join(cells).rstrip())
-    return "\n".join(lines)

@@ -61,14 +61,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(result: Evaluation) -> None:
+    from uniformer.cli.tables import print_table
     from uniformer.reports.evaluation import figures
 
     about = result.about
     print(about.title)
     for line in about.lines[1:]:
         print(f"  {line}")
-    for figure, value in figures(result.metrics):
-        print(f"{figure:>18}  {value}")
+    print_table((), figures(result.metrics), right=(0,))
     if about.known:
         print(f"  {about.known}")
     for note in about.notes:

@@ -1,6 +1,6 @@
 """Looking at every file of a data set before hours are spent on it: what can be read, what is short, what is double.
 
-files in parallel -> files.jsonl (a journal: a killed scan goes on) -> findings -> report.html and <split>.manifest
+files in parallel -> files.jsonl (a journal: a killed scan goes on) -> findings and <split>.manifest
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from uniformer.errors import InputError
 from uniformer.reading.frames import load_image
 from uniformer.reading.sampling import clip_indices
 from uniformer.reading.video import open_video
-from uniformer.reports.dataset import write_report
 from uniformer.support.jobs import Journal, run_parallel, stamp
 
 Progress = Callable[[int, int], None]  # files done, of how many
@@ -39,7 +38,7 @@ class ScanResult:
     sets: dict[str, Manifest]  #: by split: as given, with the frame counts found and the unreadable files marked
     records: dict[str, FileRecord]  #: by path
     findings: tuple[Finding, ...]  #: worst first
-    report: Path
+    report: Path  #: where `uniformer data scan` puts the page of it
     manifests: dict[str, Path]  #: by split: where `sets` are saved
 
     @property
@@ -60,8 +59,9 @@ def scan(
 ) -> ScanResult:
     """Look at every file of a manifest, or of several splits, and write what was found to the folder `out`.
 
-    There: `report.html` for people, `<split>.manifest` for training (`open_source(out, split=...)` reads it), and
-    `files.jsonl`, by which a scan that was stopped goes on, and a later one looks at new and changed files only.
+    There: `<split>.manifest` for training (`open_source(out, split=...)` reads it), and `files.jsonl`, by which a scan
+    that was stopped goes on, and a later one looks at new and changed files only. The page for people, which
+    `uniformer data scan` writes as well, is `reports.dataset.write_dataset_page(result.report, result)`.
 
     Args:
         spec: what the network will be fed: the first and last frame of its test clips are decoded, and videos shorter
@@ -87,7 +87,6 @@ def scan(
     saved = {name: folder / f"{name}.manifest" for name in marked}
     for name, manifest in marked.items():
         manifest.save(saved[name])
-    write_report(folder / REPORT, marked, records, findings)
     return ScanResult(marked, records, findings, folder / REPORT, saved)
 
 

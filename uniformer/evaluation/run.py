@@ -23,7 +23,7 @@ from uniformer.evaluation.scoring import Reading, recorded_form, score
 from uniformer.inference.networks import is_exported, open_network
 from uniformer.inference.predictor import with_views
 from uniformer.reading.views import Backend
-from uniformer.reports.evaluation import About, write_page
+from uniformer.reports.evaluation import About, write_evaluation_page
 from uniformer.speed.timings import Compute
 from uniformer.support.distributed import World, joined
 from uniformer.support.files import atomic_path
@@ -65,10 +65,10 @@ class Evaluation:
         out.mkdir(parents=True, exist_ok=True)
         paths = {"scores": out / f"scores.{form}", "metrics": out / "metrics.json", "report": out / "report.html"}
         self.scores.save(paths["scores"])
-        page = write_page(self.scores, self.manifest, self.about, self.metrics)
-        for name, text in (("metrics", json.dumps(self.to_dict(), indent=2) + "\n"), ("report", page)):
-            with atomic_path(paths[name]) as temporary:
-                temporary.write_text(text, encoding="utf-8", errors="replace")
+        with atomic_path(paths["metrics"]) as temporary:
+            text = json.dumps(self.to_dict(), indent=2) + "\n"
+            temporary.write_text(text, encoding="utf-8", errors="replace")
+        write_evaluation_page(paths["report"], self.scores, self.manifest, self.about, self.metrics)
         return replace(self, paths=paths)
 
 

@@ -1,24 +1,25 @@
-"""One HTML file that shows how a network did on a data set: figures, plots, and the clips it got most wrong."""
+"""One HTML page that shows how a network did on a data set: figures, plots, and the clips it got most wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 
 from uniformer.datasets.manifest import Manifest
-from uniformer.errors import InputError
-from uniformer.reading.frames import load_image
-from uniformer.reading.views import frames_within, open_clip
-from uniformer.reports import html
+from uniformer.reports.charts import columns, heat_map
+from uniformer.reports.page import write_page
+from uniformer.reports.pictures import thumbnail
 from uniformer.tasks.scores import BINS, Scores, average_precision, confusion, per_class, reliability
 
 MAP_CLASSES = 30  # up to as many a confusion matrix can be read; above, the top confusions are listed alone
 BAR_CLASSES = 40  # up to as many every class gets a bar; above, the worst and the best
-WORST = 24
+CONFUSIONS, WORST = 25, 24  # listed at most
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,30 @@ class About:
     known: str = ""  #: what the checkpoint scored before: according to its authors, or in its training
 
 
-def write_page(scores: Scores, manifest: Manifest, about: About, metrics: Mapping[str, float]) -> str:
-    """The report. `manifest` is what was scored, row by row: its files give the thumbnails."""
-    return html.page(about.title, _parts(scores, manifest, about, metrics))
+def write_evaluation_page(
+    path: str | os.PathLike[str], scores: Scores, manifest: Manifest, about: About, metrics: Mapping[str, float]
+) -> None:
+    """Write the page. `manifest` is what was scored, row by row: its files give the pictures.
+
+    Raises `InputError` where it cannot be written.
+    """
+    content: dict[str, Any] = {
+        "title": about.title,
+        "lines": about.lines,
+        "tiles": [(value, name) for name, value in figures(metrics)],
+        "notes": about.notes,
+        "known": about.known,
+        "failed": [(scores.paths[i], scores.errors.get(i, "")) for i in np.flatnonzero(~scores.ok).tolist()],
+        "is_single_label": not scores.is_multi_label and bool(scores.ok.any()),
+    }
+    if scores.is_multi_label:
+        content["bars"] = [("per-class", "", _precisions(scores))]
+    elif scores.ok.any():
+        content |= _classes(scores) | _confusions(scores)
+        content |= {"reliability": _reliability(scores), "confidence": _confidences(scores)}
+        content["worst"] = list(_worst(scores, manifest))
+        content["wrong"] = int((scores.ok & (scores.ranks() > 0)).sum())
+    write_page(path, "evaluation.html", content)
 
 
 def figures(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
@@ -59,173 +81,87 @@ def figures(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     return rows
 
 
-def _parts(scores: Scores, manifest: Manifest, about: About, metrics: Mapping[str, float]) -> Iterator[str]:
-    yield f"<h1>{html.safe(about.title)}</h1>"
-    yield from (f'<p class="sub">{html.safe(line)}</p>' for line in about.lines)
-    yield '<div class="tiles">' + "".join(html.tile(value, name) for name, value in figures(metrics)) + "</div>"
-    if about.known:
-        yield f'<p class="sub">{html.safe(about.known)}</p>'
-    yield from map(html.note, about.notes)
-    if scores.is_multi_label:
-        yield from _precisions(scores)
-    elif scores.ok.any():
-        yield from _classes(scores)
-        yield from _confusions(scores)
-        yield from _confidence(scores)
-        yield from _worst(scores, manifest)
-    if not scores.ok.all():
-        yield "<h2>Without an answer</h2>"
-        rows = [(scores.paths[i], scores.errors.get(i, "")) for i in np.flatnonzero(~scores.ok).tolist()]
-        yield html.table(("file", "why"), rows, "failed")
-
-
-def _precisions(scores: Scores) -> Iterator[str]:
-    yield "<h2>Average precision of each class</h2>"
+def _precisions(scores: Scores) -> list[tuple[str, float, str]]:
+    """(class, average precision, in words), the worst first."""
     marks = np.where(scores.ok[:, None], scores.probabilities, -1.0)
     each = [average_precision(marks[:, k], scores.labels[:, k]) for k in range(scores.num_classes)]
     order = np.argsort(np.nan_to_num(each, nan=2.0), kind="stable")
-    rows = [(scores.name(k), each[k], f"{100 * each[k]:.1f} %") for k in order.tolist() if each[k] == each[k]]
-    yield html.bars(rows, "per-class")
+    return [(scores.name(k), each[k], f"{100 * each[k]:.1f} %") for k in order.tolist() if each[k] == each[k]]
 
 
-def _classes(scores: Scores) -> Iterator[str]:
+def _classes(scores: Scores) -> dict[str, Any]:
+    """Bars of the classes that have items, the worst first, and a table of all."""
     found = per_class(scores)
-    accuracy = found.accuracy
     present = np.flatnonzero(found.count)
-    order = present[np.argsort(accuracy[present], kind="stable")].tolist()
-
-    def rows(classes: Sequence[int]) -> list[tuple[str, float, str]]:
-        return [
-            (scores.name(k), float(accuracy[k]), f"{100 * accuracy[k]:.0f} %  ({found.correct[k]} of {found.count[k]})")
-            for k in classes
-        ]
-
-    yield "<h2>Accuracy of each class</h2>"
-    if len(order) <= BAR_CLASSES:
-        yield html.bars(rows(order), "per-class")
-    else:
-        half = BAR_CLASSES // 2
-        yield f'<p class="sub">The {half} worst and the {half} best of {len(order)} classes.</p>'
-        yield html.bars(rows(order[:half]), "per-class", html.ORANGE)
-        yield html.bars(rows(order[: -half - 1 : -1]), "per-class-best")
+    order = present[np.argsort(found.accuracy[present], kind="stable")].tolist()
+    facts = zip(found.accuracy.tolist(), found.correct.tolist(), found.count.tolist(), strict=True)
+    rows = [(scores.name(k), share, f"{100 * share:.0f} %  ({n} of {of})") for k, (share, n, of) in enumerate(facts)]
+    half, ordered = BAR_CLASSES // 2, [rows[k] for k in order]
+    bars = [("per-class", "", ordered)]
+    if len(order) > BAR_CLASSES:
+        bars = [("per-class", "other", ordered[:half]), ("per-class-best", "", ordered[: -half - 1 : -1])]
     predicted = np.bincount(scores.predicted()[scores.ok], minlength=scores.num_classes)
-    cells = [
-        (k, scores.name(k), int(found.count[k]), int(found.correct[k]), 100 * float(accuracy[k]), int(predicted[k]))
+    table = [
+        (k, scores.name(k), found.count[k], found.correct[k], _percents(found.accuracy[k]), predicted[k])
         for k in range(scores.num_classes)
     ]
-    header = ("label", "class", "items", "right", "accuracy %", "times answered")
-    yield html.folded(f"All {scores.num_classes} classes", html.table(header, cells, "classes"))
+    return {"bars": bars, "half": half, "present": len(order), "classes": table}
 
 
-def _confusions(scores: Scores) -> Iterator[str]:
+def _percents(share: float) -> str:
+    return "" if share != share else f"{100 * share:.1f}"
+
+
+def _confusions(scores: Scores) -> dict[str, Any]:
     counts = confusion(scores)
-    yield "<h2>What is taken for what</h2>"
-    if scores.num_classes <= MAP_CLASSES:
-        names = [scores.name(k) for k in range(scores.num_classes)]
-        yield '<p class="sub">Rows are the true classes, columns the answers; colour is the share of the row.</p>'
-        yield html.heat_map(counts, names, "confusion")
     wrong = counts - np.diag(np.diag(counts))
-    flat = np.argsort(-wrong, axis=None, kind="stable")[:25]
-    pairs = [(int(i // scores.num_classes), int(i % scores.num_classes)) for i in flat]
+    flat = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
+    pairs = [divmod(int(place), scores.num_classes) for place in flat]
     items = per_class(scores).count
-    rows = [
-        (scores.name(i), scores.name(j), int(wrong[i, j]), 100 * float(wrong[i, j] / items[i]))
-        for i, j in pairs
-        if wrong[i, j]
-    ]
-    if rows:
-        yield html.table(("true class", "taken for", "items", "% of the class"), rows, "confusions")
-    else:
-        yield '<p class="sub">No answer is wrong.</p>'
+    names = [scores.name(k) for k in range(scores.num_classes)]
+    rows = [(names[i], names[j], wrong[i, j], _percents(wrong[i, j] / items[i])) for i, j in pairs if wrong[i, j]]
+    heat = heat_map(counts, names, "confusion") if len(names) <= MAP_CLASSES else None
+    return {"heat": heat, "confusions": rows}
 
 
-def _confidence(scores: Scores) -> Iterator[str]:
-    yield "<h2>Confidence</h2>"
-    yield (
-        '<p class="sub">Left: of answers given with some probability, how many are right; on the dashed line '
-        "confidence is deserved, below it answers are too sure. Right: how many answers have which probability.</p>"
-    )
-    yield f'<div class="row">{_reliability_diagram(scores)}{_histogram(scores)}</div>'
-
-
-def _reliability_diagram(scores: Scores) -> str:
+def _reliability(scores: Scores) -> Markup:
     found = reliability(scores)
-    left, top, side = 56, 8, 300
-    parts = html.axes(left, top, side, "probability of the answer", "share that is right")
-    width = side / BINS
-    for b, (count, confidence, accuracy) in enumerate(
-        zip(found.count.tolist(), found.confidence.tolist(), found.accuracy.tolist(), strict=True)
-    ):
-        if count:
-            title = f"{count} answers: mean probability {confidence:.2f}, {100 * accuracy:.0f} % right"
-            height = max(side * accuracy, 1.5)
-            parts.append(html.rect(left + b * width + 1, top + side - height, width - 2, height, html.BLUE, title))
-    parts.append(html.line(left, top + side, left + side, top, html.INK, "4 4"))
-    return html.svg(left + side + 14, top + side + 40, parts, "reliability")
+    titles = [
+        f"{n} answers: mean probability {confidence:.2f}, {100 * accuracy:.0f} % right" if n else ""
+        for n, confidence, accuracy in zip(found.count, found.confidence, found.accuracy, strict=True)
+    ]
+    ticks = [f"{tick:g}" for tick in (0, 0.2, 0.4, 0.6, 0.8, 1.0)]
+    layers = [("bar", found.accuracy.tolist(), titles)]
+    return columns(layers, ticks, "probability of the answer", "share that is right", "reliability", diagonal=True)
 
 
-def _histogram(scores: Scores) -> str:
-    ok = scores.ok
-    place = np.clip(np.ceil(scores.confidence()[ok] * BINS).astype(int) - 1, 0, BINS - 1)
-    right = (scores.ranks() == 0)[ok]
-    counts = [np.bincount(place[mask], minlength=BINS) for mask in (right, ~right)]
-    most = 4 * max(1, -(-int((counts[0] + counts[1]).max()) // 4))  # so that quarters are whole numbers
-    left, top, side, width = 56, 8, 300, 300 / BINS
-    parts = []
-    for share in (0, 0.25, 0.5, 0.75, 1.0):
-        y = top + side * (1 - share)
-        parts += [html.line(left, y, left + side, y), html.text(left - 6, y + 4, f"{most * share:.4g}", "end", "faint")]
-    for tick in (0, 0.2, 0.4, 0.6, 0.8, 1.0):
-        parts.append(html.text(left + side * tick, top + side + 14, f"{tick:g}", "middle", "faint"))
-    for b in range(BINS):
-        base: float = top + side
-        for mask, fill, word in zip(counts, (html.BLUE, html.ORANGE), ("right", "wrong"), strict=True):
-            height = side * int(mask[b]) / most
-            if height:
-                title = f"{int(mask[b])} {word}"
-                parts.append(html.rect(left + b * width + 1, base - height, width - 2, height, fill, title))
-            base -= height
-    parts.append(html.text(left + side / 2, top + side + 31, "probability of the answer", "middle"))
-    parts.append(html.text(14, top + side / 2, "answers", "middle", "", -90))
-    for row, (fill, word) in enumerate(((html.BLUE, "right"), (html.ORANGE, "wrong"))):
-        parts += [
-            html.rect(left + side + 16, top + 20 * row, 12, 12, fill),
-            html.text(left + side + 34, top + 20 * row + 10, word),
-        ]
-    return html.svg(left + side + 80, top + side + 40, parts, "confidence")
+def _confidences(scores: Scores) -> Markup:
+    """How many answers have which probability: those that are right, and on them those that are wrong."""
+    place = np.clip(np.ceil(scores.confidence()[scores.ok] * BINS).astype(int) - 1, 0, BINS - 1)
+    is_right = (scores.ranks() == 0)[scores.ok]
+    right, wrong = (np.bincount(place[mask], minlength=BINS) for mask in (is_right, ~is_right))
+    most = 4 * max(1, -(-int((right + wrong).max()) // 4))  # so that quarters are whole numbers
+
+    def layer(kind: str, word: str, counts: npt.NDArray[np.intp]) -> tuple[str, list[float], list[str]]:
+        return kind, (counts / most).tolist(), [f"{n} {word}" if n else "" for n in counts.tolist()]
+
+    ticks = [f"{most * quarter // 4}" for quarter in range(5)]
+    layers = [layer("bar", "right", right), layer("other", "wrong", wrong)]
+    return columns(layers, ticks, "probability of the answer", "answers", "confidence")
 
 
-# ---- the clips it got most wrong -------------------------------------------------------------------------------------
-
-
-def _worst(scores: Scores, manifest: Manifest) -> Iterator[str]:
+def _worst(scores: Scores, manifest: Manifest) -> Iterator[dict[str, str | None]]:
     """Wrong answers, the surest first."""
-    wrong = scores.ok & (scores.ranks() > 0)
-    if not wrong.any():
-        return
-    order = np.argsort(np.where(wrong, -scores.confidence(), np.inf), kind="stable")[: min(WORST, int(wrong.sum()))]
+    wrong = np.flatnonzero(scores.ok & (scores.ranks() > 0))
     predicted, confidence, true = scores.predicted(), scores.confidence(), scores.true_probability()
-    yield "<h2>The surest of the wrong answers</h2>"
-    yield f'<p class="sub">{len(order)} of {int(wrong.sum())}.</p><div class="cards">'
-    for row in order.tolist():
-        yield html.card(
-            thumbnail(manifest, row),
-            f"said <b>{html.safe(scores.name(int(predicted[row])))}</b> {100 * confidence[row]:.0f} %<br>"
-            f"is <b>{html.safe(scores.name(int(scores.labels[row])))}</b> {100 * true[row]:.0f} %<br>"
-            f"<small>{html.safe(scores.paths[row])}</small>",
-        )
-    yield "</div>"
-
-
-def thumbnail(manifest: Manifest, row: int) -> npt.NDArray[np.uint8] | None:
-    """The picture, or the middle frame of the clip, (H, W, 3); None where it cannot be read (any more)."""
-    item = manifest[row]
-    span = None if item.start is None or item.end is None else (item.start, item.end)
-    try:
-        if manifest.kind == "image":
-            return load_image(Path(item.path))
-        with open_clip(item.path) as reader:
-            first, count = frames_within(reader, span)
-            return reader.read([first + count // 2])[0]
-    except InputError:
-        return None
+    for row in wrong[np.argsort(-confidence[wrong], kind="stable")][:WORST].tolist():
+        item = manifest[row]
+        span = None if item.start is None or item.end is None else (item.start, item.end)
+        yield {
+            "picture": thumbnail(item.path, manifest.kind, span),
+            "said": scores.name(int(predicted[row])),
+            "said_share": f"{100 * confidence[row]:.0f} %",
+            "true": scores.name(int(scores.labels[row])),
+            "true_share": f"{100 * true[row]:.0f} %",
+            "path": scores.paths[row],
+        }
