@@ -232,6 +232,8 @@ def test_the_page_of_a_long_video_stays_small(browser: Any, video: Path, tmp_pat
     text = browser.find_element("css selector", "body").text
     assert f"Pictures of {CARDS} of 900" in text
     assert "a <note> & more" in text
+    assert count(browser, "line.cut") == 0  # nothing would be left between 899 lines
+    assert "Upright lines" not in text
 
 
 @pytest.mark.parametrize("width", [1160, 480])

@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ CARDS = 48  # rows shown with pictures: each takes some 60 kB and the decoding o
 _AT_ONCE = 1 << 28  # bytes of frames read together
 _WIDE, _STRIP = 240, 480  # pixels of a moving picture, and of the strip of frames below it, which is shown at half size
 _COLUMNS = 500  # moments drawn at most: longer videos are drawn in as many parts
-_CLASSES = 24  # drawn at most
+_CLASSES, _CUTS = 24, 150  # drawn at most
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def write_timeline_page(path: str | os.PathLike[str], timeline: Timeline, video:
 
 def content(timeline: Timeline, video: Path, truths: Sequence[Truth] = ()) -> dict[str, Any]:
     """What the template shows: all but title and lines."""
-    cards = list(_cards(timeline, video, truths))
+    cards, cuts = list(_cards(timeline, video, truths)), _cuts(timeline)
     shots, motions = timeline.rows[-1].shot, len({row.motion for row in timeline.rows if row.motion})
     return {
         "tiles": [
@@ -74,7 +74,8 @@ def content(timeline: Timeline, video: Path, truths: Sequence[Truth] = ()) -> di
             (motions, "motion" if motions == 1 else "different motions"),
         ],
         "notes": timeline.notes,
-        "chart": _chart(timeline, cards, truths),
+        "chart": _chart(timeline, cards, cuts, truths),
+        "cuts": cuts,
         "cards": cards,
         "of": len(truths) or sum(bool(row.motion) for row in timeline.rows),
         "rows": [
@@ -150,7 +151,13 @@ def _strip(frames: Sequence[Image.Image]) -> Image.Image:
 _LEFT, _ACROSS, _FILM, _STEP = 6, 870, 58, 21  # pixels: left of the time, the time, pictures above it, one class
 
 
-def _chart(timeline: Timeline, cards: Sequence[_Card], truths: Sequence[Truth]) -> Wide:
+def _cuts(timeline: Timeline) -> list[float]:
+    """The times of all cuts, or none where their lines would hide what is between them."""
+    cuts = [row.start for before, row in pairwise(timeline.rows) if row.shot != before.shot]
+    return cuts if len(cuts) <= _CUTS else []
+
+
+def _chart(timeline: Timeline, cards: Sequence[_Card], cuts: Sequence[float], truths: Sequence[Truth]) -> Wide:
     """Time from left to right, a line for each class, darker where it is more probable."""
     starts, ends, shares = _columns(timeline)
     scale = _ACROSS / max(timeline.duration, 1e-6)
@@ -166,9 +173,7 @@ def _chart(timeline: Timeline, cards: Sequence[_Card], truths: Sequence[Truth]) 
             if share >= 0.04:
                 title = f"{name}, {_clock(start)} – {_clock(end)}: {100 * share:.0f} %"
                 parts.append(_box(start, end, top, scale, "bar", title, share))
-    for before, row in zip(timeline.rows, timeline.rows[1:], strict=False):
-        if row.shot != before.shot:
-            parts.append(line(_LEFT + row.start * scale, 0, _LEFT + row.start * scale, bottom, "cut"))
+    parts += [line(_LEFT + cut * scale, 0, _LEFT + cut * scale, bottom, "cut") for cut in cuts]
     for truth in truths:
         top = film + _STEP * drawn.index(timeline.classes.index(truth.motion))
         parts.append(_box(truth.start, truth.end, top, scale, "right" if truth.is_found else "wrong", "filmed"))
