@@ -312,6 +312,8 @@ def test_the_data_set_of_a_recipe_names_the_classes_and_their_order(tmp_path: Pa
         assert part is not None
         assert part.classes == names
         assert sorted(part.labels.tolist()) == [3, 7, 350]
-    for part in open_for_recipe(load_recipe("uniformer_nano_camera_motion", data)):  # no list of these: as they are found
+    for part in open_for_recipe(
+        load_recipe("uniformer_nano_camera_motion", data)
+    ):  # no list of these: as they are found
         assert part is not None
         assert part.classes == tuple(sorted(few))

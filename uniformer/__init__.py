@@ -33,9 +33,11 @@ _HOMES = {
     "InputSpec": "config",
     "Predictor": "inference.predictor",
     "Timeline": "timelines.timeline",
+    "Scores": "tasks.scores",
     "UniFormer": "network.model",
     "count_macs": "network.macs",
     "create_model": "checkpoints.load",
+    "evaluate": "evaluation.run",
     "export": "speed.export",
     "get_checkpoint": "checkpoints.records",
     "list_checkpoints": "checkpoints.records",
@@ -46,6 +48,7 @@ _HOMES = {
     "predict": "inference.predictor",
     "save_checkpoint": "checkpoints.save",
     "timeline": "timelines.timeline",
+    "train": "training.run",
     "verify": "checkpoints.save",
 }
 
@@ -54,10 +57,12 @@ __all__ = [
     "InputError",
     "InputSpec",
     "Predictor",
+    "Scores",
     "Timeline",
     "UniFormer",
     "count_macs",
     "create_model",
+    "evaluate",
     "export",
     "get_checkpoint",
     "list_checkpoints",
@@ -68,6 +73,7 @@ __all__ = [
     "predict",
     "save_checkpoint",
     "timeline",
+    "train",
     "verify",
 ]
 

@@ -16,10 +16,12 @@ from uniformer.reports.charts import columns, heat_map
 from uniformer.reports.page import write_page
 from uniformer.reports.pictures import thumbnail
 from uniformer.tasks.scores import BINS, Scores, average_precision, confusion, per_class, reliability
+from uniformer.tasks.task import ScoredItems
 
 MAP_CLASSES = 30  # up to as many a confusion matrix can be read; above, the top confusions are listed alone
 BAR_CLASSES = 40  # up to as many every class gets a bar; above, the worst and the best
 CONFUSIONS, WORST = 25, 24  # listed at most
+KNOWN = ("top1", "top1_low", "top1_high", "top5", "mean_class", "map", "ece", "items", "failed")  # to `figures`
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,11 @@ class About:
 
 
 def write_evaluation_page(
-    path: str | os.PathLike[str], scores: Scores, manifest: Manifest, about: About, metrics: Mapping[str, float]
+    path: str | os.PathLike[str], scores: ScoredItems, manifest: Manifest, about: About, metrics: Mapping[str, float]
 ) -> None:
     """Write the page. `manifest` is what was scored, row by row: its files give the pictures.
+
+    Any task's scores have their figures; those of classes also plots, confusions and the worst answers.
 
     Raises `InputError` where it cannot be written.
     """
@@ -46,16 +50,20 @@ def write_evaluation_page(
         "notes": about.notes,
         "known": about.known,
         "failed": [(scores.paths[i], scores.errors.get(i, "")) for i in np.flatnonzero(~scores.ok).tolist()],
-        "is_single_label": not scores.is_multi_label and bool(scores.ok.any()),
     }
-    if scores.is_multi_label:
-        content["bars"] = [("per-class", "", _precisions(scores))]
-    elif scores.ok.any():
-        content |= _classes(scores) | _confusions(scores)
-        content |= {"reliability": _reliability(scores), "confidence": _confidences(scores)}
-        content["worst"] = list(_worst(scores, manifest))
-        content["wrong"] = int((scores.ok & (scores.ranks() > 0)).sum())
+    if isinstance(scores, Scores):
+        content |= _of_classes(scores, manifest)
     write_page(path, "evaluation.html", content)
+
+
+def _of_classes(scores: Scores, manifest: Manifest) -> dict[str, Any]:
+    if scores.is_multi_label:
+        return {"is_single_label": False, "bars": [("per-class", "", _precisions(scores))]}
+    if not scores.ok.any():
+        return {}
+    plots = {"reliability": _reliability(scores), "confidence": _confidences(scores)}
+    worst = {"worst": list(_worst(scores, manifest)), "wrong": int((scores.ok & (scores.ranks() > 0)).sum())}
+    return {"is_single_label": True, **_classes(scores), **_confusions(scores), **plots, **worst}
 
 
 def figures(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
@@ -75,6 +83,7 @@ def figures(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     ]
     if "ece" in metrics:
         rows.append(("calibration error", f"{metrics['ece']:.3f}"))
+    rows += [(name, f"{value:.4g}") for name, value in metrics.items() if name not in KNOWN]  # another task's
     rows.append(("items", f"{metrics['items']:.0f}"))
     if metrics["failed"]:
         rows.append(("without an answer", f"{metrics['failed']:.0f}"))

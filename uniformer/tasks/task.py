@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
@@ -123,7 +123,9 @@ class Task(ABC):
     measures: ClassVar[tuple[str, ...]]  #: that training goes by, in the order of its tables; the loss is the last
 
     def __init__(self, contract: Contract):
-        self.contract = contract  #: what a checkpoint must store: network, input, and what answers mean
+        self.contract = replace(
+            contract, task=self.name
+        )  #: what a checkpoint must store: network, input, and what answers mean
 
     @abstractmethod
     def build(self) -> nn.Module:
