@@ -24,6 +24,8 @@ from uniformer.evaluation.scoring import Reading, evaluate_model, item_groups
 from uniformer.inference.networks import evaluating
 from uniformer.inference.predictor import Predictor
 from uniformer.network.model import UniFormer
+from uniformer.speed.forms import situation_of
+from uniformer.speed.timings import remember, view_size
 from uniformer.tasks.scores import Scores
 
 NAMES = tuple(f"class of number {i}" for i in range(7))
@@ -107,6 +109,42 @@ def test_parts_of_long_files_are_items_of_their_own(videos: Path, network: UniFo
     scores = evaluate_model(network, manifest, SPEC, workers=0)
     assert scores.paths == ("0.mp4", "0.mp4#0-0.4", "0.mp4#0.8-1.2")
     assert len({row.tobytes() for row in scores.logits}) == 3
+
+
+def test_a_run_that_goes_on_takes_the_form_that_was_recorded(
+    videos: Path, network: UniFormer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was measured on the machine in between changes no digit."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    manifest = of_videos(videos)
+    for name in ("whole", "cut"):
+        whole = evaluate_model(network, manifest, SPEC, workers=0, store=tmp_path / name)
+    (rows,) = (tmp_path / "cut").glob("rows-*.bin")
+    rows.write_bytes(rows.read_bytes()[: 3 * (8 + 2 * 4 * 7 + 4)])  # three items
+    size = view_size(network.config, SPEC)
+    remember(situation_of(network.config, size, torch.device("cpu"), torch.float32), {"plain": 1.0, "fast": 2.0})
+    assert not same_bits(whole, evaluate_model(network, manifest, SPEC, workers=0))  # a new run goes by it
+    assert same_bits(whole, evaluate_model(network, manifest, SPEC, workers=0, store=tmp_path / "cut"))
+    with refused("holds answers of another run .network differ"):
+        evaluate_model(network, manifest, SPEC, workers=0, store=tmp_path / "cut", compute="plain")
+
+
+@pytest.mark.parametrize("form", [".onnx", ".xml"])
+def test_an_exported_network_is_evaluated_as_its_checkpoint_is(videos: Path, tmp_path: Path, form: str) -> None:
+    pytest.importorskip({".onnx": "onnxscript", ".xml": "openvino"}[form])
+    save_tiny(tmp_path / "tiny.safetensors", CLIPS)
+    assert main(["export", str(tmp_path / "tiny.safetensors"), str(tmp_path / f"tiny{form}")]) == 0
+    of_videos(videos).save(tmp_path / "six.manifest")
+    found = {}
+    for name in ("tiny.safetensors", f"tiny{form}"):
+        words = [str(tmp_path / name), str(tmp_path / "six.manifest"), "--workers", "0", "--batch-size", "3"]
+        assert main(["eval", *words, "--out", str(tmp_path / f"{name}.eval")]) == 0
+        found[name] = Scores.load(tmp_path / f"{name}.eval" / "scores.npz")
+    own, exported = found.values()
+    assert np.allclose(own.logits, exported.logits, atol=1e-4 * abs(own.logits).max())
+    assert own.classes == exported.classes
+    refusal = main(["features", str(tmp_path / f"tiny{form}"), str(videos), "--out", str(tmp_path / "features")])
+    assert refusal == 2
 
 
 def test_images_go_several_at_a_time(tmp_path: Path) -> None:
