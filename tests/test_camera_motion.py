@@ -34,7 +34,7 @@ from uniformer.camera_motion.visibility import (
     visible_parallax,
 )
 from uniformer.errors import InputError
-from uniformer.sides import flip_sensitive
+from uniformer.labels import flip_sensitive
 
 if importlib.util.find_spec("skimage") is None:
     pytest.skip("needs scikit-image", allow_module_level=True)

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from uniformer.errors import InputError
-from uniformer.labels import kinetics400_permutation, load_classes
+from uniformer.labels import alphabetical, flip_sensitive, kinetics400_permutation, load_classes, match_names
 
 SIZES = {
     "Kinetics-400": 400,
@@ -52,8 +52,7 @@ def test_anchors(dataset: str, index: int, name: str) -> None:
 
 def test_something_something_v2_is_sorted_without_its_brackets() -> None:
     names = load_classes("Something-Something V2")
-    bare = [name.replace("[", "").replace("]", "") for name in names]
-    assert bare == sorted(bare)
+    assert list(names) == alphabetical(sorted(names))
     assert sum(a != b for a, b in zip(names, sorted(names), strict=True)) == 89
 
 
@@ -95,3 +94,34 @@ def test_names_cost_no_heavy_import() -> None:
         "sys.exit('torch' in sys.modules or 'torchvision' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_names_match_exactly_or_by_their_one_normal_form() -> None:
+    known = ("Cardigan", "cardigan", "riding a bike", "Moving [something] up", "C++", "C", "!?")
+    asked = (
+        "cardigan",
+        "Cardigan",
+        "CARDIGAN",
+        "RidingABike",
+        "riding_a_bike",
+        "moving something up",
+        "c",
+        "C++",
+        "?!",
+    )
+    assert match_names(asked, known) == [1, 0, None, 2, 2, 3, None, 4, None]
+    assert match_names(["a", "b"], ["a", "b", "b"]) == [0, None]  # two of one name: nobody knows which
+    names = load_classes("ImageNet-1K")
+    assert match_names(names, names[::-1]) == list(range(1000))[::-1]
+
+
+def test_sides_in_names() -> None:
+    assert len(flip_sensitive(load_classes("Something-Something V2"))) == 3
+    assert flip_sensitive(load_classes("Kinetics-400")) == []
+    names = ["TurnLeft", "up", "turn_right", "Wave left hand", "anti-clockwise turn", "Clockwise turn", "upright"]
+    assert flip_sensitive(names) == [
+        ("TurnLeft", "turn_right"), ("Wave left hand",), ("anti-clockwise turn", "Clockwise turn"),
+    ]  # fmt: skip
+    assert flip_sensitive(["turn_counter_clockwise", "TurnClockwise"]) == [("turn_counter_clockwise", "TurnClockwise")]
+    handles = ["pull the left handle", "pull the right handle"]  # not a lefthandle
+    assert flip_sensitive(handles) == [tuple(handles)]

@@ -26,9 +26,7 @@ from uniformer.datasets.manifest import Item, Manifest
 from uniformer.datasets.open import open_source
 from uniformer.datasets.scan import ScanResult, inspect, scan
 from uniformer.errors import InputError
-from uniformer.labels import load_classes
 from uniformer.reports.dataset import write_dataset_page
-from uniformer.sides import flip_sensitive
 from uniformer.support.jobs import Journal, run_parallel
 
 DENSE = InputSpec(frames=8, stride=4, sampling="dense", fps=25.0)
@@ -282,15 +280,6 @@ def test_near_groups_are_those_of_all_pairs() -> None:
     assert near_groups(np.zeros((0, BYTES), np.uint8)) == []
     with pytest.raises(InputError, match=r"expected near in 0 \.\. 15"):
         near_groups(prints, 16)
-
-
-def test_sides_in_names() -> None:
-    assert len(flip_sensitive(load_classes("Something-Something V2"))) == 3
-    assert flip_sensitive(load_classes("Kinetics-400")) == []
-    names = ["TurnLeft", "up", "turn_right", "Wave left hand", "anti-clockwise turn", "Clockwise turn", "upright"]
-    assert flip_sensitive(names) == [
-        ("TurnLeft", "turn_right"), ("Wave left hand",), ("anti-clockwise turn", "Clockwise turn"),
-    ]  # fmt: skip
 
 
 def crash_on_three(number: int) -> int:

@@ -1,27 +1,28 @@
-"""Class names by data set, in the order of the published classifiers' rows."""
+"""Class names: those of the published data sets, the one way that names are matched, and the sides that they tell."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
 from uniformer.config import did_you_mean
 from uniformer.errors import InputError
 
-_FILES = {
+#: Data sets with a list of names in this package, in the order of the published classifiers' rows.
+DATASETS = {
     "Kinetics-400": "kinetics400.json",  # the authors' own shuffle: 370 is yoga
     "Kinetics-600": "kinetics600.json",  # another shuffle
-    "Something-Something V1": "something_something_v1.json",
     "Something-Something V2": "something_something_v2.json",  # sorted as if the brackets were not there
+    "Something-Something V1": "something_something_v1.json",
     "UCF101": "ucf101.json",
     "HMDB51": "hmdb51.json",
 }
 _IMAGENET = "ImageNet-1K"
-
-#: Data sets of which the names tell the classes apart. ImageNet's do not: cranes are birds and machines.
-DISTINCT = tuple(_FILES)
 
 
 def load_classes(dataset: str) -> tuple[str, ...]:
@@ -33,10 +34,12 @@ def load_classes(dataset: str) -> tuple[str, ...]:
     """
     if dataset == _IMAGENET:
         return _imagenet_classes()
-    if dataset not in _FILES:
-        known = [*_FILES, _IMAGENET]
+    if dataset not in DATASETS:
+        known = [*DATASETS, _IMAGENET]
         raise InputError(f"no class names for the data set {dataset!r}{did_you_mean(dataset, known)}")
-    return tuple(json.loads((resources.files("uniformer") / "assets" / "labels" / _FILES[dataset]).read_text("utf-8")))
+    return tuple(
+        json.loads((resources.files("uniformer") / "assets" / "labels" / DATASETS[dataset]).read_text("utf-8"))
+    )
 
 
 def kinetics400_permutation() -> list[int]:
@@ -64,3 +67,114 @@ def _imagenet_classes() -> tuple[str, ...]:
     if len(names) != 1000:
         raise InputError(f"expected 1000 class names in {path}, found {len(names)}")
     return tuple(names)
+
+
+# ---- matching --------------------------------------------------------------------------------------------------------
+
+
+def words(name: str) -> list[str]:
+    """What a name says, whatever its spelling: TurnLeft, turn_left and "Turn left" are the same two words."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).casefold()
+    spaced = " ".join(re.findall(r"[^\W_]+", spaced))
+    return re.sub(r"\b(?:(counter|anti) (?=clockwise)|(left|right) (?=hand(ed)?\b))", r"\1\2", spaced).split()
+
+
+def normal_form(name: str) -> str:
+    """Its letters and digits alone: what the spellings of a name share."""
+    return "".join(words(name))
+
+
+def match_names(names: Iterable[str], known: Sequence[str]) -> list[int | None]:
+    """Where each name stands in `known`: the same name, else the only one of the same normal form, else None."""
+    same, alike = _places(known), _places([normal_form(name) for name in known])
+    return [same.get(name, alike.get(normal_form(name))) for name in names]
+
+
+def _places(keys: Sequence[str]) -> dict[str, int]:
+    """Where each key stands that stands there once."""
+    counts = Counter(keys)
+    return {key: place for place, key in enumerate(keys) if key and counts[key] == 1}
+
+
+def alphabetical(names: Iterable[str]) -> list[str]:
+    """Sorted as lists of Something-Something are: as if their brackets were not there."""
+    return sorted(names, key=lambda name: name.replace("[", "").replace("]", ""))
+
+
+# ---- sides: which classes a mirrored picture turns into another, so that training must not flip ----------------------
+
+_OPPOSITE = {
+    "left": "right",
+    "leftward": "rightward",
+    "leftwards": "rightwards",
+    "lefthand": "righthand",
+    "lefthanded": "righthanded",
+    "clockwise": "counterclockwise",
+}
+_OPPOSITES = _OPPOSITE | {b: a for a, b in _OPPOSITE.items()} | {"anticlockwise": "clockwise"}
+
+# "right" that names no side: "pulling it right out", "right after"; "left" that is a form of "to leave".
+_NO_SIDE = re.compile(r"right (out|away|after|before|now|next|off|on|back|angle|through)\b|left (over|alone|behind)\b")
+
+
+def flip_sensitive(classes: Sequence[str]) -> list[tuple[str, ...]]:
+    """Classes that name a side or a sense of turning: pairs that a flip would swap, and single ones without a partner.
+
+    By the words in the names, so a class such as "writing", whose mirror image is no writing, is not found. In the
+    order of `classes`.
+    """
+    said = {name: words(name) for name in classes}
+    by_words = {tuple(w): name for name, w in said.items()}
+    found: list[tuple[str, ...]] = []
+    seen: set[str] = set()
+    for name in classes:
+        mirrored = [_OPPOSITES.get(word, word) for word in said[name]]
+        if mirrored == said[name] or name in seen:
+            continue
+        partner = next((by_words[m] for m in _spellings(mirrored) if m in by_words), None)
+        if partner is None and not _names_a_side(said[name]):
+            continue
+        found.append((name,) if partner is None else (name, partner))
+        seen.update(found[-1])
+    return found
+
+
+def mirrored_classes(classes: Sequence[str]) -> list[int]:
+    """For each class the index of what its mirror image shows: itself, but where the name says a side.
+
+    Raises `InputError` where a class that names a side has no partner.
+    """
+    partners = list(range(len(classes)))
+    for found in flip_sensitive(classes):
+        if len(found) == 1:
+            raise InputError(f"augment.mirror: {found[0]!r} names a side, and no class is its mirror image")
+        one, other = map(list(classes).index, found)
+        partners[one], partners[other] = other, one
+    return partners
+
+
+def reversed_classes(classes: Sequence[str], pairs: Iterable[tuple[str, str]]) -> list[int]:
+    """For each class the index of what its clips show when played backwards: itself, but for these pairs.
+
+    Raises `InputError` where a pair names an unknown class, or a class stands in two pairs.
+    """
+    partners = list(range(len(classes)))
+    for pair in pairs:
+        for name in pair:
+            if name not in classes:
+                raise InputError(f"augment.reverse_pairs: unknown class {name!r}{did_you_mean(name, classes)}")
+        one, other = map(list(classes).index, pair)
+        if (partners[one], partners[other]) != (one, other):
+            raise InputError(f"augment.reverse_pairs: {' and '.join(map(repr, pair))}, of which one is in another pair")
+        partners[one], partners[other] = other, one
+    return partners
+
+
+def _spellings(mirrored: list[str]) -> list[tuple[str, ...]]:
+    other = ["anticlockwise" if word == "counterclockwise" else word for word in mirrored]
+    return [tuple(mirrored), tuple(other)]
+
+
+def _names_a_side(said: list[str]) -> bool:
+    rest = _NO_SIDE.sub(" ", " ".join(said))
+    return any(word in _OPPOSITES for word in rest.split())

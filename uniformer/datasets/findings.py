@@ -11,7 +11,7 @@ import numpy as np
 from uniformer.config import InputSpec
 from uniformer.datasets.duplicates import groups_of, near_groups
 from uniformer.datasets.manifest import Manifest
-from uniformer.sides import flip_sensitive
+from uniformer.labels import flip_sensitive
 
 Level = Literal["error", "warning", "note"]
 

@@ -32,14 +32,13 @@ from uniformer.datasets.layouts import (
 from uniformer.datasets.manifest import Item, Kind, Manifest, is_saved_manifest
 from uniformer.datasets.tables import LIST_SUFFIXES, Row, is_whole
 from uniformer.errors import InputError
-from uniformer.labels import load_classes
+from uniformer.labels import DATASETS, alphabetical, load_classes, match_names, normal_form
 
 MANIFEST_SUFFIX = ".manifest"  #: of a saved manifest found in a folder
 CLASSES_FILE = "classes.txt"  #: beside a list: the classes' names, one a line, in the order of the labels
 
 MAX_CLASSES = 1 << 24  #: of labels without names, as of a network: more is a column misread
 
-_PUBLISHED = ("Kinetics-400", "Kinetics-600", "Something-Something V2", "Something-Something V1", "UCF101", "HMDB51")
 _LOOK_AT = 64  # rows, of which every fourth is looked for on the disk
 Labels = npt.NDArray[np.int32]
 _Layout = Callable[[Path, Options], Listing | None]
@@ -302,7 +301,7 @@ def _resolve(
         seen = {listing.renamed[label]: place for label, place in seen.items()}
     if known is None:
         published = _published(listing, seen)
-        known = load_classes(published) if published else tuple(sorted(seen, key=_unbracketed))
+        known = load_classes(published) if published else tuple(alphabetical(seen))
         how = f"as {published} orders them" if published else "in alphabetical order"
     return known, _by_name(seen, known), how
 
@@ -329,30 +328,21 @@ def _by_number(
 
 
 def _by_name(seen: dict[str, str], known: tuple[str, ...]) -> Labels:
-    number = {_plain(name): i for i, name in enumerate(known)} | {name: i for i, name in enumerate(known)}
-    for label, place in seen.items():
-        if label not in number and _plain(label) not in number:
+    found = match_names(seen, known)
+    for (label, place), number in zip(seen.items(), found, strict=True):
+        if number is None:
             raise InputError(
                 f"{place}: expected one of the {len(known)} classes, got {label!r}{did_you_mean(label, known)}"
             )
-    return np.array([number[label if label in number else _plain(label)] for label in seen], np.int32)
+    return np.array(found, np.int32)
 
 
 def _published(listing: Listing, seen: dict[str, str]) -> str | None:
     """The data set whose order counts: one the layout points to, or one with exactly these classes."""
-    written = {_plain(label) for label in seen}
-    names = {name: {_plain(known) for known in load_classes(name)} for name in _PUBLISHED}
-    exact = [name for name in _PUBLISHED if written == names[name]]
+    written = set(map(normal_form, seen))
+    names = {name: set(map(normal_form, load_classes(name))) for name in DATASETS}
+    exact = [name for name in DATASETS if written == names[name]]
     return next((name for name in (*exact, *listing.named_like) if written <= names[name]), None)
-
-
-def _plain(name: str) -> str:
-    """Folders often say riding_a_bike, and Something-Something's names come with and without brackets."""
-    return _unbracketed(name).replace("_", " ")
-
-
-def _unbracketed(name: str) -> str:
-    return name.replace("[", "").replace("]", "")
 
 
 def _refuse_duplicates(source: Path, manifest: Manifest, keys: npt.NDArray[np.int64]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from uniformer.errors import InputError, MissingExtra
+from uniformer.labels import normal_form
 from uniformer.reading.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 TABLE_SUFFIXES = frozenset({".csv", ".list", ".tsv", ".txt"})
@@ -25,10 +26,10 @@ SEPARATORS = {"comma": ",", "tab": "\t", "semicolon": ";", "space": " "}
 _NAME_OF = {character: name for name, character in SEPARATORS.items()}
 
 _ALIASES = {
-    "path": "path file file_name filename filepath file_path video video_path video_name image image_path clip folder",
+    "path": "path file file_name file_path video video_path video_name image image_path clip folder",
     "id": "id video_id",
     "label": "label labels target targets y label_id label_idx class_id class_index category_id",
-    "class": "class class_name classname label_name category action template",
+    "class": "class class_name label_name category action template",
     "youtube_id": "youtube_id",
     "start": "start start_time time_start t_start start_sec start_seconds",
     "end": "end end_time time_end t_end end_sec end_seconds",
@@ -36,7 +37,7 @@ _ALIASES = {
     "split": "split set subset",
     "group": "group subject",
 }
-_MEANING = {alias: meaning for meaning, aliases in _ALIASES.items() for alias in aliases.split()}
+_MEANING = {normal_form(alias): meaning for meaning, aliases in _ALIASES.items() for alias in aliases.split()}
 _SHAPES = {2: ("path", "label"), 3: ("path", "frames", "label"), 4: ("path", "start", "end", "label")}
 
 _WHOLE = re.compile(r"[+-]?\d+")
@@ -249,24 +250,21 @@ def _shape_with(path: Path, separator: str) -> _Shape | None:
 
 def _is_header(names: Sequence[str]) -> bool:
     """Do these names tell a path and a label?"""
-    known = {_MEANING.get(_plain(name)) for name in names}
+    known = {_MEANING.get(normal_form(name)) for name in names}
     return bool(known & {"path", "id", "youtube_id"} and known & {"label", "class"})
 
 
 def _meanings(names: Sequence[str], place: str) -> tuple[str | None, ...]:
     """What each column means. Of two with one meaning the one with the plain name counts: "label", not "label_id"."""
-    plain = [_plain(name) for name in names]
-    found = [_MEANING.get(name) for name in plain]
+    forms = [normal_form(name) for name in names]
+    found = [_MEANING.get(form) for form in forms]
     for meaning in {m for m in found if m is not None and found.count(m) > 1}:
-        if plain.count(meaning) != 1:
+        plain = normal_form(meaning)
+        if forms.count(plain) != 1:
             same = ", ".join(name for name, m in zip(names, found, strict=True) if m == meaning)
             raise InputError(f"{place}: expected one column that says {meaning}, found {same}")
-        found = [m if m != meaning or name == meaning else None for name, m in zip(plain, found, strict=True)]
+        found = [m if m != meaning or form == plain else None for form, m in zip(forms, found, strict=True)]
     return tuple(found)
-
-
-def _plain(name: str) -> str:
-    return name.strip().lower().replace(" ", "_")
 
 
 def _fits(cells: Sequence[str], separator: str) -> bool:
@@ -367,7 +365,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Record]]:
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
-            useful = [name for name in file.schema_arrow.names if name.lower() in _MEANING]
+            useful = [name for name in file.schema_arrow.names if normal_form(name) in _MEANING]
             for batch in file.iter_batches(columns=useful):
                 for record in batch.to_pylist():
                     number += 1

@@ -6,7 +6,6 @@ alphabetical one, and every answer looks wrong though the network is right.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,14 +14,13 @@ import numpy.typing as npt
 
 from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError
-from uniformer.labels import load_classes
+from uniformer.labels import DATASETS, alphabetical, load_classes, match_names, normal_form
 from uniformer.tasks.scores import Scores, wilson
 
 Order = npt.NDArray[np.int64]  # (L,): label as the data have it -> row of the classifier
 
 ENOUGH = 20  # items with an answer, below which chance and a wrong order cannot be told from bad luck
 SURE = 3.0  # times the probability of guessing: answers with more of it are not guesses
-_DATASETS = ("Kinetics-400", "Kinetics-600", "Something-Something V1", "Something-Something V2", "UCF101", "HMDB51")
 
 
 @dataclass(frozen=True)
@@ -34,19 +32,10 @@ class Found:
     order_name: str = ""
 
 
-def plain(name: str) -> str:
-    """A name without what spellings differ in: case, punctuation, spaces."""
-    return re.sub(r"[\W_]+", "", name.casefold())
-
-
 def match(names: Sequence[str], known: Sequence[str]) -> Order | None:
-    """Where each name stands in `known`, (L,); None unless every one stands there once, whatever its spelling."""
-    places: dict[str, int] = {}
-    for place, name in enumerate(known):
-        if places.setdefault(plain(name), place) != place:
-            return None
-    found = [places.get(plain(name), -1) for name in names]
-    return None if -1 in found or len(set(found)) < len(found) else np.array(found)
+    """Where each name stands in `known`, (L,); None unless every one stands there, and no two at one place."""
+    found = match_names(names, known)
+    return None if None in found or len(set(found)) < len(found) else np.array(found, np.int64)
 
 
 def has_names(classes: Sequence[str]) -> bool:
@@ -76,8 +65,8 @@ def match_labels(manifest: Manifest, classes: Sequence[str]) -> tuple[Manifest, 
             f"{moved} of the data's {len(order)} classes have another number there" if moved else "in the same order"
         )
         return relabelled(manifest, order, classes), f"labels matched to the checkpoint's classes by name: {changed}"
-    known = {plain(name) for name in classes}
-    strange = [name for name in manifest.classes if plain(name) not in known]
+    places = match_names(manifest.classes, classes)
+    strange = [name for name, place in zip(manifest.classes, places, strict=True) if place is None]
     what = f"{len(strange)} of the data's {len(manifest.classes)} classes are not the checkpoint's"
     such_as = f", such as {strange[0]!r}" if strange else ""
     if len(manifest.classes) != len(classes):
@@ -137,16 +126,16 @@ def orders_of(classes: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
     orders: dict[str, Sequence[str]] = {
         "alphabetical": sorted(classes),
         "alphabetical (any case)": sorted(classes, key=str.casefold),
-        "alphabetical (no brackets)": sorted(classes, key=lambda name: name.replace("[", "").replace("]", "")),
+        "alphabetical (no brackets)": alphabetical(classes),
     }
-    for dataset in _DATASETS:
+    for dataset in DATASETS:
         published = load_classes(dataset)
         if len(published) == len(classes) and match(published, classes) is not None:
             orders[f"{dataset}'s published"] = published
-    seen = [list(classes)]
+    seen = [list(map(normal_form, classes))]
     for name, names in orders.items():
-        if [plain(n) for n in names] not in [[plain(n) for n in other] for other in seen]:
-            seen.append(list(names))
+        if (forms := list(map(normal_form, names))) not in seen:
+            seen.append(forms)
             yield name, names
 
 

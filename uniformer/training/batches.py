@@ -21,11 +21,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from uniformer.config import InputSpec
 from uniformer.datasets.manifest import Item, Manifest
 from uniformer.errors import InputError
+from uniformer.labels import mirrored_classes, reversed_classes
 from uniformer.reading.augment import augment_clip, augment_image, augment_labelled_image
 from uniformer.reading.options import Augment
 from uniformer.reading.sampling import random_clip
 from uniformer.reading.views import frames_within, open_clip, open_image
-from uniformer.sides import mirrored_classes, reversed_classes
 from uniformer.support.distributed import WORKER_START
 
 ORDER, SAMPLE, MIXING, NETWORK = range(4)  # what draws are for: each has its own stream of numbers

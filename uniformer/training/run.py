@@ -13,7 +13,7 @@ from uniformer.config import did_you_mean
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.open import find_splits, open_source
 from uniformer.errors import InputError
-from uniformer.labels import DISTINCT
+from uniformer.labels import DATASETS
 from uniformer.training.own_data import own_recipe, wants_features, with_validation
 from uniformer.training.recipe import Recipe, list_recipes, load_recipe
 
@@ -121,7 +121,7 @@ def open_for_recipe(recipe: Recipe) -> tuple[Manifest, Manifest | None]:
     if data.train is None:
         raise InputError("expected data.train, the list or folder of the training samples, got none")
     # Other data sets than these, and ImageNet's folders, are recognised, or in the order of the names that are found.
-    known: Sequence[str] | str | None = data.dataset if data.dataset in DISTINCT else None
+    known: Sequence[str] | str | None = data.dataset if data.dataset in DATASETS else None
     found: list[Manifest] = []
     for split, name in (("train", data.train), ("val", data.val)):
         if name is None:

@@ -17,7 +17,7 @@ from uniformer.checkpoints.load import load_checkpoint
 from uniformer.config import Config
 from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError
-from uniformer.sides import flip_sensitive
+from uniformer.labels import flip_sensitive
 from uniformer.speed.convolutions import recall
 from uniformer.speed.timings import view_size
 from uniformer.support.distributed import DTYPES, World
