@@ -22,7 +22,7 @@ from alternate import Contender, Result, compare
 from networks import OURS, Built, Shape, gemm
 
 from uniformer.checkpoints.records import BUNDLED
-from uniformer.datasets.open import open_source
+from uniformer.datasets.open import open_dataset
 from uniformer.inference.predictor import Predictor
 from uniformer.speed.runtimes import METADATA, import_openvino
 
@@ -136,7 +136,7 @@ def of_the_package(folder: Path, data: Path, clips: int) -> tuple[dict[str, Path
 
 def views(predictor: Predictor, folder: Path, count: int) -> Iterator[tuple[Any, int]]:
     """Pixels (1, C, T, h, w) and label of `count` clips, evenly over the folder."""
-    manifest = open_source(folder)
+    manifest = open_dataset(folder)
     names = list(predictor.contract.classes)
     for row in np.linspace(0, len(manifest) - 1, count).astype(int):
         item = manifest[row]

@@ -26,7 +26,7 @@ from uniformer.camera_motion.classes import CLASSES, REVERSED
 from uniformer.checkpoints.records import BUNDLED
 from uniformer.config import InputSpec
 from uniformer.datasets.manifest import Manifest
-from uniformer.datasets.open import open_source
+from uniformer.datasets.open import open_dataset
 from uniformer.errors import InputError
 from uniformer.evaluation.scoring import Reading, item_groups, run_items
 from uniformer.inference.predictor import Predictor
@@ -61,7 +61,7 @@ def main() -> None:
     counts = count(
         lambda clips: torch.from_numpy(predictor.logits(clips.numpy())),
         predictor.contract.classes,
-        open_source(args.data / args.split),
+        open_dataset(args.data / args.split),
         predictor.spec,
     )
     report(args.split, counts)

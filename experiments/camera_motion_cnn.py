@@ -36,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, Conv3DSimple
 
 from uniformer.config import Config
-from uniformer.datasets.open import open_source
+from uniformer.datasets.open import open_dataset
 from uniformer.errors import InputError
 from uniformer.network.model import UniFormer
 from uniformer.network.ops import Grid
@@ -190,7 +190,7 @@ def measure(run: Path, data: Path) -> dict[str, Any]:
     network.eval()
     classes = read_state(run / STATE)["data"]["classes"]
     with torch.inference_mode():
-        counts = camera_motion.count(network, classes, open_source(data / "test"), recipe.input)
+        counts = camera_motion.count(network, classes, open_dataset(data / "test"), recipe.input)
     facts = {
         "network": recipe.name,
         "title": recipe.title,

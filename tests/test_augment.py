@@ -16,7 +16,7 @@ from torchvision.transforms.functional import InterpolationMode, resized_crop
 from uniformer.config import InputSpec
 from uniformer.errors import InputError
 from uniformer.reading.augment import (
-    Box,
+    Rectangle,
     augment_clip,
     augment_image,
     draw,
@@ -242,8 +242,8 @@ def test_crops_lie_in_pictures_of_any_shape(height, width):
 
 
 def test_an_elongated_picture_gets_its_largest_central_crop():
-    assert draw_crop(30, 1000, (0.9, 1), (3 / 4, 4 / 3), np.random.default_rng(0)) == Box(0, 480, 30, 40)
-    assert draw_crop(1000, 30, (0.9, 1), (3 / 4, 4 / 3), np.random.default_rng(0)) == Box(480, 0, 40, 30)
+    assert draw_crop(30, 1000, (0.9, 1), (3 / 4, 4 / 3), np.random.default_rng(0)) == Rectangle(0, 480, 30, 40)
+    assert draw_crop(1000, 30, (0.9, 1), (3 / 4, 4 / 3), np.random.default_rng(0)) == Rectangle(480, 0, 40, 30)
 
 
 def test_erased_boxes_lie_in_the_view_and_cover_2_to_33_percent():

@@ -19,7 +19,7 @@ from uniformer import count_macs
 from uniformer.camera_motion.classes import CLASSES, REVERSED
 from uniformer.camera_motion.make import make
 from uniformer.checkpoints.records import BUNDLED
-from uniformer.datasets.open import open_source
+from uniformer.datasets.open import open_dataset
 from uniformer.inference.predictor import Predictor
 
 if importlib.util.find_spec("skimage") is None:
@@ -42,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six clips of photographs: four to train on, as a list that knows all classes, and two of the test split."""
     out = tmp_path_factory.mktemp("made") / "set"
     make(out, train=4, val=0, test=2, worlds=["photos"], workers=0)
-    open_source(out / "train", classes=list(CLASSES)).save(out / "train.manifest")
+    open_dataset(out / "train", classes=list(CLASSES)).save(out / "train.manifest")
     return out
 
 
@@ -123,7 +123,7 @@ def test_a_table_of_several_runs(experiment: ModuleType, runs: dict[str, Path], 
 
 def test_clips_are_counted_as_prediction_names_them(experiment: ModuleType, data: Path) -> None:
     predictor = Predictor(BUNDLED, device="cpu")
-    manifest = open_source(data / "test")
+    manifest = open_dataset(data / "test")
     counts = experiment.camera_motion.count(
         lambda clips: experiment.torch.from_numpy(predictor.logits(clips.numpy())),
         predictor.contract.classes,

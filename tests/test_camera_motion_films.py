@@ -25,7 +25,7 @@ from uniformer.camera_motion.classes import CLASSES, TWINS
 from uniformer.camera_motion.geometry import rays, rotations
 from uniformer.camera_motion.make import FRAMES, SIZE, Chunk, Recipe, make, make_chunk
 from uniformer.camera_motion.visibility import Parallax
-from uniformer.datasets.open import find_splits, open_source
+from uniformer.datasets.open import find_splits, open_dataset
 from uniformer.errors import InputError, MissingExtra
 
 if importlib.util.find_spec("skimage") is None:
@@ -94,11 +94,11 @@ def test_twins_that_only_parallax_tells_apart_are_of_one_size(made: Path) -> Non
 
 
 def test_training_can_open_it(made: Path, few: Path) -> None:
-    manifest = open_source(made, split="train")
+    manifest = open_dataset(made, split="train")
     assert list(manifest.classes or ()) == list(CLASSES)
     assert manifest.class_counts().tolist() == [1] * 20
     assert sorted(find_splits(few)) == ["test", "train"]
-    assert len(open_source(few, split="test")) == 2
+    assert len(open_dataset(few, split="test")) == 2
 
 
 def same_clips(first: Path, second: Path) -> bool:

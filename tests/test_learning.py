@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from uniformer.checkpoints.load import load_model
-from uniformer.datasets.open import open_source
+from uniformer.datasets.open import open_dataset
 from uniformer.evaluation.scoring import evaluate_model
 from uniformer.training.loop import fit
 from uniformer.training.recipe import load_recipe
@@ -31,7 +31,7 @@ def top1(run: Path, data: Path) -> float:
     """Share right of a folder per class, by a run's result."""
     model, contract, _ = load_model(run / "model.safetensors")
     assert contract.input is not None
-    scores = evaluate_model(model, open_source(data), contract.input, device="cpu", batch_size=32, workers=0)
+    scores = evaluate_model(model, open_dataset(data), contract.input, device="cpu", batch_size=32, workers=0)
     return scores.metrics()["top1"]
 
 
@@ -40,7 +40,7 @@ def test_learns_to_read_digits(experiment: ModuleType, tmp_path: Path) -> None:
     parts = dict(zip(("train", "test"), common.split(common.handwritten()[1], 2 / 3), strict=True))
     common.write_pictures(tmp_path / "digits", parts)
     recipe = load_recipe(RECIPES / "still_digits.toml", ["epochs=2"])
-    fit(recipe, open_source(tmp_path / "digits", split="train"), out=tmp_path / "run", device="cpu")
+    fit(recipe, open_dataset(tmp_path / "digits", split="train"), out=tmp_path / "run", device="cpu")
     assert top1(tmp_path / "run", tmp_path / "digits" / "test") > 0.9
 
 
@@ -68,7 +68,7 @@ def test_learns_directions_from_the_order_of_frames(experiment: ModuleType, tmp_
     """Guessing gives 25 %, and 50 % at most where frames out of order still tell across from up and down."""
     write_four_directions(experiment, tmp_path / "clips")
     recipe = load_recipe(RECIPES / "moving_digits.toml", ["epochs=3", "model.num_classes=4"])
-    fit(recipe, open_source(tmp_path / "clips" / "train"), out=tmp_path / "run", device="cpu")
+    fit(recipe, open_dataset(tmp_path / "clips" / "train"), out=tmp_path / "run", device="cpu")
     assert top1(tmp_path / "run", tmp_path / "clips" / "test") > 0.85
     assert top1(tmp_path / "run", tmp_path / "clips" / "shuffled") < 0.6
     assert top1(tmp_path / "run", tmp_path / "clips" / "one_frame") < 0.45

@@ -11,7 +11,7 @@ from PIL import Image
 from tests import odd_media
 from tests.training_runs import CLIPS, STILL, make_clips, make_images, recipe, splits
 from uniformer.datasets.manifest import Item, Manifest
-from uniformer.datasets.open import open_source
+from uniformer.datasets.open import open_dataset
 from uniformer.errors import InputError
 from uniformer.reading.options import Augment
 from uniformer.training.batches import Place, Plan, TrainingSet, batches, epoch_rows, read_label_map, share
@@ -26,7 +26,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    return open_source(make_clips(tmp_path_factory.mktemp("clips")), split="train")
+    return open_dataset(make_clips(tmp_path_factory.mktemp("clips")), split="train")
 
 
 def taken(dataset, plan, **options):
@@ -150,7 +150,7 @@ def test_an_unreadable_file_is_stood_in_for_always_by_the_same_sample(tmp_path):
     folder = make_images(tmp_path, train=6)
     broken = folder / "train" / "red" / "2.png"
     broken.write_bytes(b"no picture")
-    manifest = open_source(folder, split="train")
+    manifest = open_dataset(folder, split="train")
     dataset = TrainingSet(manifest, recipe().input, NOTHING)
     alone, shared = (taken(dataset, Plan(12, 4, 2), workers=workers) for workers in (0, 2))
     assert {len(batch.x) for batch in alone} == {4}
@@ -166,7 +166,7 @@ def test_nothing_but_unreadable_files_ends_in_words(tmp_path):
     folder = make_images(tmp_path, train=2)
     for path in (folder / "train").rglob("*.png"):
         path.write_bytes(b"")
-    dataset = TrainingSet(open_source(folder, split="train"), recipe().input, NOTHING)
+    dataset = TrainingSet(open_dataset(folder, split="train"), recipe().input, NOTHING)
     with pytest.raises(InputError, match="20 unreadable ones in a row"):
         dataset[Place(0, 0, 0)]
 
@@ -218,7 +218,7 @@ def two_sided(tmp_path: Path, classes: tuple[str, ...]) -> Manifest:
             frame = np.zeros((32, 32, 3), np.uint8)
             frame[:, 4 + 6 * t : 8 + 6 * t] = 255
             Image.fromarray(frame).save(folder / f"{t}.png")
-    return open_source(tmp_path)
+    return open_dataset(tmp_path)
 
 
 def column(view: torch.Tensor) -> list[int]:

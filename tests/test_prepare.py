@@ -18,7 +18,7 @@ import pytest
 
 from tests import odd_media
 from uniformer.datasets.manifest import Item, Manifest
-from uniformer.datasets.open import open_source
+from uniformer.datasets.open import open_dataset
 from uniformer.datasets.prepare import PrepareResult, prepare, split, write_list
 from uniformer.errors import InputError
 from uniformer.reading.video import open_video
@@ -92,8 +92,8 @@ def test_lists_are_read_back(tmp_path: Path) -> None:
         kind="video", classes=("p", "q", "r", "never"), root=tmp_path,
     )  # fmt: skip
     write_list(single, tmp_path / "train.csv")
-    assert list(open_source(tmp_path / "train.csv")) == list(single)
-    assert open_source(tmp_path / "train.csv").classes == single.classes
+    assert list(open_dataset(tmp_path / "train.csv")) == list(single)
+    assert open_dataset(tmp_path / "train.csv").classes == single.classes
     with open(tmp_path / "train.csv", errors="surrogateescape", newline="") as f:
         assert [row[0] for row in csv.reader(f)][1:] == [f"x/{name}" for name in names]
     (tmp_path / "lists").mkdir()
@@ -102,7 +102,7 @@ def test_lists_are_read_back(tmp_path: Path) -> None:
         kind="video", classes=single.classes, root=tmp_path, multi_label=True,
     )  # fmt: skip
     write_list(several, tmp_path / "lists" / "all.csv")
-    assert list(open_source(tmp_path / "lists" / "all.csv")) == list(several)
+    assert list(open_dataset(tmp_path / "lists" / "all.csv")) == list(several)
     other = Manifest.from_items([Item("x", (0,))], kind="video", classes=("z",), root=tmp_path)
     with pytest.raises(InputError, match=r"classes.txt: expected the names of the 1 classes"):
         write_list(other, tmp_path / "val.csv")
@@ -180,8 +180,8 @@ def test_keyframes_are_close_and_the_gain_is_stated(prepared: tuple[Manifest, Pr
     assert all(any(keys[i : i + 4]) for i in range(len(keys) - 3))
     pattern = r"[\d.]+ MB became [\d.]+ MB; .* in \d+ instead of \d+ ms; 2 files could not be read"
     assert re.fullmatch(pattern, str(result))
-    assert list(open_source(result.path)) == list(result.manifest)
-    assert open_source(result.path).origin == "re-encoded from a test"
+    assert list(open_dataset(result.path)) == list(result.manifest)
+    assert open_dataset(result.path).origin == "re-encoded from a test"
 
 
 def test_pictures_that_stand_alone(prepared: tuple[Manifest, PrepareResult], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.training_runs import losses, make_images, recipe
 from uniformer.checkpoints import save as checkpoint
 from uniformer.cli import main as cli
-from uniformer.datasets.open import open_source
+from uniformer.datasets.open import open_dataset
 from uniformer.errors import InputError
 from uniformer.evaluation.scoring import evaluate_model
 from uniformer.training.loop import fit
@@ -35,7 +35,7 @@ def test_own_data_needs_no_recipe(tmp_path, pictures, sets, capsys):
     assert problems == []
     assert contract.classes == ("blue", "warm")
     model, _, _ = checkpoint.load_model(result)
-    val = open_source(own, split="val")
+    val = open_dataset(own, split="val")
     assert (
         contract.scores["top1"] == 100 * evaluate_model(model, val, contract.input, workers=0).metrics()["top1"] == 100
     )

@@ -23,7 +23,7 @@ from tests.test_report_page import browser, count, opened  # noqa: F401 - a fixt
 from uniformer.config import InputSpec
 from uniformer.datasets.duplicates import BYTES, fingerprint, near_groups
 from uniformer.datasets.manifest import Item, Manifest
-from uniformer.datasets.open import open_source
+from uniformer.datasets.open import open_dataset
 from uniformer.datasets.scan import ScanResult, inspect, scan
 from uniformer.errors import InputError
 from uniformer.reports.dataset import write_dataset_page
@@ -79,7 +79,7 @@ def bad_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scanned(bad_set: Path, tmp_path_factory: pytest.TempPathFactory) -> ScanResult:
-    sets = {split: open_source(bad_set, split=split) for split in ("train", "val")}
+    sets = {split: open_dataset(bad_set, split=split) for split in ("train", "val")}
     return scan(sets, tmp_path_factory.mktemp("out") / "scan", spec=DENSE, workers=2)
 
 
@@ -115,7 +115,7 @@ def test_each_file_is_described(scanned: ScanResult) -> None:
 
 
 def test_the_saved_manifest_is_what_training_opens(scanned: ScanResult) -> None:
-    train = open_source(scanned.report.parent, split="train")
+    train = open_dataset(scanned.report.parent, split="train")
     assert train.classes == ("turn left", "turn right")
     counts = {os.path.basename(item.path): (item.frames, item.readable) for item in train}
     assert counts["short.mp4"] == (20, True)
@@ -145,7 +145,7 @@ def test_names_are_escaped_in_the_report(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True)
         Image.fromarray(scene(seed)).save(path)
     (tmp_path / "set" / "x" / "<img src=x>.png").write_bytes(b"no image")
-    result = scan(open_source(tmp_path / "set"), tmp_path / "out", workers=0)
+    result = scan(open_dataset(tmp_path / "set"), tmp_path / "out", workers=0)
     write_dataset_page(result.report, result)
     text = result.report.read_text("utf-8")
     assert "&lt;b&gt;bold&lt;-b&gt;" in text
@@ -156,9 +156,9 @@ def test_names_are_escaped_in_the_report(tmp_path: Path) -> None:
 def test_a_scan_that_is_killed_goes_on(bad_set: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     code = (
-        "import sys; from uniformer.datasets.scan import scan; from uniformer.datasets.open import open_source\n"
+        "import sys; from uniformer.datasets.scan import scan; from uniformer.datasets.open import open_dataset\n"
         "if __name__ == '__main__':\n"
-        f"    scan(open_source({str(bad_set)!r}, split='train'), {str(out)!r}, workers=0,\n"
+        f"    scan(open_dataset({str(bad_set)!r}, split='train'), {str(out)!r}, workers=0,\n"
         "         progress=lambda done, total: print(done, flush=True) if done < 4 else input())"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE)
@@ -171,10 +171,10 @@ def test_a_scan_that_is_killed_goes_on(bad_set: Path, tmp_path: Path) -> None:
     process.wait()
     journal.write_bytes(journal.read_bytes()[:-5])  # as if the kill had come in the middle of the line
     seen: list[tuple[int, int]] = []
-    result = scan(open_source(bad_set, split="train"), out, workers=0, progress=lambda *n: seen.append(n))
+    result = scan(open_dataset(bad_set, split="train"), out, workers=0, progress=lambda *n: seen.append(n))
     total = len(result.records)
     assert seen == [*((n, total) for n in range(4, total + 1)), (total, total)]
-    again = scan(open_source(bad_set, split="train"), tmp_path / "fresh", workers=0)
+    again = scan(open_dataset(bad_set, split="train"), tmp_path / "fresh", workers=0)
     assert again.records == result.records
     assert titles(again) == titles(result)
 
@@ -183,7 +183,7 @@ def test_changed_files_are_looked_at_again(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / "set" / name).mkdir(parents=True)
         Image.fromarray(scene(ord(name))).save(tmp_path / "set" / name / "x.png")
-    manifest, seen = open_source(tmp_path / "set"), []
+    manifest, seen = open_dataset(tmp_path / "set"), []
     for _ in range(2):
         scan(manifest, tmp_path / "out", workers=0, progress=lambda *n: seen.append(n))
     assert seen == [(1, 2), (2, 2), (2, 2), (2, 2)]
@@ -221,14 +221,14 @@ def test_lists_that_disagree_with_the_disk(tmp_path: Path) -> None:
         for i in range(frames):
             Image.fromarray(scene(frames, 8 * i)).save(tmp_path / name / f"{i:05d}.jpg")
     (tmp_path / "list.txt").write_text("one 3 0\ntwo 5 1\n")
-    result = scan(open_source(tmp_path / "list.txt"), tmp_path / "out", workers=0)
+    result = scan(open_dataset(tmp_path / "list.txt"), tmp_path / "out", workers=0)
     assert titles(result)["frame counts"] == ("warning", 1)
     assert [item.frames for item in result.sets["all"]] == [3, 4]
     clip(tmp_path / "long.mp4", 1)
     (tmp_path / "cuts.csv").write_text("long.mp4,0,1.5,a\nlong.mp4,1,9,b\n")
-    result = scan(open_source(tmp_path / "cuts.csv"), tmp_path / "out2", workers=0)
+    result = scan(open_dataset(tmp_path / "cuts.csv"), tmp_path / "out2", workers=0)
     assert titles(result) == {"segments": ("error", 1)}
-    assert len(open_source(tmp_path / "out2")) == 2  # the one manifest that is there
+    assert len(open_dataset(tmp_path / "out2")) == 2  # the one manifest that is there
 
 
 def test_classes_that_differ_or_are_empty(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from tests.training_runs import (
 from uniformer import predict
 from uniformer.checkpoints import save as checkpoint
 from uniformer.datasets.manifest import Item, Manifest
-from uniformer.datasets.open import open_source
+from uniformer.datasets.open import open_dataset
 from uniformer.errors import InputError
 from uniformer.support.distributed import World
 from uniformer.support.progress import Pace
@@ -71,7 +71,7 @@ def test_it_learns_and_the_result_predicts(tmp_path, pictures, sets, capsys):
 
 
 def test_clips_with_everything_on_train_and_an_ended_run_is_not_done_again(tmp_path, capsys):
-    clips = open_source(make_clips(tmp_path / "clips"), split="train")
+    clips = open_dataset(make_clips(tmp_path / "clips"), split="train")
     chosen = recipe({"precision": "bfloat16", "loop": {"grad_checkpointing": True}}, base=CLIPS)
     out = tmp_path / "run"
     assert fit(chosen, clips, out=out, device="cpu").metrics == {}

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tests import odd_media
 from tests.tiny import same
 from uniformer.datasets.manifest import Manifest
-from uniformer.datasets.open import open_source
+from uniformer.datasets.open import open_dataset
 from uniformer.support.settings import Table, merged, to_toml
 from uniformer.training.recipe import Recipe, recipe_from
 
@@ -92,8 +92,8 @@ def make_clips(folder: Path, train: int = 3, frames: int = 16) -> Path:
 
 
 def splits(folder: Path, **options: Any) -> tuple[Manifest, Manifest]:
-    train = open_source(folder, split="train", **options)
-    return train, open_source(folder, split="val", classes=train.classes, **options)
+    train = open_dataset(folder, split="train", **options)
+    return train, open_dataset(folder, split="val", classes=train.classes, **options)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -63,14 +63,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _scan(args: argparse.Namespace) -> int:
     from uniformer.checkpoints.records import get_checkpoint
-    from uniformer.datasets.open import find_splits, open_source
+    from uniformer.datasets.open import find_splits, open_dataset
     from uniformer.datasets.scan import scan
     from uniformer.reports.dataset import write_dataset_page
 
     splits = [args.split] if args.split else list(find_splits(args.source))
-    sets = {name: open_source(args.source, split=name, root=args.root) for name in splits}
+    sets = {name: open_dataset(args.source, split=name, root=args.root) for name in splits}
     if not splits:
-        sets = {"all": open_source(args.source, root=args.root)}
+        sets = {"all": open_dataset(args.source, root=args.root)}
     for name, manifest in sets.items():
         print(f"{name}: {manifest.origin}")
     out = Path(args.out or f"{str(args.source).rstrip('/')}.scan")
@@ -161,8 +161,8 @@ def _make(args: argparse.Namespace) -> int:
 
 
 def _manifest(args: argparse.Namespace) -> Any:
-    from uniformer.datasets.open import open_source
+    from uniformer.datasets.open import open_dataset
 
-    manifest = open_source(args.source, split=args.split, root=args.root)
+    manifest = open_dataset(args.source, split=args.split, root=args.root)
     print(manifest.origin)
     return manifest

@@ -56,7 +56,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Row:
+class SetRow:
     """A row of a set, its file's record beside it."""
 
     split: str
@@ -66,7 +66,7 @@ class Row:
 
 def find(sets: Sets, records: Records, spec: InputSpec | None = None) -> list[Finding]:
     """Everything found in sets as their sources describe them, worst first."""
-    rows = [Row(split, i, m.path(i)) for split, m in sets.items() for i in range(len(m))]
+    rows = [SetRow(split, i, m.path(i)) for split, m in sets.items() for i in range(len(m))]
     found = [
         *_files(rows, records),
         *_shorter(sets, records, spec),
@@ -80,7 +80,7 @@ def find(sets: Sets, records: Records, spec: InputSpec | None = None) -> list[Fi
     return sorted(found, key=lambda finding: levels.index(finding.level))
 
 
-def _files(rows: Iterable[Row], records: Records) -> Iterator[Finding]:
+def _files(rows: Iterable[SetRow], records: Records) -> Iterator[Finding]:
     paths = list(dict.fromkeys(row.path for row in rows))
     bad = [(path, records[path].error or "") for path in paths if records[path].error]
     if bad:
@@ -134,7 +134,7 @@ def _wrong_lists(sets: Sets, records: Records) -> Iterator[Finding]:
         yield _finding("error", "segments", "segments that end after their video", late)
 
 
-def _copies(sets: Sets, rows: list[Row], records: Records) -> Iterator[Finding]:
+def _copies(sets: Sets, rows: list[SetRow], records: Records) -> Iterator[Finding]:
     rows = [row for row in rows if records[row.path].error is None and sets[row.split].start is None]
     exact = groups_of(records[row.path].digest or row.path for row in rows)
     yield from _copy_findings(sets, rows, exact, "copies", "exact copies")
@@ -146,7 +146,7 @@ def _copies(sets: Sets, rows: list[Row], records: Records) -> Iterator[Finding]:
         yield from _copy_findings(sets, rows, near, "near copies", "nearly the same pictures")
 
 
-def _copy_findings(sets: Sets, rows: list[Row], groups: list[list[int]], title: str, what: str) -> Iterator[Finding]:
+def _copy_findings(sets: Sets, rows: list[SetRow], groups: list[list[int]], title: str, what: str) -> Iterator[Finding]:
     """What groups of like rows mean: within one split, across splits, under different labels."""
     is_exact = title == "copies"
     across = [g for g in groups if len({rows[i].split for i in g}) > 1]
@@ -169,7 +169,7 @@ def _copy_findings(sets: Sets, rows: list[Row], groups: list[list[int]], title: 
         yield _finding("note", title, f"groups of {what} within a split", table(within), shown(within))
 
 
-def _same_source(sets: Sets, rows: list[Row]) -> Iterator[Finding]:
+def _same_source(sets: Sets, rows: list[SetRow]) -> Iterator[Finding]:
     """By the names of the recordings (UCF101's groups, Kinetics' videos), where the manifests know them."""
     splits: dict[str, set[str]] = {}
     for split, manifest in sets.items():

@@ -7,14 +7,24 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from uniformer.datasets.layouts import Listing, Options, choose, is_part, nearby, one_set, split_of, subfolders, visible
-from uniformer.datasets.tables import Row, group_of, read_rows
+from uniformer.datasets.layouts import (
+    Listing,
+    OpenOptions,
+    choose,
+    is_part,
+    nearby,
+    one_set,
+    split_of,
+    subfolders,
+    visible,
+)
+from uniformer.datasets.tables import ListRow, group_of, read_rows
 from uniformer.errors import InputError, MissingExtra
 
 # ----------------------------------------------------------------------------------------------------- UCF101, HMDB51
 
 
-def ucf101(path: Path, options: Options) -> Listing | None:
+def ucf101(path: Path, options: OpenOptions) -> Listing | None:
     """`trainlist01.txt` ('Class/v_Class_g08_c01.avi 1') and `testlist01.txt` (no label), or their folder."""
     file = path
     if path.is_dir():
@@ -32,9 +42,9 @@ def ucf101(path: Path, options: Options) -> Listing | None:
     index = file.parent / "classInd.txt"
     names = tuple(line.split(None, 1)[-1] for line in _lines(index)) if index.is_file() else None
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[ListRow]:
         for number, line in enumerate(lines, 1):
-            yield Row(f"{file}, line {number}", line, (line.split("/")[0],), group=group_of(line))
+            yield ListRow(f"{file}, line {number}", line, (line.split("/")[0],), group=group_of(line))
 
     return Listing(
         origin=f"UCF101 {file.name}",
@@ -46,7 +56,7 @@ def ucf101(path: Path, options: Options) -> Listing | None:
     )
 
 
-def hmdb51(path: Path, options: Options) -> Listing | None:
+def hmdb51(path: Path, options: OpenOptions) -> Listing | None:
     """A folder of `<class>_test_split1.txt` files, '<clip>.avi 1': 1 is for training, 2 for testing, 0 unused."""
     if not path.is_dir():
         return None
@@ -56,7 +66,7 @@ def hmdb51(path: Path, options: Options) -> Listing | None:
         return None
     flag = {"train": "1", "test": "2"}[choose(options.split, {"train": path, "test": path}, path)]
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[ListRow]:
         for file in files:
             label = file.name.removesuffix(ending)
             for number, line in enumerate(_lines(file), 1):
@@ -65,7 +75,7 @@ def hmdb51(path: Path, options: Options) -> Listing | None:
                     raise InputError(f"{file}, line {number}: expected '<clip> <0, 1 or 2>', found {line[:60]!r}")
                 if mark == flag:
                     film = clip.rsplit(f"_{label}_", 1)[0]  # clips are named <film>_<class>_<conditions>_<number>
-                    yield Row(f"{file}, line {number}", clip, (label,), group=film if film != clip else None)
+                    yield ListRow(f"{file}, line {number}", clip, (label,), group=film if film != clip else None)
 
     return Listing(
         origin=f"HMDB51 split {options.fold}",
@@ -73,7 +83,7 @@ def hmdb51(path: Path, options: Options) -> Listing | None:
         roots=nearby(files[0]),
         forms=("{label}/{path}", "{path}", "{label}/{stem}", "{stem}"),
         named_like=("HMDB51",),
-        others=lambda: (Row(f.name, f.name, (f.name.removesuffix(ending),)) for f in files),
+        others=lambda: (ListRow(f.name, f.name, (f.name.removesuffix(ending),)) for f in files),
     )
 
 
@@ -88,7 +98,7 @@ def _lines(path: Path) -> Iterator[str]:
 # ------------------------------------------------------------------------------------------- the `datasets` library
 
 
-def hugging_face(folder: Path, options: Options) -> Listing | None:
+def hugging_face(folder: Path, options: OpenOptions) -> Listing | None:
     """`metadata.csv` (or .jsonl, .parquet) with file_name and label beside the files, also below split folders; or what
     `save_to_disk` wrote, if its files lie on the disk."""
     if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
@@ -115,7 +125,7 @@ def _metadata(folder: Path) -> Path | None:
     return next((p for s in ("csv", "jsonl", "parquet") if (p := folder / f"metadata.{s}").is_file()), None)
 
 
-def _saved_to_disk(folder: Path, options: Options) -> Listing:
+def _saved_to_disk(folder: Path, options: OpenOptions) -> Listing:
     try:
         import datasets
     except ImportError:
@@ -133,13 +143,13 @@ def _saved_to_disk(folder: Path, options: Options) -> Listing:
     if hasattr(features[column], "decode"):
         saved = saved.cast_column(column, type(features[column])(decode=False))
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[ListRow]:
         for number, record in enumerate(saved.select_columns([column, "label"])):
             value = record[column]
             path = value["path"] if isinstance(value, dict) else value
             if not path or (isinstance(value, dict) and value.get("bytes") is not None):
                 raise InputError(f"{folder}, row {number}: expected the path of a file, found its content")
-            yield Row(f"{folder}, row {number}", path, (str(record["label"]),), group=group_of(path))
+            yield ListRow(f"{folder}, row {number}", path, (str(record["label"]),), group=group_of(path))
 
     names = getattr(features["label"], "names", None)
     return Listing("a data set saved by `datasets`", rows, (folder,), ("{path}",), tuple(names) if names else None)

@@ -16,7 +16,7 @@ from pathlib import Path
 from uniformer.datasets.manifest import Kind
 from uniformer.datasets.tables import (
     LIST_SUFFIXES,
-    Row,
+    ListRow,
     columns_of,
     describe,
     group_of,
@@ -41,19 +41,19 @@ class Listing:
     """A data set that was recognised, not yet read."""
 
     origin: str  #: what it was taken for
-    rows: Callable[[], Iterator[Row]]
+    rows: Callable[[], Iterator[ListRow]]
     roots: tuple[Path, ...]  #: where the files may lie: the first that holds them counts
     forms: tuple[str, ...] = ANY_SUFFIX  #: how a row's path may become a file's: the first that exists counts
     classes: tuple[str, ...] | None = None  #: names by label, where the layout tells
     named_like: tuple[str, ...] = ()  #: data sets whose order of classes counts if they have all the names
     renamed: dict[str, str] | None = None  #: labels as written -> names
     kind: Kind | None = None  #: None: by the files
-    others: Callable[[], Iterator[Row]] | None = None  #: rows of the other splits, whose classes count too
+    others: Callable[[], Iterator[ListRow]] | None = None  #: rows of the other splits, whose classes count too
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `open_source` was asked for."""
+class OpenOptions:
+    """What `open_dataset` was asked for."""
 
     split: str | None = None
     separator: str = "auto"
@@ -103,7 +103,7 @@ def media_kind(path: str | os.PathLike[str]) -> Kind | None:
 # ------------------------------------------------------------------------------------------------- a folder per class
 
 
-def class_folders(folder: Path, options: Options) -> Listing | None:
+def class_folders(folder: Path, options: OpenOptions) -> Listing | None:
     """`<class>/<file>`, also below `train/`, `val/`, `test/`; or `<class>/<clip>/<frame>` for folders of frames.
 
     `train/` itself is that split, whatever lies beside it.
@@ -133,15 +133,15 @@ def class_folders(folder: Path, options: Options) -> Listing | None:
         classes=tuple(renamed.values()) if renamed else tuple(names) if all(map(is_whole, names)) else None,
         renamed=renamed,
         kind=kind,
-        others=lambda: (Row(name, name, (name,)) for name in names),
+        others=lambda: (ListRow(name, name, (name,)) for name in names),
     )
 
 
-def _walk_classes(folder: Path, kind: Kind) -> Iterator[Row]:
+def _walk_classes(folder: Path, kind: Kind) -> Iterator[ListRow]:
     for label in subfolders(folder):
         for path in _media_below(label, kind):
             relative = os.path.relpath(path, folder)
-            yield Row(relative, relative, (label.name,), group=group_of(relative))
+            yield ListRow(relative, relative, (label.name,), group=group_of(relative))
 
 
 def _media_below(folder: Path, kind: Kind) -> Iterator[str]:
@@ -202,7 +202,7 @@ def choose(split: str | None, found: dict[str | None, Path], where: Path) -> str
 # -------------------------------------------------------------------------------------------------------------- lists
 
 
-def list_file(path: Path, options: Options) -> Listing:
+def list_file(path: Path, options: OpenOptions) -> Listing:
     """One list file of any form; the original annotations of Kinetics and Something-Something among them."""
     columns = columns_of(path, options.separator)
     rows = partial(read_rows, path, options.separator, split_labels=options.split_labels)
@@ -237,13 +237,13 @@ def _with_split_column(listing: Listing, path: Path, split: str | None) -> Listi
         return listing
     chosen = choose(split, found, path)
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[ListRow]:
         return (row for row in listing.rows() if (split_of(row.split or "") or row.split) == chosen)
 
     return replace(listing, origin=f"{listing.origin}, split {chosen}", rows=rows, others=listing.rows)
 
 
-def folder_of_lists(folder: Path, options: Options) -> Listing | None:
+def folder_of_lists(folder: Path, options: OpenOptions) -> Listing | None:
     """`train.csv`, `val.csv`, ... or any list files whose names tell a split each."""
     found: dict[str | None, list[Path]] = {}
     for path in visible(folder):
@@ -257,7 +257,7 @@ def folder_of_lists(folder: Path, options: Options) -> Listing | None:
         raise InputError(f"{folder}: expected one list of split {chosen}, found {names}: name the one to use")
     listing = list_file(found[chosen][0], replace(options, split=None))
 
-    def others() -> Iterator[Row]:
+    def others() -> Iterator[ListRow]:
         for name in ("train", "val"):  # the lists of test sets often have no labels
             for path in found.get(name, [])[:1]:
                 yield from read_rows(path, options.separator, split_labels=options.split_labels)

@@ -1,4 +1,4 @@
-"""From whatever a data set is on disk to a `Manifest`: `open_source` recognises it by looking, and says what it saw."""
+"""From whatever a data set is on disk to a `Manifest`: `open_dataset` recognises it by looking and says what it saw."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from uniformer.datasets.known_layouts import hmdb51, hugging_face, ucf101
 from uniformer.datasets.layouts import (
     SPLITS,
     Listing,
-    Options,
+    OpenOptions,
     choose,
     class_folders,
     folder_of_lists,
@@ -30,7 +30,7 @@ from uniformer.datasets.layouts import (
     visible,
 )
 from uniformer.datasets.manifest import Item, Kind, Manifest, is_saved_manifest
-from uniformer.datasets.tables import LIST_SUFFIXES, Row, is_whole
+from uniformer.datasets.tables import LIST_SUFFIXES, ListRow, is_whole
 from uniformer.errors import InputError
 from uniformer.labels import DATASETS, alphabetical, load_classes, match_names, normal_form
 
@@ -41,13 +41,13 @@ MAX_CLASSES = 1 << 24  #: of labels without names, as of a network: more is a co
 
 _LOOK_AT = 64  # rows, of which every fourth is looked for on the disk
 Labels = npt.NDArray[np.int32]
-_Layout = Callable[[Path, Options], Listing | None]
+_Layout = Callable[[Path, OpenOptions], Listing | None]
 _KNOWN: tuple[_Layout, ...] = (ucf101, hmdb51, hugging_face)  # unmistakable by their files: the first counts
 _USUAL: tuple[_Layout, ...] = (folder_of_lists, class_folders)  # a folder that may be both is not guessed at
 _WHOLE: tuple[_Layout, ...] = (hugging_face, class_folders)  # which may be of one split, or of none
 
 
-def open_source(
+def open_dataset(
     source: str | os.PathLike[str],
     *,
     split: str | None = None,
@@ -86,7 +86,7 @@ def open_source(
     """
     path = Path(source)
     names = _class_names(classes)
-    options = Options(
+    options = OpenOptions(
         split, separator, fold, names, None if root is None else Path(root), label_base, multi_label, allow_duplicates
     )
     if path.is_file() and is_saved_manifest(path):
@@ -96,11 +96,11 @@ def open_source(
 
 
 def find_splits(source: str | os.PathLike[str], *, fold: int = 1) -> list[str]:
-    """The splits that `open_source` can choose from, of "train", "val", "test"; empty where the source is one set."""
+    """The splits that `open_dataset` can choose from, of "train", "val", "test"; empty where the source is one set."""
     path, found = Path(source), []
     for split in SPLITS:
         try:
-            _recognise(path, Options(split, fold=fold))
+            _recognise(path, OpenOptions(split, fold=fold))
         except InputError:
             continue
         found.append(split)
@@ -121,10 +121,10 @@ def open_for_evaluation(
     if split is None:
         there = find_splits(source)
         split = next((name for name in ("val", "test", "train") if name in there), None)
-    return open_source(source, split=split, root=root, classes=classes, separator=separator, label_base=label_base)
+    return open_dataset(source, split=split, root=root, classes=classes, separator=separator, label_base=label_base)
 
 
-def _recognise(path: Path, options: Options) -> Listing | Path:
+def _recognise(path: Path, options: OpenOptions) -> Listing | Path:
     """How to read a source, or the saved manifest in it."""
     if path.is_file():
         if media_kind(path):
@@ -207,7 +207,7 @@ def _saved(path: Path, names: tuple[str, ...] | None) -> Manifest:
 # ---------------------------------------------------------------------------------------------------------- the rows
 
 
-def _build(source: Path, listing: Listing, options: Options) -> Manifest:
+def _build(source: Path, listing: Listing, options: OpenOptions) -> Manifest:
     base, form, kind = _locate(source, listing, options.root)
     seen: dict[str, str] = {}  # label as written -> where first
     number: dict[str, int] = {}  # label as written -> its number until the classes are known
@@ -243,7 +243,7 @@ def _build(source: Path, listing: Listing, options: Options) -> Manifest:
     return manifest
 
 
-def _fill(form: str, row: Row) -> str:
+def _fill(form: str, row: ListRow) -> str:
     if form == "{path}":
         return row.path
     label = row.labels[0] if row.labels else ""
@@ -286,7 +286,7 @@ def _one_kind(source: Path, paths: list[str]) -> Kind:
 
 
 def _resolve(
-    source: Path, listing: Listing, options: Options, seen: dict[str, str]
+    source: Path, listing: Listing, options: OpenOptions, seen: dict[str, str]
 ) -> tuple[tuple[str, ...], Labels, str]:
     """The classes in order; for each label as written, in the order of `seen`, its number; and how that was found."""
     beside = source.parent / CLASSES_FILE if source.is_file() else source / CLASSES_FILE

@@ -86,7 +86,7 @@ def _rarest(manifest: Manifest, rows: list[int], counts: npt.NDArray[np.int64]) 
 
 
 def write_list(manifest: Manifest, path: str | os.PathLike[str]) -> None:
-    """A CSV list that `open_source` reads back, and the classes' names in `classes.txt` beside it.
+    """A CSV list that `open_dataset` reads back, and the classes' names in `classes.txt` beside it.
 
     Paths below the list's folder are written relative to it. Marks of unreadable files are not written.
 
@@ -180,7 +180,7 @@ def prepare(
     """Re-encode a set's videos into the folder `out`: small, upright, with keyframes close together, without sound.
 
     Every frame is kept, with its time. A frame that cannot be decoded is replaced by the one before it; files without
-    any are left out and listed. A run that was stopped goes on. Writes `prepared.manifest`, which `open_source` reads.
+    any are left out and listed. A run that was stopped goes on. Writes `prepared.manifest`, which `open_dataset` reads.
     Colours come back about one level of 255 darker: FFmpeg rounds down on the way to RGB, once more than before.
 
     Args:

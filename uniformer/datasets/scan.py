@@ -59,7 +59,7 @@ def scan(
 ) -> ScanResult:
     """Look at every file of a manifest, or of several splits, and write what was found to the folder `out`.
 
-    There: `<split>.manifest` for training (`open_source(out, split=...)` reads it), and `files.jsonl`, by which a scan
+    There: `<split>.manifest` for training (`open_dataset(out, split=...)` reads it), and `files.jsonl`, by which a scan
     that was stopped goes on, and a later one looks at new and changed files only. The page for people, which
     `uniformer data scan` writes as well, is `reports.dataset.write_dataset_page(result.report, result)`.
 

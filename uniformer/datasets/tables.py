@@ -46,11 +46,11 @@ _KINETICS = re.compile(r"(.{11})_\d{6}_\d{6}$")
 _UCF = re.compile(r"(v_.+_g\d+)_c\d+$")
 _SAMPLE = 64  # lines looked at to recognise a table
 
-Record = Mapping[str, Any]  # meaning (a key of _ALIASES) -> value
+_Record = Mapping[str, Any]  # meaning (a key of _ALIASES) -> value
 
 
 @dataclass(frozen=True)
-class Row:
+class ListRow:
     """One line of a list, its labels not yet looked up."""
 
     place: str  #: for messages: "line 7"
@@ -75,7 +75,7 @@ def group_of(path: str) -> str | None:
     return match[1] if match else None
 
 
-def read_rows(path: Path, separator: str = "auto", *, split_labels: bool = True) -> Iterator[Row]:
+def read_rows(path: Path, separator: str = "auto", *, split_labels: bool = True) -> Iterator[ListRow]:
     """The rows of a list file, by its suffix. `split_labels` takes "a|b" as two labels.
 
     Raises:
@@ -100,7 +100,7 @@ def columns_of(path: Path, separator: str = "auto") -> frozenset[str]:
     return frozenset(next((record.keys() for _, record in _records(path, separator)), ()))
 
 
-def _records(path: Path, separator: str) -> Iterator[tuple[str, Record]]:
+def _records(path: Path, separator: str) -> Iterator[tuple[str, _Record]]:
     suffix = path.suffix.lower()
     if suffix in TABLE_SUFFIXES:
         yield from _table(path, separator)
@@ -118,7 +118,7 @@ def _records(path: Path, separator: str) -> Iterator[tuple[str, Record]]:
 # ----------------------------------------------------------------------------------------------------------- one row
 
 
-def _row(record: Record, place: str, split_labels: bool) -> Row:
+def _row(record: _Record, place: str, split_labels: bool) -> ListRow:
     start, end = _number(record, "start", place), _number(record, "end", place)
     name, group = _text(record.get("path")) or _text(record.get("id")), _text(record.get("group")) or None
     video = _text(record.get("youtube_id"))
@@ -134,7 +134,7 @@ def _row(record: Record, place: str, split_labels: bool) -> Row:
     if frames is not None and (frames != int(frames) or not 1 <= frames < 1 << 31):
         raise InputError(f"{place}: expected a positive number of frames, got {frames:g}")
     labels = _labels(record.get("label", record.get("class")), place, split_labels)
-    return Row(
+    return ListRow(
         place,
         name,
         labels,
@@ -174,7 +174,7 @@ def _text(value: Any) -> str:
     return str(value).strip()
 
 
-def _number(record: Record, name: str, place: str) -> float | None:
+def _number(record: _Record, name: str, place: str) -> float | None:
     text = _text(record.get(name))
     if not text:
         return None
@@ -199,7 +199,7 @@ class _Shape:
     has_header: bool
 
 
-def _table(path: Path, separator: str) -> Iterator[tuple[str, Record]]:
+def _table(path: Path, separator: str) -> Iterator[tuple[str, _Record]]:
     shape = _shape_of(path, separator)
     count = len(shape.columns)
     lines = _cells(path, shape.separator, None if shape.has_header else count)
@@ -307,7 +307,7 @@ def _head(path: Path) -> str:
 # ----------------------------------------------------------------------------------------------------- JSON, Parquet
 
 
-def _named(record: Any, path: Path, place: str) -> Record:
+def _named(record: Any, path: Path, place: str) -> _Record:
     """A record with the meanings of its keys for keys."""
     if not isinstance(record, dict):
         raise InputError(f"{path}, {place}: expected an object with a path and a label, found {str(record)[:60]!r}")
@@ -328,13 +328,13 @@ def _file(value: Any, path: Path, place: str) -> Any:
     return value["path"]
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, Record]]:
+def _json_lines(path: Path) -> Iterator[tuple[str, _Record]]:
     for number, line in enumerate(_open_text(path), 1):
         if line.strip():
             yield f"line {number}", _named(_parsed(line, path, f"line {number}"), path, f"line {number}")
 
 
-def _json(path: Path) -> Iterator[tuple[str, Record]]:
+def _json(path: Path) -> Iterator[tuple[str, _Record]]:
     records = _parsed("".join(_open_text(path)), path, "the file")
     if not isinstance(records, list):
         raise InputError(f"{path}: expected a JSON array of objects, found {type(records).__name__}")
@@ -357,7 +357,7 @@ def _parsed(text: str, path: Path, place: str) -> Any:
         raise InputError(f"{path}, {place}: expected JSON, found something else: {error}") from None
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, Record]]:
+def _parquet(path: Path) -> Iterator[tuple[str, _Record]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:

@@ -27,7 +27,7 @@ from uniformer.inference.engine import Outcome
 from uniformer.inference.networks import TorchNetwork, evaluating, pooled_features
 from uniformer.inference.predictor import with_views
 from uniformer.network.model import UniFormer
-from uniformer.reading.views import Backend
+from uniformer.reading.views import Decoder
 from uniformer.speed.timings import Compute
 from uniformer.support.distributed import joined, this_world
 from uniformer.support.files import atomic_path
@@ -145,7 +145,7 @@ def write_features(
     precision: Precision = "float32",
     batch_size: int = 8,
     workers: int = 2,
-    backend: Backend = "pyav",
+    backend: Decoder = "pyav",
     follow_seconds: bool = False,
     head_dim: int | None = None,
     compute: Compute | None = None,

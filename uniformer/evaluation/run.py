@@ -22,7 +22,7 @@ from uniformer.evaluation.probe import Probe, probe_scores
 from uniformer.evaluation.scoring import Reading, recorded_form, score
 from uniformer.inference.networks import is_exported, open_network
 from uniformer.inference.predictor import with_views
-from uniformer.reading.views import Backend
+from uniformer.reading.views import Decoder
 from uniformer.reports.evaluation import About, write_evaluation_page
 from uniformer.speed.timings import Compute
 from uniformer.support.distributed import World, joined
@@ -87,7 +87,7 @@ def evaluate(
     precision: Precision = "float32",
     batch_size: int = 8,
     workers: int = 2,
-    backend: Backend = "pyav",
+    backend: Decoder = "pyav",
     follow_seconds: bool = False,
     head_dim: int | None = None,
     compute: Compute | None = None,
@@ -162,7 +162,7 @@ def evaluate_probe(
     precision: Precision = "float32",
     batch_size: int = 8,
     workers: int = 2,
-    backend: Backend = "pyav",
+    backend: Decoder = "pyav",
     follow_seconds: bool = False,
     head_dim: int | None = None,
     compute: Compute | None = None,

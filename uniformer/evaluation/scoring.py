@@ -29,7 +29,7 @@ from uniformer.evaluation.claim import read_claim
 from uniformer.evaluation.result_log import KEY_NAME, ResultLog
 from uniformer.inference import engine
 from uniformer.inference.networks import TorchNetwork, check_precision, evaluating
-from uniformer.reading.views import Backend, Views, load_views
+from uniformer.reading.views import Decoder, Views, load_views
 from uniformer.speed.timings import Compute
 from uniformer.support.distributed import World, this_world
 from uniformer.support.progress import OnProgress, Pace
@@ -50,7 +50,7 @@ class Reading:
     precision: Precision = "float32"
     batch_size: int = 8  #: views in one forward pass
     workers: int = 2  #: processes that read and decode; 0 reads in this one
-    backend: Backend = "pyav"
+    backend: Decoder = "pyav"
     follow_seconds: bool = False  #: scale strides by a video's frame rate
     compute: Compute | None = None  #: form of the network; the best that `uniformer bench` found, or "fast"
 
@@ -132,7 +132,7 @@ def evaluate_model(
     precision: Precision = "float32",
     batch_size: int = 8,
     workers: int = 2,
-    backend: Backend = "pyav",
+    backend: Decoder = "pyav",
     follow_seconds: bool = False,
     progress: OnProgress | None = None,
     store: str | os.PathLike[str] | None = None,

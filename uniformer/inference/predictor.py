@@ -20,7 +20,7 @@ from uniformer.inference import engine
 from uniformer.inference.networks import TorchNetwork, open_network, pooled_features
 from uniformer.reading.pictures import is_image
 from uniformer.reading.transforms import Floats
-from uniformer.reading.views import Backend, Source, Views, load_views
+from uniformer.reading.views import Decoder, Source, Views, load_views
 from uniformer.speed.timings import Compute
 from uniformer.tasks import task_of
 from uniformer.tasks.task import Result, Task
@@ -81,7 +81,7 @@ class Predictor:
         device: str = "auto",
         precision: Precision = "float32",
         batch_size: int = 8,
-        backend: Backend = "pyav",
+        backend: Decoder = "pyav",
         follow_seconds: bool = False,
         workers: int = 2,
         head_dim: int | None = None,
@@ -91,8 +91,8 @@ class Predictor:
         for name, value in (("top_k", top_k), ("batch_size", batch_size), ("workers", workers)):
             if value < 1:
                 raise InputError(f"expected {name} of at least 1, got {value}")
-        if backend not in get_args(Backend):
-            raise InputError(f"expected backend {' or '.join(get_args(Backend))}, got {backend!r}")
+        if backend not in get_args(Decoder):
+            raise InputError(f"expected backend {' or '.join(get_args(Decoder))}, got {backend!r}")
         self.network = open_network(model, device=device, precision=precision, compute=compute, head_dim=head_dim)
         self.contract = self.network.contract
         self.report = self.network.report  #: of loading the file
@@ -100,7 +100,7 @@ class Predictor:
         self.task = task_of(self.contract) if task is None else task(self.contract)
         self.top_k, self.batch_size, self.workers = top_k, batch_size, workers
         self.precision: Precision = precision
-        self.backend: Backend = backend
+        self.backend: Decoder = backend
         self.follow_seconds = follow_seconds
 
     def __call__(self, source: Source, *, fps: float | None = None) -> Any:

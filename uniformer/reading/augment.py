@@ -19,7 +19,6 @@ from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageEnhance
@@ -36,10 +35,10 @@ from torch import Tensor
 from uniformer.config import InputSpec
 from uniformer.errors import InputError
 from uniformer.reading.foreground import paste_foreground
+from uniformer.reading.frames import Pixels
 from uniformer.reading.options import Augment
-from uniformer.reading.transforms import Pixels, checked_pixels, normalise, to_rgb
+from uniformer.reading.transforms import AnyPixels, checked_pixels, normalise, to_rgb
 
-Frames = npt.NDArray[np.uint8]  # (T, H, W, 3)
 Operation = Callable[[Image.Image], Image.Image]
 
 CLIP_FILL = (128, 128, 128)  # what rotations and shears of clips uncover; those of pictures uncover the mean
@@ -50,7 +49,7 @@ RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling
 MOVING = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")  # timm's operations that move pixels
 
 
-class Box(NamedTuple):
+class Rectangle(NamedTuple):
     """A rectangle of pixels."""
 
     top: int
@@ -58,7 +57,7 @@ class Box(NamedTuple):
     height: int
     width: int
 
-    def of(self, pixels: Frames) -> Frames:
+    def of(self, pixels: Pixels) -> Pixels:
         """The part of (T, H, W, 3) inside."""
         return pixels[:, self.top : self.top + self.height, self.left : self.left + self.width]
 
@@ -66,7 +65,7 @@ class Box(NamedTuple):
 class Crop(NamedTuple):
     """`source` of the picture is resized to `resized` (height, width); the view starts there at `corner`."""
 
-    source: Box
+    source: Rectangle
     resized: tuple[int, int]
     corner: tuple[int, int]
 
@@ -84,11 +83,11 @@ class Draw(NamedTuple):
     crop: Crop
     interpolation: str
     flip: bool
-    erased: Box | None
+    erased: Rectangle | None
     noise: int  #: seed of what fills the erased box
 
 
-def augment_clip(frames: Pixels, spec: InputSpec, augment: Augment, rng: np.random.Generator) -> Tensor:
+def augment_clip(frames: AnyPixels, spec: InputSpec, augment: Augment, rng: np.random.Generator) -> Tensor:
     """One training view of a clip: uint8 RGB (T, H, W, 3) -> float32 (3, T, h, w), normalised, in `spec.channels`.
 
     All frames get the same draw; the noise in an erased box differs from frame to frame, as in the published runs.
@@ -106,7 +105,9 @@ def augment_clip(frames: Pixels, spec: InputSpec, augment: Augment, rng: np.rand
     return _finish(pixels, drawn, augment, spec)
 
 
-def augment_image(image: Image.Image | Pixels, spec: InputSpec, augment: Augment, rng: np.random.Generator) -> Tensor:
+def augment_image(
+    image: Image.Image | AnyPixels, spec: InputSpec, augment: Augment, rng: np.random.Generator
+) -> Tensor:
     """One training view of a picture: a PIL image or uint8 RGB (H, W, 3) -> float32 (3, h, w), normalised.
 
     PIL images are read as by `transforms.image_views`. Raises `InputError` as `augment_clip` does.
@@ -122,7 +123,7 @@ def augment_image(image: Image.Image | Pixels, spec: InputSpec, augment: Augment
 
 
 def augment_labelled_image(
-    image: Image.Image | Pixels, label_map: Tensor, spec: InputSpec, augment: Augment, rng: np.random.Generator
+    image: Image.Image | AnyPixels, label_map: Tensor, spec: InputSpec, augment: Augment, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One training view of a picture and what `losses.label_map_targets` needs to know of it (token labeling).
 
@@ -163,7 +164,7 @@ def draw(height: int, width: int, spec: InputSpec, augment: Augment, rng: np.ran
 
 def draw_crop(
     height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
-) -> Box:
+) -> Rectangle:
     """A box of `scale` of the area and `ratio` of width to height (log-uniform), anywhere in the picture.
 
     Where ten draws do not fit (elongated pictures), the largest central box of a ratio in the range.
@@ -172,18 +173,18 @@ def draw_crop(
     for _ in range(CROP_TRIES):
         h, w = _sides(height * width * rng.uniform(*scale), 1 / _log_uniform(*ratio, rng))
         if 0 < h <= height and 0 < w <= width:
-            return Box(int(rng.integers(height - h, endpoint=True)), int(rng.integers(width - w, endpoint=True)), h, w)
+            return Rectangle(*_corner(height - h, width - w, rng), h, w)
     h = min(height, max(round(width / ratio[0]), 1))
     w = min(width, max(round(height * ratio[1]), 1))
-    return Box((height - h) // 2, (width - w) // 2, h, w)
+    return Rectangle((height - h) // 2, (width - w) // 2, h, w)
 
 
-def draw_erased(height: int, width: int, rng: np.random.Generator) -> Box | None:
+def draw_erased(height: int, width: int, rng: np.random.Generator) -> Rectangle | None:
     """The box to erase from a view; None in the rare case that no draw fits. Source: arXiv:1708.04896, as in timm."""
     for _ in range(ERASE_TRIES):
         h, w = _sides(height * width * rng.uniform(*ERASED_AREA), _log_uniform(*ERASED_RATIO, rng))
         if 0 < h < height and 0 < w < width:
-            return Box(int(rng.integers(height - h, endpoint=True)), int(rng.integers(width - w, endpoint=True)), h, w)
+            return Rectangle(*_corner(height - h, width - w, rng), h, w)
     return None
 
 
@@ -194,8 +195,12 @@ def _jittered_crop(
     tall, wide = (math.floor(side / min(height, width) * short) for side in (height, width))
     if tall < size[0] or wide < size[1]:
         raise InputError(f"expected jitter_scales that cover {size[0]} x {size[1]}, got a picture of {tall} x {wide}")
-    top, left = (int(rng.integers(free, endpoint=True)) for free in (tall - size[0], wide - size[1]))
-    return Crop(Box(0, 0, height, width), (tall, wide), (top, left))
+    return Crop(Rectangle(0, 0, height, width), (tall, wide), _corner(tall - size[0], wide - size[1], rng))
+
+
+def _corner(down: int, across: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Top and left, up to so far down and across."""
+    return int(rng.integers(down, endpoint=True)), int(rng.integers(across, endpoint=True))
 
 
 def _log_uniform(low: float, high: float, rng: np.random.Generator) -> float:
@@ -210,7 +215,7 @@ def _sides(area: float, ratio: float) -> tuple[int, int]:
 # --- operations on 8-bit pictures --------------------------------------------------------------------
 
 
-def _operate(frames: Frames, augment: Augment, fill: tuple[int, ...], seed: int) -> Frames:
+def _operate(frames: Pixels, augment: Augment, fill: tuple[int, ...], seed: int) -> Pixels:
     """RandAugment, AutoAugment or colour jitter on every frame alike; (T, H, W, 3) in and out."""
     if augment.color_jitter is not None:
         operation = _colour_jitter(augment.color_jitter, np.random.default_rng(seed))
@@ -312,7 +317,7 @@ def _seed_global_generators(seed: int) -> None:
 # --- pixels ------------------------------------------------------------------------------------------
 
 
-def _plain_crop(frames: Frames, crop: Crop, spec: InputSpec) -> Tensor:
+def _plain_crop(frames: Pixels, crop: Crop, spec: InputSpec) -> Tensor:
     """(T, H, W, 3) uint8 -> (3, T, h, w) float32 of 0 to 255, bilinear between the nearest pixels of the source box."""
     (top, left), (h, w) = crop.corner, spec.size
     source = torch.from_numpy(np.array(crop.source.of(frames))).movedim(-1, 1).float()  # (T, 3, ., .), channels last
@@ -320,7 +325,7 @@ def _plain_crop(frames: Frames, crop: Crop, spec: InputSpec) -> Tensor:
     return resized[..., top : top + h, left : left + w].transpose(0, 1).contiguous()
 
 
-def _antialiased_crop(frames: Frames, drawn: Draw, spec: InputSpec) -> Frames:
+def _antialiased_crop(frames: Pixels, drawn: Draw, spec: InputSpec) -> Pixels:
     """(T, H, W, 3) -> (T, h, w, 3), by Pillow, whose filters widen when shrinking."""
     (top, left), (h, w) = drawn.crop.corner, spec.size
     tall, wide = drawn.crop.resized
@@ -331,7 +336,7 @@ def _antialiased_crop(frames: Frames, drawn: Draw, spec: InputSpec) -> Frames:
     return np.stack([np.asarray(image)[top : top + h, left : left + w] for image in resized])
 
 
-def _to_planes(frames: Frames) -> Tensor:
+def _to_planes(frames: Pixels) -> Tensor:
     """(T, h, w, 3) uint8 -> (3, T, h, w) float32 of 0 to 255."""
     return torch.from_numpy(np.ascontiguousarray(frames.transpose(3, 0, 1, 2))).float()
 

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Frames = npt.NDArray[np.uint8]
+from uniformer.reading.frames import Pixels
+
 Track = npt.NDArray[np.float64]
 
 _TEXTURE = 48  # pixels each way of what is pasted, before it is stretched
@@ -30,7 +31,7 @@ class Motion(NamedTuple):
     turn: Track  #: radians
 
 
-def paste_foreground(frames: Frames, rng: np.random.Generator) -> Frames:
+def paste_foreground(frames: Pixels, rng: np.random.Generator) -> Pixels:
     """One or two cut-outs over a clip, uint8 RGB (T, H, W, 3) -> the same; in a third the rest gets out of focus."""
     clip = torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, 1).float()  # (T, 3, H, W)
     view = _defocused(clip, rng.uniform(2, 6)) if rng.random() < 0.33 else clip

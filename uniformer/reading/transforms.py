@@ -27,25 +27,26 @@ from PIL import Image, ImageOps
 
 from uniformer.config import InputSpec
 from uniformer.errors import InputError
+from uniformer.reading.frames import Pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Floats: TypeAlias = npt.NDArray[np.float32]
-Pixels: TypeAlias = "npt.NDArray[np.uint8] | Tensor"
+AnyPixels: TypeAlias = "Pixels | Tensor"
 Values = TypeVar("Values", "Tensor", Floats)
 
 MAX_RESIZED = 2**26  # pixels of a whole picture resized by Pillow: 256 MB, a short side of 256 and 1000 times that
 
 
-def to_views(frames: Pixels, spec: InputSpec) -> Tensor:
+def to_views(frames: AnyPixels, spec: InputSpec) -> Tensor:
     """`view_array` as a tensor."""
     import torch
 
     return torch.from_numpy(view_array(frames, spec))
 
 
-def view_array(frames: Pixels, spec: InputSpec) -> Floats:
+def view_array(frames: AnyPixels, spec: InputSpec) -> Floats:
     """Views of a video: uint8 RGB (clips, T, H, W, 3) -> float32 (clips * crops, 3, T, h, w).
 
     The view of clip i and crop j is number i * crops + j, the order of the reference. Channels are in the order of
@@ -62,14 +63,14 @@ def view_array(frames: Pixels, spec: InputSpec) -> Floats:
     return normalise(views.reshape(-1, *views.shape[2:]), spec)
 
 
-def image_views(image: Image.Image | Pixels, spec: InputSpec) -> Tensor:
+def image_views(image: Image.Image | AnyPixels, spec: InputSpec) -> Tensor:
     """`image_array` as a tensor."""
     import torch
 
     return torch.from_numpy(image_array(image, spec))
 
 
-def image_array(image: Image.Image | Pixels, spec: InputSpec) -> Floats:
+def image_array(image: Image.Image | AnyPixels, spec: InputSpec) -> Floats:
     """Views of a picture: a PIL image or uint8 RGB (H, W, 3) -> float32 (crops, 3, h, w).
 
     A PIL image is turned as its EXIF orientation says. Grey, palette and CMYK images become RGB, 16-bit grey loses its
@@ -91,7 +92,7 @@ def crop_boxes(height: int, width: int, spec: InputSpec) -> list[tuple[float, fl
     return [(top * up, left * across, h * up, w * across) for top, left in frame.corners]
 
 
-def denormalise(views: Tensor | Floats, spec: InputSpec) -> npt.NDArray[np.uint8]:
+def denormalise(views: Tensor | Floats, spec: InputSpec) -> Pixels:
     """Views back to pictures: (V, 3, T, h, w) -> uint8 RGB (V, T, h, w, 3), and (V, 3, h, w) -> (V, h, w, 3)."""
     if views.ndim not in (4, 5) or views.shape[1] != 3:
         raise InputError(f"expected views of shape (V, 3, h, w) or (V, 3, T, h, w), got {tuple(views.shape)}")
@@ -161,14 +162,14 @@ def is_tensor(value: Any) -> TypeGuard[Tensor]:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def checked_pixels(pixels: Pixels, ndim: int, form: str) -> npt.NDArray[np.uint8]:
+def checked_pixels(pixels: AnyPixels, ndim: int, form: str) -> Pixels:
     array = pixels.cpu().numpy() if is_tensor(pixels) else pixels
     if array.dtype != np.uint8 or array.ndim != ndim or array.shape[-1] != 3 or 0 in array.shape:
         raise InputError(f"expected uint8 RGB of shape {form}, got {array.dtype} of shape {array.shape}")
     return array
 
 
-def _cutter(height: int, width: int, spec: InputSpec) -> Callable[[npt.NDArray[np.uint8]], list[npt.NDArray[Any]]]:
+def _cutter(height: int, width: int, spec: InputSpec) -> Callable[[Pixels], list[npt.NDArray[Any]]]:
     """What makes a picture (H, W, 3) uint8 into one (3, h, w) per crop, of values 0 to 255."""
     frame, (h, w) = _frame(height, width, spec), spec.size
     if spec.interpolation == "bilinear":
@@ -177,14 +178,14 @@ def _cutter(height: int, width: int, spec: InputSpec) -> Callable[[npt.NDArray[n
         ]
         return lambda picture: [_bilinear(picture, rows, columns) for rows, columns in taps]
 
-    def cut(picture: npt.NDArray[np.uint8]) -> list[npt.NDArray[Any]]:
+    def cut(picture: Pixels) -> list[npt.NDArray[Any]]:
         resized = _pil_resize(picture, frame.height, frame.width).transpose(2, 0, 1)
         return [resized[:, top : top + h, left : left + w] for top, left in frame.corners]
 
     return cut
 
 
-def _pil_resize(image: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
+def _pil_resize(image: Pixels, height: int, width: int) -> Pixels:
     """(H, W, 3) -> (height, width, 3); Pillow's bicubic widens its filter when shrinking, which is the antialiasing."""
     if height * width > MAX_RESIZED:
         raise InputError(f"expected a picture less elongated than {image.shape[0]} x {image.shape[1]} pixels")
@@ -212,7 +213,7 @@ def _taps(source: int, resized: int, start: int, count: int) -> _Taps:
     return _Taps(low, np.minimum(low + 1, source - 1), centre - low.astype(np.float32))
 
 
-def _bilinear(picture: npt.NDArray[np.uint8], rows: _Taps, columns: _Taps) -> Floats:
+def _bilinear(picture: Pixels, rows: _Taps, columns: _Taps) -> Floats:
     """(H, W, 3) uint8 -> (3, h, w) float32."""
     colours = np.arange(3)[:, None]
     low, high = ((taps * 3 + colours).ravel() for taps in (columns.low, columns.high))  # bytes of a row, by colour

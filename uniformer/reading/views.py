@@ -39,7 +39,7 @@ from uniformer.reading.video import open_video
 if TYPE_CHECKING:
     from torch import Tensor
 
-Backend = Literal["pyav", "torchcodec"]
+Decoder = Literal["pyav", "torchcodec"]
 Source: TypeAlias = "str | os.PathLike[str] | np.ndarray | Tensor | Image.Image | Sequence[Any]"
 
 MAX_BYTES = 1 << 29  # of frames held at once; clips of very large videos are read one after the other
@@ -72,7 +72,7 @@ def load_views(
     source: Source,
     spec: InputSpec,
     *,
-    backend: Backend = "pyav",
+    backend: Decoder = "pyav",
     follow_seconds: bool = False,
     fps: float | None = None,
     span: tuple[float, float] | None = None,
@@ -142,7 +142,7 @@ def _clips(reader: VideoReader, spec: InputSpec, follow_seconds: bool, span: tup
     )
 
 
-def open_clip(source: Source, backend: Backend = "pyav", fps: float | None = None) -> VideoReader:
+def open_clip(source: Source, backend: Decoder = "pyav", fps: float | None = None) -> VideoReader:
     """Frames by number of anything that is a clip: a file, a folder of frames, an array, a list of images."""
     if isinstance(source, np.ndarray) or is_tensor(source):
         return ArrayReader(_channels_last(source, 4, "(T, H, W, 3)"), fps)

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uniformer.errors import InputError
-from uniformer.tasks.mixing import Box, smooth
+from uniformer.network.model import Box
+from uniformer.tasks.mixing import smooth
 
 
 def soft_target_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from uniformer.errors import InputError
+from uniformer.network.model import Box
 from uniformer.reading.options import Mixing
-
-Box = tuple[int, int, int, int]  # top, left, bottom, right
 
 
 class Blend(NamedTuple):

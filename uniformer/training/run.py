@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from uniformer.checkpoints.records import DEFAULT_IMAGE, DEFAULT_VIDEO
 from uniformer.config import did_you_mean
 from uniformer.datasets.manifest import Manifest
-from uniformer.datasets.open import find_splits, open_source
+from uniformer.datasets.open import find_splits, open_dataset
 from uniformer.errors import InputError
 from uniformer.labels import DATASETS
 from uniformer.training.own_data import own_recipe, wants_features, with_validation
@@ -107,12 +107,12 @@ def _own_sets(source: str) -> tuple[Manifest, Manifest | None, list[str]]:
     """Training and validation set of one's own data, and what was decided."""
     splits = find_splits(source)
     if "train" not in splits or len(splits) < 2:
-        train_set, val_set, how = with_validation(open_source(source))
+        train_set, val_set, how = with_validation(open_dataset(source))
         return train_set, val_set, [how]
-    train_set = open_source(source, split="train")
+    train_set = open_dataset(source, split="train")
     held_out = "val" if "val" in splits else "test"
     several = train_set.is_multi_label or None
-    return train_set, open_source(source, split=held_out, classes=train_set.classes, multi_label=several), []
+    return train_set, open_dataset(source, split=held_out, classes=train_set.classes, multi_label=several), []
 
 
 def open_for_recipe(recipe: Recipe) -> tuple[Manifest, Manifest | None]:
@@ -129,7 +129,7 @@ def open_for_recipe(recipe: Recipe) -> tuple[Manifest, Manifest | None]:
         source = Path(data.root or "", name)
         part = split if split in find_splits(source) else None  # a source of several splits, or this one alone
         root = data.root if source.is_file() else None
-        found.append(open_source(source, split=part, classes=known, separator=data.separator, root=root))
+        found.append(open_dataset(source, split=part, classes=known, separator=data.separator, root=root))
         names = found[0].classes
         known = names if len(set(names)) == len(names) else None
     return found[0], found[1] if len(found) > 1 else None
