@@ -26,6 +26,7 @@ from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.keys import from_reference, our_key, reference_key, to_reference
 from uniformer.errors import InputError, cannot_write, first_line
 from uniformer.support.files import atomic_path
+from uniformer.support.safetensors_header import read_header
 
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 WRAPPERS = ("model", "state_dict", "model_state", "state_dict_ema", "model_ema")
@@ -90,8 +91,7 @@ def _looks_like_safetensors(path: Path) -> bool:
         raise InputError(
             f"{path} is no checkpoint: expected tensors, found a web page: the download did not give the file"
         )
-    # 8 bytes of header length, then the header, a JSON object.
-    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size
+    return read_header(path) is not None
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Contract | None]:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from uniformer.config import Config, InputSpec, did_you_mean, with_options
 from uniformer.errors import InputError
 from uniformer.network.variants import default_input, get_config
+from uniformer.support.safetensors_header import read_header
 
 
 @dataclass(frozen=True)
@@ -154,10 +155,11 @@ def _in_package() -> Mapping[str, Checkpoint]:
 
 def _record_of_file(path: Path) -> Checkpoint:
     """What a file in our own form says of itself; its name, less the ending, is the id."""
-    with open(path, "rb") as file:  # a safetensors file begins with its table as JSON; reading it so imports nothing
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    contract = json.loads(header.pop("__metadata__")["uniformer"])
-    sizes = {key: math.prod(tensor["shape"]) for key, tensor in header.items()}
+    header = read_header(path)
+    if header is None:
+        raise InputError(f"{path}: expected a model of this package, found another kind of file")
+    contract = json.loads(header.metadata["uniformer"])
+    sizes = {key: math.prod(tensor.shape) for key, tensor in header.tensors.items()}
     return Checkpoint(
         id=path.stem,
         arch=contract["arch"],

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from uniformer.errors import InputError
 from uniformer.support.files import atomic_path
+from uniformer.support.safetensors_header import TensorEntry, read_header
 
 Kind = Literal["image", "video", "frames"]
 KINDS = ("image", "video", "frames")  #: image files, video files, folders of frames
@@ -325,34 +326,19 @@ _DTYPES = {"U8": "u1", "BOOL": "?", "I32": "<i4", "I64": "<i8", "F64": "<f8"}  #
 
 
 def _map_file(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
-    """Header and arrays of a safetensors file, mapped read-only.
-
-    The package's own reader copies. The file: 8 bytes with the length of the header, the header (JSON: name -> dtype,
-    shape, span of bytes), the data.
-    """
-    not_one = f"{path}: expected a saved manifest"
+    """Metadata and arrays of a safetensors file, mapped read-only: the package's own reader copies."""
+    header = read_header(path, "a saved manifest")
+    if header is None or header.metadata.get("format") != FORMAT:
+        found = "another kind of file" if header is None else repr(header.metadata.get("format"))
+        raise InputError(f"{path}: expected a saved manifest ({FORMAT!r}), found {found}")
+    size = path.stat().st_size - header.start
+    data = np.memmap(path, np.uint8, "r", header.start) if size else np.empty(0, np.uint8)
     try:
-        with open(path, "rb") as f:
-            size = int.from_bytes(f.read(8), "little")
-            if not 2 <= size <= path.stat().st_size - 8:
-                raise InputError(f"{not_one}, found another kind of file")
-            header = json.loads(f.read(size))
-        metadata = header.pop("__metadata__", {})
-        if metadata.get("format") != FORMAT:
-            raise InputError(f"{not_one} ({FORMAT!r}), found {metadata.get('format')!r}")
-        data = np.memmap(path, np.uint8, "r", 8 + size) if path.stat().st_size > 8 + size else np.empty(0, np.uint8)
-        return metadata, {name: _part(data, entry) for name, entry in header.items()}
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"{not_one}, found no readable file: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise InputError(f"{not_one}, found a damaged or another kind of file") from None
+        return header.metadata, {name: _column(data, entry) for name, entry in header.tensors.items()}
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: expected a saved manifest, found one with other columns: {error}") from None
 
 
-def _part(data: npt.NDArray[np.uint8], entry: dict[str, Any]) -> npt.NDArray[Any]:
-    begin, end = entry["data_offsets"]
-    if not 0 <= begin <= end <= len(data):
-        raise ValueError("outside the file")
-    column = data[begin:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+def _column(data: npt.NDArray[np.uint8], entry: TensorEntry) -> npt.NDArray[Any]:
+    column = data[entry.begin : entry.end].view(_DTYPES[entry.dtype]).reshape(entry.shape)
     return np.asarray(column)  # not memmap, whose every slice would carry its bookkeeping
