@@ -10,8 +10,8 @@ from timm.data.mixup import mixup_target
 
 from uniformer import create_model
 from uniformer.errors import InputError
-from uniformer.reading.options import Mixing
 from uniformer.tasks.mixing import draw_blend, draw_box, draw_mix_box, mix_batch, soft_targets
+from uniformer.tasks.options import Mixing
 
 MODES = ("batch", "pair", "elem")
 SHARP = Mixing(label_smoothing=0)

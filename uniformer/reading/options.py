@@ -1,6 +1,6 @@
-"""What training does to its samples, as data: `Augment` to each clip or picture alone, `Mixing` to a batch.
+"""What training does to each clip or picture alone, as data. No torch here, so that recipes list quickly.
 
-No torch here, so that recipes list quickly. The arithmetic is in `augment.py` and `mixing.py`.
+The arithmetic is in `augment.py`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Augment(Checked):
         if self.color_jitter is not None and not 0 <= self.color_jitter <= 1:
             yield f"expected color_jitter in [0, 1], got {self.color_jitter}"
         shares = ("flip", "mirror", "reverse", "foreground", "erase_prob")
-        yield from _not_shares(**{name: getattr(self, name) for name in shares})
+        yield from not_shares(**{name: getattr(self, name) for name in shares})
         if self.flip and self.mirror:
             yield f"expected flip (the class stays) or mirror (sides swap), got both: {self.flip} and {self.mirror}"
         yield from _not_a_range("scale", self.scale, most=1)
@@ -80,33 +80,8 @@ class Augment(Checked):
         yield from _not_a_range("jitter_scales", self.jitter_scales)
 
 
-@dataclass(frozen=True)
-class Mixing(Checked):
-    """How the samples of a batch are blended, and their labels with them. The defaults are all published runs'."""
-
-    mixup_alpha: float = 0.8  #: of the Beta distribution of the shares of two blended samples; 0 for no mixup
-    cutmix_alpha: float = 1.0  #: same, of the area of a box taken from another sample; 0 for no cutmix
-    prob: float = 1.0  #: of mixing at all
-    switch_prob: float = 0.5  #: of cutmix rather than mixup where both are on
-    mode: Literal["batch", "pair", "elem"] = "batch"  #: one draw for a batch, for each pair of samples, for each sample
-    label_smoothing: float = 0.1  #: share of the label spread over all classes
-
-    def _problems(self) -> Iterable[str]:
-        for name in ("mixup_alpha", "cutmix_alpha"):
-            value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
-                yield f"expected {name} of 0 or more, got {value}"
-        if self.mode not in ("batch", "pair", "elem"):
-            yield f"expected mode 'batch', 'pair' or 'elem', got {self.mode!r}"
-        yield from _not_shares(prob=self.prob, switch_prob=self.switch_prob, label_smoothing=self.label_smoothing)
-
-    @property
-    def is_on(self) -> bool:
-        """Whether samples are ever mixed; labels are smoothed in any case."""
-        return self.prob > 0 and (self.mixup_alpha > 0 or self.cutmix_alpha > 0)
-
-
-def _not_shares(**shares: float) -> Iterable[str]:
+def not_shares(**shares: float) -> Iterable[str]:
+    """What is wrong with settings that should be shares or probabilities."""
     for name, value in shares.items():
         if not 0 <= value <= 1:
             yield f"expected {name} in [0, 1], got {value}"

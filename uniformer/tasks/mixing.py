@@ -16,7 +16,7 @@ from torch import Tensor
 
 from uniformer.errors import InputError
 from uniformer.network.model import Box
-from uniformer.reading.options import Mixing
+from uniformer.tasks.options import Mixing
 
 
 class Blend(NamedTuple):

@@ -1,4 +1,4 @@
-"""What training is told about targets and loss, as data. No torch here, so that recipes list quickly."""
+"""What training is told about batches, targets and loss, as data. No torch here, so that recipes list quickly."""
 
 from __future__ import annotations
 
@@ -8,7 +8,33 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from uniformer.errors import Checked
-from uniformer.reading.options import Mixing
+from uniformer.reading.options import not_shares
+
+
+@dataclass(frozen=True)
+class Mixing(Checked):
+    """How the samples of a batch are blended, and their labels with them. The defaults are all published runs'."""
+
+    mixup_alpha: float = 0.8  #: of the Beta distribution of the shares of two blended samples; 0 for no mixup
+    cutmix_alpha: float = 1.0  #: same, of the area of a box taken from another sample; 0 for no cutmix
+    prob: float = 1.0  #: of mixing at all
+    switch_prob: float = 0.5  #: of cutmix rather than mixup where both are on
+    mode: Literal["batch", "pair", "elem"] = "batch"  #: one draw for a batch, for each pair of samples, for each sample
+    label_smoothing: float = 0.1  #: share of the label spread over all classes
+
+    def _problems(self) -> Iterable[str]:
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            value = getattr(self, name)
+            if not (value >= 0 and math.isfinite(value)):
+                yield f"expected {name} of 0 or more, got {value}"
+        if self.mode not in ("batch", "pair", "elem"):
+            yield f"expected mode 'batch', 'pair' or 'elem', got {self.mode!r}"
+        yield from not_shares(prob=self.prob, switch_prob=self.switch_prob, label_smoothing=self.label_smoothing)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether samples are ever mixed; labels are smoothed in any case."""
+        return self.prob > 0 and (self.mixup_alpha > 0 or self.cutmix_alpha > 0)
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from uniformer.checkpoints.records import Checkpoint, get_checkpoint
 from uniformer.config import Config, InputSpec, did_you_mean
 from uniformer.errors import Checked, InputError
 from uniformer.network.variants import default_input, get_config
-from uniformer.reading.options import Augment, Mixing
+from uniformer.reading.options import Augment
 from uniformer.support.settings import Table, from_table, keys, leaves, merged, nearest, nested, parse_override, to_toml
-from uniformer.tasks.options import Loss
+from uniformer.tasks.options import Loss, Mixing
 
 ALIASES = {"lr": "optimizer.lr", "epochs": "schedule.epochs"}  # of overrides, never of files
 
