@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
     from uniformer.checkpoints.save import save_checkpoint, verify
     from uniformer.config import Config, InputSpec
+    from uniformer.datasets.open import open_dataset
     from uniformer.errors import InputError
     from uniformer.inference.predictor import Predictor, predict
     from uniformer.network.macs import count_macs
     from uniformer.network.model import UniFormer
     from uniformer.network.variants import list_models
+    from uniformer.reading.pipeline import transforms
     from uniformer.speed.export import export
     from uniformer.speed.prepare import optimize
     from uniformer.timelines.timeline import Timeline, timeline
@@ -44,11 +46,13 @@ _HOMES = {
     "list_models": "network.variants",
     "load_checkpoint": "checkpoints.load",
     "load_model": "checkpoints.load",
+    "open_dataset": "datasets.open",
     "optimize": "speed.prepare",
     "predict": "inference.predictor",
     "save_checkpoint": "checkpoints.save",
     "timeline": "timelines.timeline",
     "train": "training.run",
+    "transforms": "reading.pipeline",
     "verify": "checkpoints.save",
 }
 
@@ -69,11 +73,13 @@ __all__ = [
     "list_models",
     "load_checkpoint",
     "load_model",
+    "open_dataset",
     "optimize",
     "predict",
     "save_checkpoint",
     "timeline",
     "train",
+    "transforms",
     "verify",
 ]
 

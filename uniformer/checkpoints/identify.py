@@ -16,7 +16,6 @@ from uniformer.checkpoints.files import Weights, read_object, read_weights
 from uniformer.checkpoints.records import Checkpoint, get_checkpoint, list_checkpoints
 from uniformer.config import Config
 from uniformer.errors import InputError
-from uniformer.labels import load_classes
 from uniformer.network.variants import VARIANTS, default_input
 
 CheckpointSource = (
@@ -170,15 +169,10 @@ def name_of(config: Config) -> str:
 def contract_of_record(record: Checkpoint, weights: Weights) -> Contract:
     """The contract of a published file. The class count is the file's: HMDB51's may differ from its record."""
     config, head, notes = record.config, weights.state.get("head.weight"), record.notes
-    classes: tuple[str, ...] = ()
-    if config.num_classes:
-        classes = load_classes(record.dataset.removesuffix(" split 1"))
-        if head is not None and head.shape[0] != config.num_classes:
-            notes = (
-                *notes,
-                f"the file has {head.shape[0]} classes where the record says {config.num_classes}: no class names",
-            )
-            config, classes = replace(config, num_classes=head.shape[0]), ()
+    classes = record.classes
+    if config.num_classes and head is not None and head.shape[0] != config.num_classes:
+        said = f"the file has {head.shape[0]} classes where the record says {config.num_classes}: no class names"
+        notes, config, classes = (*notes, said), replace(config, num_classes=head.shape[0]), ()
     return Contract(
         config, record.arch, record.input, classes, record.id, record.dataset, record.scores, record.licence, notes
     )

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from uniformer.config import Config, InputSpec, did_you_mean, with_options
 from uniformer.errors import InputError
+from uniformer.labels import load_classes
 from uniformer.network.variants import default_input, get_config
 from uniformer.support.safetensors_header import read_header
 
@@ -73,6 +74,11 @@ class Checkpoint:
     def released(self) -> bool:
         """Whether weights were published."""
         return self.file is not None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The rows of the classifier by name; none of a dense model."""
+        return load_classes(self.dataset.removesuffix(" split 1")) if self.config.num_classes else ()
 
     @property
     def config(self) -> Config:

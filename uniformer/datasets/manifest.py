@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,11 @@ import numpy.typing as npt
 from uniformer.errors import InputError
 from uniformer.support.files import atomic_path
 from uniformer.support.safetensors_header import TensorEntry, read_header
+
+if TYPE_CHECKING:
+    from uniformer.datasets.samples import TorchDataset
+    from uniformer.reading.options import Augment
+    from uniformer.reading.pipeline import SpecSource
 
 Kind = Literal["image", "video", "frames"]
 KINDS = ("image", "video", "frames")  #: image files, video files, folders of frames
@@ -40,6 +45,11 @@ class Item:
     frames: int | None = None  #: how many the file has, None if not known yet
     group: str | None = None  #: the recording it was cut from: rows of one group belong in one split
     readable: bool = True  #: False where a scan could not decode it
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """The part of the video, start and end in seconds; None for all of it."""
+        return None if self.start is None or self.end is None else (self.start, self.end)
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,6 +227,34 @@ class Manifest:
     def usable(self) -> Manifest:
         """The rows that a scan could read; all of them before one."""
         return self if self.readable is None or self.readable.all() else self.select(self.readable)
+
+    def torch_dataset(
+        self, spec: SpecSource, *, training: bool = True, augment: Augment | None = None, seed: int = 0
+    ) -> TorchDataset:
+        """The rows as a map-style `torch.utils.data.Dataset`, for any `DataLoader` and loop of one's own.
+
+        `[i]` is what the network is fed for row i, and its label: an int, or 0 and 1 for each class, float32 (K,), of a
+        multi-label set. In training: one clip (3, T, h, w) drawn from the video, or the picture (3, h, w), augmented;
+        the draws follow from (seed, epoch, i) alone, whatever the workers, and `set_epoch` says which epoch it is. Not
+        in training: the test views, (V, 3, ...), or (3, ...) where the input has one.
+
+        Args:
+            spec: an `InputSpec`, a `Contract`, or a checkpoint whose input is taken.
+            augment: for training; None takes `Augment`'s defaults, and no mirroring where class names say a side.
+
+        Raises:
+            InputError: the items are not what the network is fed. Later, for a row: its file cannot be read; `usable`
+                leaves out those that a scan found.
+        """
+        from uniformer.datasets.samples import TorchDataset
+        from uniformer.reading.pipeline import input_of, usual_augment
+
+        fed, _ = input_of(spec)
+        if augment is not None and not training:
+            raise InputError("expected augment with training=True only, got it for test views")
+        if training:
+            augment = augment or usual_augment(fed, self.classes)
+        return TorchDataset(self, fed, augment, seed)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """One safetensors file, written whole or not at all. Raises `InputError` where it cannot be written."""

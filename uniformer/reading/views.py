@@ -194,19 +194,23 @@ class ArrayReader(VideoReader):
 
 def _image(source: Source, spec: InputSpec) -> Views:
     begin = time.perf_counter()
-    if isinstance(source, str | os.PathLike):
-        picture: Image.Image | Pixels = open_image(Path(source))
-    elif isinstance(source, np.ndarray) or is_tensor(source):
-        picture = _channels_last(source, 3, "(H, W, 3)")
-    elif isinstance(source, Image.Image):
-        picture = _decoded(source)
-    else:
-        raise InputError(f"expected one image for a network of images, got {type(source).__name__}")
+    picture = open_picture(source)
     read = time.perf_counter()
     array = image_array(picture, spec)
     height, width = _upright_size(picture)
     timings = {"read": read - begin, "transform": time.perf_counter() - read}
     return Views(array, height, width, tuple(crop_boxes(height, width, spec)), timings=timings)
+
+
+def open_picture(source: Source) -> Image.Image | Pixels:
+    """The pixels of anything that is one picture: a file, a PIL image, an array, all decoded."""
+    if isinstance(source, str | os.PathLike):
+        return open_image(Path(source))
+    if isinstance(source, np.ndarray) or is_tensor(source):
+        return _channels_last(source, 3, "(H, W, 3)")
+    if isinstance(source, Image.Image):
+        return _decoded(source)
+    raise InputError(f"expected one image for a network of images, got {type(source).__name__}")
 
 
 def open_image(path: Path) -> Image.Image:

@@ -19,13 +19,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from uniformer.config import InputSpec
-from uniformer.datasets.manifest import Item, Manifest
+from uniformer.datasets.manifest import Manifest
+from uniformer.datasets.samples import LabelledRows
 from uniformer.errors import InputError
-from uniformer.labels import mirrored_classes, reversed_classes
-from uniformer.reading.augment import augment_clip, augment_image, augment_labelled_image
+from uniformer.reading.augment import augment_labelled_image
 from uniformer.reading.options import Augment
-from uniformer.reading.sampling import random_clip
-from uniformer.reading.views import frames_within, open_clip, open_image
+from uniformer.reading.pipeline import augmented
 from uniformer.support.distributed import WORKER_START
 
 ORDER, SAMPLE, MIXING, NETWORK = range(4)  # what draws are for: each has its own stream of numbers
@@ -156,13 +155,9 @@ class TrainingSet(Dataset[Sample]):
     def __init__(
         self, manifest: Manifest, spec: InputSpec, augment: Augment, *, seed: int = 0, label_maps: str | None = None
     ):
-        kinds = ("video", "frames") if spec.is_video else ("image",)
-        if manifest.kind not in kinds:
-            raise InputError(f"expected {' or '.join(kinds)} items for this network, got {manifest.kind} items")
         self.manifest, self.spec, self.augment = manifest, spec, augment
-        self.seed, self.label_maps = seed, label_maps
-        self._mirrored = mirrored_classes(manifest.classes) if augment.mirror else []
-        self._reversed = reversed_classes(manifest.classes, augment.reverse_pairs) if augment.reverse else []
+        self.seed, self.label_maps = seed, None if spec.is_video else label_maps
+        self._rows = LabelledRows(manifest, spec, augment)
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -181,50 +176,15 @@ class TrainingSet(Dataset[Sample]):
         raise InputError(f"expected readable files, found {SUBSTITUTES} unreadable ones in a row: {unreadable[-1][1]}")
 
     def _sample(self, row: int, rng: np.random.Generator, unreadable: list[tuple[str, str]]) -> Sample:
-        item, maps, crops = self.manifest[row], [], []
-        label = self._label(item)
-        if self.spec.is_video:
-            frames, label = self._turned(self._clip(item, rng), label, rng)
-            views = [augment_clip(frames, self.spec, self.augment, copy) for copy in rng.spawn(self.augment.repeats)]
-        else:
-            image, views = open_image(Path(item.path)), []
-            for copy in rng.spawn(self.augment.repeats):
-                if self.label_maps is None:
-                    views.append(augment_image(image, self.spec, self.augment, copy))
-                    continue
-                whole = read_label_map(self.label_maps, item.path)
-                view, label_map, crop = augment_labelled_image(image, whole, self.spec, self.augment, copy)
-                views.append(view)
-                maps.append(label_map)
-                crops.append(crop)
+        pixels, label = self._rows.read(row, rng)
+        copies = rng.spawn(self.augment.repeats)
+        if self.label_maps is None:
+            views = [augmented(pixels, self.spec, self.augment, copy) for copy in copies]
+            return Sample(torch.stack(views), label, [], [], unreadable)
+        whole = read_label_map(self.label_maps, self.manifest.path(row))
+        drawn = [augment_labelled_image(pixels, whole, self.spec, self.augment, copy) for copy in copies]
+        views, maps, crops = map(list, zip(*drawn, strict=True))
         return Sample(torch.stack(views), label, maps, crops, unreadable)
-
-    def _clip(self, item: Item, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-        """Frames of one clip, (T, H, W, 3)."""
-        span = None if item.start is None or item.end is None else (item.start, item.end)
-        with open_clip(item.path) as reader:
-            first, count = frames_within(reader, span)
-            return reader.read(first + random_clip(self.spec, count, rng, even=self.augment.even_frames))
-
-    def _turned(
-        self, frames: npt.NDArray[np.uint8], label: Tensor, rng: np.random.Generator
-    ) -> tuple[npt.NDArray[np.uint8], Tensor]:
-        """The clip (T, H, W, 3) mirrored or played backwards at random, and the class that it then shows."""
-        if self._mirrored and rng.random() < self.augment.mirror:
-            frames, label = frames[:, :, ::-1], self._partner(label, self._mirrored)
-        if self._reversed and rng.random() < self.augment.reverse:
-            frames, label = frames[::-1], self._partner(label, self._reversed)
-        return np.ascontiguousarray(frames), label
-
-    def _partner(self, label: Tensor, partners: list[int]) -> Tensor:
-        return label[partners] if self.manifest.is_multi_label else torch.tensor(partners[int(label)])
-
-    def _label(self, item: Item) -> Tensor:
-        if not self.manifest.is_multi_label:
-            return torch.tensor(item.labels[0])
-        label = torch.zeros(len(self.manifest.classes))
-        label[list(item.labels)] = 1
-        return label
 
 
 def read_label_map(folder: str, path: str) -> Tensor:
