@@ -18,7 +18,7 @@ from uniformer.datasets.layouts import (
     subfolders,
     visible,
 )
-from uniformer.datasets.tables import ListRow, group_of, read_rows
+from uniformer.datasets.tables import ListRow, group_of, read_rows, text_of
 from uniformer.errors import InputError, MissingExtra
 
 # ----------------------------------------------------------------------------------------------------- UCF101, HMDB51
@@ -30,8 +30,7 @@ def ucf101(path: Path, options: OpenOptions) -> Listing | None:
     if path.is_dir():
         if not (path / f"trainlist{options.fold:02d}.txt").is_file():
             return None
-        found: dict[str | None, Path] = {s: path / f"{s}list{options.fold:02d}.txt" for s in ("train", "test")}
-        file = found[choose(options.split, found, path)] or path
+        file = path / f"{choose(options.split, ('train', 'test'), path)}list{options.fold:02d}.txt"
     elif not re.fullmatch(r"(train|test)list\d\d\.txt", path.name):
         return None
     lines = [line.split()[0] for line in _lines(file)]
@@ -64,7 +63,7 @@ def hmdb51(path: Path, options: OpenOptions) -> Listing | None:
     files = [p for p in visible(path) if p.name.endswith(ending)]
     if not files:
         return None
-    flag = {"train": "1", "test": "2"}[choose(options.split, {"train": path, "test": path}, path)]
+    flag = {"train": "1", "test": "2"}[choose(options.split, ("train", "test"), path)]
 
     def rows() -> Iterator[ListRow]:
         for file in files:
@@ -88,11 +87,7 @@ def hmdb51(path: Path, options: OpenOptions) -> Listing | None:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape") as f:
-            yield from (line.strip() for line in f if line.strip())
-    except OSError as error:
-        raise InputError(f"{path}: expected a list, found no readable file: {error.strerror}") from None
+    return (line.strip() for line in text_of(path) if line.strip())
 
 
 # ------------------------------------------------------------------------------------------- the `datasets` library
@@ -103,7 +98,7 @@ def hugging_face(folder: Path, options: OpenOptions) -> Listing | None:
     `save_to_disk` wrote, if its files lie on the disk."""
     if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return _saved_to_disk(folder, options)
-    splits: dict[str | None, Path] = {split_of(p.name): p for p in subfolders(folder) if split_of(p.name)}
+    splits = {split_of(p.name): p for p in subfolders(folder) if split_of(p.name)}
     parts = {split: meta for split, p in splits.items() if (meta := _metadata(p))}
     if parts:
         chosen = parts[choose(options.split, parts, folder)]
@@ -132,8 +127,8 @@ def _saved_to_disk(folder: Path, options: OpenOptions) -> Listing:
         raise MissingExtra("datasets", "datasets", f"{folder}, written by the `datasets` library,") from None
     saved = datasets.load_from_disk(str(folder))
     if isinstance(saved, datasets.DatasetDict):
-        found: dict[str | None, Path] = {split_of(name) or name: Path(name) for name in saved}
-        saved = saved[str(found[choose(options.split, found, folder)])]
+        found = {split_of(name) or name: name for name in saved}
+        saved = saved[found[choose(options.split, found, folder)]]
     elif not is_part(folder.name, options.split):
         raise one_set(folder, options.split)
     features = saved.features

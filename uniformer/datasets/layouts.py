@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -146,26 +146,26 @@ def _walk_classes(folder: Path, kind: Kind) -> Iterator[ListRow]:
 
 def _media_below(folder: Path, kind: Kind) -> Iterator[str]:
     """Files of the kind anywhere below, sorted; for frames, the folders that hold images."""
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        media = sorted(name for name in files if not name.startswith(".") and media_kind(name))
-        if kind == "frames" and media:
+    for place, files in _folders_with_media(folder):
+        if kind == "frames":
             yield place
-        elif kind != "frames":
-            for name in media:
-                if media_kind(name) != kind:
-                    file = os.path.join(place, name)
-                    raise InputError(f"{file}: expected {kind} files only, as in the other folders")
-                yield os.path.join(place, name)
+            continue
+        for file in files:
+            if media_kind(file) != kind:
+                raise InputError(f"{file}: expected {kind} files only, as in the other folders")
+            yield file
 
 
 def _first_media(folder: Path) -> str | None:
+    return next((files[0] for _, files in _folders_with_media(folder)), None)
+
+
+def _folders_with_media(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each folder below with media in it, and their paths, sorted and less hidden ones."""
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if media_kind(name) and not name.startswith("."):
-                return os.path.join(place, name)
-    return None
+        if media := sorted(name for name in files if not name.startswith(".") and media_kind(name)):
+            yield place, [os.path.join(place, name) for name in media]
 
 
 def _holds_classes(folder: Path) -> bool:
@@ -188,7 +188,7 @@ def one_set(source: Path, split: str | None) -> InputError:
     return InputError(f"{source}: expected several splits to choose {split!r} from, found one {what}")
 
 
-def choose(split: str | None, found: dict[str | None, Path], where: Path) -> str:
+def choose(split: str | None, found: Iterable[str | None], where: Path) -> str:
     """The split asked for, of those there are. Raises `InputError` where it is missing or none was asked for."""
     names = sorted(filter(None, found))
     if split is None and len(names) == 1:
@@ -231,27 +231,29 @@ def list_file(path: Path, options: OpenOptions) -> Listing:
 
 
 def _with_split_column(listing: Listing, path: Path, split: str | None) -> Listing:
-    names = {row.split for row in listing.rows()}
-    found: dict[str | None, Path] = {split_of(name or "") or name: path for name in names}
     if split is None:
         return listing
-    chosen = choose(split, found, path)
+
+    def part(row: ListRow) -> str | None:
+        return split_of(row.split or "") or row.split
+
+    chosen = choose(split, set(map(part, listing.rows())), path)
 
     def rows() -> Iterator[ListRow]:
-        return (row for row in listing.rows() if (split_of(row.split or "") or row.split) == chosen)
+        return (row for row in listing.rows() if part(row) == chosen)
 
     return replace(listing, origin=f"{listing.origin}, split {chosen}", rows=rows, others=listing.rows)
 
 
 def folder_of_lists(folder: Path, options: OpenOptions) -> Listing | None:
     """`train.csv`, `val.csv`, ... or any list files whose names tell a split each."""
-    found: dict[str | None, list[Path]] = {}
+    found: dict[str, list[Path]] = {}
     for path in visible(folder):
-        if path.suffix.lower() in LIST_SUFFIXES and path.is_file() and split_of(path.stem):
-            found.setdefault(split_of(path.stem), []).append(path)
+        if path.suffix.lower() in LIST_SUFFIXES and path.is_file() and (split := split_of(path.stem)):
+            found.setdefault(split, []).append(path)
     if not found:
         return None
-    chosen = choose(options.split, {split: paths[0] for split, paths in found.items()}, folder)
+    chosen = choose(options.split, found, folder)
     if len(found[chosen]) > 1:
         names = ", ".join(path.name for path in found[chosen])
         raise InputError(f"{folder}: expected one list of split {chosen}, found {names}: name the one to use")

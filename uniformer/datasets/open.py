@@ -132,9 +132,7 @@ def _recognise(path: Path, options: OpenOptions) -> Listing | Path:
         return ucf101(path, options) or list_file(path, options)
     if not path.is_dir():
         raise InputError(f"{path}: expected a folder or a list of files, found nothing there")
-    saved: dict[str | None, Path] = {
-        split_of(p.stem) or p.stem: p for p in visible(path) if p.suffix == MANIFEST_SUFFIX
-    }
+    saved = {split_of(p.stem) or p.stem: p for p in visible(path) if p.suffix == MANIFEST_SUFFIX}
     if saved:
         return saved[choose(options.split, saved, path)]
     for layout in _KNOWN:

@@ -9,13 +9,13 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from uniformer.errors import InputError, MissingExtra
+from uniformer.errors import InputError, MissingExtra, first_line
 from uniformer.labels import normal_form
 from uniformer.reading.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
@@ -104,12 +104,9 @@ def _records(path: Path, separator: str) -> Iterator[tuple[str, _Record]]:
     suffix = path.suffix.lower()
     if suffix in TABLE_SUFFIXES:
         yield from _table(path, separator)
-    elif suffix in (".jsonl", ".ndjson"):
-        yield from _json_lines(path)
-    elif suffix == ".json":
-        yield from _json(path)
-    elif suffix == ".parquet":
-        yield from _parquet(path)
+    elif suffix in LIST_SUFFIXES:
+        read = _json if suffix == ".json" else _parquet if suffix == ".parquet" else _json_lines
+        yield from ((place, _named(record, path, place)) for place, record in read(path))
     else:
         kinds = " ".join(sorted(LIST_SUFFIXES))
         raise InputError(f"{path}: expected a list of files ({kinds}), found a file {suffix or 'without a suffix'}")
@@ -282,20 +279,26 @@ def _fits(cells: Sequence[str], separator: str) -> bool:
 def _cells(path: Path, separator: str, count: int | None) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of the lines that are not blank. Between spaces, the last `count` fields count: the first
     one, a path, may hold spaces itself."""
+    if separator == " ":
+        for number, line in enumerate(text_of(path, newline=""), 1):
+            if line.strip():
+                yield number, line.split() if count is None else line.rsplit(None, count - 1)
+        return
     try:
-        # Names of files need not be valid UTF-8; a byte order mark is what spreadsheets begin with.
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as f:
-            if separator == " ":
-                for number, line in enumerate(f, 1):
-                    if line.strip():
-                        yield number, line.split() if count is None else line.rsplit(None, count - 1)
-                return
-            reader = csv.reader(f, delimiter=separator)
-            for cells in reader:
-                if any(cell.strip() for cell in cells):
-                    yield reader.line_num, cells
+        reader = csv.reader(text_of(path, newline=""), delimiter=separator)
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield reader.line_num, cells
     except csv.Error as error:
         raise InputError(f"{path}: expected a list of files, found a damaged one: {error}") from None
+
+
+def text_of(path: Path, newline: str | None = None) -> Iterator[str]:
+    """The lines of a list. Raises `InputError` where it cannot be read."""
+    try:
+        # Names of files need not be valid UTF-8; a byte order mark is what spreadsheets begin with.
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline=newline) as f:
+            yield from f
     except OSError as error:
         raise InputError(f"{path}: expected a list of files, found no readable file: {error.strerror}") from None
 
@@ -328,26 +331,17 @@ def _file(value: Any, path: Path, place: str) -> Any:
     return value["path"]
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, _Record]]:
-    for number, line in enumerate(_open_text(path), 1):
+def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(text_of(path), 1):
         if line.strip():
-            yield f"line {number}", _named(_parsed(line, path, f"line {number}"), path, f"line {number}")
+            yield f"line {number}", _parsed(line, path, f"line {number}")
 
 
-def _json(path: Path) -> Iterator[tuple[str, _Record]]:
-    records = _parsed("".join(_open_text(path)), path, "the file")
+def _json(path: Path) -> Iterator[tuple[str, Any]]:
+    records = _parsed("".join(text_of(path)), path, "the file")
     if not isinstance(records, list):
         raise InputError(f"{path}: expected a JSON array of objects, found {type(records).__name__}")
-    for number, record in enumerate(records, 1):
-        yield f"entry {number}", _named(record, path, f"entry {number}")
-
-
-def _open_text(path: Path) -> Iterable[str]:
-    try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape") as f:
-            yield from f
-    except OSError as error:
-        raise InputError(f"{path}: expected a list of files, found no readable file: {error.strerror}") from None
+    return ((f"entry {number}", record) for number, record in enumerate(records, 1))
 
 
 def _parsed(text: str, path: Path, place: str) -> Any:
@@ -357,19 +351,15 @@ def _parsed(text: str, path: Path, place: str) -> Any:
         raise InputError(f"{path}, {place}: expected JSON, found something else: {error}") from None
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, _Record]]:
+def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise MissingExtra("pyarrow", "parquet", "reading Parquet lists") from None
-    number = 0
     try:
         with parquet.ParquetFile(path) as file:
             useful = [name for name in file.schema_arrow.names if normal_form(name) in _MEANING]
-            for batch in file.iter_batches(columns=useful):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield f"row {number}", _named(record, path, f"row {number}")
+            records = (record for batch in file.iter_batches(columns=useful) for record in batch.to_pylist())
+            yield from ((f"row {number}", record) for number, record in enumerate(records, 1))
     except (ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: expected a Parquet file, found a damaged one: {reason}") from None
+        raise InputError(f"{path}: expected a Parquet file, found a damaged one: {first_line(error)}") from None
