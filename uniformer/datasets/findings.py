@@ -67,7 +67,7 @@ class SetRow:
 def find(sets: Sets, records: Records, spec: InputSpec | None = None) -> list[Finding]:
     """Everything found in sets as their sources describe them, worst first."""
     rows = [SetRow(split, i, m.path(i)) for split, m in sets.items() for i in range(len(m))]
-    found = [
+    found = (
         *_files(rows, records),
         *_shorter(sets, records, spec),
         *_wrong_lists(sets, records),
@@ -75,19 +75,17 @@ def find(sets: Sets, records: Records, spec: InputSpec | None = None) -> list[Fi
         *_same_source(sets, rows),
         *_classes(sets),
         *_rates(sets, records, spec),
-    ]
+    )
     levels: list[Level] = ["error", "warning", "note"]
-    return sorted(found, key=lambda finding: levels.index(finding.level))
+    return sorted((finding for finding in found if finding.count), key=lambda finding: levels.index(finding.level))
 
 
 def _files(rows: Iterable[SetRow], records: Records) -> Iterator[Finding]:
     paths = list(dict.fromkeys(row.path for row in rows))
     bad = [(path, records[path].error or "") for path in paths if records[path].error]
-    if bad:
-        yield _finding("error", "unreadable", "files that cannot be read, marked in the saved manifests", bad)
+    yield _finding("error", "unreadable", "files that cannot be read, marked in the saved manifests", bad)
     odd = [(path, records[path].warning or "") for path in paths if records[path].warning]
-    if odd:
-        yield _finding("warning", "damaged", "damaged files of which a part can be read", odd, _firsts(odd))
+    yield _finding("warning", "damaged", "damaged files of which a part can be read", odd, _firsts(odd))
 
 
 def _shorter(sets: Sets, records: Records, spec: InputSpec | None) -> Iterator[Finding]:
@@ -104,11 +102,9 @@ def _shorter(sets: Sets, records: Records, spec: InputSpec | None) -> Iterator[F
                 frames = min(frames, round((item.end - item.start) * record.fps))
             if frames is not None and frames < window:
                 short.append((frames, item.path))
-    if short:
-        table = [(path, f"{frames} frames") for frames, path in sorted(short)]
-        yield _finding(
-            "warning", "short", f"clips shorter than the network's window of {window} frames", table, _firsts(table)
-        )
+    table = [(path, f"{frames} frames") for frames, path in sorted(short)]
+    text = f"clips shorter than the network's window of {window} frames"
+    yield _finding("warning", "short", text, table, _firsts(table))
 
 
 def _wrong_lists(sets: Sets, records: Records) -> Iterator[Finding]:
@@ -128,10 +124,8 @@ def _wrong_lists(sets: Sets, records: Records) -> Iterator[Finding]:
         for item in manifest
         if item.frames is not None and (found := records[item.path].frames) not in (None, item.frames)
     ]
-    if other:
-        yield _finding("warning", "frame counts", "folders with another number of frames than the list says", other)
-    if late:
-        yield _finding("error", "segments", "segments that end after their video", late)
+    yield _finding("warning", "frame counts", "folders with another number of frames than the list says", other)
+    yield _finding("error", "segments", "segments that end after their video", late)
 
 
 def _copies(sets: Sets, rows: list[SetRow], records: Records) -> Iterator[Finding]:
@@ -148,25 +142,20 @@ def _copies(sets: Sets, rows: list[SetRow], records: Records) -> Iterator[Findin
 
 def _copy_findings(sets: Sets, rows: list[SetRow], groups: list[list[int]], title: str, what: str) -> Iterator[Finding]:
     """What groups of like rows mean: within one split, across splits, under different labels."""
-    is_exact = title == "copies"
     across = [g for g in groups if len({rows[i].split for i in g}) > 1]
     torn = [g for g in groups if len({sets[rows[i].split].labels_of(rows[i].number) for i in g}) > 1]
     within = [g for g in groups if g not in across]
-
-    def table(some: list[list[int]]) -> list[tuple[str, ...]]:
-        return [tuple(f"{rows[i].split}: {rows[i].path}" for i in g[:4]) for g in some]
-
-    def shown(some: list[list[int]]) -> tuple[str, ...]:
-        return tuple(rows[i].path for g in some for i in g[:2])
-
-    if across:
-        text = f"groups of {what} in more than one split"
-        yield _finding("error" if is_exact else "warning", f"{title} across splits", text, table(across), shown(across))
-    if torn:
-        text = f"groups of {what} under different labels"
-        yield _finding("warning", f"{title}, other labels", text, table(torn), shown(torn))
-    if within:
-        yield _finding("note", title, f"groups of {what} within a split", table(within), shown(within))
+    worst: Level = "error" if title == "copies" else "warning"
+    kinds: list[tuple[Level, str, str, list[list[int]]]] = [
+        (worst, f"{title} across splits", "in more than one split", across),
+        ("warning", f"{title}, other labels", "under different labels", torn),
+        ("note", title, "within a split", within),
+    ]
+    for level, name, where, some in kinds:
+        table = [tuple(f"{rows[i].split}: {rows[i].path}" for i in g[:4]) for g in some]
+        yield _finding(
+            level, name, f"groups of {what} {where}", table, tuple(rows[i].path for g in some for i in g[:2])
+        )
 
 
 def _same_source(sets: Sets, rows: list[SetRow]) -> Iterator[Finding]:
@@ -177,8 +166,7 @@ def _same_source(sets: Sets, rows: list[SetRow]) -> Iterator[Finding]:
             for number in np.unique(manifest.group[manifest.group >= 0]):
                 splits.setdefault(manifest.group_names[int(number)], set()).add(split)
     shared = [(name, ", ".join(sorted(where))) for name, where in splits.items() if len(where) > 1]
-    if shared:
-        yield _finding("error", "recordings across splits", "recordings with clips in more than one split", shared)
+    yield _finding("error", "recordings across splits", "recordings with clips in more than one split", shared)
 
 
 def _classes(sets: Sets) -> Iterator[Finding]:
@@ -189,18 +177,17 @@ def _classes(sets: Sets) -> Iterator[Finding]:
     for split, manifest in sets.items():
         counts = manifest.class_counts()
         empty = [(manifest.classes[i], f"class {i}") for i in np.flatnonzero(counts == 0)]
-        if empty:
-            level: Level = "warning" if split in ("train", "all") else "note"
-            yield _finding(level, f"empty classes in {split}", "classes without a row", empty)
+        level: Level = "warning" if split in ("train", "all") else "note"
+        yield _finding(level, f"empty classes in {split}", "classes without a row", empty)
         if len(counts) and counts.max() >= _MANY * max(counts[counts > 0].min(initial=counts.max()), 1):
             order = np.argsort(counts)
             table = [(manifest.classes[i], f"{counts[i]} rows") for i in (*order[:5], *order[-5:])]
             text = f"classes: the largest has {counts.max()} rows, the smallest {counts[counts > 0].min()}"
             yield Finding("note", f"unbalanced in {split}", text, len(counts), tuple(table))
     pairs = flip_sensitive(next(iter(sets.values())).classes)
-    if pairs:
-        text = "classes or pairs of them that name a side, so that training must not flip"
-        yield _finding("warning", "sides", text, pairs)
+    yield _finding(
+        "warning", "sides", "classes or pairs of them that name a side, so that training must not flip", pairs
+    )
 
 
 def _rates(sets: Sets, records: Records, spec: InputSpec | None) -> Iterator[Finding]:
@@ -212,8 +199,7 @@ def _rates(sets: Sets, records: Records, spec: InputSpec | None) -> Iterator[Fin
         for path in dict.fromkeys(m.path(i) for m in sets.values() for i in range(len(m)))
         if (fps := records[path].fps) and not spec.fps / 1.5 <= fps <= spec.fps * 1.5
     ]
-    if odd:
-        yield _finding("note", "frame rates", f"videos far from the network's {spec.fps:g} frames per second", odd)
+    yield _finding("note", "frame rates", f"videos far from the network's {spec.fps:g} frames per second", odd)
 
 
 def _firsts(table: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
@@ -223,5 +209,6 @@ def _firsts(table: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
 def _finding(
     level: Level, title: str, text: str, table: Iterable[tuple[str, ...]], paths: tuple[str, ...] = ()
 ) -> Finding:
+    """What every row of the table is; nothing was found where it is empty."""
     table = tuple(table)
     return Finding(level, title, f"{text}: {len(table)}", len(table), table[:EXAMPLES], paths[: EXAMPLES // 2])

@@ -22,13 +22,13 @@ from av.video.stream import VideoStream
 from uniformer.config import InputSpec, did_you_mean
 from uniformer.datasets.manifest import Manifest, Strings
 from uniformer.datasets.open import CLASSES_FILE
-from uniformer.datasets.scan import Progress
 from uniformer.errors import InputError
 from uniformer.reading.frames import VideoReader
 from uniformer.reading.sampling import clip_indices
 from uniformer.reading.video import open_video
 from uniformer.support.files import atomic_path
 from uniformer.support.jobs import Journal, run_parallel, stamp
+from uniformer.support.progress import OnProgress
 
 JOURNAL, MANIFEST = "prepared.jsonl", "prepared.manifest"
 
@@ -175,7 +175,7 @@ def prepare(
     codec: str = "h264",
     workers: int | None = None,
     resume: bool = True,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> PrepareResult:
     """Re-encode a set's videos into the folder `out`: small, upright, with keyframes close together, without sound.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,8 +25,7 @@ from uniformer.reading.frames import load_image
 from uniformer.reading.sampling import clip_indices
 from uniformer.reading.video import open_video
 from uniformer.support.jobs import Journal, run_parallel, stamp
-
-Progress = Callable[[int, int], None]  # files done, of how many
+from uniformer.support.progress import OnProgress
 
 JOURNAL, REPORT = "files.jsonl", "report.html"
 
@@ -55,7 +54,7 @@ def scan(
     workers: int | None = None,
     resume: bool = True,
     full: bool = False,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> ScanResult:
     """Look at every file of a manifest, or of several splits, and write what was found to the folder `out`.
 
@@ -186,7 +185,7 @@ def _hex(data: bytes | None) -> str | None:
 
 
 def _inspect_all(
-    files: Mapping[str, Kind], journal: Journal, spec: InputSpec | None, full: bool, workers: int, progress: Progress
+    files: Mapping[str, Kind], journal: Journal, spec: InputSpec | None, full: bool, workers: int, progress: OnProgress
 ) -> dict[str, FileRecord]:
     records: dict[str, FileRecord] = {}
 
