@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
@@ -79,6 +80,7 @@ def words(name: str) -> list[str]:
     return re.sub(r"\b(?:(counter|anti) (?=clockwise)|(left|right) (?=hand(ed)?\b))", r"\1\2", spaced).split()
 
 
+@lru_cache(4096)  # lists of a million rows ask for the same few
 def normal_form(name: str) -> str:
     """Its letters and digits alone: what the spellings of a name share."""
     return "".join(words(name))
