@@ -40,16 +40,13 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 1 if a file had no answer, unless such files are to be skipped."""
-    from uniformer.evaluation.run import evaluate, evaluate_probe
+    from uniformer.evaluation.run import evaluate
 
     if args.probe and not args.out:
         raise InputError("--probe needs --out: the features are kept there")
     pace = Pace()
     with progress_bar("items") as bar:
-        if args.probe:
-            result = call(evaluate_probe, args, progress=bar)
-        else:
-            result = call(evaluate, args, progress=bar, pace=pace)
+        result = call(evaluate, args, progress=bar, pace=pace)
     if not result.is_main:
         return 0
     if pace.samples:

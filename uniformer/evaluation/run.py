@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +17,7 @@ from uniformer.config import InputSpec, Precision, to_dict
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.open import open_for_evaluation
 from uniformer.errors import InputError
-from uniformer.evaluation.features import extract_features, load_features
+from uniformer.evaluation.features import Features, extract_features, load_features
 from uniformer.evaluation.probe import Probe, probe_scores
 from uniformer.evaluation.scoring import Reading, recorded_form, score
 from uniformer.inference.networks import is_exported, open_network
@@ -25,7 +25,7 @@ from uniformer.inference.predictor import with_views
 from uniformer.reading.views import Decoder
 from uniformer.reports.evaluation import About, write_evaluation_page
 from uniformer.speed.timings import Compute
-from uniformer.support.distributed import World, joined
+from uniformer.support.distributed import joined
 from uniformer.support.files import atomic_path
 from uniformer.support.progress import OnProgress, Pace
 from uniformer.tasks import task_of
@@ -34,10 +34,7 @@ from uniformer.tasks.task import Task
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.identify import CheckpointSource
-    from uniformer.inference.engine import Network
     from uniformer.network.model import UniFormer
-
-Model = Any  #: a checkpoint source, an exported file, or a network with its contract
 
 
 @dataclass(frozen=True)
@@ -95,6 +92,11 @@ def evaluate(
     class_order: Literal["names", "numbers", "fix"] = "names",
     out: str | os.PathLike[str] | None = None,
     form: Literal["npz", "parquet"] = "npz",
+    probe: Probe | None = None,
+    train: str | os.PathLike[str] | Manifest | None = None,
+    k: int = 20,
+    temperature: float = 0.07,
+    c: float = 1.0,
     task: type[Task] | None = None,
     progress: OnProgress | None = None,
     pace: Pace | None = None,
@@ -114,111 +116,80 @@ def evaluate(
             usual order of these classes that fits the answers ("fix").
         out: folder for scores, metrics.json and report.html; a run that was cut short goes on there.
         form: of the scores' file.
+        probe: test a plain classifier on the checkpoint's features instead, "linear" or "knn" (`evaluation.probe`),
+            fitted to `train`, by default the train split of `data`; features are kept in `out`. `k` and `temperature`
+            are of "knn", `c` of "linear": larger is less regularised.
 
     Under torchrun all processes share the items out and all get the result; the main one writes.
     Raises `InputError` where checkpoint and data do not fit or `out` holds another run's results.
     """
-    with joined(device) as world, _alone(world, out) as unlocked:
-        store = Path(out, "answers") if out else None
-        manifest = open_for_evaluation(data, split, classes, root, separator, label_base)
-        asked = compute or (recorded_form(store) if store else None)
-        network = _opened(checkpoint, world, device, precision, asked, head_dim)
-        spec, contract = with_views(network.contract.input_of_classifier(), clips, crops), network.contract
-        metric = (task or type(task_of(contract)))(contract).metric(manifest, label_order=class_order)
+    if probe and not out:
+        raise InputError("expected out, the folder that the features of a probe are kept in, got none")
+    with joined(device) as world, world.alone_in(Path(out)) if out else nullcontext("") as unlocked:
+        data_options = (classes, root, separator, label_base)
+        manifest = open_for_evaluation(data, split, *data_options)
+        notes, known = [unlocked] if unlocked else [], ("", dict[str, float](), "")
         reading = Reading(world.device, precision, batch_size, workers, backend, follow_seconds, compute)
-        scores = score(network, metric, spec, reading, world, store=store, progress=progress, pace=pace)
-        scores, odd = metric.examine(scores)
+        if probe:
+            trained = open_for_evaluation(train or data, None if train else "train", *data_options)
+            model, contract, _ = load_model(checkpoint, head_dim=head_dim)  # type: ignore[arg-type]
+            spec = with_views(contract.input_of_classifier(), clips, crops)
+            manifest, fitted, tested = _features(
+                model.float(), trained, manifest, spec, Path(out or ""), reading, progress if world.is_main else None
+            )
+            scores: Any = probe_scores(probe, fitted, tested, k=k, temperature=temperature, c=c)
+            odd = _in_both(trained, manifest)
+        else:
+            store = Path(out, "answers") if out else None
+            network = open_network(
+                checkpoint,
+                device=device if is_exported(checkpoint) else world.device,
+                precision=precision,
+                compute=compute or (recorded_form(store) if store else None),
+                head_dim=head_dim,
+            )
+            contract = network.contract
+            spec = with_views(contract.input_of_classifier(), clips, crops)
+            metric = (task or type(task_of(contract)))(contract).metric(manifest, label_order=class_order)
+            scores = score(network, metric, spec, reading, world, store=store, progress=progress, pace=pace)
+            scores, odd = metric.examine(scores)
+            manifest, notes, known = metric.manifest, [*notes, *metric.notes], known_scores(contract)
         name = contract.id or contract.arch or "model"
-        kind, known, in_words = known_scores(contract)
         about = About(
-            title=f"{name} on {Path(_name(data)).name}",
+            title=f"{f'{probe} probe of ' if probe else ''}{name} on {Path(_name(data)).name}",
             lines=(f"checkpoint {_name(checkpoint)}", manifest.origin, f"{views_in_words(spec)}, {precision}"),
-            notes=(*([unlocked] if unlocked else []), *metric.notes, *odd),
-            known=in_words,
+            notes=(*notes, *odd),
+            known=known[2],
         )
-        facts = {"probe": None, kind: known}
-        result = Evaluation(scores, scores.metrics(missing), about, metric.manifest, spec, facts, is_main=world.is_main)
+        facts = {"probe": probe, **({} if probe else {known[0]: known[1]})}
+        metrics = scores.metrics(missing)
+        result = Evaluation(scores, metrics, about, manifest, spec, facts, is_main=world.is_main)
         return result.write(out, form) if out and world.is_main else result
 
 
-def evaluate_probe(
-    checkpoint: CheckpointSource,
-    data: str | os.PathLike[str] | Manifest,
-    probe: Probe,
-    *,
-    out: str | os.PathLike[str],
-    train: str | os.PathLike[str] | Manifest | None = None,
-    k: int = 20,
-    temperature: float = 0.07,
-    c: float = 1.0,
-    split: str | None = None,
-    classes: str | None = None,
-    root: str | None = None,
-    separator: str = "auto",
-    label_base: int = 0,
-    clips: int | None = None,
-    crops: Literal[1, 3] | None = None,
-    device: str = "auto",
-    precision: Precision = "float32",
-    batch_size: int = 8,
-    workers: int = 2,
-    backend: Decoder = "pyav",
-    follow_seconds: bool = False,
-    head_dim: int | None = None,
-    compute: Compute | None = None,
-    missing: Literal["error", "skip"] = "error",
-    form: Literal["npz", "parquet"] = "npz",
-    progress: OnProgress | None = None,
-) -> Evaluation:
-    """Test a plain classifier on a checkpoint's features, which are kept in `out`; labels are the data's own.
-
-    Args:
-        probe: "linear" or "knn", see `evaluation.probe`; fitted to `train`, by default the train split of `data`.
-        k, temperature: of "knn". `c`: of "linear", larger is less regularised.
-
-    All others as in `evaluate`.
-    """
-    with joined(device) as world, _alone(world, out) as unlocked:
-        of_data = (classes, root, separator, label_base)
-        test = open_for_evaluation(data, split, *of_data)
-        trained = open_for_evaluation(train or data, None if train else "train", *of_data)
-        order = match(test.classes, trained.classes)
-        if order is None:
-            raise InputError(f"expected the test classes among the training classes: {trained.origin}; {test.origin}")
-        test = relabelled(test, order, trained.classes)
-        model, contract, _ = load_model(checkpoint, head_dim=head_dim)
-        spec = with_views(contract.input_of_classifier(), clips, crops)
-        reading = Reading(world.device, precision, batch_size, workers, backend, follow_seconds, compute)
-        for name, part in (("train", trained), ("test", test)):
-            folder = Path(out, f"features-{name}")
-            extract_features(model.float(), part, spec, folder, reading=reading, progress=progress)
-        fitted, tested = (load_features(Path(out, f"features-{name}")) for name in ("train", "test"))
-        scores = probe_scores(probe, fitted, tested, k=k, temperature=temperature, c=c)
-        seen = {trained.path(i) for i in range(len(trained))}
-        both = sum(test.path(i) in seen for i in range(len(test)))
-        about = About(
-            title=f"{probe} probe of {contract.id or contract.arch or 'model'} on {Path(_name(data)).name}",
-            lines=(f"checkpoint {_name(checkpoint)}", test.origin, f"{views_in_words(spec)}, {precision}"),
-            notes=(
-                *([unlocked] if unlocked else []),
-                f"fitted to {trained.origin}",
-                *([f"{both} files are in the training set as well"] if both else []),
-            ),
-        )
-        result = Evaluation(scores, scores.metrics(missing), about, test, spec, {"probe": probe}, is_main=world.is_main)
-        return result.write(out, form) if world.is_main else result
+def _features(
+    model: UniFormer,
+    train: Manifest,
+    test: Manifest,
+    spec: InputSpec,
+    out: Path,
+    reading: Reading,
+    progress: OnProgress | None,
+) -> tuple[Manifest, Features, Features]:
+    """The test set with the training set's labels, and the features of both."""
+    order = match(test.classes, train.classes)
+    if order is None:
+        raise InputError(f"expected the test classes among the training classes: {train.origin}; {test.origin}")
+    test = relabelled(test, order, train.classes)
+    for name, part in (("train", train), ("test", test)):
+        extract_features(model, part, spec, out / f"features-{name}", reading=reading, progress=progress)
+    return test, load_features(out / "features-train"), load_features(out / "features-test")
 
 
-def _opened(
-    checkpoint: Model, world: World, device: str, precision: Precision, compute: Any, head_dim: int | None
-) -> Network:
-    where = device if is_exported(checkpoint) else world.device
-    return open_network(checkpoint, device=where, precision=precision, compute=compute, head_dim=head_dim)
-
-
-def _alone(world: World, out: str | os.PathLike[str] | None) -> AbstractContextManager[str]:
-    """The folder of the results, if there is to be one, for this run alone."""
-    return world.alone_in(Path(out)) if out else nullcontext("")
+def _in_both(train: Manifest, test: Manifest) -> list[str]:
+    seen = {train.path(i) for i in range(len(train))}
+    both = sum(test.path(i) in seen for i in range(len(test)))
+    return [f"fitted to {train.origin}", *([f"{both} files are in the training set as well"] if both else [])]
 
 
 def _name(source: object) -> str:
