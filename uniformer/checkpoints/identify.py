@@ -67,8 +67,8 @@ def open_checkpoint(source: CheckpointSource, *, head_dim: int | None = None, av
     if isinstance(source, Mapping):
         name, record, weights = "the state dict", None, read_object(source, averaged=averaged)
     else:
-        name, record = os.fspath(source), _record_of(source)
-        weights = read_weights(resolve(source), averaged=averaged)
+        name, weights = os.fspath(source), read_weights(resolve(source), averaged=averaged)
+        record = _record_of(source) if weights.contract is None else None
     if weights.contract is not None:
         told, told_by = weights.contract.config.head_dim, "the file's contract"
     elif record is not None:

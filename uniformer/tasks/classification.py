@@ -10,19 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from uniformer.config import InputSpec
-from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError
 from uniformer.reading.transforms import Floats
 from uniformer.reading.views import Views
-from uniformer.tasks.class_order import examine, match_labels
-from uniformer.tasks.options import TargetOptions
-from uniformer.tasks.scores import Scores
 from uniformer.tasks.task import Metric, Outputs, Result, Task, best_first
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.contract import Contract
+    from uniformer.datasets.manifest import Manifest
     from uniformer.network.model import UniFormer
     from uniformer.tasks.objective import Objective
+    from uniformer.tasks.options import TargetOptions
+    from uniformer.tasks.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,8 @@ class ClassMetric(Metric):
             raise InputError(f"expected labels by 'names', 'numbers' or 'fix', got {label_order!r}")
         self.manifest, self.notes, self.label_order = manifest, [], label_order
         if label_order != "numbers":
+            from uniformer.tasks.class_order import match_labels
+
             self.manifest, note = match_labels(manifest, contract.classes)
             self.notes += [note] if note else []
         self._contract, self._spec = contract, contract.input_of_classifier()
@@ -120,6 +121,8 @@ class ClassMetric(Metric):
         return np.array((item, mean, average_views(logits, self._spec)), self.dtype)
 
     def result(self, rows: npt.NDArray[Any], errors: Mapping[int, str]) -> Scores:
+        from uniformer.tasks.scores import Scores
+
         manifest = self.manifest
         count, classes = len(manifest), rows["logits"].shape[1]
         logits, probabilities = np.zeros((count, classes), np.float32), np.zeros((count, classes), np.float32)
@@ -135,6 +138,8 @@ class ClassMetric(Metric):
 
     def examine(self, scores: Scores) -> tuple[Scores, list[str]]:
         """Is the order of classes plausible? With "fix" the labels are set right."""
+        from uniformer.tasks.class_order import examine
+
         found = examine(scores, self._contract.classes)
         if found is None:
             left = ["the order of classes is left as it is: nothing speaks against it"]

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from uniformer.checkpoints.contract import Contract
-from uniformer.datasets.manifest import Manifest
 from uniformer.reading.transforms import Floats
 from uniformer.reading.views import Views
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from uniformer.datasets.manifest import Manifest
     from uniformer.tasks.objective import Objective
     from uniformer.tasks.options import TargetOptions
 
