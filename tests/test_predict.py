@@ -195,7 +195,7 @@ POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 80 80\n%%EndComments\
 BAD_CLIPS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "floats": (lambda folder: as_array(folder) / 255, r"expected uint8 RGB of shape \(T, H, W, 3\), got float64"),
     "one frame": (lambda folder: as_array(folder)[0], r"expected uint8 RGB .* got uint8 of shape \(96, 128, 3\)"),
-    "four channels": (lambda folder: np.zeros((5, 64, 64, 4), np.uint8), r"got shape \(5, 64, 64, 4\)"),
+    "four channels": (lambda folder: np.zeros((5, 64, 64, 4), np.uint8), r"got uint8 of shape \(5, 64, 64, 4\)"),
     "no frames": (lambda folder: np.zeros((0, 64, 64, 3), np.uint8), r"of shape \(0, 64, 64, 3\)"),
     "an image": (lambda folder: folder / "frames/img_0.png", "expected a video for a network of clips, found an image"),
     "a PIL image": (lambda folder: Image.open(folder / "frames/img_0.png"), "expected a video .* got an image"),

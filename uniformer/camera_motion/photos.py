@@ -35,7 +35,7 @@ from uniformer.camera_motion.paths import PITCH, ROLL, YAW, CameraPath, X, Y
 from uniformer.camera_motion.visibility import Parallax, is_as_large, is_hidden, size_in_picture, visible_parallax
 from uniformer.errors import InputError, MissingExtra
 from uniformer.reading.foreground import inside_blob
-from uniformer.reading.frames import IMAGE_SUFFIXES
+from uniformer.reading.pictures import IMAGE_SUFFIXES
 
 #: The photographs among scikit-image's pictures, by split. No photograph is in two.
 PHOTOS: dict[str, tuple[str, ...]] = {

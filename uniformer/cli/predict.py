@@ -138,7 +138,7 @@ def _network(args: argparse.Namespace) -> Any:
 def _default_checkpoint(path: str) -> str:
     """A small published model for the kind of the first path: images, or a folder of nothing but images, or videos."""
     from uniformer.checkpoints.records import DEFAULT_IMAGE, DEFAULT_VIDEO
-    from uniformer.inference.predictor import is_image
+    from uniformer.reading.pictures import is_image
 
     names = [n for n in os.listdir(path) if not n.startswith(".")] if os.path.isdir(path) else [path]
     images = bool(names) and all(map(is_image, names))

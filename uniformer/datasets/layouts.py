@@ -25,7 +25,8 @@ from uniformer.datasets.tables import (
 )
 from uniformer.errors import InputError
 from uniformer.labels import load_classes
-from uniformer.reading.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from uniformer.reading.frames import VIDEO_SUFFIXES
+from uniformer.reading.pictures import IMAGE_SUFFIXES
 
 SPLITS = {
     "train": ("train", "training"),

@@ -14,8 +14,8 @@ from uniformer.config import InputSpec
 from uniformer.datasets.manifest import Item, Manifest
 from uniformer.errors import InputError
 from uniformer.labels import flip_sensitive, mirrored_classes, reversed_classes
-from uniformer.reading.frames import Pixels
 from uniformer.reading.options import Augment
+from uniformer.reading.pictures import Pixels
 from uniformer.reading.pipeline import augmented, one_view, read_for_training
 from uniformer.reading.views import load_views
 

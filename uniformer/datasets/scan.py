@@ -21,7 +21,7 @@ from uniformer.datasets.duplicates import fingerprint, moments
 from uniformer.datasets.findings import FileRecord, Finding, find
 from uniformer.datasets.manifest import Kind, Manifest
 from uniformer.errors import InputError
-from uniformer.reading.frames import load_image
+from uniformer.reading.pictures import load_image
 from uniformer.reading.sampling import clip_indices
 from uniformer.reading.video import open_video
 from uniformer.support.jobs import Journal, run_parallel, stamp

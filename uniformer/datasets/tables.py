@@ -17,7 +17,8 @@ from typing import Any
 
 from uniformer.errors import InputError, MissingExtra, first_line
 from uniformer.labels import normal_form
-from uniformer.reading.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from uniformer.reading.frames import VIDEO_SUFFIXES
+from uniformer.reading.pictures import IMAGE_SUFFIXES
 
 TABLE_SUFFIXES = frozenset({".csv", ".list", ".tsv", ".txt"})
 LIST_SUFFIXES = TABLE_SUFFIXES | {".json", ".jsonl", ".ndjson", ".parquet"}

@@ -5,7 +5,6 @@ load_views (probe, which frames, read, crop)  ->  engine (network)  ->  the task
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from uniformer.errors import InputError
 from uniformer.inference import engine
 from uniformer.inference.networks import TorchNetwork, open_network, pooled_features
 from uniformer.reading.pictures import is_image
+from uniformer.reading.sources import name_of_source
 from uniformer.reading.transforms import Floats
 from uniformer.reading.views import Decoder, Source, Views, load_views
 from uniformer.speed.timings import Compute
@@ -224,8 +224,3 @@ def with_views(spec: InputSpec, clips: int | None, crops: Literal[1, 3] | None) 
     if not spec.is_video and clips not in (None, 1):
         raise InputError(f"expected one clip for a network of images, got {clips}")
     return replace(spec, clips=spec.clips if clips is None else clips, crops=spec.crops if crops is None else crops)
-
-
-def name_of_source(source: object) -> str:
-    """How results and messages call a source: its path or address, else its type."""
-    return os.fspath(source) if isinstance(source, str | os.PathLike) else type(source).__name__

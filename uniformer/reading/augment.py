@@ -35,9 +35,9 @@ from torch import Tensor
 from uniformer.config import InputSpec
 from uniformer.errors import InputError
 from uniformer.reading.foreground import paste_foreground
-from uniformer.reading.frames import Pixels
 from uniformer.reading.options import Augment
-from uniformer.reading.transforms import AnyPixels, checked_pixels, normalise, to_rgb
+from uniformer.reading.pictures import AnyPixels, Pixels, checked_pixels, to_pixels
+from uniformer.reading.transforms import normalise
 
 Operation = Callable[[Image.Image], Image.Image]
 
@@ -110,10 +110,9 @@ def augment_image(
 ) -> Tensor:
     """One training view of a picture: a PIL image or uint8 RGB (H, W, 3) -> float32 (3, h, w), normalised.
 
-    PIL images are read as by `transforms.image_views`. Raises `InputError` as `augment_clip` does.
+    Read as by `transforms.image_views`. Raises `InputError` as `augment_clip` does.
     """
-    pixels = np.asarray(to_rgb(image)) if isinstance(image, Image.Image) else image
-    frames = checked_pixels(pixels, 3, "(H, W, 3)")[None]
+    frames = to_pixels(image)[None]
     drawn = draw(frames.shape[1], frames.shape[2], spec, augment, rng)
     frames = _antialiased_crop(frames, drawn, spec)
     if drawn.flip:
@@ -131,8 +130,7 @@ def augment_labelled_image(
     and is cut at last, by the loss. `label_map` is (2, k, M, M): scores and classes of the whole picture.
     Returns the view (3, h, w), the moved map, and the crop (4,) as shares of the picture: top, left, bottom, right.
     """
-    pixels = np.asarray(to_rgb(image)) if isinstance(image, Image.Image) else image
-    frames = checked_pixels(pixels, 3, "(H, W, 3)")[None]
+    frames = to_pixels(image)[None]
     height, width = frames.shape[1:3]
     drawn = draw(height, width, spec, augment, rng)
     if drawn.flip:

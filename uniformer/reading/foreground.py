@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from uniformer.reading.frames import Pixels
+from uniformer.reading.pictures import Pixels
 
 Track = npt.NDArray[np.float64]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import os
 import re
-import stat
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -17,16 +16,12 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from uniformer.errors import InputError, reason
+from uniformer.reading.pictures import IMAGE_SUFFIXES, Pixels, load_image
 
-Pixels = NDArray[np.uint8]
 Picture = Callable[[], Pixels]  # converts one decoded frame to (H, W, 3) when called, so that only wanted ones are
 
-MAX_PIXELS = 1 << 25  #: of one frame: 8K UHD (7680 x 4320) fits. More is refused before anything is allocated
-IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no others: for some, Pillow runs programs
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 VIDEO_SUFFIXES = frozenset(
     {
         *(".3gp", ".asf", ".avi", ".flv", ".gif", ".h264", ".hevc", ".ivf", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov"),
@@ -39,7 +34,7 @@ VIDEO_SUFFIXES = frozenset(
 class VideoInfo:
     """What is known of a video before its frames are asked for."""
 
-    path: str  #: the file or the folder
+    path: str  #: the file, the folder or the address; the name or the type of a file object
     num_frames: int  #: as stored; in a damaged file some of them may turn out unreadable, which does not change this
     fps: float | None  #: average frames per second, None for images
     duration: float | None  #: seconds, None for images
@@ -248,41 +243,3 @@ class FrameReader(VideoReader):
 
     def _times(self) -> NDArray[np.float64]:
         raise InputError(f"{self.info.path}: expected a video with a clock, found image files")
-
-
-def load_image(path: Path) -> Pixels | None:
-    """One image file as RGB, (H, W, 3); None if it is there but broken.
-
-    Raises:
-        InputError: there is no such file, it may not be read, or it declares more than `MAX_PIXELS`.
-    """
-    check_file(path, "an image")
-    try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            check_pixels(path, *image.size)
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except Image.DecompressionBombError:
-        raise InputError(f"{path}: expected at most {MAX_PIXELS} pixels a frame, found far more") from None
-    except InputError:
-        raise
-    except Exception:  # Pillow's plugins let struct, index, value and syntax errors out on damaged files
-        return None
-
-
-def check_file(path: Path, expected: str) -> None:
-    """Raises `InputError` unless `path` is a readable, regular, non-empty file: a FIFO would block for ever."""
-    try:
-        status = path.stat()
-        if stat.S_ISREG(status.st_mode):
-            path.open("rb").close()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise InputError(f"{path}: expected {expected}, found no readable file: {reason(error)}") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{path}: expected {expected}, found something that is not a regular file")
-    if not status.st_size:
-        raise InputError(f"{path}: expected {expected}, found an empty file")
-
-
-def check_pixels(path: Path, width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise InputError(f"{path}: expected at most {MAX_PIXELS} pixels a frame, found {width}x{height}")

@@ -10,20 +10,24 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from uniformer.errors import InputError, reason
-from uniformer.reading.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_order
+from uniformer.reading.frames import VIDEO_SUFFIXES, natural_order
+from uniformer.reading.pictures import IMAGE_SUFFIXES
+from uniformer.reading.sources import is_url
 
 
 def expand(arguments: Iterable[str], *, clips: bool) -> Iterator[str]:
     """The media files behind command-line arguments, one after the other.
 
-    A file is itself; a .txt file is a list, one path a line, relative to the list; "-" is such a list on standard
-    input; a folder is searched for images (for networks of images) or videos (`clips`), where a folder with images
-    but no videos directly in it is one clip; a pattern with * is what it matches. A path that does not exist is
-    passed on: reading it says so, and the others go on.
+    A file is itself, and so is an address (http or https); a .txt file is a list, one a line, relative to the list;
+    "-" is such a list on standard input; a folder is searched for images (for networks of images) or videos
+    (`clips`), where a folder with images but no videos directly in it is one clip; a pattern with * is what it
+    matches. A path that does not exist is passed on: reading it says so, and the others go on.
     """
     for argument in arguments:
         if argument == "-":
             yield from _listed(sys.stdin.buffer.read(), Path(), "standard input")
+        elif is_url(argument):
+            yield argument
         elif os.path.isdir(argument):
             yield from _folder(Path(argument), clips)
         elif argument.lower().endswith(".txt") and os.path.isfile(argument):
@@ -38,13 +42,13 @@ def expand(arguments: Iterable[str], *, clips: bool) -> Iterator[str]:
 
 
 def _listed(data: bytes, folder: Path, where: str) -> Iterator[str]:
-    """The paths of a list; their bytes are kept, whatever their encoding."""
+    """The paths and addresses of a list; their bytes are kept, whatever their encoding."""
     lines = [line.strip() for line in os.fsdecode(data.removeprefix(codecs.BOM_UTF8)).split("\n")]
     names = [line for line in lines if line and not line.startswith("#")]
     if not names:
         raise InputError(f"{where}: expected a list of files, found none")
     for name in names:
-        yield os.fspath(folder / name)
+        yield name if is_url(name) else os.fspath(folder / name)
 
 
 def _folder(folder: Path, clips: bool) -> Iterator[str]:

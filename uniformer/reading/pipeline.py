@@ -14,10 +14,10 @@ from uniformer.checkpoints.records import Checkpoint, get_checkpoint, list_check
 from uniformer.config import InputSpec
 from uniformer.errors import InputError
 from uniformer.labels import flip_sensitive
-from uniformer.reading.frames import Pixels
 from uniformer.reading.options import Augment
+from uniformer.reading.pictures import Pixels, open_picture
 from uniformer.reading.sampling import random_clip
-from uniformer.reading.views import Source, frames_within, load_views, open_clip, open_picture
+from uniformer.reading.views import Source, frames_within, load_views, open_clip
 
 if TYPE_CHECKING:
     from torch import Tensor

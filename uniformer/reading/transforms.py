@@ -17,23 +17,21 @@ memory as tensors.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from uniformer.config import InputSpec
 from uniformer.errors import InputError
-from uniformer.reading.frames import Pixels
+from uniformer.reading.pictures import AnyPixels, Pixels, checked_pixels, is_tensor, to_pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Floats: TypeAlias = npt.NDArray[np.float32]
-AnyPixels: TypeAlias = "Pixels | Tensor"
 Values = TypeVar("Values", "Tensor", Floats)
 
 MAX_RESIZED = 2**26  # pixels of a whole picture resized by Pillow: 256 MB, a short side of 256 and 1000 times that
@@ -71,14 +69,11 @@ def image_views(image: Image.Image | AnyPixels, spec: InputSpec) -> Tensor:
 
 
 def image_array(image: Image.Image | AnyPixels, spec: InputSpec) -> Floats:
-    """Views of a picture: a PIL image or uint8 RGB (H, W, 3) -> float32 (crops, 3, h, w).
+    """Views of a picture: a PIL image or uint8 RGB (H, W, 3) or (3, H, W) -> float32 (crops, 3, h, w).
 
-    A PIL image is turned as its EXIF orientation says. Grey, palette and CMYK images become RGB, 16-bit grey loses its
-    low byte, and transparency is dropped, showing the colours beneath (as in the reference). Raises `InputError` for
-    pixels of unknown range (floats, 32-bit integers), other array forms, and pictures too elongated to resize.
+    Raises `InputError` as `pictures.to_pixels` does, and for pictures too elongated to resize.
     """
-    pixels = np.asarray(to_rgb(image)) if isinstance(image, Image.Image) else image
-    return view_array(checked_pixels(pixels, 3, "(H, W, 3)")[None, None], spec).squeeze(2)
+    return view_array(to_pixels(image)[None, None], spec).squeeze(2)
 
 
 def crop_boxes(height: int, width: int, spec: InputSpec) -> list[tuple[float, float, float, float]]:
@@ -101,21 +96,6 @@ def denormalise(views: Tensor | Floats, spec: InputSpec) -> Pixels:
     mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
     pixels = np.rint((values * std + mean) * 255).clip(0, 255).astype(np.uint8)
     return np.ascontiguousarray(pixels[..., ::-1] if spec.channels == "bgr" else pixels)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An upright 8-bit RGB copy of any image whose range of values is known; see `image_views`."""
-    if image.mode in ("I", "F"):
-        raise InputError(f"expected an image of 8 or 16 bits per channel, got PIL mode {image.mode!r}")
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # straight to RGB does the same but warns
-    try:
-        return image.convert("RGB")
-    except ValueError as error:
-        raise InputError(f"expected an image that can be shown as RGB, got PIL mode {image.mode!r}") from error
 
 
 # --- geometry ----------------------------------------------------------------------------------------
@@ -154,19 +134,6 @@ def _half(free: int, is_video: bool) -> int:
 
 
 # --- pixels ------------------------------------------------------------------------------------------
-
-
-def is_tensor(value: Any) -> TypeGuard[Tensor]:
-    """Whether it is one of torch's, which nobody can have made before torch was imported."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
-
-
-def checked_pixels(pixels: AnyPixels, ndim: int, form: str) -> Pixels:
-    array = pixels.cpu().numpy() if is_tensor(pixels) else pixels
-    if array.dtype != np.uint8 or array.ndim != ndim or array.shape[-1] != 3 or 0 in array.shape:
-        raise InputError(f"expected uint8 RGB of shape {form}, got {array.dtype} of shape {array.shape}")
-    return array
 
 
 def _cutter(height: int, width: int, spec: InputSpec) -> Callable[[Pixels], list[npt.NDArray[Any]]]:

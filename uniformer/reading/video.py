@@ -31,18 +31,9 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from uniformer.errors import InputError, MissingExtra, first_line
-from uniformer.reading.frames import (
-    MAX_PIXELS,
-    Orientation,
-    Picture,
-    Pixels,
-    VideoInfo,
-    VideoReader,
-    check_file,
-    check_pixels,
-    open_folder,
-    open_frames,
-)
+from uniformer.reading.frames import Orientation, Picture, VideoInfo, VideoReader, open_folder, open_frames
+from uniformer.reading.pictures import MAX_PIXELS, Pixels, check_pixels, starts_as_image
+from uniformer.reading.sources import Encoded, Media, encoded, head, is_path
 
 __all__ = ["MAX_PIXELS", "VideoInfo", "VideoReader", "open_frames", "open_video", "probe"]
 
@@ -58,11 +49,12 @@ MAX_READ_ERRORS = 100  # a damaged container that fails this often gives nothing
 SEEK_PAYS = 8  # packets between two wanted frames from which a seek is no dearer than decoding them (2 threads)
 
 
-def open_video(source: str | os.PathLike[str], *, backend: Literal["pyav", "torchcodec"] = "pyav") -> VideoReader:
+def open_video(source: Media, *, backend: Literal["pyav", "torchcodec"] = "pyav") -> VideoReader:
     """Open a video file, or a folder of frames, for reading frames by number.
 
     Args:
-        source: a file in any usual container and codec, or a folder of images (`frames.open_folder`).
+        source: a file in any usual container and codec, as a path, bytes, a binary file object or an http(s) address
+            (`sources.encoded`), or a folder of images (`frames.open_folder`).
         backend: "pyav" needs nothing beside this package; "torchcodec" needs its extra and a system FFmpeg, decodes the
             same frames, and reads mp4, mov, webm and mkv files only. Folders are read by Pillow with either.
 
@@ -73,13 +65,21 @@ def open_video(source: str | os.PathLike[str], *, backend: Literal["pyav", "torc
     """
     if backend not in ("pyav", "torchcodec"):
         raise InputError(f"expected the backend 'pyav' or 'torchcodec', got {backend!r}")
-    path = Path(source)
-    if os.path.isdir(path):  # unlike the method of Path, False where permission to look is missing
-        return open_folder(path)
-    return FileReader(path) if backend == "pyav" else TorchcodecReader(path)
+    if is_path(source) and os.path.isdir(source):  # unlike the method of Path, False where permission is missing
+        return open_folder(Path(source))
+    if backend == "torchcodec" and importlib.util.find_spec("torchcodec") is None:
+        raise MissingExtra("torchcodec", "torchcodec", "the backend 'torchcodec'")
+    medium = encoded(source, "a video")
+    try:
+        if not isinstance(medium.file, Path) and starts_as_image(head(medium.file)):
+            raise InputError(f"{medium.name}: expected a video for a network of clips, found an image")
+        return FileReader(medium) if backend == "pyav" else TorchcodecReader(medium)
+    except BaseException:
+        medium.close()
+        raise
 
 
-def probe(source: str | os.PathLike[str]) -> VideoInfo:
+def probe(source: Media) -> VideoInfo:
     """Frames, rate, size and codec of a video, as `open_video(source).info`. Raises what `open_video` raises."""
     with open_video(source) as reader:
         return reader.info
@@ -105,13 +105,12 @@ class FileReader(VideoReader):
     Pixels that are not square stay so, as in the readers that the published models were trained with.
     """
 
-    def __init__(self, path: Path):
-        self._path = path
+    def __init__(self, medium: Encoded):
+        self._medium, self._name = medium, medium.name
         self._reformatter = VideoReformatter()
-        check_file(path, "a video")
-        self._container, self._stream = _open(path)
+        self._container, self._stream = _open(medium)
         try:
-            first, self._index = _scan(self._container, self._stream, path)
+            first, self._index = _scan(self._container, self._stream, medium.name)
             self._size = first.width, first.height
             self._orientation = _orientation(first)
             super().__init__(self._describe())
@@ -121,6 +120,7 @@ class FileReader(VideoReader):
 
     def close(self) -> None:
         self._container.close()
+        self._medium.close()
 
     def _describe(self) -> VideoInfo:
         index, stream = self._index, self._stream
@@ -129,7 +129,7 @@ class FileReader(VideoReader):
         if stream.time_base and index.pts and index.pts[-1] > index.pts[0]:
             rate = (index.num_frames - 1) / ((index.pts[-1] - index.pts[0]) * stream.time_base)
         return VideoInfo(
-            path=str(self._path),
+            path=self._name,
             num_frames=index.num_frames,
             fps=float(rate) if rate else None,
             duration=float(index.num_frames / rate) if rate else None,
@@ -145,7 +145,7 @@ class FileReader(VideoReader):
         if index.pts and base:
             return (np.asarray(index.pts) - index.pts[0]) * float(base)
         if self.info.fps is None:
-            raise InputError(f"{self._path}: expected a video with a clock, found neither times nor a frame rate")
+            raise InputError(f"{self._name}: expected a video with a clock, found neither times nor a frame rate")
         return np.arange(index.num_frames) / self.info.fps
 
     def _pictures(self, wanted: Sequence[int]) -> Iterator[tuple[int, Picture]]:
@@ -196,7 +196,7 @@ class FileReader(VideoReader):
 
     def all_pictures(self) -> Iterator[tuple[int, Picture]]:
         self._container.close()  # not every container can be rewound; a fresh one starts in the same state each time
-        self._container, self._stream = _open(self._path)
+        self._container, self._stream = _open(self._medium)
         in_order = -1
         for frame in _frames(self._stream, _packets(self._container, self._stream)):
             in_order += 1
@@ -218,17 +218,15 @@ class FileReader(VideoReader):
         try:
             rgb = self._reformatter.reformat(frame, width, height, "rgb24", threads=self._stream.thread_count)
         except FFmpegError as error:
-            raise InputError(f"{self._path}: {frame.format.name} frames cannot be made RGB: {error.strerror}") from None
+            raise InputError(f"{self._name}: {frame.format.name} frames cannot be made RGB: {error.strerror}") from None
         return self._orientation.apply(np.asarray(rgb.to_ndarray(), np.uint8))
 
 
 class TorchcodecReader(FileReader):
     """The same frames decoded by torchcodec in its exact mode. PyAV still says which frames there are, and when."""
 
-    def __init__(self, path: Path):
-        if importlib.util.find_spec("torchcodec") is None:
-            raise MissingExtra("torchcodec", "torchcodec", "the backend 'torchcodec'")
-        super().__init__(path)
+    def __init__(self, medium: Encoded):
+        super().__init__(medium)
         try:
             self._decoder = self._open_decoder()
         except BaseException:
@@ -238,24 +236,25 @@ class TorchcodecReader(FileReader):
     def _open_decoder(self) -> Any:
         if not self._index.is_seekable:
             raise InputError(
-                f"{self._path}: torchcodec finds the wrong frames in {self.info.container}: use the backend 'pyav'"
+                f"{self._name}: torchcodec finds the wrong frames in {self.info.container}: use the backend 'pyav'"
             )
         try:
             from torchcodec.decoders import VideoDecoder
 
+            file = self._medium.from_start()
             decoder = VideoDecoder(
-                os.fspath(self._path),
+                os.fspath(file) if isinstance(file, Path) else file.read(),  # a copy: PyAV goes on with the file itself
                 dimension_order="NHWC",
                 num_ffmpeg_threads=self._stream.thread_count,
                 seek_mode="exact",
             )
         except (ImportError, OSError, RuntimeError, ValueError) as error:  # without FFmpeg: thousands of characters
             raise InputError(
-                f"{self._path}: torchcodec (it needs FFmpeg's libraries) cannot open it: {first_line(error)}"
+                f"{self._name}: torchcodec (it needs FFmpeg's libraries) cannot open it: {first_line(error)}"
             ) from None
         if len(decoder) != self.info.num_frames:
             raise InputError(
-                f"{self._path}: expected {self.info.num_frames} frames, torchcodec found {len(decoder)}: use 'pyav'"
+                f"{self._name}: expected {self.info.num_frames} frames, torchcodec found {len(decoder)}: use 'pyav'"
             )
         return decoder
 
@@ -265,16 +264,19 @@ class TorchcodecReader(FileReader):
                 frame = self._decoder.get_frame_at(number).data  # (H, W, 3), rotated already
             except (RuntimeError, IndexError) as error:
                 raise InputError(
-                    f"{self._path}: torchcodec fails at frame {number} ('pyav' may not): {first_line(error)}"
+                    f"{self._name}: torchcodec fails at frame {number} ('pyav' may not): {first_line(error)}"
                 ) from None
             yield number, frame.numpy
 
 
-def _open(path: Path) -> tuple[InputContainer, VideoStream]:
+def _open(medium: Encoded) -> tuple[InputContainer, VideoStream]:
     """A fresh container and its main video stream, with limits and threads set. Raises `InputError`."""
+    file, name = medium.from_start(), medium.name
     try:
         container = av.open(
-            f"file:{path.absolute()}",  # the prefix keeps a colon in a name from being taken for a protocol
+            # The prefix keeps a colon in a name from being taken for a protocol
+            f"file:{file.absolute()}" if isinstance(file, Path) else file,
+            "r",
             metadata_errors="ignore",  # old AVI files carry Latin-1
             options={"max_pixels": str(MAX_PIXELS)},
             container_options={
@@ -284,14 +286,14 @@ def _open(path: Path) -> tuple[InputContainer, VideoStream]:
         )
     except FFmpegError as error:
         reason = "not a format that is read" if isinstance(error, ArgumentError) else error.strerror
-        raise InputError(f"{path}: expected a video, found a file that does not open as one: {reason}") from None
+        raise InputError(f"{name}: expected a video, found a file that does not open as one: {reason}") from None
     try:
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
-            raise InputError(f"{path}: expected a video, found no video stream in it")
+            raise InputError(f"{name}: expected a video, found no video stream in it")
         if stream.codec_context is None:
-            raise InputError(f"{path}: expected a video, found one in a codec that this FFmpeg cannot decode")
-        check_pixels(path, stream.width, stream.height)
+            raise InputError(f"{name}: expected a video, found one in a codec that this FFmpeg cannot decode")
+        check_pixels(name, stream.width, stream.height)
     except BaseException:
         container.close()
         raise
@@ -333,7 +335,7 @@ def _frames(stream: VideoStream, packets: Iterable[Packet]) -> Iterator[VideoFra
         yield from decoded
 
 
-def _scan(container: InputContainer, stream: VideoStream, path: Path) -> tuple[VideoFrame, Index]:
+def _scan(container: InputContainer, stream: VideoStream, name: str) -> tuple[VideoFrame, Index]:
     """The first frame, and where all are: one pass over the packets that decodes until one frame has come."""
     formats = set(container.format.name.split(","))
     packets: list[tuple[int | None, bool]] = []  # presentation time, is a keyframe
@@ -354,7 +356,7 @@ def _scan(container: InputContainer, stream: VideoStream, path: Path) -> tuple[V
     else:
         deque(rest, maxlen=0)
     if first is None or not shown:
-        raise InputError(f"{path}: expected a video, found no frame of up to {MAX_PIXELS} pixels that can be decoded")
+        raise InputError(f"{name}: expected a video, found no frame of up to {MAX_PIXELS} pixels that can be decoded")
     known = [pts for pts in shown if pts is not None]
     is_timed = len(set(known)) == len(shown)
     positions = {pts: position for position, (pts, _) in enumerate(packets) if pts is not None}

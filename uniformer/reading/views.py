@@ -1,4 +1,4 @@
-"""From anything a user has - a file, a folder of frames, an array - to the views a network is fed: steps 1 to 4.
+"""From anything a user has - a file, an address, a folder of frames, an array - to views: steps 1 to 4.
 
     probe -> which frames? -> read them -> resize, crop, normalise
 
@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -20,29 +19,30 @@ import numpy.typing as npt
 from PIL import Image
 
 from uniformer.config import InputSpec
-from uniformer.errors import InputError, first_line
-from uniformer.reading.frames import (
-    IMAGE_FORMATS,
-    IMAGE_SUFFIXES,
-    Picture,
+from uniformer.errors import InputError
+from uniformer.reading.frames import Picture, VideoInfo, VideoReader, open_frames
+from uniformer.reading.pictures import (
     Pixels,
-    VideoInfo,
-    VideoReader,
-    check_file,
-    check_pixels,
-    open_frames,
+    channels_last,
+    is_image,
+    is_tensor,
+    open_image,
+    open_picture,
+    to_pixels,
+    upright_size,
 )
 from uniformer.reading.sampling import clip_indices, effective_stride
-from uniformer.reading.transforms import Floats, crop_boxes, image_array, is_tensor, to_rgb, view_array
+from uniformer.reading.sources import Media, is_media, is_path
+from uniformer.reading.transforms import Floats, crop_boxes, image_array, view_array
 from uniformer.reading.video import open_video
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Decoder = Literal["pyav", "torchcodec"]
-Source: TypeAlias = "str | os.PathLike[str] | np.ndarray | Tensor | Image.Image | Sequence[Any]"
+Source: TypeAlias = "Media | np.ndarray | Tensor | Image.Image | Sequence[Any]"
 
-MAX_BYTES = 1 << 29  # of frames held at once; clips of very large videos are read one after the other
+MAX_HELD = 1 << 29  # of frames held at once; clips of very large videos are read one after the other
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,11 @@ def load_views(
 ) -> Views:
     """The views of one source as `spec` wants them.
 
-    A network for clips takes a video file, a folder of frames, a list of image files, or uint8 RGB frames
-    (T, H, W, 3) or (T, 3, H, W); `fps` is the rate of frames that have no clock of their own. A network for images
-    takes an image file, a PIL image, or uint8 RGB (H, W, 3) or (3, H, W). `span`, start and end in seconds, takes a
-    part of a video as if it were the whole.
+    A network for clips takes a video, a folder of frames, a list of images, or uint8 RGB frames (T, H, W, 3) or
+    (T, 3, H, W); `fps` is the rate of frames that have no clock of their own. A network for images takes an image, or
+    uint8 RGB (H, W, 3) or (3, H, W). Videos and images are files: paths, bytes, file objects or http(s) addresses (see
+    `sources.encoded`); images may be PIL's too. `span`, start and end in seconds, takes a part of a video as if it
+    were the whole.
 
     Raises `InputError` for a source that is of the other kind, missing, unreadable or of another shape.
     """
@@ -120,7 +121,7 @@ def _clips(reader: VideoReader, spec: InputSpec, follow_seconds: bool, span: tup
         notes.append(f"only {count} frames where a clip spans {window:.4g}: frames repeat")
 
     start = time.perf_counter()
-    at_once = max(1, MAX_BYTES // (spec.frames * info.width * info.height * 3))
+    at_once = max(1, MAX_HELD // (spec.frames * info.width * info.height * 3))
     arrays, reading = [], 0.0
     for first in range(0, len(frames), at_once):
         begin = time.perf_counter()
@@ -143,31 +144,34 @@ def _clips(reader: VideoReader, spec: InputSpec, follow_seconds: bool, span: tup
 
 
 def open_clip(source: Source, backend: Decoder = "pyav", fps: float | None = None) -> VideoReader:
-    """Frames by number of anything that is a clip: a file, a folder of frames, an array, a list of images."""
+    """Frames by number of anything that is a clip: a video, a folder of frames, an array, a list of images."""
     if isinstance(source, np.ndarray) or is_tensor(source):
-        return ArrayReader(_channels_last(source, 4, "(T, H, W, 3)"), fps)
+        return ArrayReader(channels_last(source, 4, "(T, H, W, 3)"), fps)
     if isinstance(source, Image.Image):
         raise InputError("expected a video for a network of clips, got an image")
-    if isinstance(source, str | os.PathLike):
-        if Path(source).suffix.lower() in IMAGE_SUFFIXES and Path(source).is_file():
-            raise InputError(f"{source}: expected a video for a network of clips, found an image")
+    if is_media(source):
+        if is_path(source) and is_image(source) and os.path.isfile(source):
+            raise InputError(f"{os.fspath(source)}: expected a video for a network of clips, found an image")
         return open_video(source, backend=backend)
     if not isinstance(source, Sequence) or not source:
         raise InputError(f"expected a path, an array or a list of frames, got {type(source).__name__}")
-    if all(isinstance(item, str | os.PathLike) for item in source):
-        return open_frames(source)
+    paths = [item for item in source if is_path(item)]
+    if len(paths) == len(source):
+        return open_frames(paths)
     frames = [_frame(item) for item in source]
     if len({f.shape for f in frames}) > 1:
         raise InputError(f"expected frames of one size, got {frames[0].shape} and others")
-    return ArrayReader(_channels_last(np.stack(frames), 4, "(T, H, W, 3)"), fps)
+    return ArrayReader(channels_last(np.stack(frames), 4, "(T, H, W, 3)"), fps)
 
 
-def _frame(item: object) -> np.ndarray:
+def _frame(item: Any) -> np.ndarray:
     """One item of a list of frames as an array."""
-    if isinstance(item, Image.Image):
-        return np.asarray(to_rgb(_decoded(item)))
     if isinstance(item, np.ndarray) or is_tensor(item):
         return np.asarray(item)
+    if isinstance(item, Image.Image):
+        return to_pixels(item)
+    if is_media(item) and not is_path(item):
+        return to_pixels(open_image(item))
     raise InputError(f"expected frames as arrays, tensors or PIL images, got {type(item).__name__}")
 
 
@@ -197,62 +201,6 @@ def _image(source: Source, spec: InputSpec) -> Views:
     picture = open_picture(source)
     read = time.perf_counter()
     array = image_array(picture, spec)
-    height, width = _upright_size(picture)
+    height, width = upright_size(picture)
     timings = {"read": read - begin, "transform": time.perf_counter() - read}
     return Views(array, height, width, tuple(crop_boxes(height, width, spec)), timings=timings)
-
-
-def open_picture(source: Source) -> Image.Image | Pixels:
-    """The pixels of anything that is one picture: a file, a PIL image, an array, all decoded."""
-    if isinstance(source, str | os.PathLike):
-        return open_image(Path(source))
-    if isinstance(source, np.ndarray) or is_tensor(source):
-        return _channels_last(source, 3, "(H, W, 3)")
-    if isinstance(source, Image.Image):
-        return _decoded(source)
-    raise InputError(f"expected one image for a network of images, got {type(source).__name__}")
-
-
-def open_image(path: Path) -> Image.Image:
-    """Decoded here, so that what is wrong with the file is said here."""
-    check_file(path, "an image")
-    try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            check_pixels(path, *image.size)
-            image.load()
-            return image
-    except InputError:
-        raise
-    except Exception as error:  # Pillow's plugins let struct, index, value and syntax errors out on damaged files
-        raise InputError(
-            f"{path}: expected an image, found a file that does not open as one: {first_line(error, 120)}"
-        ) from None
-
-
-def _decoded(image: Image.Image) -> Image.Image:
-    """A PIL image with its pixels read, which Pillow leaves until they are needed."""
-    try:
-        image.load()
-    except Exception as error:  # as above
-        raise InputError(f"expected an image that can be decoded: {first_line(error, 120)}") from None
-    return image
-
-
-def _upright_size(picture: Image.Image | Pixels) -> tuple[int, int]:
-    """(height, width) as shown: EXIF orientations 5 to 8 lie on their side."""
-    if not isinstance(picture, Image.Image):
-        return picture.shape[0], picture.shape[1]
-    lies = picture.getexif().get(0x0112, 1) >= 5
-    return (picture.width, picture.height) if lies else (picture.height, picture.width)
-
-
-def _channels_last(pixels: np.ndarray | Tensor, ndim: int, form: str) -> Pixels:
-    """uint8 with the channels last; from (..., 3, H, W) where the last axis is not the channels."""
-    array = pixels.detach().cpu().numpy() if is_tensor(pixels) else pixels
-    if array.dtype != np.uint8 or array.ndim != ndim or 0 in array.shape:
-        raise InputError(f"expected uint8 RGB of shape {form}, got {array.dtype} of shape {array.shape}")
-    if array.shape[-1] != 3 and array.shape[-3] == 3:
-        array = np.moveaxis(array, -3, -1)
-    if array.shape[-1] != 3:
-        raise InputError(f"expected uint8 RGB of shape {form}, got shape {array.shape}")
-    return np.ascontiguousarray(array)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from uniformer.datasets.manifest import Kind
 from uniformer.errors import InputError
-from uniformer.reading.frames import Pixels, load_image
+from uniformer.reading.pictures import Pixels, load_image
 from uniformer.reading.video import open_video
 from uniformer.reading.views import frames_within
 

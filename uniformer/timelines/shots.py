@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from uniformer.reading.frames import Pixels
+from uniformer.reading.pictures import Pixels
 
 # Set on made-up films (real clips and moving photographs cut together, with flashes, noise, flicker) and on real ones:
 # docs/demo.md says what is found in them.

@@ -25,7 +25,8 @@ from uniformer.checkpoints.records import BUNDLED
 from uniformer.config import InputSpec
 from uniformer.errors import InputError
 from uniformer.inference.predictor import Predictor
-from uniformer.reading.frames import Pixels, VideoReader
+from uniformer.reading.frames import VideoReader
+from uniformer.reading.pictures import Pixels
 from uniformer.reading.sampling import clip_indices, effective_stride
 from uniformer.reading.transforms import to_views
 from uniformer.reading.views import Views, open_clip
