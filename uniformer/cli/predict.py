@@ -30,7 +30,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "paths",
         nargs="+",
         metavar="PATH",
-        help="image, video, folder, folder of frames, pattern, .txt list, or - (list on stdin)",
+        help="image, video, http(s) address, folder, folder of frames, pattern, .txt list, or - (list on stdin)",
     )
     p.add_argument(
         "--checkpoint", metavar="ID|FILE|REPO", help="published id (see `uniformer models`), file or hub repository"

@@ -246,15 +246,19 @@ def _explained(url: str, timeout: float) -> Iterator[None]:
     except InputError:
         raise
     except HTTPError as error:
-        with error:
-            circle = "infinite loop" in str(error.reason)  # urllib's words
-            said = "redirects in a circle, or too often" if circle else f"answers {error.code}: {error.reason}"
+        error.close()
+        if "infinite loop" in str(error.reason):  # urllib's words, for more than ten redirects too
+            said = "redirects in a circle, or too often"
+        elif error.code in (301, 302, 303, 307, 308):
+            said = f"redirects to {error.headers.get('Location')}, which is not followed"
+        else:
+            said = f"answers {error.code}: {error.reason}"
         raise InputError(f"{url}: expected an image or a video, the server {said}") from None
     except (OSError, HTTPException, ValueError) as error:
         cause = error.reason if isinstance(error, URLError) and isinstance(error.reason, Exception) else error
         if isinstance(cause, TimeoutError):
             raise InputError(
-                f"{url}: the server is too slow: expected 64 KiB, or its answer, in {timeout:g} s"
+                f"{url}: the server is too slow: expected its answer, and then 64 KiB, in {timeout:g} s"
             ) from None
         if isinstance(cause, IncompleteRead):
             raise InputError(f"{url}: cut off before its end") from None
