@@ -9,11 +9,11 @@ from timm.scheduler import CosineLRScheduler
 
 from uniformer import create_model
 from uniformer.errors import InputError
+from uniformer.network.description import layer_of
 from uniformer.training.muon import Muon
 from uniformer.training.optim import (
     adamw,
     freeze,
-    layer_of,
     learning_rate,
     make_optimizer,
     moving_average,

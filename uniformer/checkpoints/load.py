@@ -19,6 +19,7 @@ from uniformer.checkpoints.identify import CheckpointSource, Opened, open_checkp
 from uniformer.checkpoints.records import default_checkpoint
 from uniformer.config import Config, with_options
 from uniformer.errors import InputError
+from uniformer.network.description import STAGES, stage_indices
 from uniformer.network.model import UniFormer
 from uniformer.network.variants import get_config
 
@@ -84,6 +85,9 @@ def load_checkpoint(
         adapt_stem=adapt_stem, allow_new=allow_new, allow_ignored=allow_ignored,
     )  # fmt: skip
     report.ignored += opened.weights.other
+    told = opened.weights.contract or opened.record
+    if told is not None and told.input is not None and told.input.is_video == model.config.is_video:
+        model.input_spec = told.input
     note = f"head_dim {own} from the model: the file does not tell" if opened.head_dim is None else opened.head_dim_note
     report.notes += [*opened.weights.notes, note]
     return report
@@ -204,6 +208,7 @@ def create_model(
     checkpoint: CheckpointSource | None = None,
     inflate: Inflation | None = None,
     features_only: bool = False,
+    out_indices: int | Sequence[int] | None = None,
     **options: Any,
 ) -> UniFormer:
     """Build a variant by name, with any field of `Config` changed, optionally with a checkpoint's weights.
@@ -213,6 +218,7 @@ def create_model(
         create_model("uniformer_small_video", checkpoint="uniformer_small.k400_16x4")   # an id, a file or a repository
         create_model("uniformer_small_video", checkpoint="uniformer_small.in1k", inflate="center", num_classes=51)
         create_model("uniformer_base", features_only=True)     # forward gives the four stage maps
+        create_model("uniformer_base", features_only=True, out_indices=(1, 3))          # the second and the fourth
 
     With weights the class count is the file's, unless `num_classes` asks for another: then the classifier is new.
     `in_chans` other than the file's adapts the stem, `inflate` turns an image checkpoint into a video model; see
@@ -226,7 +232,12 @@ def create_model(
         if checkpoint is not None:
             raise InputError("expected pretrained=True or a checkpoint, got both")
         checkpoint = default_checkpoint(name)
-    return UniFormer(config) if checkpoint is None else _with_weights(config, checkpoint, options.keys(), inflate)
+    stages = STAGES if out_indices is None else stage_indices(out_indices)
+    if out_indices is not None and config.output == "logits":
+        raise InputError("expected features_only=True for out_indices: a model with a classifier gives no maps")
+    model = UniFormer(config) if checkpoint is None else _with_weights(config, checkpoint, options.keys(), inflate)
+    model.out_indices = stages
+    return model
 
 
 def _with_weights(
@@ -269,4 +280,5 @@ def load_model(
     report.ignored += opened.weights.other
     head_dim_note = [] if opened.head_dim is None else [opened.head_dim_note]
     report.notes += dict.fromkeys([*opened.weights.notes, *head_dim_note, *contract.notes])
+    model.input_spec = contract.input
     return model.eval(), contract, report

@@ -20,9 +20,13 @@ from uniformer.network.variants import default_input
 def save_checkpoint(model: UniFormer, path: str | os.PathLike[str], contract: Contract | None = None) -> Contract:
     """Write weights and contract: one .safetensors file, or a folder in the form of a hub repository.
 
-    The proof (logits on the built-in input, digest) is computed anew. Returns the contract as written.
+    Without a contract it says the architecture, and the input that the weights were loaded with (or that of the
+    published runs of their kind). The proof (logits on the built-in input, digest) is computed anew. Returns the
+    contract as written.
     """
-    contract = contract or Contract(model.config, name_of(model.config), default_input(model.config))
+    if contract is None:
+        spec = model.input_spec or default_input(model.config)
+        contract = Contract(model.config, name_of(model.config), spec)
     if to_dict(replace(contract.config, drop_path=0.0)) != to_dict(replace(model.config, drop_path=0.0)):
         raise InputError("the contract describes another network than the model that is to be saved")
     contract = with_proof(contract, model)

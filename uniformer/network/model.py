@@ -7,13 +7,15 @@ What a variant is stands in a `Config`; the published ones are the table in `var
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from uniformer.config import STRIDES, Config, with_options
+from uniformer.config import Config, InputSpec, with_options
 from uniformer.errors import InputError
 from uniformer.network.blocks import (
     BLOCK_EPS,
@@ -26,18 +28,19 @@ from uniformer.network.blocks import (
     SplitBlock,
     batch_norm,
 )
+from uniformer.network.description import (
+    STAGES,
+    FeatureInfo,
+    feature_info,
+    layer_of,
+    pretrained_cfg,
+    stage_indices,
+)
 from uniformer.network.hourglass import HourglassBlock, HourglassState, pool_score
 from uniformer.network.ops import Grid, mix_boxed_tokens, to_grid, to_tokens
+from uniformer.network.variants import default_input
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right on a grid
-
-
-class StageInfo(NamedTuple):
-    """What a neck needs to know of a stage's output (the `feature_info` of a backbone)."""
-
-    channels: int
-    stride: int  #: in height and width
-    time_stride: int  #: 1 for images
 
 
 class Stage(nn.Module):
@@ -77,6 +80,9 @@ class UniFormer(nn.Module):
     Raises `InputError` on an input of another rank or channel count than expected, or too small for the strides.
     """
 
+    out_indices: tuple[int, ...] = STAGES  #: the stages whose maps `forward` gives, where it gives maps
+    input_spec: InputSpec | None = None  #: what its weights were trained with, once they were loaded and say so
+
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
@@ -110,12 +116,16 @@ class UniFormer(nn.Module):
                 nn.init.trunc_normal_(m.weight, std=0.02)
                 nn.init.zeros_(m.bias)
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """New, freshly initialised classifiers for `num_classes` classes; 0 leaves them out."""
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """New, freshly initialised classifiers for `num_classes` classes; 0 leaves them out. Pooling is the mean."""
+        if global_pool not in (None, "avg"):
+            raise InputError(f"expected global_pool 'avg' (the mean of all positions), got {global_pool!r}")
+        if self.norm is None and num_classes == 0:
+            return
         if self.norm is None:
             raise InputError("this model returns maps and has no classifier to reset")
         self.config = with_options(self.config, {"num_classes": num_classes})
-        weight = self.norm.get_parameter("weight")
+        weight = next(self.parameters())
         for name, wanted in (
             ("head", True),
             ("cls_head", self.config.is_hourglass),
@@ -138,10 +148,13 @@ class UniFormer(nn.Module):
         """The batch-normed last map, (B, C, *grid)."""
         return self._normed(self._run_stages(x)[0][-1])
 
-    def forward_head(self, features: Tensor) -> Tensor:
-        """Logits from `forward_features`; with token labeling half of each class's best token score is added."""
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits from `forward_features`; with token labeling half of each class's best token score is added.
+
+        With `pre_logits` the mean over all positions, (B, C), which the classifier is fed.
+        """
         pooled = self._dropout(features.flatten(2).mean(dim=2))  # (B, C)
-        if self.head is None:
+        if self.head is None or pre_logits:
             return pooled
         logits = self.head(pooled)
         if self.aux_head is None:
@@ -149,10 +162,27 @@ class UniFormer(nn.Module):
         tokens, _ = to_tokens(features)
         return logits + 0.5 * self.aux_head(tokens).amax(dim=1)
 
-    def forward_intermediates(self, x: Tensor, indices: tuple[int, ...] = (0, 1, 2, 3)) -> list[Tensor]:
-        """The outputs of the stages in `indices`, (B, C_i, [T_i,] H_i, W_i), raw or layer-normed as configured."""
-        maps, _ = self._run_stages(x)
-        return [_layer_normed(maps[i], self.stages[i].norm) for i in indices]  # type: ignore[arg-type]
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        *,
+        norm: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = True,
+    ) -> list[Tensor]:
+        """The outputs of some stages, (B, C_i, [T_i,] H_i, W_i), raw or layer-normed as configured.
+
+        `indices` are stages 0 to 3, negative from the end, or how many of the last; None is `out_indices`. Stages after
+        the last one asked for do not run. With `norm` the last stage's map is batch-normed, as the classifier is fed
+        it; the norm fits no other. What else timm's helpers ask for has one value: the maps alone, channels first.
+        """
+        if output_fmt != "NCHW" or not intermediates_only:
+            raise InputError("forward_intermediates gives maps alone, channels first ('NCHW', with time after C)")
+        asked = self.out_indices if indices is None else stage_indices(indices)
+        maps, _ = self._run_stages(x, last=max(asked))
+        outputs = [_layer_normed(maps[i], self.stages[i].norm) for i in asked]  # type: ignore[arg-type]
+        return [self._normed(m) if norm and i == STAGES[-1] else m for i, m in zip(asked, outputs, strict=True)]
 
     def forward_token_labels(self, x: Tensor, box: Box | None = None) -> tuple[Tensor, Tensor, Box]:
         """Training outputs of token labeling: logits of the mean token (B, K), of every token (B, N, K), and the box.
@@ -179,8 +209,10 @@ class UniFormer(nn.Module):
         assert state is not None
         return self.forward_head(self._normed(maps[-1])), self.cls_head(self.cls_norm(state.cls[:, 0]))
 
-    def _run_stages(self, x: Tensor, mix_box: Box | None = None) -> tuple[list[Tensor], HourglassState | None]:
-        """The four stages' outputs, and for the light models the class token and scores after the last block."""
+    def _run_stages(
+        self, x: Tensor, mix_box: Box | None = None, last: int = STAGES[-1]
+    ) -> tuple[list[Tensor], HourglassState | None]:
+        """The stages' outputs up to `last`, and for the light models the class token and scores after it."""
         self._check_input(x)
         maps: list[Tensor] = []
         state: HourglassState | None = None
@@ -196,6 +228,8 @@ class UniFormer(nn.Module):
                 else:
                     x, state = self._call(block, x, state)
             maps.append(x)
+            if index == last:
+                break
         return maps, state
 
     def _enter_stage(
@@ -231,10 +265,38 @@ class UniFormer(nn.Module):
         self.grad_checkpointing = enable
 
     @property
-    def feature_info(self) -> tuple[StageInfo, ...]:
-        """Channels and strides of the four maps."""
-        time_stride = 2 if self.config.is_video else 1
-        return tuple(StageInfo(dim, stride, time_stride) for dim, stride in zip(self.config.dims, STRIDES, strict=True))
+    def num_features(self) -> int:
+        """Channels of the last map, and of the features that the classifier is fed."""
+        return self.config.dims[-1]
+
+    @property
+    def num_classes(self) -> int:
+        """0 without a classifier."""
+        return 0 if self.head is None else self.config.num_classes
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels and strides of the four maps: `feature_info[0].channels`, `feature_info.channels()`."""
+        return feature_info(self.config, self.out_indices)
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """For `timm.data.resolve_model_data_config`: the input of the weights, or of the published runs of its kind."""
+        classifiers = [name for name in ("head", "cls_head", "aux_head") if getattr(self, name) is not None]
+        return pretrained_cfg(self.config, self.input_spec or default_input(self.config), classifiers)
+
+    def get_classifier(self) -> nn.Module:
+        """The classifier; a `ModuleList` where there are two (light models, token labeling), `Identity` for none."""
+        heads = [head for head in (self.head, self.cls_head, self.aux_head) if head is not None]
+        return heads[0] if len(heads) == 1 else nn.ModuleList(heads) if heads else nn.Identity()
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """From a parameter's name to its layer, for timm's layer decay and grouping; see `description.layer_of`."""
+        return partial(layer_of, depths=self.config.depths, coarse=coarse)
+
+    def no_weight_decay(self) -> set[str]:
+        """None by name: in the published runs all of more than one dimension decayed (see `parameter_groups`)."""
+        return set()
 
     def grids(self, size: Grid) -> list[Grid]:
         """The grids of the four stages for an input of `size` ([T,] H, W). Raises `InputError` if one is empty."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from uniformer.errors import InputError
 from uniformer.network.blocks import GlobalBlock, LocalBlock, OverlapEmbed, PatchEmbed, SplitBlock
+from uniformer.network.description import STAGES
 from uniformer.network.hourglass import HourglassBlock, HourglassState
 from uniformer.network.model import Box, Stage, UniFormer
 from uniformer.speed.blocks import (
@@ -60,14 +61,16 @@ class FastUniFormer(UniFormer):
         return super().train(False)
 
     @torch.no_grad()
-    def _run_stages(self, x: Tensor, mix_box: Box | None = None) -> tuple[list[Tensor], HourglassState | None]:
+    def _run_stages(
+        self, x: Tensor, mix_box: Box | None = None, last: int = STAGES[-1]
+    ) -> tuple[list[Tensor], HourglassState | None]:
         with torch.autocast(x.device.type, enabled=False):
-            return super()._run_stages(x.to(next(self.parameters()).dtype), mix_box)
+            return super()._run_stages(x.to(next(self.parameters()).dtype), mix_box, last)
 
     @torch.no_grad()
-    def forward_head(self, features: Tensor) -> Tensor:
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
-            return super().forward_head(features)
+            return super().forward_head(features, pre_logits)
 
 
 def _form(module: Any, dtype: torch.dtype) -> Any:

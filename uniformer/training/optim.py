@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from uniformer.config import did_you_mean
 from uniformer.errors import InputError
+from uniformer.network.description import layer_of
 from uniformer.network.model import UniFormer
 from uniformer.training.muon import Muon
 from uniformer.training.recipe import EffectiveLR, Optimizer, Schedule
@@ -57,26 +58,6 @@ def parameter_groups(
     if not groups:
         raise InputError("expected a parameter to train, but all of them are frozen")
     return [groups[key] for key in sorted(groups)]
-
-
-def layer_of(name: str, depths: Sequence[int]) -> int:
-    """The layer of a parameter: 0 is the stem, then each block counts one, and what follows the last block is one more.
-
-    A later stage's embedding belongs to its first block, and so do the class token (stage 3) and its projection
-    (stage 4).
-    """
-    last = sum(depths) + 1
-    enters = {"cls_token": 2, "cls_proj": 3}  # stage, counted from 0
-    parts = name.split(".")
-    if parts[0] in enters:
-        return sum(depths[: enters[parts[0]]]) + 1
-    if parts[0] != "stages" or parts[2] == "norm":  # heads, last norms, and the norms of a backbone's maps
-        return last
-    stage = int(parts[1])
-    before = sum(depths[:stage])
-    if parts[2] == "blocks":
-        return before + int(parts[3]) + 1
-    return 0 if stage == 0 else before + 1
 
 
 def adamw(
