@@ -13,78 +13,72 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
+_PUBLIC = {  # name: (the module it comes from, what it is), in the order of `help(uniformer)`
+    "predict": ("inference.predictor", "the labels of one image or video"),
+    "Predictor": ("inference.predictor", "a network with everything around it, for many files"),
+    "Prediction": ("tasks.classification", "what a network says of one source"),
+    "Failure": ("inference.predictor", "a source that gave no answer, and why"),
+    "timeline": ("timelines.timeline", "the shots of a long video, and what happens in each"),
+    "Timeline": ("timelines.timeline", "what `timeline` gives"),
+    "list_models": ("network.variants", "names of architectures"),
+    "create_model": ("checkpoints.load", "an architecture by name, with or without a checkpoint's weights"),
+    "UniFormer": ("network.model", "the network: a torch module for images or clips"),
+    "Config": ("config", "what a network is"),
+    "InputSpec": ("config", "what a network is fed: size, frames, sampling, normalisation"),
+    "count_macs": ("network.macs", "multiply-adds of a network"),
+    "list_checkpoints": ("checkpoints.records", "ids of published checkpoints"),
+    "get_checkpoint": ("checkpoints.records", "what is known of a published checkpoint"),
+    "load_model": ("checkpoints.load", "the network that a file is of, with its contract"),
+    "load_checkpoint": ("checkpoints.load", "a file's weights into a network, strictly"),
+    "save_checkpoint": ("checkpoints.save", "a network and its contract into a file"),
+    "Contract": ("checkpoints.contract", "what a file says of itself: network, classes, input, origin"),
+    "verify": ("checkpoints.save", "whether a saved file is intact"),
+    "convert": ("checkpoints.save", "any readable file into ours, or into the reference's form"),
+    "open_dataset": ("datasets.open", "a folder, a list or a saved manifest as samples with labels"),
+    "transforms": ("reading.pipeline", "from a file or an array to what a network is fed, in testing or training"),
+    "evaluate": ("evaluation.run", "the scores of a checkpoint on a data set"),
+    "Scores": ("tasks.scores", "a network's probabilities and labels on a data set"),
+    "train": ("training.run", "a network trained by a recipe, or on a folder of one's own"),
+    "list_recipes": ("training.recipe", "names of the published training runs"),
+    "load_recipe": ("training.recipe", "how a network is trained, by name or from a file"),
+    "parameter_groups": ("training.optim", "parameters for an optimizer of your own: weight decay, layer decay"),
+    "optimize": ("speed.prepare", "a copy of a network that computes faster"),
+    "export": ("speed.export", "a network as a file for OpenVINO or ONNX Runtime"),
+    "InputError": ("errors", "what is raised for anything that cannot be used, in one line"),
+}
+
+if TYPE_CHECKING:  # the same names for type checkers and editors
+    from uniformer.checkpoints.contract import Contract
     from uniformer.checkpoints.load import create_model, load_checkpoint, load_model
     from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
-    from uniformer.checkpoints.save import save_checkpoint, verify
+    from uniformer.checkpoints.save import convert, save_checkpoint, verify
     from uniformer.config import Config, InputSpec
     from uniformer.datasets.open import open_dataset
     from uniformer.errors import InputError
-    from uniformer.inference.predictor import Predictor, predict
+    from uniformer.evaluation.run import evaluate
+    from uniformer.inference.predictor import Failure, Predictor, predict
     from uniformer.network.macs import count_macs
     from uniformer.network.model import UniFormer
     from uniformer.network.variants import list_models
     from uniformer.reading.pipeline import transforms
     from uniformer.speed.export import export
     from uniformer.speed.prepare import optimize
+    from uniformer.tasks.classification import Prediction
+    from uniformer.tasks.scores import Scores
     from uniformer.timelines.timeline import Timeline, timeline
+    from uniformer.training.optim import parameter_groups
+    from uniformer.training.recipe import list_recipes, load_recipe
+    from uniformer.training.run import train
 
-_HOMES = {
-    "Config": "config",
-    "InputError": "errors",
-    "InputSpec": "config",
-    "Predictor": "inference.predictor",
-    "Timeline": "timelines.timeline",
-    "Scores": "tasks.scores",
-    "UniFormer": "network.model",
-    "count_macs": "network.macs",
-    "create_model": "checkpoints.load",
-    "evaluate": "evaluation.run",
-    "export": "speed.export",
-    "get_checkpoint": "checkpoints.records",
-    "list_checkpoints": "checkpoints.records",
-    "list_models": "network.variants",
-    "load_checkpoint": "checkpoints.load",
-    "load_model": "checkpoints.load",
-    "open_dataset": "datasets.open",
-    "optimize": "speed.prepare",
-    "predict": "inference.predictor",
-    "save_checkpoint": "checkpoints.save",
-    "timeline": "timelines.timeline",
-    "train": "training.run",
-    "transforms": "reading.pipeline",
-    "verify": "checkpoints.save",
-}
+__all__ = list(_PUBLIC)
+__doc__ = "\n".join([__doc__ or "", *(f"    {name:<18}{what}" for name, (_, what) in _PUBLIC.items())])
 
-__all__ = [
-    "Config",
-    "InputError",
-    "InputSpec",
-    "Predictor",
-    "Scores",
-    "Timeline",
-    "UniFormer",
-    "count_macs",
-    "create_model",
-    "evaluate",
-    "export",
-    "get_checkpoint",
-    "list_checkpoints",
-    "list_models",
-    "load_checkpoint",
-    "load_model",
-    "open_dataset",
-    "optimize",
-    "predict",
-    "save_checkpoint",
-    "timeline",
-    "train",
-    "transforms",
-    "verify",
-]
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"uniformer.{_HOMES[name]}"), name)
+    if name in _PUBLIC:
+        return getattr(import_module(f"uniformer.{_PUBLIC[name][0]}"), name)
     raise AttributeError(f"module 'uniformer' has no attribute {name!r}")
