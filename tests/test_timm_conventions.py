@@ -305,3 +305,14 @@ def test_the_input_is_that_of_the_weights_once_they_are_loaded(tmp_path: Path) -
     uniformer.load_checkpoint(video, path, inflate="center")
     assert video.pretrained_cfg["input_size"] == (3, 16, 224, 224)
     assert uniformer.save_checkpoint(loaded, tmp_path / "b.safetensors").input == spec
+
+
+def test_a_frozen_model_is_not_saved_but_for_its_unfrozen_self(tmp_path: Path) -> None:
+    model = tiny_model()
+    freeze(model, ["stages.0"])
+    with refused(
+        "expected a model with the tensors that its config says, got 2 too many or too few: stages.0.blocks.0"
+    ):
+        uniformer.save_checkpoint(model, tmp_path / "a.safetensors")
+    unfreeze(model)
+    uniformer.save_checkpoint(model, tmp_path / "a.safetensors")

@@ -9,13 +9,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from uniformer.config import Config, InputSpec, to_dict
 from uniformer.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 
 VERSION = 1
 
@@ -33,11 +30,16 @@ class Proof:
 
 @dataclass(frozen=True)
 class Contract:
-    """All that is needed to use a file's weights, and what they are worth."""
+    """All that is needed to use a file's weights, and what they are worth. Saved with them by `save_checkpoint`.
+
+        Contract(model.config, classes=("cat", "dog"), input=InputSpec(size=(64, 64), resize=72), dataset="my photos")
+
+    Raises `InputError` where there is not a name for each class of `config`, or `input` is of the other kind.
+    """
 
     config: Config
     arch: str = ""  #: name in `variants.VARIANTS`, if it is one
-    input: InputSpec | None = None
+    input: InputSpec | None = None  #: what it was trained with, and so what `predict` is to feed it
     classes: tuple[str, ...] = ()  #: position = row of the classifier
     id: str = ""  #: of the published checkpoint the weights are
     dataset: str = ""
@@ -48,6 +50,8 @@ class Contract:
     task: str = "classification"  #: `tasks.task_of` knows it; not written where it is that
 
     def __post_init__(self) -> None:
+        for name in ("classes", "notes"):  # lists are taken too, as JSON has no others
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.classes and self.config.num_classes != len(self.classes):
             raise InputError(
                 f"expected a name for each of {self.config.num_classes} classes, got {len(self.classes)} names"
@@ -81,7 +85,6 @@ class Contract:
                 raise InputError(f"written by a newer uniformer (format {version}, expected up to {VERSION})")
             d["config"] = Config(**d["config"])
             d["input"] = InputSpec(**d["input"]) if d["input"] else None
-            d["classes"], d["notes"] = tuple(d["classes"]), tuple(d["notes"])
             if d["proof"]:
                 proof = d["proof"]
                 d["proof"] = Proof(**{**proof, "shape": tuple(proof["shape"]), "logits": tuple(proof["logits"])})

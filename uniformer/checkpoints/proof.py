@@ -12,6 +12,7 @@ from torch import Tensor
 
 from uniformer.checkpoints.contract import Contract, Proof
 from uniformer.config import Config
+from uniformer.errors import InputError
 from uniformer.network.model import UniFormer
 
 
@@ -25,6 +26,10 @@ def built_in_input(config: Config, shape: tuple[int, ...] | None = None) -> Tens
 def logits_in_float64(model: UniFormer, x: Tensor) -> Tensor:
     """The model's flat output for `x`, computed by a float64 copy in evaluation mode; the model is left as it was."""
     copy = UniFormer(model.config).double().eval()
+    if odd := sorted(copy.state_dict().keys() ^ model.state_dict().keys()):
+        raise InputError(
+            f"expected a model with the tensors that its config says, got {len(odd)} too many or too few: {odd[0]}, ..."
+        )
     copy.load_state_dict(model.state_dict())
     with torch.no_grad():
         y = copy(x)
