@@ -212,7 +212,7 @@ BAD_IMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a folder": (lambda folder: folder / "frames", "expected an image, found something that is not a regular file"),
     "a clip": (as_array, r"expected uint8 RGB of shape \(H, W, 3\), got uint8 of shape \(60, 96, 128, 3\)"),
     "a list": (lambda folder: [folder / "frames/img_0.png"], "expected one image for a network of images, got list"),
-    "floats": (lambda folder: torch.zeros(3, 64, 64), r"expected uint8 RGB of shape \(H, W, 3\), got float32"),
+    "floats": (lambda folder: torch.zeros(3, 64, 65), r"shape \(H, W, 3\), got float32 of shape \(3, 64, 65\)"),
     "cut": (cut_image, "cut.png: expected an image, found a file that does not open as one"),
     "a cut PIL image": (lambda folder: Image.open(cut_image(folder)), "expected an image that can be decoded"),
     "PostScript, which Pillow runs": (lambda folder: written(folder / "a.eps", POSTSCRIPT), "does not open as one"),
@@ -263,6 +263,10 @@ def test_networks_that_cannot_answer(folder: Path, tmp_path: Path) -> None:
     model = tiny_model()
     with refused("does not say what its input looks like"):
         Predictor((model, Contract(model.config)))
+    with refused(r"got UniFormer \(where a model is taken, it comes with its contract: \(model, Contract"):
+        Predictor(model)  # type: ignore[arg-type]
+    with refused("expected classes as a tuple or list of texts, got 'seven a'"):
+        Contract(model.config, classes="seven a")  # type: ignore[arg-type]
 
 
 # ---- many files ------------------------------------------------------------------------------------------------------

@@ -50,7 +50,9 @@ class Contract:
     task: str = "classification"  #: `tasks.task_of` knows it; not written where it is that
 
     def __post_init__(self) -> None:
-        for name in ("classes", "notes"):  # lists are taken too, as JSON has no others
+        for name in ("classes", "notes"):  # JSON has lists only
+            if isinstance(getattr(self, name), str):
+                raise InputError(f"expected {name} as a tuple or list of texts, got {getattr(self, name)!r}")
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.classes and self.config.num_classes != len(self.classes):
             raise InputError(

@@ -66,6 +66,11 @@ def open_checkpoint(source: CheckpointSource, *, head_dim: int | None = None, av
     """
     if isinstance(source, Mapping):
         name, record, weights = "the state dict", None, read_object(source, averaged=averaged)
+    elif not isinstance(source, str | os.PathLike):
+        raise InputError(
+            f"expected a published id, a path, a hub repository or a state dict, got {type(source).__name__} "
+            "(where a model is taken, it comes with its contract: (model, Contract(...)))"
+        )
     else:
         name, weights = os.fspath(source), read_weights(resolve(source), averaged=averaged)
         record = _record_of(source) if weights.contract is None else None

@@ -136,7 +136,7 @@ def to_pixels(picture: Image.Image | AnyPixels) -> Pixels:
 def channels_last(pixels: np.ndarray | Tensor, ndim: int, form: str) -> Pixels:
     """uint8 with the channels last; from (..., 3, H, W) where the last axis is not the channels."""
     array: NDArray[Any] = np.asarray(pixels.detach().cpu() if is_tensor(pixels) else pixels)
-    if array.ndim == ndim and array.shape[-1] != 3 and array.shape[-3] == 3:
+    if array.dtype == np.uint8 and array.ndim == ndim and array.shape[-1] != 3 and array.shape[-3] == 3:
         array = np.moveaxis(array, -3, -1)
     return np.ascontiguousarray(checked_pixels(array, ndim, form))
 
