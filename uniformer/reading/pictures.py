@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 from urllib.parse import urlsplit
@@ -57,7 +58,7 @@ def open_image(source: Media) -> Image.Image:
     Raises:
         InputError: it is missing, or has more than `MAX_PIXELS`; `Undecodable`: it is damaged or no picture.
     """
-    with encoded(source, "an image") as medium:
+    with closing(encoded(source, "an image")) as medium:
         try:
             with Image.open(medium.from_start(), formats=IMAGE_FORMATS) as image:
                 check_pixels(medium.name, *image.size)

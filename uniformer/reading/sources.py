@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self, TypeAlias, TypeGuard
+from typing import IO, Any, TypeAlias, TypeGuard
 
 from uniformer.errors import InputError, reason
 
@@ -31,7 +30,7 @@ CHUNK = 1 << 16  # bytes
 
 @dataclass(frozen=True)
 class Encoded:
-    """One encoded picture or video that can be sought. A context manager."""
+    """One encoded picture or video that can be sought."""
 
     name: str  #: what messages call it
     file: Path | IO[bytes]
@@ -47,14 +46,6 @@ class Encoded:
         if not isinstance(self.file, Path):
             self.file.seek(0)
         return self.file
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def encoded(source: Media, expected: str) -> Encoded:
@@ -166,7 +157,7 @@ def head(source: Media, count: int = 16) -> bytes:
 def download(url: str, *, max_bytes: int = MAX_BYTES, timeout: float = TIMEOUT) -> IO[bytes]:
     """The file at an http(s) address, as a temporary file to be closed.
 
-        with download("https://example.org/clip.mp4", max_bytes=10 << 30) as file:
+        with download("https://example.org/clip.mp4", max_bytes=10 * 10**9) as file:
             predictor(file)
 
     Up to ten redirects are followed, to http(s) only. Proxies are those of the environment.
