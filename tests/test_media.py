@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import importlib.util
 import io
 import os
 import socket
@@ -155,6 +156,17 @@ def test_a_callers_file_stays_open_and_ours_are_closed(media: Path, clips: Predi
             with refused("does not open as one"):
                 predictor(source)
     assert open_files() == before
+
+
+def test_torchcodec_takes_them_too_or_says_that_it_is_missing(media: Path) -> None:
+    data = (media / "videos/h264.mp4").read_bytes()
+    if importlib.util.find_spec("torchcodec") is None:
+        with refused(r"uniformer\[torchcodec\]"):
+            open_video(data, backend="torchcodec")
+        return
+    for source in (data, io.BytesIO(data)):
+        with open_video(data) as plain, open_video(source, backend="torchcodec") as reader:
+            assert np.array_equal(reader.read([0, 30, 59]), plain.read([0, 30, 59]))
 
 
 def test_names_in_results_and_messages(media: Path, clips: Predictor) -> None:

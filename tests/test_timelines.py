@@ -123,6 +123,11 @@ def test_the_window_can_be_chosen(film: Path, nets: dict[str, Predictor]) -> Non
         timeline(film, nets["sparse"], window=0)
 
 
+def test_a_film_in_memory(film: Path, nets: dict[str, Predictor]) -> None:
+    whole, same = timeline(film, nets["sparse"]), timeline(film.read_bytes(), nets["sparse"])
+    assert (same.source, same.rows, len(same.windows)) == ("bytes", whole.rows, len(whole.windows))
+
+
 def test_without_cuts_it_is_one_shot(film: Path, nets: dict[str, Predictor]) -> None:
     result = timeline(film, nets["sparse"], cuts=False)
     check(result)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from uniformer.inference.predictor import Predictor
 from uniformer.reading.frames import VideoReader
 from uniformer.reading.pictures import Pixels
 from uniformer.reading.sampling import clip_indices, effective_stride
+from uniformer.reading.sources import Media, name_of_source
 from uniformer.reading.transforms import to_views
 from uniformer.reading.views import Views, open_clip
 from uniformer.timelines.shots import Look, look_at, with_cuts
@@ -129,14 +129,14 @@ def _clock(seconds: float) -> str:
 
 
 def timeline(
-    source: str | os.PathLike[str],
+    source: Media,
     model: CheckpointSource | Predictor = BUNDLED,
     *,
     window: float | None = None,
     cuts: bool = True,
     progress: Callable[[float, float], None] | None = None,
 ) -> Timeline:
-    """What happens when in a video file of any length, by a network of clips.
+    """What happens when in a video of any length, a path, bytes, a file or an address, by a network of clips.
 
         for row in uniformer.timeline("film.mp4").rows:
             print(row.start, row.end, row.motion, row.confidence)
@@ -170,7 +170,7 @@ def timeline(
     for one in windows:
         by_shot[one.shot].append(one)
     return Timeline(
-        source=os.fspath(source),
+        source=name_of_source(source),
         checkpoint=predictor.contract.id or predictor.contract.arch,
         classes=names,
         duration=float(film.ends[-1]),
