@@ -128,7 +128,7 @@ def test_a_killed_run_goes_on(few: Path, tmp_path: Path) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    next(out.glob("train/*/photos*.mp4")).with_name(".photos_00000.mp4.cut.mp4").write_bytes(b"half a file")
+    next(out.glob("train/*/photos*.mp4")).with_name(".photos_00000.mp4.0a1b2c3d.mp4").write_bytes(b"half a file")
     done = spawn(*arguments)
     assert done.status == 0, done.err
     assert "train: 4 clips, 1 of each of 4 classes\n" in done.out

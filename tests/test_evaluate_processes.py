@@ -1,12 +1,10 @@
-"""Evaluation and features in several real processes, and after a kill."""
+"""Evaluation and features in several real processes."""
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -77,30 +75,3 @@ def test_two_processes_write_the_same_features(checkpoint: Path, many: Path, tmp
     for name in shards:
         one, two = (load_file(tmp_path / folder / name) for folder in ("one", "two"))
         assert {k: v.tobytes() for k, v in one.items()} == {k: v.tobytes() for k, v in two.items()}
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_digits(checkpoint: Path, videos: Path, tmp_path: Path) -> None:
-    listed, count = videos / "long.csv", 60
-    rows = [f"{i % 6}.mp4,{i % 7},{0.001 * i:.3f},{0.8 + 0.001 * i:.3f}" for i in range(count)]
-    listed.write_text("path,label,start,end\n" + "\n".join(rows) + "\n")
-    base = ["eval", str(checkpoint), str(listed), "--device", "cpu"]
-    rows_file, row = tmp_path / "cut" / "answers" / "rows-0.bin", 8 + 2 * 4 * 7 + 4
-
-    def kept() -> int:
-        return rows_file.stat().st_size // row if rows_file.exists() else 0
-
-    command = [sys.executable, "-m", "uniformer.cli", *base, "--workers", "1", "--out", str(tmp_path / "cut")]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": ONE_THREAD}
-    process = subprocess.Popen(command, start_new_session=True, **quiet)
-    while kept() < 5 and process.poll() is None:
-        time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    before = kept()
-    assert 5 <= before < count
-    for out in ("cut", "whole"):
-        assert main([*base, "--workers", "0", "--out", str(tmp_path / out)]) == 0
-    cut, whole = (Scores.load(tmp_path / out / "scores.npz") for out in ("cut", "whole"))
-    assert kept() == count
-    assert same_bits(cut, whole)

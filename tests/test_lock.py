@@ -1,4 +1,4 @@
-"""One run in one folder, with real processes."""
+"""One run in one folder or file, with real processes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from pathlib import Path
 
 import pytest
 
+from tests import odd_media
 from tests.tiny import IMAGES, refused, save_tiny
 from tests.training_runs import make_images
 from uniformer.cli.main import main
 from uniformer.errors import InputError
-from uniformer.support.lock import NAME, locked
+from uniformer.support.files import LOCK_NAME, locked
 
-# Holds the folder until its standard input ends; a child of it, as loading processes are, lives on.
+# Holds the output until its standard input ends; a child of it, as loading processes are, lives on.
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from uniformer.support.lock import locked
-with locked(Path(sys.argv[1])) as note:
+from uniformer.support.files import locked
+with locked(Path(sys.argv[1]), is_file=sys.argv[2] == "is_file=True") as note:
     child = os.fork()
     if not child:
         time.sleep(60)
@@ -37,9 +38,9 @@ with locked(Path(sys.argv[1])) as note:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Another process has the folder, and a child of its own; both are gone in the end."""
-    command = [sys.executable, "-c", HOLDER, str(folder)]
+def held(output: Path, how: str = "is_file=False") -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Another process has the folder or file, and a child of its own; both are gone in the end."""
+    command = [sys.executable, "-c", HOLDER, str(output), how]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     child = int(process.stdout.readline())
@@ -56,11 +57,11 @@ def test_a_held_folder_is_refused_and_says_by_whom(tmp_path: Path) -> None:
         who = f"process {process.pid} on {socket.gethostname()}"
         with refused(f"{tmp_path} is in use by {who}: "), locked(tmp_path):
             pass
-        assert (tmp_path / NAME).read_text() == f"{who}\n"
+        assert (tmp_path / LOCK_NAME).read_text() == f"{who}\n"
         assert process.stdin is not None
         process.stdin.close()
         assert process.wait() == 0
-        assert not (tmp_path / NAME).exists()
+        assert not (tmp_path / LOCK_NAME).exists()
         with locked(tmp_path) as note:
             assert note == ""
 
@@ -70,10 +71,10 @@ def test_a_killed_process_leaves_no_lock_even_while_a_child_lives(tmp_path: Path
         process.kill()
         process.wait()
         os.kill(child, 0)  # it is there
-        assert (tmp_path / NAME).exists()
+        assert (tmp_path / LOCK_NAME).exists()
         with locked(tmp_path) as note:
             assert note == ""
-            assert (tmp_path / NAME).read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
+            assert (tmp_path / LOCK_NAME).read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -118,16 +119,53 @@ def test_without_locks_a_note_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
         pass
 
 
-@pytest.mark.parametrize("command", ["eval", "features"])
-def test_evaluation_into_a_held_folder_ends_in_one_line(
+def test_a_file_is_held_under_all_its_names_and_its_folder_is_not(tmp_path: Path) -> None:
+    (tmp_path / "out.csv").touch()
+    (tmp_path / "link").symlink_to("out.csv")
+    (tmp_path / "out").mkdir()
+    with held(tmp_path / "out.csv", "is_file=True") as (process, _):
+        for name in ("out.csv", "link", "out/../out.csv"):
+            who = f"{name} is in use by process {process.pid} on .*: expected a file of one run"
+            with refused(who), locked(f"{tmp_path}/{name}", is_file=True):
+                pass
+        with locked(tmp_path), locked(tmp_path / "other.csv", is_file=True):
+            pass
+        assert (tmp_path / ".out.csv.lock").exists()
+    with locked(tmp_path / "out.csv", is_file=True):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out", "out.csv"]
+    with locked("/dev/null", is_file=True) as note:  # nothing of it is kept
+        assert note == ""
+    assert not Path("/dev/.null.lock").exists()
+    with refused(f"cannot write {tmp_path}: it is a folder"), locked(tmp_path, is_file=True):
+        pass
+    with refused("cannot write .*/gone/out.csv: "), locked(tmp_path / "gone" / "out.csv", is_file=True):
+        pass
+
+
+@pytest.mark.parametrize("command", ["eval", "features", "predict", "data scan", "data prepare", "data make"])
+def test_a_run_into_a_held_output_ends_in_one_line(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = make_images(tmp_path / "images", train=1, val=1)
+    verb, _, task = command.partition(" ")
+    data, out = make_images(tmp_path / "images", train=1, val=1), tmp_path / "out"
     network = save_tiny(tmp_path / "tiny.safetensors", IMAGES)
-    with held(tmp_path / "out"):
-        before = sorted((tmp_path / "out").iterdir())
-        assert main([command, str(network), str(data), "--out", str(tmp_path / "out")]) == 2
+    (tmp_path / "videos").mkdir()
+    odd_media.encode(tmp_path / "videos" / "a.mp4", frames=3)
+    (tmp_path / "videos.csv").write_text("path,label\nvideos/a.mp4,0\n")
+    arguments = {
+        "eval": [str(network), str(data), "--out", str(out)],
+        "features": [str(network), str(data), "--out", str(out)],
+        "predict": [str(data), "--checkpoint", str(network), "--out", str(out)],
+        "data scan": [str(data), "--split", "val", "--out", str(out)],
+        "data prepare": [str(tmp_path / "videos.csv"), "--out", str(out)],
+        "data make": ["camera-motion", str(out), "--worlds", "photos", "--train", "1", "--val", "0", "--test", "0"],
+    }[command]
+    with held(out, f"is_file={verb == 'predict'}"):
+        before = sorted(tmp_path.rglob("*"))
+        assert main([verb, *filter(None, [task]), *arguments]) == 2
         said = capsys.readouterr()
-        assert (said.out, said.err.count("\n")) == ("", 1)
-        assert "is in use by process" in said.err
-        assert sorted((tmp_path / "out").iterdir()) == before
+        assert said.out.count("\n") == (task in ("scan", "prepare")), "what the data were taken for is said before"
+        assert said.err.count("\n") == 1
+        assert f"uniformer: {out} is in use by process" in said.err
+        assert sorted(tmp_path.rglob("*")) == before

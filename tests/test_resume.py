@@ -1,9 +1,11 @@
-"""`uniformer predict --resume`: going on with the results of a run that was killed."""
+"""Going on with the results of a run that was killed, by every verb that does; and `uniformer predict --resume`."""
 
 from __future__ import annotations
 
 import csv
 import json
+import random
+import re
 import signal
 import subprocess
 import time
@@ -30,17 +32,71 @@ def results(path: Path) -> dict[str, int]:
     return count
 
 
-def test_resume_after_a_kill(cli: Cli, media: Path, many: Path, tmp_path: Path) -> None:
-    out = tmp_path / "a.jsonl"
-    command = [*COMMAND, "predict", str(many), "--checkpoint", str(media / "clips.safetensors"), "--out", str(out)]
-    child = subprocess.Popen(command, start_new_session=True)
-    while child.poll() is None and (not out.exists() or out.read_bytes().count(b"\n") < 5):
-        time.sleep(0.01)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
-    assert 5 <= out.read_bytes().count(b"\n") < 120
-    assert predict(cli, media, many, "--out", out, "--resume").status == 0
-    assert results(out) == {str(many / f"{n:03}.mp4"): 1 for n in range(120)}
+# ---- every verb that goes on -----------------------------------------------------------------------------------------
+
+CLIPS = 120
+VERBS = {  # arguments, and what is compared of the output
+    "predict to jsonl": ("predict {many} --checkpoint {net} --resume --out {out}.jsonl", "out.jsonl"),
+    "predict to csv": ("predict {many} --checkpoint {net} --resume --out {out}.csv", "out.csv"),
+    "eval": ("eval {net} {listed} --workers 1 --out {out}", "out/answers/rows-0.bin"),
+    "features": ("features {net} {listed} --workers 0 --stages 4 --out {out}", "out/*.safetensors"),
+    "scan": ("data scan {listed} --workers 0 --out {out}", "out/*.manifest"),
+    "prepare": ("data prepare {listed} --workers 0 --short-side 32 --out {out}", "out/*.mp4"),
+}
+
+
+@pytest.fixture(scope="module")
+def listed(many: Path) -> Path:
+    (many / "list.csv").write_text("path,label\n" + "".join(f"{n:03}.mp4,{n % 7}\n" for n in range(CLIPS)))
+    return many / "list.csv"
+
+
+def made(folder: Path, pattern: str) -> dict[str, object]:
+    """The files made, without what depends on the clock or on the order of a header's fields."""
+    return {path.name: _content(path.read_bytes(), path.suffix) for path in sorted(folder.glob(pattern))}
+
+
+def _content(data: bytes, suffix: str) -> object:
+    if suffix not in (".safetensors", ".manifest"):
+        return re.sub(rb'"timings": {.*?}', b"", data)
+    end = 8 + int.from_bytes(data[:8], "little")
+    return json.loads(data[8:end]), data[end:]
+
+
+def pieces(folder: Path) -> int:
+    """How many lines, rows and files there are."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    return sum(
+        path.stat().st_size // ROW if path.suffix == ".bin" else path.read_bytes().count(b"\n") for path in files
+    )
+
+
+ROW = 8 + 2 * 4 * 7 + 4  # bytes of a kept answer of seven classes: its number, logits, probabilities, a checksum
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_run_that_is_killed_at_a_random_moment_goes_on(
+    verb: str, cli: Cli, media: Path, many: Path, listed: Path, tmp_path: Path
+) -> None:
+    command, pattern = VERBS[verb]
+    places = {"net": media / "clips.safetensors", "many": many, "listed": listed}
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    for folder in (cut, whole):
+        folder.mkdir()
+    arguments = command.format(**places, out=cut / "out").split()
+    child = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    moment = random.randrange(1, CLIPS // 2)
+    while child.poll() is None and pieces(cut) < moment:
+        time.sleep(0.002)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL, f"the run ended before it had {moment} pieces"
+    assert pieces(cut) >= moment
+    assert cli(*arguments).status == cli(*command.format(**places, out=whole / "out").split()).status == 0
+    assert made(cut, pattern) == made(whole, pattern) != {}, f"killed after {moment} pieces"
+    assert not [path for path in cut.rglob("*") if path.name.startswith(".") or path.suffix == ".lock"]
+
+
+# ---- answers of predict ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
@@ -84,7 +140,13 @@ def test_resume_with_another_checkpoint_is_refused(suffix: str, cli: Cli, media:
 
 
 def test_resume_does_not_touch_a_file_of_something_else(cli: Cli, media: Path, tmp_path: Path) -> None:
-    for name, text in (("a.jsonl", "my notes\nand more\n"), ("a.csv", "name,age\nAnna,7\n"), ("b.jsonl", "[1]\n[2]\n")):
+    for name, text in (
+        ("a.jsonl", "my notes\nand more\n"),
+        ("a.csv", "name,age\nAnna,7\n"),
+        ("b.jsonl", "[1]\n[2]\n"),
+        ("c.jsonl", "[" * 99_999 + "\n"),
+        ("d.jsonl", '{"source": [], "weights": ""}\n'),
+    ):
         (tmp_path / name).write_text(text)
         ended = predict(cli, media, media / "photos", "--out", tmp_path / name, "--resume", net="images")
         one_line(ended, f"{tmp_path / name}: expected results of `uniformer predict`, found line 1")

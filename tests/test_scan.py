@@ -27,7 +27,8 @@ from uniformer.datasets.open import open_dataset
 from uniformer.datasets.scan import ScanResult, inspect, scan
 from uniformer.errors import InputError
 from uniformer.reports.dataset import write_dataset_page
-from uniformer.support.jobs import Journal, run_parallel
+from uniformer.support.jobs import run_parallel
+from uniformer.support.resume import Journal
 
 DENSE = InputSpec(frames=8, stride=4, sampling="dense", fps=25.0)
 
@@ -306,6 +307,9 @@ def test_a_journal_keeps_whole_lines(tmp_path: Path) -> None:
     assert [json.loads(line)["path"] for line in path.read_text().splitlines()] == ["a", "b", "a", "d"]
     with Journal(path, resume=False) as journal:
         assert not journal.entries
+        assert path.read_text().count("\n") == 4, "nothing goes before the first new entry"
+        journal.add({"path": "e"})
+    assert path.read_text() == '{"path": "e"}\n'
     path.write_text("nonsense\n")
     with pytest.raises(InputError, match="line 1: expected an entry of a journal"):
         Journal(path)

@@ -25,8 +25,9 @@ from uniformer.camera_motion.visibility import shows_something
 from uniformer.config import did_you_mean
 from uniformer.errors import InputError
 from uniformer.support.files import atomic_path
-from uniformer.support.jobs import Journal, run_parallel
+from uniformer.support.jobs import run_parallel
 from uniformer.support.progress import OnProgress
+from uniformer.support.resume import open_journal
 
 WORLDS = ("doom", "photos")
 SPLITS = ("train", "val", "test")
@@ -132,11 +133,13 @@ def make(
     pictures: Pictures = {}
     if "photos" in recipe.worlds:
         pictures = {split: photos.usable(photos.find_photos(split, photo_folder)) for split in SPLITS}
-    _begin(out, recipe, pictures)
     chunks = sorted(plan(recipe), key=lambda chunk: chunk.number)  # a set that is not complete yet has all splits
+    out = out.absolute()  # a game that makes clips changes its process's folder
     job = partial(make_chunk, out=out, recipe=recipe, pictures=pictures)
     total, new, drawn = sum(len(chunk.labels) for chunk in chunks), 0, 0
-    with Journal(out / RECORD) as journal:
+    outputs = [out / ABOUT, *(out / chunk.path(label) for chunk in chunks for label in chunk.labels)]
+    with open_journal(out / RECORD, outputs, overwrite=True) as journal:
+        _begin(out, recipe, pictures)
         there = {path for path, entry in journal.entries.items() if _is_whole(out, entry)}
         waiting = [chunk for chunk in chunks if not all(chunk.path(label) in there for label in chunk.labels)]
         done = total - sum(len(chunk.labels) for chunk in waiting)
@@ -151,9 +154,9 @@ def make(
             if progress is not None:
                 progress(done, total)
         entries = [journal.entries[chunk.path(label)] for chunk in chunks for label in chunk.labels]
-    entries.sort(key=lambda entry: entry["path"])
-    with atomic_path(out / RECORD) as temporary:
-        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+        entries.sort(key=lambda entry: entry["path"])
+        with atomic_path(out / RECORD) as temporary:
+            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
     counts = {s: dict(Counter(e["class"] for e in entries if e["split"] == s)) for s in SPLITS}
     return Made(len(entries), new, drawn, counts)
 
@@ -185,7 +188,6 @@ def _begin(out: Path, recipe: Recipe, pictures: Pictures) -> None:
         "packages": {name: _package_version(name) for name in ("av", "numpy", "torch", "scikit-image", "vizdoom")},
     }
     try:
-        out.mkdir(parents=True, exist_ok=True)
         if not (out / ABOUT).exists():
             with atomic_path(out / ABOUT) as temporary:
                 temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
@@ -202,9 +204,6 @@ def _begin(out: Path, recipe: Recipe, pictures: Pictures) -> None:
         raise InputError(
             f"{out}: expected to go on with the settings it was begun with, found another value of {other!r}"
         )
-    for split in SPLITS:
-        for left in out.glob(f"{split}/*/.*.mp4"):
-            left.unlink()
 
 
 def _package_version(name: str) -> str | None:

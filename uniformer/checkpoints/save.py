@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from uniformer.checkpoints.contract import Contract
-from uniformer.checkpoints.files import write_ours, write_reference
+from uniformer.checkpoints.files import CONFIG_NAME, WEIGHTS_NAME, write_ours, write_reference
 from uniformer.checkpoints.identify import CheckpointSource, name_of, open_checkpoint
 from uniformer.checkpoints.load import LoadReport, load_model
 from uniformer.checkpoints.proof import check_proof, with_proof
@@ -15,6 +15,7 @@ from uniformer.config import to_dict
 from uniformer.errors import InputError
 from uniformer.network.model import UniFormer
 from uniformer.network.variants import default_input
+from uniformer.support.files import check_outputs
 
 
 def save_checkpoint(model: UniFormer, path: str | os.PathLike[str], contract: Contract | None = None) -> Contract:
@@ -47,9 +48,19 @@ def verify(path: str | os.PathLike[str]) -> tuple[Contract, list[str]]:
 
 
 def convert(
-    source: CheckpointSource, out: str | os.PathLike[str], *, head_dim: int | None = None, averaged: bool = False
+    source: CheckpointSource,
+    out: str | os.PathLike[str],
+    *,
+    head_dim: int | None = None,
+    averaged: bool = False,
+    overwrite: bool = False,
 ) -> LoadReport:
-    """Any readable file -> ours (.safetensors, or a folder), or the reference's form (.pth)."""
+    """Any readable file -> ours (.safetensors, or a folder), or the reference's form (.pth).
+
+    Raises `InputError` where `out` would replace the source or, unless `overwrite`, anything else.
+    """
+    outputs = [Path(out), Path(out, CONFIG_NAME), Path(out, WEIGHTS_NAME)]
+    check_outputs(outputs, [source] if isinstance(source, (str, os.PathLike)) else [], overwrite=overwrite)
     model, contract, report = load_model(source, head_dim=head_dim, averaged=averaged)
     if Path(out).suffix in (".pth", ".pt"):
         write_reference(model.state_dict(), out)

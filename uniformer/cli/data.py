@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from uniformer.support.files import check_outputs, make_folder
 from uniformer.support.progress import progress_bar
 
 HELP = "look at a data set, divide it, re-encode it for fast reading, or make one"
@@ -20,6 +21,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     scan.add_argument("--checkpoint", metavar="ID", help="check clip lengths against what this checkpoint is fed")
     scan.add_argument("--full", action="store_true", help="decode every frame, not the first and last wanted ones only")
     scan.add_argument("--no-resume", action="store_true", help="forget what an earlier scan found")
+    scan.add_argument("--overwrite", action="store_true", help="replace a report and manifests that no scan wrote")
     scan.set_defaults(task=_scan)
 
     split = tasks.add_parser("split", help="divide a data set by groups, with each class in proportion")
@@ -27,6 +29,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     split.add_argument("--fractions", default="train=0.8,val=0.2", help="default: train=0.8,val=0.2")
     split.add_argument("--seed", type=int, default=0)
     split.add_argument("--out", metavar="DIR", required=True, help="a list for each part is written there")
+    split.add_argument("--overwrite", action="store_true", help="replace lists that are there")
     split.set_defaults(task=_split)
 
     prepare = tasks.add_parser("prepare", help="re-encode videos to a short side and a short GOP")
@@ -34,6 +37,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     prepare.add_argument("--out", metavar="DIR", required=True)
     prepare.add_argument("--short-side", type=int, default=256, metavar="PIXELS")
     prepare.add_argument("--gop", type=int, default=16, metavar="FRAMES", help="frames from one keyframe to the next")
+    prepare.add_argument("--overwrite", action="store_true", help="replace files that no earlier run wrote")
     prepare.add_argument("--codec", default="h264", help="h264 (default), or mjpeg: larger, and quickest to read")
     prepare.set_defaults(task=_prepare)
 
@@ -64,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 def _scan(args: argparse.Namespace) -> int:
     from uniformer.checkpoints.records import get_checkpoint
     from uniformer.datasets.open import find_splits, open_dataset
-    from uniformer.datasets.scan import scan
+    from uniformer.datasets.scan import JOURNAL, scan
     from uniformer.reports.dataset import write_dataset_page
 
     splits = [args.split] if args.split else list(find_splits(args.source))
@@ -74,10 +78,18 @@ def _scan(args: argparse.Namespace) -> int:
     for name, manifest in sets.items():
         print(f"{name}: {manifest.origin}")
     out = Path(args.out or f"{str(args.source).rstrip('/')}.scan")
+    _check_journal(args, out / JOURNAL)
     spec = get_checkpoint(args.checkpoint).input if args.checkpoint else None
     with progress_bar("files") as progress:
         result = scan(
-            sets, out, spec=spec, workers=args.workers, resume=not args.no_resume, full=args.full, progress=progress
+            sets,
+            out,
+            spec=spec,
+            workers=args.workers,
+            resume=not args.no_resume,
+            full=args.full,
+            overwrite=args.overwrite,
+            progress=progress,
         )
     write_dataset_page(result.report, result)
     for finding in result.findings:
@@ -100,18 +112,20 @@ def _split(args: argparse.Namespace) -> int:
         except ValueError:
             raise InputError(f"expected --fractions like train=0.8,val=0.2, got {args.fractions!r}") from None
     manifest = _manifest(args)
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    for name, part in split(manifest, fractions, seed=args.seed).items():
-        write_list(part, out / f"{name}.csv")
-        print(f"{out / f'{name}.csv'}: {len(part)} of {len(manifest)}")
+    lists = {Path(args.out, f"{name}.csv"): part for name, part in split(manifest, fractions, seed=args.seed).items()}
+    check_outputs(lists, [args.source], overwrite=args.overwrite)
+    make_folder(args.out)
+    for path, part in lists.items():
+        write_list(part, path)
+        print(f"{path}: {len(part)} of {len(manifest)}")
     return 0
 
 
 def _prepare(args: argparse.Namespace) -> int:
-    from uniformer.datasets.prepare import prepare
+    from uniformer.datasets.prepare import JOURNAL, prepare
 
     manifest = _manifest(args)
+    _check_journal(args, Path(args.out, JOURNAL))
     with progress_bar("videos") as progress:
         result = prepare(
             manifest,
@@ -120,6 +134,7 @@ def _prepare(args: argparse.Namespace) -> int:
             gop=args.gop,
             codec=args.codec,
             workers=args.workers,
+            overwrite=args.overwrite,
             progress=progress,
         )
     print(result)
@@ -158,6 +173,11 @@ def _make(args: argparse.Namespace) -> int:
         print(f"made {made.new} ({made.drawn} drawn) in {seconds:.0f} s: {made.new / seconds:.1f} clips/s")
     print(f"train on it with data.root={args.out}")
     return 0
+
+
+def _check_journal(args: argparse.Namespace, journal: Path) -> None:
+    """A list that has the journal's name is not gone on with."""
+    check_outputs([journal], [] if Path(args.source).is_dir() else [args.source], overwrite=True)
 
 
 def _manifest(args: argparse.Namespace) -> Any:

@@ -15,7 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from uniformer.cli.tables import print_table
-from uniformer.errors import InputError, cannot_write
+from uniformer.errors import InputError
+from uniformer.support.files import atomic_path, check_outputs, make_folder
 from uniformer.support.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 HELP = "name the motion of the camera over time, in a film made on the spot or in your own videos"
 PAGE = "uniformer-demo.html"
+FILES = tuple(f"timeline.{form}" for form in ("json", "csv", "srt", "html"))  # of a video
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -35,6 +37,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         help="with videos: a folder for timeline.json, .csv, .srt and page; "
         f"without: the name of the page (default: {PAGE})",
     )
+    p.add_argument("--overwrite", action="store_true", help="replace what is there of an earlier one")
     p.add_argument("--seed", type=int, metavar="N", help="another film (default: 0)")
     p.add_argument(
         "--checkpoint", metavar="ID|FILE|REPO", help="another network of clips (default: the one in the package)"
@@ -51,6 +54,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.videos and args.seed is not None:
         raise InputError("--seed is for the demo's own film: expected no videos with it")
+    files = [place / name for place in _places(args.out, args.videos) if place for name in FILES]
+    inputs = [*args.videos, *filter(None, [args.checkpoint])]
+    check_outputs(files if args.videos else [args.out or PAGE], inputs, overwrite=args.overwrite)
     predictor = Predictor(args.checkpoint or BUNDLED, device=args.device)
     return _own_videos(args, predictor) if args.videos else _made_film(args, predictor)
 
@@ -66,7 +72,7 @@ def _made_film(args: argparse.Namespace, predictor: Predictor) -> int:
     if seed < 0:
         raise InputError(f"expected a seed from 0 up, got {seed}")
     _check_names(predictor)
-    _make_folder(page.parent)
+    make_folder(page.parent)
     with TemporaryDirectory(prefix="uniformer-demo-") as folder:
         film = Path(folder) / "film.mp4"
         begin = time.perf_counter()
@@ -125,7 +131,7 @@ def _cuts_found(takes: Sequence[Take], timeline: Timeline) -> str:
 def _own_videos(args: argparse.Namespace, predictor: Predictor) -> int:
     places = list(_places(args.out, args.videos))
     if args.out is not None:
-        _make_folder(Path(args.out))  # what cannot be written to is said before hours of work
+        make_folder(Path(args.out))  # what cannot be written to is said before hours of work
     failures = 0
     for video, place in zip(args.videos, places, strict=True):
         try:
@@ -168,21 +174,14 @@ def _places(out: str | None, videos: Sequence[str]) -> Iterator[Path | None]:
 
 def _save(timeline: Timeline, video: Path, folder: Path) -> None:
     from uniformer.reports.timeline import write_timeline_page
-    from uniformer.support.files import atomic_path
 
-    _make_folder(folder)
-    for form, text in (("json", timeline.to_json()), ("csv", timeline.to_csv()), ("srt", timeline.to_srt())):
-        with atomic_path(folder / f"timeline.{form}") as temporary:
+    make_folder(folder)
+    *texts, page = (folder / name for name in FILES)
+    for path, text in zip(texts, (timeline.to_json(), timeline.to_csv(), timeline.to_srt()), strict=True):
+        with atomic_path(path) as temporary:
             temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
-    write_timeline_page(folder / "timeline.html", timeline, video, title=video.name)
-    print(f"{folder}: timeline.json, timeline.csv, timeline.srt, timeline.html")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from None
+    write_timeline_page(page, timeline, video, title=video.name)
+    print(f"{folder}: {', '.join(FILES)}")
 
 
 def _print_timeline(timeline: Timeline) -> None:

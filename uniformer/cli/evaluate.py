@@ -30,6 +30,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--out", metavar="DIR", help="write scores, metrics.json and report.html there; also resumes from it"
     )
+    p.add_argument("--overwrite", action="store_true", help="replace files of these names of another origin")
     p.add_argument("--form", default="npz", choices=("npz", "parquet"), help="of the scores (default: npz)")
     p.add_argument("--probe", choices=("linear", "knn"), help="test a plain classifier on the checkpoint's features")
     p.add_argument("--train", metavar="DATA", help="what to fit the probe to (default: the train split of DATA)")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+
+from uniformer.support.files import check_outputs
 
 HELP = "write a network for OpenVINO or ONNX Runtime"
 
@@ -13,12 +16,16 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--head-dim", type=int, metavar="D", help="channels per attention head, where the file does not tell"
     )
+    p.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
 
 
 def run(args: argparse.Namespace) -> int:
     from uniformer.checkpoints.load import load_model
     from uniformer.speed.export import export
 
+    out = Path(args.out)
+    files = [out, out.with_suffix(".bin")] if out.suffix == ".xml" else [out]
+    check_outputs(files, [args.checkpoint], overwrite=args.overwrite)
     model, contract, _ = load_model(args.checkpoint, head_dim=args.head_dim)
     off = export(model, contract, args.out)
     print(f"wrote {args.out}: its logits are off by {off:.0e} of the largest")

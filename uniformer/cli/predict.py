@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_args
 
-from uniformer.errors import InputError, cannot_write
+from uniformer.errors import InputError
 from uniformer.speed.timings import Compute
+from uniformer.support.files import check_outputs, locked, make_folder
 from uniformer.support.progress import progress_bar
 
 HELP = "label images and videos"
@@ -58,6 +60,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--out", metavar="FILE", help="write results there instead of to standard output")
     p.add_argument("--resume", action="store_true", help="with --out: leave out files that have a result there already")
+    p.add_argument("--overwrite", action="store_true", help="replace what is at --out and --show-sampling")
     p.add_argument(
         "--show-sampling", metavar="PNG|FOLDER", help="picture the frames and crops that the network was fed"
     )
@@ -65,12 +68,28 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Label files one after the other; results are written as they come. Returns 1 if any file failed."""
-    from uniformer.cli.results import FORMATS, HEADERS, finished, open_output
+    form, out = _form(args), args.out
+    if not out:
+        return _predict(args, form)
+    with locked(out, is_file=True) as unlocked:
+        if unlocked:
+            warnings.warn(unlocked, stacklevel=1)
+        _check_outputs(args, [out], args.paths)
+        return _predict(args, form)
+
+
+def _check_outputs(args: argparse.Namespace, outputs: list[Any], inputs: list[str]) -> None:
+    """No file is written over one that is read; with --resume, what is in a folder that is read may be results."""
+    inputs = [path for path in (*inputs, args.checkpoint) if path and not (args.resume and os.path.isdir(path))]
+    check_outputs(outputs, inputs, overwrite=args.overwrite or args.resume)
+
+
+def _predict(args: argparse.Namespace, form: str) -> int:
+    from uniformer.cli.results import FORMATS, HEADERS, Answers
     from uniformer.inference.predictor import Failure, Predictor
     from uniformer.reading.paths import expand
+    from uniformer.support.resume import Records
 
-    form = _form(args)
-    resumes = args.resume and os.path.exists(args.out)
     predictor = Predictor(
         _network(args),
         clips=args.clips,
@@ -86,20 +105,25 @@ def run(args: argparse.Namespace) -> int:
         compute=args.compute,
     )
     weights = "" if form == "table" else predictor.network.weights
-    done = finished(args.out, form, weights) if resumes else set()
+    answers = Records(Path(args.out), Answers(form, weights), resume=args.resume) if args.out else None
+    done = {answer["source"] for answer in answers.read()} if answers else set()
     sources = [s for s in expand(args.paths, clips=predictor.spec.is_video) if s not in done]
+    sheets = _sheets(args.show_sampling, sources)
+    _check_outputs(args, [*filter(None, [args.out]), *sheets.values()], sources)
     failures = []
-    with ExitStack() as stack:
-        out = stack.enter_context(open_output(args.out, append=resumes)) if args.out else sys.stdout
-        if not resumes:
-            print(HEADERS[form], file=out, end="")
-        bar = stack.enter_context(progress_bar("files", shown=len(sources) > 1))
-        on_views = _sampling_pictures(args.show_sampling, predictor, len(sources))
+    with answers or nullcontext(), progress_bar("files", shown=len(sources) > 1) as bar:
+        on_views = _sampling_pictures(sheets, predictor)
+        if answers is None:
+            print(HEADERS[form], end="")
         for number, result in enumerate(predictor.run(sources, on_views=on_views), start=1):
             if isinstance(result, Failure):
                 failures.append(result)
                 bar.say(f"uniformer: {result.error}")
-            print(FORMATS[form](result.to_dict() | {"weights": weights}), file=out, end="", flush=True)
+            said = result.to_dict() | {"weights": weights}
+            if answers is None:
+                print(FORMATS[form](said), end="", flush=True)
+            else:
+                answers.add(said)
             bar(number, len(sources))
     if done:
         print(f"{len(done)} files had a result already", file=sys.stderr)
@@ -157,24 +181,26 @@ def _at_hand(default: str) -> str:
     return checkpoint
 
 
-def _sampling_pictures(where: str | None, predictor: Any, count: int) -> Callable[[Any, Any], None] | None:
-    """What draws the sampling sheet of each source: to the file `where`, or into that folder when there are several."""
+def _sheets(where: str | None, sources: list[str]) -> dict[str, Path]:
+    """Where the sampling sheet of each source goes: the file `where`, or into that folder when there are several."""
     if where is None:
+        return {}
+    if len(sources) == 1 and Path(where).suffix:
+        return {sources[0]: Path(where)}
+    sheets, seen = {}, Counter[str]()
+    for source in sources:
+        name = Path(source).name
+        seen[name] += 1  # files of several folders may share a name
+        sheets[source] = Path(where, f"{name}{f'.{seen[name]}' if seen[name] > 1 else ''}.sampling.png")
+    return sheets
+
+
+def _sampling_pictures(sheets: dict[str, Path], predictor: Any) -> Callable[[Any, Any], None] | None:
+    """What draws the sampling sheet of each source."""
+    if not sheets:
         return None
     from uniformer.reports.sampling import sampling_sheet, save_sheet
 
-    folder, seen = count > 1 or not Path(where).suffix, Counter[str]()
-    if folder:
-        try:
-            Path(where).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(where, error) from None
-
-    def draw(source: Any, views: Any) -> None:
-        name = Path(source).name
-        seen[name] += 1  # files of several folders may share a name
-        again = f".{seen[name]}" if seen[name] > 1 else ""
-        path = Path(where, f"{name}{again}.sampling.png") if folder else Path(where)
-        save_sheet(sampling_sheet(views, predictor.spec, source), path)
-
-    return draw
+    for folder in {path.parent for path in sheets.values()}:
+        make_folder(folder)
+    return lambda source, views: save_sheet(sampling_sheet(views, predictor.spec, source), sheets[source])

@@ -5,17 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import IO, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from uniformer.errors import InputError, cannot_write
-from uniformer.support.files import atomic_path
+from uniformer.errors import InputError
+from uniformer.support.resume import whole_lines
 
 CSV_FIELDS = ("source", "rank", "name", "score", "index", "weights", "error")
-#: Names of files need not be UTF-8: Python holds their stray bytes as surrogates, which go back to the same bytes.
-ENCODING: dict[str, str] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
 
 
 def as_jsonl(result: dict[str, Any]) -> str:
@@ -51,73 +48,73 @@ def _csv_text(rows: Iterable[Iterable[Any]]) -> str:
     return text.getvalue()
 
 
-@contextmanager
-def open_output(path: str, *, append: bool) -> Iterator[IO[str]]:
-    """The file for results. Raises `InputError` when it cannot be opened, or a write fails in the block."""
-    try:
-        with open(path, "a" if append else "w", **ENCODING) as out:  # type: ignore[call-overload]
-            yield out
-    except OSError as error:
-        raise cannot_write(path, error) from None
+class Answers:
+    """How the answers of one checkpoint lie in the file of `--out`: a `resume.Codec`. `weights` tells it from others.
+
+    Read back are the sources of answers: failures are tried again. Raises `InputError` for a file of
+    anything else or with answers of other weights.
+    """
+
+    def __init__(self, form: str, weights: str):
+        self._form, self._weights = form, weights
+        self.header = HEADERS[form].encode()
+
+    def encode(self, result: dict[str, Any]) -> bytes:
+        # Names of files need not be UTF-8: Python holds their stray bytes as surrogates, which go back to the same.
+        return FORMATS[self._form](result).encode("utf-8", "surrogateescape")
+
+    def decode(self, data: bytes, path: Path) -> Iterable[tuple[dict[str, Any], bytes]]:
+        answers: list[list[_Row]] = []
+        for row in (_csv_rows if self._form == "csv" else _jsonl_rows)(data, path):
+            if row.weights is None:
+                continue
+            if row.weights != self._weights:
+                raise InputError(
+                    f"{path}: line {row.number} is of a checkpoint with other weights ({row.weights}, not "
+                    f"{self._weights}): expected results of one checkpoint, give another --out"
+                )
+            if row.is_first or not answers:
+                answers.append([])
+            answers[-1].append(row)
+        if self._form == "csv" and answers and (len(answers) == 1 or len(answers[-1]) < len(answers[0])):
+            answers.pop()  # a kill between two rows of one source leaves some of its labels
+        return (({"source": rows[0].source}, b"".join(row.text for row in rows)) for rows in answers)
 
 
 class _Row(NamedTuple):
-    line: int
+    number: int
     source: str
-    weights: str  #: what tells a checkpoint from all others
-    failed: bool
-    text: str
+    weights: str | None  #: what tells a checkpoint from all others; None of a failure
+    is_first: bool  #: of its source
+    text: bytes
 
 
-def finished(path: str, form: str, weights: str) -> set[str]:
-    """Sources with a result in the file of an earlier run, in the format `form`.
-
-    The file is rewritten without failures, which are tried again, and without what a kill cut short. Raises
-    `InputError` for a file of anything else or with results of other `weights`, and leaves it as it is.
-    """
-    try:
-        with open(path, **ENCODING) as f:  # type: ignore[call-overload]
-            text = f.read()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    text = text[: text.rfind("\n") + 1]
-    rows = [row for row in (_csv_rows if form == "csv" else _jsonl_rows)(text, path) if not row.failed]
-    for row in rows:
-        if row.weights != weights:
-            raise InputError(
-                f"{path}: line {row.line} is of a checkpoint with other weights ({row.weights}, not {weights}): "
-                "expected results of one checkpoint, give another --out"
-            )
-    if form == "csv" and rows:  # a kill between two rows of one source leaves some of its labels
-        counts, last = Counter(row.source for row in rows), rows[-1].source
-        if len(counts) == 1 or counts[last] < counts[rows[0].source]:
-            rows = [row for row in rows if row.source != last]
-    with atomic_path(path) as temporary, open(temporary, "w", **ENCODING) as f:  # type: ignore[call-overload]
-        f.writelines([HEADERS[form], *(row.text for row in rows)])
-    return {row.source for row in rows}
-
-
-def _jsonl_rows(text: str, path: str) -> Iterator[_Row]:
-    for number, line in enumerate(text.split("\n")[:-1], start=1):  # names may hold what else splitlines splits at
+def _jsonl_rows(data: bytes, path: Path) -> Iterator[_Row]:
+    for number, line in enumerate(whole_lines(data), start=1):
         try:
-            result = json.loads(line)
-            failed = "error" in result
-            yield _Row(number, result["source"], "" if failed else result["weights"], failed, line + "\n")
-        except (ValueError, KeyError, TypeError):
+            result = json.loads(line.decode("utf-8", "surrogateescape"))
+            hash(result["source"])
+            yield _Row(number, result["source"], None if "error" in result else result["weights"], True, line)
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise _foreign(path, number) from None
 
 
-def _csv_rows(text: str, path: str) -> Iterator[_Row]:
-    rows = list(csv.reader(io.StringIO(text, newline="")))
-    for number, row in enumerate(rows, start=1):
-        if number == 1 and tuple(row) == CSV_FIELDS:
-            continue
-        if number == 1 or len(row) != len(CSV_FIELDS):
-            if number == len(rows) > 1:  # cut inside a name of several lines
-                return
-            raise _foreign(path, number)
-        yield _Row(number, row[0], row[5], bool(row[6]), _csv_text([row]))
+def _csv_rows(data: bytes, path: Path) -> Iterator[_Row]:
+    lines, begin, number = whole_lines(data), 0, 0
+    reader = csv.reader(line.decode("utf-8", "surrogateescape") for line in lines)
+    try:
+        for number, row in enumerate(reader, start=1):
+            text, begin = b"".join(lines[begin : reader.line_num]), reader.line_num
+            if number == 1 and tuple(row) == CSV_FIELDS:
+                continue
+            if number == 1 or len(row) != len(CSV_FIELDS):
+                if number > 1 and begin == len(lines):  # cut inside a name of several lines
+                    return
+                raise _foreign(path, number)
+            yield _Row(number, row[0], None if row[6] else row[5], row[1] == "1", text)
+    except csv.Error:
+        raise _foreign(path, number + 1) from None
 
 
-def _foreign(path: str, line: int) -> InputError:
+def _foreign(path: Path, line: int) -> InputError:
     return InputError(f"{path}: expected results of `uniformer predict`, found line {line} to be something else")

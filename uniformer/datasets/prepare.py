@@ -26,9 +26,10 @@ from uniformer.errors import InputError
 from uniformer.reading.frames import VideoReader
 from uniformer.reading.sampling import clip_indices
 from uniformer.reading.video import open_video
-from uniformer.support.files import atomic_path
-from uniformer.support.jobs import Journal, run_parallel, stamp
+from uniformer.support.files import atomic_path, stamp
+from uniformer.support.jobs import run_parallel
 from uniformer.support.progress import OnProgress
+from uniformer.support.resume import open_journal
 
 JOURNAL, MANIFEST = "prepared.jsonl", "prepared.manifest"
 
@@ -175,6 +176,7 @@ def prepare(
     codec: str = "h264",
     workers: int | None = None,
     resume: bool = True,
+    overwrite: bool = False,
     progress: OnProgress | None = None,
 ) -> PrepareResult:
     """Re-encode a set's videos into the folder `out`: small, upright, with keyframes close together, without sound.
@@ -187,17 +189,21 @@ def prepare(
         codec: "h264", or "mjpeg" for files several times as large that are read several times as fast.
         workers: processes; None takes one a core, 0 works in this one.
         resume: False encodes everything anew.
+        overwrite: replace files in `out` that no earlier run wrote.
         progress: called with (files done, of how many).
 
     Raises:
-        InputError: the set is not made of video files, none can be read, or `out` cannot be written.
+        InputError: the set is not made of video files, none can be read, or `out` cannot be written: another run has
+            it, or a video would replace itself or a file of another origin.
     """
     if manifest.kind != "video":
         raise InputError(f"expected a set of video files to re-encode, got one of kind {manifest.kind!r}")
     out, encoding = Path(out), Encoding(short_side, gop, codec)
     targets = _targets(manifest)
     count = os.cpu_count() or 1 if workers is None else workers
-    with Journal(out / JOURNAL, resume=resume) as journal:
+    outputs = [out / name for name in (MANIFEST, *targets.values())]
+    inputs = [*targets, *filter(None, [manifest.file])]
+    with open_journal(out / JOURNAL, outputs, inputs, resume=resume, overwrite=overwrite) as journal:
         done = {path for path in targets if _is_done(journal.entries.get(path), path, out / targets[path], encoding)}
         jobs = [(path, str(out / target)) for path, target in targets.items() if path not in done]
         for folder in {os.path.dirname(target) for _, target in jobs}:
@@ -206,8 +212,7 @@ def prepare(
             journal.add(answer or _entry(path, encoding, error="it crashes the decoder"))
             if progress is not None:
                 progress(len(done) + number, len(targets))
-        entries = {path: journal.entries[path] for path in targets}
-    return _result(manifest, targets, entries, out)
+        return _result(manifest, targets, {path: journal.entries[path] for path in targets}, out)
 
 
 def _result(

@@ -24,8 +24,10 @@ from uniformer.errors import InputError
 from uniformer.reading.pictures import load_image
 from uniformer.reading.sampling import clip_indices
 from uniformer.reading.video import open_video
-from uniformer.support.jobs import Journal, run_parallel, stamp
+from uniformer.support.files import stamp
+from uniformer.support.jobs import run_parallel
 from uniformer.support.progress import OnProgress
+from uniformer.support.resume import Journal, open_journal
 
 JOURNAL, REPORT = "files.jsonl", "report.html"
 
@@ -54,6 +56,7 @@ def scan(
     workers: int | None = None,
     resume: bool = True,
     full: bool = False,
+    overwrite: bool = False,
     progress: OnProgress | None = None,
 ) -> ScanResult:
     """Look at every file of a manifest, or of several splits, and write what was found to the folder `out`.
@@ -68,24 +71,27 @@ def scan(
         workers: processes; None takes one a core, 0 works in this one. A file that crashes the decoder is then fatal.
         resume: False begins anew.
         full: decode every frame of every video.
+        overwrite: replace a report and manifests in `out` that no scan wrote.
         progress: called with (files done, of how many).
 
     Raises:
-        InputError: there is no row to look at, or `out` cannot be written. Files that cannot be read raise nothing.
+        InputError: there is no row to look at, or `out` cannot be written, has files of another origin, or is another
+            run's. Files that cannot be read raise nothing.
     """
     named = dict(sets) if isinstance(sets, Mapping) else {"all": sets}
     files = {manifest.path(i): manifest.kind for manifest in named.values() for i in range(len(manifest))}
     if not files:
         raise InputError("expected a data set to look at, got no rows")
     folder, count = Path(out), os.cpu_count() or 1 if workers is None else workers
-    with Journal(folder / JOURNAL, resume=resume) as journal:
+    saved = {name: folder / f"{name}.manifest" for name in named}
+    outputs, inputs = [folder / REPORT, *saved.values()], [m.file for m in named.values() if m.file]
+    with open_journal(folder / JOURNAL, outputs, inputs, resume=resume, overwrite=overwrite) as journal:
         records = _inspect_all(files, journal, spec, full, count, progress or _silent)
         records = _digest_all(files, records, journal, count)
-    marked = {name: _marked(manifest, records) for name, manifest in named.items()}
+        marked = {name: _marked(manifest, records) for name, manifest in named.items()}
+        for name, manifest in marked.items():
+            manifest.save(saved[name])
     findings = tuple(find(named, records, spec))
-    saved = {name: folder / f"{name}.manifest" for name in marked}
-    for name, manifest in marked.items():
-        manifest.save(saved[name])
     return ScanResult(marked, records, findings, folder / REPORT, saved)
 
 

@@ -21,7 +21,6 @@ from uniformer.config import InputSpec, Precision
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.open import open_for_evaluation
 from uniformer.errors import InputError
-from uniformer.evaluation.claim import claim, read_claim
 from uniformer.evaluation.scoring import Reading, check_fits, item_groups, run_items, run_key
 from uniformer.inference.engine import Outcome
 from uniformer.inference.networks import TorchNetwork, evaluating, pooled_features
@@ -30,8 +29,9 @@ from uniformer.network.model import UniFormer
 from uniformer.reading.views import Decoder
 from uniformer.speed.timings import Compute
 from uniformer.support.distributed import joined, this_world
-from uniformer.support.files import atomic_path
+from uniformer.support.files import atomic_path, clear_away
 from uniformer.support.progress import OnProgress
+from uniformer.support.resume import claim, read_claim
 from uniformer.tasks.scores import load_pyarrow
 
 Form = Literal["safetensors", "parquet"]
@@ -238,7 +238,9 @@ def _arrays(
 def _unfinished(folder: Path, about: dict[str, Any]) -> list[int]:
     """The shards that are not there yet, in a folder that is new or holds the same run."""
     claim(folder / KEY_NAME, about, "features")
-    return [n for n in range(about["shards"]) if not _is_whole(_shard_path(folder, n, about["form"]))]
+    paths = [_shard_path(folder, n, about["form"]) for n in range(about["shards"])]
+    clear_away(paths)
+    return [n for n, path in enumerate(paths) if not _is_whole(path)]
 
 
 def _shard_path(folder: Path, number: int, form: str) -> Path:

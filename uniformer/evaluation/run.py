@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +17,7 @@ from uniformer.config import InputSpec, Precision, to_dict
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.open import open_for_evaluation
 from uniformer.errors import InputError
-from uniformer.evaluation.features import Features, extract_features, load_features
+from uniformer.evaluation.features import KEY_NAME, Features, extract_features, load_features
 from uniformer.evaluation.probe import Probe, probe_scores
 from uniformer.evaluation.scoring import Reading, recorded_form, score
 from uniformer.inference.networks import is_exported, open_network
@@ -25,9 +25,10 @@ from uniformer.inference.predictor import with_views
 from uniformer.reading.views import Decoder
 from uniformer.reports.evaluation import About, write_evaluation_page
 from uniformer.speed.timings import Compute
-from uniformer.support.distributed import joined
-from uniformer.support.files import atomic_path
+from uniformer.support.distributed import World, joined
+from uniformer.support.files import atomic_path, check_outputs, clear_away, make_folder
 from uniformer.support.progress import OnProgress, Pace
+from uniformer.support.resume import ROWS_KEY
 from uniformer.tasks import task_of
 from uniformer.tasks.class_order import match, relabelled
 from uniformer.tasks.task import Task
@@ -58,9 +59,8 @@ class Evaluation:
 
     def write(self, folder: str | os.PathLike[str], form: Literal["npz", "parquet"] = "npz") -> Evaluation:
         """Scores, metrics.json and report.html, into a folder; returns this with their paths."""
-        out = Path(folder)
-        out.mkdir(parents=True, exist_ok=True)
-        paths = {"scores": out / f"scores.{form}", "metrics": out / "metrics.json", "report": out / "report.html"}
+        paths = _paths(folder, form)
+        make_folder(folder)
         self.scores.save(paths["scores"])
         with atomic_path(paths["metrics"]) as temporary:
             text = json.dumps(self.to_dict(), indent=2) + "\n"
@@ -92,6 +92,7 @@ def evaluate(
     class_order: Literal["names", "numbers", "fix"] = "names",
     out: str | os.PathLike[str] | None = None,
     form: Literal["npz", "parquet"] = "npz",
+    overwrite: bool = False,
     probe: Probe | None = None,
     train: str | os.PathLike[str] | Manifest | None = None,
     k: int = 20,
@@ -116,6 +117,7 @@ def evaluate(
             usual order of these classes that fits the answers ("fix").
         out: folder for scores, metrics.json and report.html; a run that was cut short goes on there.
         form: of the scores' file.
+        overwrite: replace files in `out` that no evaluation wrote.
         probe: test a plain classifier on the checkpoint's features instead, "linear" or "knn" (`evaluation.probe`),
             fitted to `train`, by default the train split of `data`; features are kept in `out`. `k` and `temperature`
             are of "knn", `c` of "linear": larger is less regularised.
@@ -125,7 +127,7 @@ def evaluate(
     """
     if probe and not out:
         raise InputError("expected out, the folder that the features of a probe are kept in, got none")
-    with joined(device) as world, world.alone_in(Path(out)) if out else nullcontext("") as unlocked:
+    with joined(device) as world, _alone(world, out, form, [checkpoint, data, train], overwrite) as unlocked:
         data_options = (classes, root, separator, label_base)
         manifest = open_for_evaluation(data, split, *data_options)
         notes, known = [unlocked] if unlocked else [], ("", dict[str, float](), "")
@@ -190,6 +192,30 @@ def _in_both(train: Manifest, test: Manifest) -> list[str]:
     seen = {train.path(i) for i in range(len(train))}
     both = sum(test.path(i) in seen for i in range(len(test)))
     return [f"fitted to {train.origin}", *([f"{both} files are in the training set as well"] if both else [])]
+
+
+def _paths(folder: str | os.PathLike[str], form: str) -> dict[str, Path]:
+    """What is written."""
+    names = {"scores": f"scores.{form}", "metrics": "metrics.json", "report": "report.html"}
+    return {what: Path(folder, name) for what, name in names.items()}
+
+
+@contextmanager
+def _alone(
+    world: World, out: str | os.PathLike[str] | None, form: str, inputs: Sequence[object], overwrite: bool
+) -> Iterator[str]:
+    """The folder of the results, if there is to be one, for this run alone, with nothing in it that must not go."""
+    if not out:
+        yield ""
+        return
+    outputs = list(_paths(out, form).values())
+    goes_on = any(Path(out, claim).exists() for claim in (f"answers/{ROWS_KEY}", f"features-test/{KEY_NAME}"))
+    files = [path for path in inputs if isinstance(path, str | os.PathLike) and not os.path.isdir(path)]
+    with world.alone_in(Path(out)) as unlocked:
+        world.from_main(lambda: check_outputs(outputs, files, overwrite=overwrite or goes_on))
+        if world.is_main:
+            clear_away(outputs)
+        yield unlocked
 
 
 def _name(source: object) -> str:

@@ -25,14 +25,13 @@ from uniformer.checkpoints.contract import Contract
 from uniformer.config import Config, InputSpec, Precision, to_dict
 from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError
-from uniformer.evaluation.claim import read_claim
-from uniformer.evaluation.result_log import KEY_NAME, ResultLog
 from uniformer.inference import engine
 from uniformer.inference.networks import TorchNetwork, check_precision, evaluating
 from uniformer.reading.views import Decoder, Views, load_views
 from uniformer.speed.timings import Compute
 from uniformer.support.distributed import World, this_world
 from uniformer.support.progress import OnProgress, Pace
+from uniformer.support.resume import ROWS_KEY, RowLog, read_claim
 from uniformer.tasks import task_of
 from uniformer.tasks.task import Metric, Task
 
@@ -98,7 +97,7 @@ def score(
     """
     manifest = metric.manifest
     check_fits(network.contract.config, manifest, spec)
-    log = None if store is None else ResultLog(store, run_key(network, manifest, spec, reading), metric.dtype)
+    log = None if store is None else RowLog(store, run_key(network, manifest, spec, reading), metric.dtype)
     finished = world.from_main(lambda: np.empty(0, metric.dtype) if log is None else log.read())
     has = np.zeros(len(manifest), bool)
     has[finished["item"]] = True
@@ -106,7 +105,7 @@ def score(
 
     rows: list[npt.NDArray[Any]] = []
     errors: dict[int, str] = {}
-    with nullcontext() if log is None else closing(log.begin(world.rank)) as kept:
+    with nullcontext() if log is None else log.begin(world.rank) as kept:
         for outcome in run_items(
             network, manifest, spec, groups[world.rank :: world.size], reading, progress=progress, pace=pace
         ):
@@ -216,7 +215,7 @@ def run_key(network: Any, manifest: Manifest, spec: InputSpec, reading: Reading)
     }
 
 
-def recorded_form(folder: str | os.PathLike[str], name: str = KEY_NAME) -> Any:
+def recorded_form(folder: str | os.PathLike[str], name: str = ROWS_KEY) -> Any:
     """The form of the network that the results in a folder were computed in; None where there are none."""
     found = (read_claim(Path(folder, name)) or {}).get("network")
     return next((form for form, said in FORM_NAMES.items() if said == found), found)

@@ -19,7 +19,7 @@ from torch import distributed as dist
 from torch import nn
 
 from uniformer.errors import InputError, first_line
-from uniformer.support.lock import locked
+from uniformer.support.files import locked
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
@@ -80,7 +80,7 @@ class World:
 
     @contextmanager
     def alone_in(self, folder: Path) -> Iterator[str]:
-        """Keep other runs out of `folder`, as `lock.locked` does, by the main process."""
+        """Keep other runs out of `folder`, as `locked` does, by the main process."""
         with ExitStack() as stack:
             yield self.from_main(lambda: stack.enter_context(locked(folder)))
 

@@ -1,18 +1,25 @@
-"""Writing files so that a kill or a full disk never leaves half a file under the final name."""
+"""Files that are written: whole or not at all, over no input, and by one run at a time."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
-from collections.abc import Iterator
+import socket
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from uniformer.errors import InputError, cannot_write
+from uniformer.errors import InputError, cannot_write, reason
+
+StrPath = str | os.PathLike[str]
+
+# ---- whole or not at all ---------------------------------------------------------------------------------------------
+
+_RANDOM = 8  # characters of a temporary name
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: StrPath) -> Iterator[Path]:
     """A temporary name beside `path`; what was written there becomes `path` when the block ends without an error.
 
     Raises `InputError` when the folder is missing or the disk refuses; the old file, if any, is then untouched.
@@ -22,21 +29,152 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise InputError(f"cannot write {path}: expected the folder {path.parent} to exist")
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder, expected a file name")
+    temporary = path.with_name(_temporary(path.name, os.urandom(_RANDOM // 2).hex()))
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-        os.close(handle)
-    except OSError as error:
-        raise cannot_write(path, error) from None
-    temporary = Path(name)
-    try:
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         yield temporary
         with open(temporary, "rb") as f:
             os.fsync(f.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's files are private
         temporary.replace(path)
     except OSError as error:
         raise cannot_write(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: StrPath) -> None:
+    """With those above it. Raises `InputError` where that cannot be."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def clear_away(paths: Iterable[StrPath]) -> None:
+    """Remove the temporary files that a kill left beside `paths`. Only for who has them `locked`."""
+    wanted: dict[Path, set[str]] = defaultdict(set)
+    for path in map(Path, paths):
+        wanted[path.parent].add(path.name)
+    for folder, names in wanted.items():
+        for left in folder.glob(".*"):
+            for suffix in {left.suffix, ""}:
+                name, dot, _ = left.name.removesuffix(suffix)[1:].rpartition(".")
+                if dot and name in names and left.name == _temporary(name, left.name[len(name) + 2 :][:_RANDOM]):
+                    left.unlink(missing_ok=True)
+
+
+def _temporary(name: str, token: str) -> str:
+    return f".{name}.{token}{Path(name).suffix}"
+
+
+# ---- over no input ---------------------------------------------------------------------------------------------------
+
+
+def check_outputs(outputs: Iterable[StrPath], inputs: Iterable[StrPath], *, overwrite: bool = False) -> None:
+    """Raises `InputError` where a file that is to be written is one that is read, or is there and is not to go.
+
+    Links are followed. A folder among `inputs` stands for all that is in it; ids, addresses and the like are passed
+    over. With `overwrite` files that are no input may go. To be called before the work.
+    """
+    there = {_identity(path): Path(path) for path in outputs if os.path.isfile(path)}
+    if not there:
+        return
+    for given in inputs:
+        output = there.get(_identity(given))
+        if output is None and os.path.isdir(given):
+            folder = Path(given).resolve()
+            output = next((path for path in there.values() if folder in path.resolve().parents), None)
+        if output is not None:
+            raise InputError(f"cannot write {output}: it would replace the input {given}; give another name")
+    if not overwrite:
+        output = next(iter(there.values()))
+        raise InputError(f"cannot write {output}: it is there already; give another name, or --overwrite to replace it")
+
+
+def _identity(path: StrPath) -> tuple[int, int] | None:
+    """What two names of one file share; None where there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def stamp(path: StrPath) -> tuple[int, int]:
+    """(time of change in nanoseconds, bytes) of a file: if both are as before it counts as the same. (0, 0): none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
+# ---- by one run at a time --------------------------------------------------------------------------------------------
+
+LOCK_NAME = "run.lock"  #: in a folder while a run goes on; says whose it is
+
+
+@contextlib.contextmanager
+def locked(output: StrPath, *, is_file: bool = False) -> Iterator[str]:
+    """Keep other processes' runs out of a folder, made where there is none, or off a file (`is_file`), there or not.
+
+    Gives a note where that is impossible. A process that was killed holds nothing any more, though its lock's file
+    stays until the next run. Raises `InputError` where another process has the output (naming it and its machine), or
+    where it cannot be written.
+    """
+    path = Path(output)
+    if is_file and path.exists() and not path.is_file():
+        if path.is_dir():
+            raise InputError(f"cannot write {path}: it is a folder, expected a file name")
+        yield ""  # a device or a pipe: nothing of it is kept
+        return
+    real = path.resolve() if is_file and path.is_symlink() else path
+    lock = real.parent / f".{real.name}.lock" if is_file else path / LOCK_NAME
+    try:
+        if not is_file:
+            path.mkdir(parents=True, exist_ok=True)
+        handle, note = _taken(lock, path, "file" if is_file else "folder")
+    except OSError as error:
+        raise cannot_write(path if is_file else lock, error) from None
+    try:
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        yield note
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _taken(lock: Path, output: Path, what: str) -> tuple[int, str]:
+    """The lock's file, open and locked; a note where there are no locks."""
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            note = _lock(handle, lock, output, what)
+            if os.path.samestat(os.fstat(handle), os.stat(lock)):
+                return handle, note
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # a run that just ended has removed it between our opening and our locking
+
+
+def _lock(handle: int, lock: Path, output: Path, what: str) -> str:
+    note = f"no locks on the file system of {output}: nothing keeps a second run out of it"
+    try:
+        import fcntl
+    except ImportError:
+        return note
+    try:
+        # A record lock, not flock's, which loading processes would inherit: those of a run that was killed live on
+        # for some seconds.
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        holder = lock.read_text(errors="replace").strip() or "another process"
+        way_out = "give another --out, or wait for its end"
+        raise InputError(f"{output} is in use by {holder}: expected a {what} of one run; {way_out}") from None
+    except OSError as error:
+        return f"{note} ({reason(error)})"
+    return ""

@@ -1,8 +1,7 @@
-"""Long work over many files: in parallel processes, of which one may crash, with a journal so that a run can go on."""
+"""Work over many files in parallel processes, of which one may crash."""
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
@@ -13,79 +12,15 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TypeVar
 
-from uniformer.errors import InputError, cannot_write
+from uniformer.errors import InputError
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
 
 _CLEANING = 3  # seconds that a job has to clean up
 _AHEAD = 4  # jobs handed out per process: enough to keep it busy, few to repeat after a crash
-
-
-class Journal:
-    """One JSON object a line, appended as each piece of work ends; `entries` holds what is there by its "path".
-
-    Of two with one path the later counts. A line that a kill cut short is dropped. Raises `InputError` where the file
-    is no journal or cannot be written.
-    """
-
-    def __init__(self, path: Path, *, resume: bool = True):
-        self.entries: dict[str, dict[str, Any]] = {}
-        try:
-            end = self._read(path) if resume and path.exists() else 0
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "ab")  # noqa: SIM115 - closed by close()
-            self._file.truncate(end)
-        except OSError as error:
-            raise cannot_write(path, error) from None
-
-    def _read(self, path: Path) -> int:
-        """Takes in the lines that are whole; returns where they end."""
-        end = 0
-        with open(path, "rb") as f:
-            for number, line in enumerate(f, 1):
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    entry = json.loads(line)
-                    self.entries[entry["path"]] = entry
-                except (ValueError, KeyError, TypeError):
-                    raise InputError(f"{path}, line {number}: expected an entry of a journal, found another") from None
-                end += len(line)
-        return end
-
-    def add(self, entry: dict[str, Any]) -> None:
-        """Append one entry: once this returns, a kill of this process does not lose it."""
-        self.entries[entry["path"]] = entry
-        try:
-            self._file.write(json.dumps(entry).encode() + b"\n")
-            self._file.flush()
-        except OSError as error:
-            raise cannot_write(self._file.name, error) from None
-
-    def close(self) -> None:
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def stamp(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(time of change in nanoseconds, bytes) of a file: if both are as before it counts as the same. (0, 0): none."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return 0, 0
-    return status.st_mtime_ns, status.st_size
 
 
 def run_parallel(

@@ -27,7 +27,7 @@ from uniformer.inference.networks import TorchNetwork, evaluating
 from uniformer.network.model import UniFormer
 from uniformer.speed.timings import Compute
 from uniformer.support.distributed import joined
-from uniformer.support.files import atomic_path
+from uniformer.support.files import atomic_path, clear_away
 from uniformer.support.progress import Pace
 from uniformer.tasks.task import Task
 from uniformer.training.batches import Batch, batches
@@ -77,7 +77,7 @@ def fit(
         Log(out, quiet=not world.is_main, tensorboard=recipe.loop.tensorboard) as log,
     ):
         if world.is_main:
-            clear_away(out)
+            clear_away(out / name for name in (STATE, RESULT, BEST, AVERAGE))
         log.notes(unlocked)
         run, state = prepare(recipe, train_set, val_set, out, world, log, network=network, task=task, opened=opened)
         if state is None:
@@ -91,13 +91,6 @@ def fit(
                 log.say(f"stopped by signal {stopped_by} at step {run.learner.progress.step}, ready to go on")
                 return TrainingResult(out, run.learner.progress.scores, stopped_by)
         return finish(run)
-
-
-def clear_away(out: Path) -> None:
-    """Remove what a kill left half written beside the files of a run."""
-    for name in (STATE, RESULT, BEST, AVERAGE):
-        for left in out.glob(f".{name}.*"):
-            left.unlink()
 
 
 # ---- the loop --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,239 @@
+"""Nobody's file is harmed: no verb writes over what it reads, nor over anything else that nobody said may go.
+
+Real files and the real command line; each refusal is one line, and all files are afterwards as they were.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from tests import odd_media
+from tests.command_line import COMMAND, Cli, Ended, one_line
+from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
+from uniformer.checkpoints.keys import to_reference
+from uniformer.checkpoints.save import convert
+from uniformer.support.files import atomic_path, check_outputs, clear_away
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Networks, videos, photographs, frames and lists."""
+    folder = tmp_path_factory.mktemp("originals")
+    save_tiny(folder / "clips.safetensors", CLIPS)
+    save_tiny(folder / "images.safetensors", IMAGES)
+    convert(folder / "images.safetensors", folder / "hub")
+    torch.save({"model": to_reference(tiny_model().state_dict())}, folder / "net.bin")
+    for name in ("a", "b"):
+        (folder / "v" / name).mkdir(parents=True)
+        odd_media.encode(folder / "v" / name / f"{name}.mp4", frames=8)
+    for name in ("photos/one.png", "photos/two.png", "frames/0.png", "frames/1.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(odd_media.picture(len(name))).save(folder / name)
+    (folder / "list.txt").write_text("photos/one.png\nphotos/two.png\n")
+    (folder / "train.csv").write_text("path,label\n" + "".join(f"v/{n}/{n}.mp4,{i}\n" for i, n in enumerate("ab")))
+    return folder
+
+
+@pytest.fixture
+def place(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of them in a folder with a space in its name, which is the current one; links to some beside."""
+    folder = tmp_path / "my files"
+    shutil.copytree(originals, folder)
+    (folder / "link.mp4").symlink_to("v/a/a.mp4")
+    os.link(folder / "v/a/a.mp4", folder / "hard.mp4")
+    (folder / "w").symlink_to("v")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes | str]:
+    """Every file's bytes and every link's aim."""
+    return {
+        str(path.relative_to(folder)): os.readlink(path) if path.is_symlink() else path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_symlink() or path.is_file()
+    }
+
+
+def cannot_write(ended: Ended, *words: str) -> None:
+    """As `one_line`, but that what the data were taken for may be said before."""
+    one_line(ended._replace(out=""), "cannot write ", *words)
+
+
+IMAGE, CLIP = ("--checkpoint", "images.safetensors"), ("--checkpoint", "clips.safetensors")
+OVER_INPUTS = {
+    "a video": ("predict", "v/a/a.mp4", *CLIP, "--out", "v/a/a.mp4"),
+    "by another way": ("predict", "v/a/a.mp4", *CLIP, "--out", "v/../v/a/a.mp4"),
+    "by its whole path": ("predict", "v/a/a.mp4", *CLIP, "--out", "{here}/v/a/a.mp4"),
+    "a linked folder": ("predict", "w/a/a.mp4", *CLIP, "--out", "v/a/a.mp4"),
+    "a symbolic link": ("predict", "v/a/a.mp4", *CLIP, "--out", "link.mp4"),
+    "through a link": ("predict", "link.mp4", *CLIP, "--out", "v/a/a.mp4"),
+    "a hard link": ("predict", "v/a/a.mp4", *CLIP, "--out", "hard.mp4"),
+    "one of a folder": ("predict", "photos", *IMAGE, "--out", "photos/two.png"),
+    "one of a list": ("predict", "list.txt", *IMAGE, "--out", "photos/two.png"),
+    "one of a pattern": ("predict", "photos/*.png", *IMAGE, "--out", "photos/two.png"),
+    "a list": ("predict", "list.txt", *IMAGE, "--out", "list.txt"),
+    "a frame": ("predict", "frames", *CLIP, "--out", "frames/1.png"),
+    "a network": ("predict", "photos", *IMAGE, "--out", "images.safetensors"),
+    "a part of a network": ("predict", "photos", "--checkpoint", "hub", "--out", "hub/config.json"),
+    "a picture by its sheet": ("predict", "photos/one.png", *IMAGE, "--show-sampling", "photos/one.png"),
+    "videos re-encoded": ("data", "prepare", "v", "--workers", "0", "--out", "v"),
+    "re-encoded by another way": ("data", "prepare", "v", "--workers", "0", "--out", "v/../v"),
+    "re-encoded through a link": ("data", "prepare", "v", "--workers", "0", "--out", "w"),
+    "a list divided": ("data", "split", "train.csv", "--out", ".", "--fractions", "train=0.5,val=0.5"),
+    "a film's videos": ("demo", "v/a/a.mp4", "v/b/b.mp4", "--out", "v/a/a.mp4"),
+    "converted": ("convert", "images.safetensors", "images.safetensors"),
+    "converted folder": ("convert", "hub", "hub"),
+    "converted into its folder": ("convert", "hub", "hub/model.safetensors"),
+    "exported": ("export", "net.bin", "net.xml", "--head-dim", "16"),
+    "a list evaluated": ("eval", "clips.safetensors", "metrics.json", "--out", "."),
+}
+
+
+@pytest.mark.parametrize("what", OVER_INPUTS)
+def test_no_input_is_written_over(what: str, cli: Cli, place: Path) -> None:
+    """Not with --overwrite either."""
+    if what == "a list evaluated":
+        (place / "metrics.json").write_text(json.dumps([{"path": "v/a/a.mp4", "label": 0}]))
+    before = contents(place)
+    command = [part.format(here=place) for part in OVER_INPUTS[what]]
+    for more in (["--overwrite"], []):
+        cannot_write(cli(*command, *more))
+        assert contents(place) == before
+
+
+OVER_OTHERS: dict[str, tuple[str, tuple[str, ...]]] = {  # what is there, and a command that would replace it
+    "answers": ("old.jsonl", ("predict", "photos", *IMAGE, "--out", "old.jsonl")),
+    "a linked file": ("old.csv", ("predict", "photos", *IMAGE, "--out", "link.csv")),
+    "a sheet": ("old.png", ("predict", "photos/one.png", *IMAGE, "--show-sampling", "old.png")),
+    "one of several sheets": (
+        "s/two.png.sampling.png",
+        ("predict", "photos", *IMAGE, "--show-sampling", "s", "--out", "new.jsonl"),
+    ),
+    "a list": ("val.csv", ("data", "split", "v", "--out", ".", "--fractions", "train=0.5,val=0.5")),
+    "a re-encoded video": ("new/a/a.mp4", ("data", "prepare", "v", "--workers", "0", "--out", "new")),
+    "a manifest": ("v.scan/all.manifest", ("data", "scan", "v", "--workers", "0")),
+    "scores": ("out/report.html", ("eval", "clips.safetensors", "v", "--workers", "0", "--out", "out")),
+    "a page": ("page.html", ("demo", "--out", "page.html")),
+    "a timeline": ("out/timeline.csv", ("demo", "v/a/a.mp4", "--out", "out")),
+    "a network": ("old.pth", ("convert", "images.safetensors", "old.pth")),
+    "a network's folder": ("old/config.json", ("convert", "images.safetensors", "old")),
+    "exported weights": ("old.bin", ("export", "images.safetensors", "old.xml")),
+}
+
+
+@pytest.mark.parametrize("what", OVER_OTHERS)
+def test_nothing_else_is_replaced_unless_that_is_said(what: str, cli: Cli, place: Path) -> None:
+    name, command = OVER_OTHERS[what]
+    (place / "link.csv").symlink_to("old.csv")
+    (place / name).parent.mkdir(exist_ok=True, parents=True)
+    (place / name).write_text("of some other origin")
+    before = contents(place)
+    cannot_write(cli(*command), "--overwrite")
+    assert contents(place) == before
+
+
+TIMINGS = r'"timings": {.*?}'
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "txt"])
+def test_with_overwrite_the_first_answer_replaces_what_is_there(suffix: str, cli: Cli, place: Path) -> None:
+    out = place / f"old.{suffix}"
+    for command in (("predict", "none.png", "--checkpoint", "none.pth"), ("predict", "*.none", *IMAGE)):
+        out.write_text("before")
+        one_line(cli(*command, "--out", out, "--overwrite"))
+        assert out.read_text() == "before", "nothing is touched before work"
+    assert cli("predict", "photos", *IMAGE, "--out", out, "--overwrite").status == 0
+    fresh = place / f"new.{suffix}"
+    assert cli("predict", "photos", *IMAGE, "--out", fresh).status == 0
+    assert re.sub(TIMINGS, "", out.read_text()) == re.sub(TIMINGS, "", fresh.read_text())
+    (place / "link").symlink_to(out.name)
+    assert cli("predict", "photos/one.png", *IMAGE, "--out", "link", "--format", "csv", "--overwrite").status == 0
+    assert (place / "link").is_symlink()
+    assert out.read_text().startswith("source,")
+    assert not [path for path in place.rglob(".*") if path.is_file()]
+
+
+def test_results_appear_when_there_is_something_to_show(cli: Cli, place: Path) -> None:
+    one_line(cli("predict", "*.none", *IMAGE, "--out", "new.jsonl"), "nothing matches")
+    one_line(cli("predict", "photos", "--checkpoint", "none.pth", "--out", "new.jsonl"), "no checkpoint at")
+    assert not [path for path in place.iterdir() if "new" in path.name]
+
+
+def test_results_within_a_folder_that_is_read_are_gone_on_with(cli: Cli, place: Path) -> None:
+    command = ("predict", "photos", *IMAGE, "--out", "photos/new.jsonl", "--resume")
+    assert cli(*command).status == 0
+    before = contents(place)
+    assert cli(*command).err == "2 files had a result already\n"
+    assert contents(place) == before
+
+
+def test_repeated_work_replaces_its_own(cli: Cli, place: Path) -> None:
+    for command in (
+        ("data", "scan", "v", "--workers", 0),
+        ("data", "prepare", "v", "--workers", 0, "--out", "new"),
+        ("eval", "clips.safetensors", "train.csv", "--workers", 0, "--class-order", "numbers", "--out", "v"),
+        ("features", "clips.safetensors", "train.csv", "--workers", 0, "--out", "v"),
+    ):
+        first, again = cli(*command), cli(*command)
+        assert first.status == again.status == 0, (first, again)
+
+
+def test_two_runs_into_one_file(place: Path) -> None:
+    """Started together: the first to come has the file, the other one ends in one line."""
+    (place / "many").mkdir()
+    for number in range(150):
+        os.link(place / "v/a/a.mp4", place / "many" / f"{number:03}.mp4")
+    command = [*COMMAND, "predict", "many", *CLIP, "--out", "same.jsonl"]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [run.communicate() for run in runs]
+    assert sorted(run.returncode for run in runs) == [0, 2]
+    refusal = next(err for run, (_, err) in zip(runs, said, strict=True) if run.returncode == 2)
+    assert refusal.startswith("uniformer: ")
+    assert refusal.count("\n") == 1
+    assert "same.jsonl is in use by process" in refusal or "same.jsonl: it is there already" in refusal
+    found = [json.loads(line)["source"] for line in (place / "same.jsonl").read_text().splitlines()]
+    assert found == [f"many/{number:03}.mp4" for number in range(150)]
+    assert not list(place.glob(".same*"))
+
+
+# ---- the rule itself -------------------------------------------------------------------------------------------------
+
+
+def test_the_rule(place: Path) -> None:
+    check_outputs(["new"], ["v/a/a.mp4", "an.id", "https://example.org/a.mp4", "x\0y"])
+    check_outputs(["v", "list.txt"], ["photos"], overwrite=True)
+    with refused(r"cannot write list.txt: it is there already; give another name, or --overwrite to replace it"):
+        check_outputs(["new", "list.txt"], ["photos"])
+    with refused(r"cannot write w/a/a.mp4: it would replace the input v; give another name"):
+        check_outputs(["w/a/a.mp4"], ["v"], overwrite=True)
+
+
+def test_only_what_a_kill_left_is_cleared_away(tmp_path: Path) -> None:
+    for name in ("a.csv", "b", "c.manifest"):
+        with atomic_path(tmp_path / name) as temporary:
+            temporary.touch()
+            left = tmp_path / temporary.name
+            shutil.copy(temporary, tmp_path / "copy")
+        (tmp_path / "copy").rename(left)
+    others = [
+        ".a.csv.lock",
+        ".a.csv.0a1b2c3.csv",
+        ".a.csv.0a1b2c3d.txt",
+        ".b.0a1b2c3d.b",
+        ".d.csv.0a1b2c3d.csv",
+        ".bashrc",
+    ]
+    for name in others:
+        (tmp_path / name).touch()
+    clear_away(tmp_path / name for name in ("a.csv", "b", "c.manifest", "gone/e.csv"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "a.csv", "b", "c.manifest"])

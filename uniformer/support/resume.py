@@ -1,0 +1,260 @@
+"""Finished work on disk, so that a run that was cut short goes on: whose results they are, and records as they come.
+
+A kill can spoil the last record of a file at most: it is dropped and made again. Nothing that is there is touched
+before the first new record. numpy only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from uniformer.errors import InputError, cannot_write
+from uniformer.support.files import atomic_path, check_outputs, clear_away, locked, make_folder
+
+Record = TypeVar("Record")
+
+# ---- whose results they are ------------------------------------------------------------------------------------------
+
+
+def claim(path: Path, run: Mapping[str, Any], what: str) -> None:
+    """Write into `path` what the folder's results, `what` in a word, are of; or find the same said there already.
+
+    Raises `InputError` where its folder holds another run's results or cannot be written.
+    """
+    found = read_claim(path)
+    if found is None:
+        make_folder(path.parent)
+        clear_away([path])
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+        return
+    other = [name for name in {**run, **found} if found.get(name) != run.get(name)]
+    if other:
+        raise InputError(
+            f"{path.parent} holds {what} of another run ({', '.join(other)} differ): expected an empty folder or the "
+            "same run"
+        )
+
+
+def read_claim(path: Path) -> dict[str, Any] | None:
+    """What a folder's results are of; None where there are none. Raises `InputError` for a damaged file."""
+    if not path.is_file():
+        return None
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected a description of results, found a damaged one: {error}") from None
+    if not isinstance(run, dict):
+        raise InputError(f"{path}: expected a description of results, found something else")
+    return run
+
+
+# ---- records, appended as they come ----------------------------------------------------------------------------------
+
+
+class Codec(Protocol[Record]):
+    """How records lie in a file, one after the other, behind a `header`."""
+
+    header: bytes
+
+    def encode(self, record: Record, /) -> bytes: ...
+
+    def decode(self, data: bytes, path: Path, /) -> Iterable[tuple[Record, bytes]]:
+        """The records of a file that stay, with their bytes: without what a kill cut short.
+
+        Raises `InputError` where `data` is another kind of file.
+        """
+
+
+class Records(Generic[Record]):
+    """A file of records, each safe from a kill of this process once `add` returns.
+
+    `resume=False` begins anew: the first record takes the place of whatever is there. So it does, with the records that
+    stay, where others between them go. Raises `InputError` where the file is of another kind or cannot be written.
+    """
+
+    def __init__(self, path: Path, codec: Codec[Record], *, resume: bool = True):
+        self.path = path.resolve() if path.is_symlink() else path
+        self._codec, self._resume = codec, resume
+        self._end: int | None = None  # of the records that stay; None until `read`
+        self._moved: list[bytes] = []  # those behind `_end` that others in front of them leave
+        self._file: Any = None
+
+    def read(self) -> list[Record]:
+        """The records of earlier runs that stay."""
+        try:
+            data = self.path.read_bytes() if self._resume and self.path.is_file() else b""
+        except OSError as error:
+            raise InputError(f"cannot read {self.path}: {error.strerror}") from None
+        header, found = self._codec.header, []
+        self._end, self._moved = len(header) if data.startswith(header) else 0, []
+        for record, piece in self._codec.decode(data, self.path):
+            found.append(record)
+            if not self._moved and data.startswith(piece, self._end):
+                self._end += len(piece)
+            else:
+                self._moved.append(piece)
+        return found
+
+    def add(self, record: Record) -> None:
+        """Append one record."""
+        data = self._codec.encode(record)
+        try:
+            if self._file is None:
+                self._begin(data)
+            else:
+                self._write(data)
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
+
+    def _begin(self, data: bytes) -> None:
+        if self._end is None:
+            self.read()
+        is_special = self.path.exists() and not self.path.is_file()  # a pipe, a device
+        appends = bool(self._end) and not self._moved
+        if not appends and not is_special:
+            clear_away([self.path])
+            kept = [self.path.read_bytes()[: self._end]] if self._end else [self._codec.header]
+            with atomic_path(self.path) as temporary, open(temporary, "wb") as f:
+                f.writelines([*kept, *self._moved, data])
+        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
+        if appends:
+            self._file.truncate(self._end)
+            self._write(data)
+        elif is_special:
+            self._write(self._codec.header + data)
+
+    def _write(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:  # on a full disk one call takes a part, and the next one says why
+            left = left[self._file.write(left) :]
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def whole_lines(data: bytes) -> list[bytes]:
+    """With their ends; the last is left out where it has none."""
+    return [line + b"\n" for line in data.split(b"\n")[:-1]]  # names may hold what else splitlines splits at
+
+
+class _JsonLines:
+    header = b""
+
+    def encode(self, entry: dict[str, Any]) -> bytes:
+        return json.dumps(entry).encode() + b"\n"
+
+    def decode(self, data: bytes, path: Path) -> Iterable[tuple[dict[str, Any], bytes]]:
+        for number, line in enumerate(whole_lines(data), start=1):
+            try:
+                entry = json.loads(line)
+                hash(entry["path"])
+            except (ValueError, KeyError, TypeError, RecursionError):
+                raise InputError(f"{path}, line {number}: expected an entry of a journal, found another") from None
+            yield entry, line
+
+
+class Journal(Records[dict[str, Any]]):
+    """One JSON object a line; `entries` holds what is there by its "path". Of two with one path the later counts."""
+
+    def __init__(self, path: Path, *, resume: bool = True):
+        super().__init__(path, _JsonLines(), resume=resume)
+        self.entries = {entry["path"]: entry for entry in self.read()}
+
+    def add(self, entry: dict[str, Any]) -> None:
+        super().add(entry)
+        self.entries[entry["path"]] = entry
+
+
+@contextmanager
+def open_journal(
+    path: Path,
+    outputs: Collection[Path],
+    inputs: Iterable[str] = (),
+    *,
+    resume: bool = True,
+    overwrite: bool = False,
+) -> Iterator[Journal]:
+    """The journal of work that writes `outputs`, its folder locked and cleared of what a kill left half written.
+
+    Raises `InputError` where the folder has another run, where an output is one of `inputs` or, unless `overwrite`,
+    where outputs are there but no journal.
+    """
+    with locked(path.parent) as unlocked:
+        if unlocked:
+            warnings.warn(unlocked, stacklevel=1)
+        check_outputs(outputs, inputs, overwrite=overwrite or path.exists())
+        clear_away(outputs)
+        try:
+            path.touch()  # before the first output: from now on those that are there are of this work
+        except OSError as error:
+            raise cannot_write(path, error) from None
+        with Journal(path, resume=resume) as journal:
+            yield journal
+
+
+class _FixedRows:
+    """Rows of one size, each with its checksum. One that fails it, as a crash of the machine may leave, is dropped."""
+
+    header = b""
+
+    def __init__(self, dtype: np.dtype[Any]):
+        self._dtype = dtype
+
+    def encode(self, row: npt.NDArray[Any]) -> bytes:
+        data = row.tobytes()
+        return data + zlib.crc32(data).to_bytes(4, "little")
+
+    def decode(self, data: bytes, path: Path) -> Iterable[tuple[npt.NDArray[Any], bytes]]:
+        size = self._dtype.itemsize + 4
+        for begin in range(0, len(data) - size + 1, size):
+            piece = data[begin : begin + size]
+            if zlib.crc32(piece[:-4]) == int.from_bytes(piece[-4:], "little"):
+                yield np.frombuffer(piece, self._dtype, 1), piece
+
+
+ROWS_KEY = "run.json"  #: in a folder of rows: what they are results of
+
+
+class RowLog:
+    """Rows of `dtype`, a structured type with the field `item`, in a folder; `key` says what they are results of.
+
+    Each process of a run appends to a file of its own; who wrote a row does not matter. Raises `InputError` where the
+    folder holds rows of another key or cannot be written.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], key: Mapping[str, str], dtype: npt.DTypeLike):
+        self._folder, self._key, self._dtype = Path(folder), key, np.dtype(dtype)
+        self._codec = _FixedRows(self._dtype)
+
+    def read(self) -> npt.NDArray[Any]:
+        """In one process, before the others begin: the rows of earlier runs, each item once."""
+        claim(self._folder / ROWS_KEY, self._key, "answers")
+        parts = [Records(path, self._codec).read() for path in sorted(self._folder.glob("rows-*.bin"))]
+        rows = np.concatenate([np.empty(0, self._dtype), *(row for part in parts for row in part)])
+        return rows[np.unique(rows["item"], return_index=True)[1]]
+
+    def begin(self, rank: int) -> Records[npt.NDArray[Any]]:
+        """In every process: where its rows go."""
+        make_folder(self._folder)  # read() did so, unless on another machine
+        return Records(self._folder / f"rows-{rank}.bin", self._codec)
