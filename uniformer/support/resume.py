@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
@@ -80,15 +79,14 @@ class Codec(Protocol[Record]):
 class Records(Generic[Record]):
     """A file of records, each safe from a kill of this process once `add` returns.
 
-    `resume=False` begins anew: the first record takes the place of whatever is there. So it does, with the records that
-    stay, where others between them go. Raises `InputError` where the file is of another kind or cannot be written.
+    The first one is written together with those of earlier runs that stay, whole or not at all; `resume=False` begins
+    anew. Raises `InputError` where the file is of another kind or cannot be written.
     """
 
     def __init__(self, path: Path, codec: Codec[Record], *, resume: bool = True):
         self.path = path.resolve() if path.is_symlink() else path
         self._codec, self._resume = codec, resume
-        self._end: int | None = None  # of the records that stay; None until `read`
-        self._moved: list[bytes] = []  # those behind `_end` that others in front of them leave
+        self._kept: list[bytes] | None = None  # what stays, until it is written
         self._file: Any = None
 
     def read(self) -> list[Record]:
@@ -97,48 +95,34 @@ class Records(Generic[Record]):
             data = self.path.read_bytes() if self._resume and self.path.is_file() else b""
         except OSError as error:
             raise InputError(f"cannot read {self.path}: {error.strerror}") from None
-        header, found = self._codec.header, []
-        self._end, self._moved = len(header) if data.startswith(header) else 0, []
-        for record, piece in self._codec.decode(data, self.path):
-            found.append(record)
-            if not self._moved and data.startswith(piece, self._end):
-                self._end += len(piece)
-            else:
-                self._moved.append(piece)
-        return found
+        found = list(self._codec.decode(data, self.path))
+        self._kept = [self._codec.header, *(piece for _, piece in found)]
+        return [record for record, _ in found]
 
     def add(self, record: Record) -> None:
         """Append one record."""
         data = self._codec.encode(record)
         try:
             if self._file is None:
-                self._begin(data)
-            else:
-                self._write(data)
+                data = self._begin(data)
+            left = memoryview(data)
+            while left:  # on a full disk one call takes a part, and the next one says why
+                left = left[self._file.write(left) :]
         except OSError as error:
             raise cannot_write(self.path, error) from None
 
-    def _begin(self, data: bytes) -> None:
-        if self._end is None:
+    def _begin(self, data: bytes) -> bytes:
+        """Open the file, with the first record in it; what is still to be written: of a device or a pipe, all."""
+        if self._kept is None:
             self.read()
-        is_special = self.path.exists() and not self.path.is_file()  # a pipe, a device
-        appends = bool(self._end) and not self._moved
-        if not appends and not is_special:
+        first, self._kept = [*(self._kept or []), data], []
+        if self.path.is_file() or not self.path.exists():
             clear_away([self.path])
-            kept = [self.path.read_bytes()[: self._end]] if self._end else [self._codec.header]
             with atomic_path(self.path) as temporary, open(temporary, "wb") as f:
-                f.writelines([*kept, *self._moved, data])
+                f.writelines(first)
+            first = []
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
-        if appends:
-            self._file.truncate(self._end)
-            self._write(data)
-        elif is_special:
-            self._write(self._codec.header + data)
-
-    def _write(self, data: bytes) -> None:
-        left = memoryview(data)
-        while left:  # on a full disk one call takes a part, and the next one says why
-            left = left[self._file.write(left) :]
+        return b"".join(first)
 
     def close(self) -> None:
         if self._file is not None:
@@ -147,9 +131,7 @@ class Records(Generic[Record]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
