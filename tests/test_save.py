@@ -201,7 +201,7 @@ from uniformer.errors import InputError
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 for out in sys.argv[2:]:
     try:
-        convert(sys.argv[1], out)
+        convert(sys.argv[1], out, overwrite=True)
     except InputError as error:
         print(error)
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import stat
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -31,10 +32,13 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
         raise InputError(f"cannot write {path}: it is a folder, expected a file name")
     temporary = path.with_name(_temporary(path.name, os.urandom(_RANDOM // 2).hex()))
     try:
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
+        os.close(handle)
         yield temporary
         with open(temporary, "rb") as f:
             os.fsync(f.fileno())
+        temporary.chmod(mode)  # safetensors makes a private file of its own in its place
         temporary.replace(path)
     except OSError as error:
         raise cannot_write(path, error) from None
