@@ -98,7 +98,7 @@ def test_predict_falls_back_to_it_where_the_default_cannot_be_had(clip: Path, tm
     assert note.startswith(
         f"the default checkpoint {DEFAULT_VIDEO} could not be fetched (cannot reach http://127.0.0.1:"
     )
-    assert note.endswith("using the model in the box, which names camera motion, not actions")
+    assert note.endswith("using the bundled model, which names camera motion, not actions")
     assert json.loads(ended.stdout)["checkpoint"] == BUNDLED
 
 

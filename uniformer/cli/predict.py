@@ -10,21 +10,14 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
+from uniformer.cli.options import add_reading, call
 from uniformer.errors import InputError
-from uniformer.speed.timings import Compute
 from uniformer.support.files import check_outputs, locked, make_folder
 from uniformer.support.progress import progress_bar
 
 HELP = "label images and videos"
-
-
-def add_compute_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "--compute", choices=get_args(Compute), help="form of the network (default: the best by `uniformer bench`)"
-    )
-    p.add_argument("--plain", dest="compute", action="store_const", const="plain", help="short for --compute plain")
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -40,21 +33,8 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--untrained", metavar="ARCH", help="a network with random weights instead: tries the way, needs no download"
     )
-    p.add_argument("--clips", type=int, help="clips per video (default: the checkpoint's)")
-    p.add_argument("--crops", type=int, choices=(1, 3), help="crops per clip (default: the checkpoint's)")
     p.add_argument("--top-k", type=int, default=5, metavar="K", help="labels per file (default: 5)")
-    p.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU when there is one)")
-    p.add_argument("--precision", default="float32", choices=("float32", "bfloat16", "float16"))
-    p.add_argument("--batch-size", type=int, default=8, metavar="N", help="views per forward pass (default: 8)")
-    p.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read ahead (default: 2)")
-    p.add_argument("--backend", default="pyav", choices=("pyav", "torchcodec"), help="video decoder")
-    p.add_argument(
-        "--follow-seconds", action="store_true", help="scale strides by the frame rate, as long clips as in training"
-    )
-    p.add_argument(
-        "--head-dim", type=int, metavar="D", help="channels per attention head, for files that nothing tells it of"
-    )
-    add_compute_arguments(p)
+    add_reading(p)
     p.add_argument(
         "--format", choices=("table", "jsonl", "csv"), help="default: table, or by the name given with --out"
     )
@@ -84,46 +64,32 @@ def _check_outputs(args: argparse.Namespace, outputs: list[Any], inputs: list[st
     check_outputs(outputs, inputs, overwrite=args.overwrite or args.resume)
 
 
-def _predict(args: argparse.Namespace, form: str) -> int:
-    from uniformer.cli.results import FORMATS, HEADERS, Answers
+def _predict(args: argparse.Namespace, form: Any) -> int:
     from uniformer.inference.predictor import Failure, Predictor
+    from uniformer.inference.results import Answers
     from uniformer.reading.paths import expand
     from uniformer.support.resume import Records
 
-    predictor = Predictor(
-        _network(args),
-        clips=args.clips,
-        crops=args.crops,
-        top_k=args.top_k,
-        device=args.device,
-        precision=args.precision,
-        batch_size=args.batch_size,
-        backend=args.backend,
-        follow_seconds=args.follow_seconds,
-        workers=args.workers,
-        head_dim=args.head_dim,
-        compute=args.compute,
-    )
-    weights = "" if form == "table" else predictor.network.weights
-    answers = Records(Path(args.out), Answers(form, weights), resume=args.resume) if args.out else None
-    done = {answer["source"] for answer in answers.read()} if answers else set()
+    predictor = call(Predictor, args, model=_network(args))
+    answers = Answers(form, "" if form == "table" else predictor.network.weights, predictor.task.result)
+    kept = Records(Path(args.out), answers, resume=args.resume) if args.out else None
+    done = set(kept.read()) if kept else set()
     sources = [s for s in expand(args.paths, clips=predictor.spec.is_video) if s not in done]
     sheets = _sheets(args.show_sampling, sources)
     _check_outputs(args, [*filter(None, [args.out]), *sheets.values()], sources)
     failures = []
-    with answers or nullcontext(), progress_bar("files", shown=len(sources) > 1) as bar:
+    with kept or nullcontext(), progress_bar("files", shown=len(sources) > 1) as bar:
         on_views = _sampling_pictures(sheets, predictor)
-        if answers is None:
-            print(HEADERS[form], end="")
+        if kept is None:
+            print(answers.header.decode(), end="")
         for number, result in enumerate(predictor.run(sources, on_views=on_views), start=1):
             if isinstance(result, Failure):
                 failures.append(result)
                 bar.say(f"uniformer: {result.error}")
-            said = result.to_dict() | {"weights": weights}
-            if answers is None:
-                print(FORMATS[form](said), end="", flush=True)
+            if kept is None:
+                print(answers.text(result), end="", flush=True)
             else:
-                answers.add(said)
+                kept.add(result)
             bar(number, len(sources))
     if done:
         print(f"{len(done)} files had a result already", file=sys.stderr)
@@ -147,7 +113,7 @@ def _form(args: argparse.Namespace) -> str:
 def _network(args: argparse.Namespace) -> Any:
     """What `Predictor` is to use: the checkpoint asked for, the usual one, or an untrained network."""
     if args.untrained is None:
-        return args.checkpoint or _at_hand(_default_checkpoint(args.paths[0]))
+        return args.checkpoint or _usual(args.paths[0])
     if args.checkpoint is not None:
         raise InputError("--untrained and --checkpoint exclude each other")
     from uniformer.checkpoints.contract import Contract
@@ -160,22 +126,21 @@ def _network(args: argparse.Namespace) -> Any:
 
 
 def _default_checkpoint(path: str) -> str:
-    """A small published model for the kind of the first path: images, or a folder of nothing but images, or videos."""
     from uniformer.checkpoints.records import DEFAULT_IMAGE, DEFAULT_VIDEO
     from uniformer.reading.pictures import is_image
 
     names = [n for n in os.listdir(path) if not n.startswith(".")] if os.path.isdir(path) else [path]
-    images = bool(names) and all(map(is_image, names))
-    checkpoint = DEFAULT_IMAGE if images else DEFAULT_VIDEO
-    print(f"no --checkpoint given: {checkpoint}", file=sys.stderr)
-    return checkpoint
+    return DEFAULT_IMAGE if names and all(map(is_image, names)) else DEFAULT_VIDEO
 
 
-def _at_hand(default: str) -> str:
-    """The default, or the model in the box where that cannot be fetched."""
-    from uniformer.inference.predictor import at_hand
+def _usual(path: str) -> str:
+    """A small published model for the first path, an image, a folder of images or a video; the bundled one for videos
+    where that cannot be fetched."""
+    from uniformer.inference.predictor import default_or_bundled
 
-    checkpoint, note = at_hand(default)
+    usual = _default_checkpoint(path)
+    print(f"no --checkpoint given: {usual}", file=sys.stderr)
+    checkpoint, note = default_or_bundled(usual)
     if note:
         print(note, file=sys.stderr)
     return checkpoint

@@ -197,13 +197,13 @@ def predict(source: Source, model: CheckpointSource | None = None, **options: An
     the model in the package stands in, with a warning: it names the motion of the camera.
     """
     if model is None:
-        model, note = at_hand(DEFAULT_IMAGE if is_image(source) else DEFAULT_VIDEO)
+        model, note = default_or_bundled(DEFAULT_IMAGE if is_image(source) else DEFAULT_VIDEO)
         if note:
             warnings.warn(note, stacklevel=2)
     return Predictor(model, **options)(source)
 
 
-def at_hand(default: str) -> tuple[str, str | None]:
+def default_or_bundled(default: str) -> tuple[str, str | None]:
     """What to use where no checkpoint is named: `default`, or, if that cannot be fetched, the model in the package and
     a line that says so. Nothing stands in for a network of images: its `InputError` comes when it is loaded.
     """
@@ -215,7 +215,7 @@ def at_hand(default: str) -> tuple[str, str | None]:
         fetch(get_checkpoint(default))
     except NotFetched as error:
         line = f"the default checkpoint {default} could not be fetched ({error.reason}): "
-        return BUNDLED, f"{line}using the model in the box, which names camera motion, not actions"
+        return BUNDLED, f"{line}using the bundled model, which names camera motion, not actions"
     return default, None
 
 

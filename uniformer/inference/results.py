@@ -1,0 +1,111 @@
+"""Answers as text, one source after the other: JSON lines, CSV or a table; and reading them back after a kill."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from uniformer.errors import InputError
+from uniformer.inference.predictor import Failure
+from uniformer.support.resume import whole_lines
+from uniformer.tasks.task import Result
+
+AnswerFormat = Literal["table", "jsonl", "csv"]
+
+
+class Answers:
+    """How the answers of one checkpoint lie in a file: a `resume.Codec`. `weights` tells the checkpoint from others.
+
+    Read back are the sources of answers: failures are tried again. Raises `InputError` for a file of anything else or
+    with answers of other weights.
+    """
+
+    def __init__(self, form: AnswerFormat, weights: str, kind: type[Result]):
+        self._form, self._weights = form, weights
+        self._fields = ("source", *kind.CSV_FIELDS, "weights", "error")
+        self.header = ",".join(self._fields).encode() + b"\n" if form == "csv" else b""
+
+    def text(self, result: Result | Failure) -> str:
+        """One answer, or why there is none; in a table failures are left to standard error."""
+        if self._form == "jsonl":
+            return json.dumps(result.to_dict() | {"weights": self._weights}, ensure_ascii=False) + "\n"
+        if isinstance(result, Failure):
+            empty = [""] * (len(self._fields) - 2)
+            return _csv_text([(result.source, *empty, result.error)]) if self._form == "csv" else ""
+        if self._form == "csv":
+            return _csv_text((result.source, *row, self._weights, "") for row in result.csv_rows())
+        lines = [*(f"  {line}" for line in result.lines()), *(f"  note: {note}" for note in result.notes)]
+        return "\n".join([result.source, *lines]) + "\n"
+
+    def encode(self, result: Result | Failure) -> bytes:
+        # Names of files need not be UTF-8: Python holds their stray bytes as surrogates, which go back to the same.
+        return self.text(result).encode("utf-8", "surrogateescape")
+
+    def decode(self, data: bytes, path: Path) -> Iterable[tuple[Any, bytes]]:
+        answers: list[list[_Row]] = []
+        for row in _csv_rows(data, path, self._fields) if self._form == "csv" else _jsonl_rows(data, path):
+            if row.weights is None:
+                continue
+            if row.weights != self._weights:
+                raise InputError(
+                    f"{path}: line {row.number} is of a checkpoint with other weights ({row.weights}, not "
+                    f"{self._weights}): expected results of one checkpoint, give another --out"
+                )
+            if row.is_first or not answers:
+                answers.append([])
+            answers[-1].append(row)
+        several = self._form == "csv" and "rank" in self._fields  # rows of one source
+        if several and answers and (len(answers) == 1 or len(answers[-1]) < len(answers[0])):
+            answers.pop()  # a kill between two rows of one source leaves some of its labels
+        return ((rows[0].source, b"".join(row.text for row in rows)) for rows in answers)
+
+
+class _Row(NamedTuple):
+    number: int
+    source: str
+    weights: str | None  #: what tells a checkpoint from all others; None of a failure
+    is_first: bool  #: of its source
+    text: bytes
+
+
+def _jsonl_rows(data: bytes, path: Path) -> Iterator[_Row]:
+    for number, line in enumerate(whole_lines(data), start=1):
+        try:
+            result = json.loads(line.decode("utf-8", "surrogateescape"))
+            hash(result["source"])
+            yield _Row(number, result["source"], None if "error" in result else result["weights"], True, line)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise _foreign(path, number) from None
+
+
+def _csv_rows(data: bytes, path: Path, fields: tuple[str, ...]) -> Iterator[_Row]:
+    rank = fields.index("rank") if "rank" in fields else None
+    lines, begin, number = whole_lines(data), 0, 0
+    reader = csv.reader(line.decode("utf-8", "surrogateescape") for line in lines)
+    try:
+        for number, row in enumerate(reader, start=1):
+            text, begin = b"".join(lines[begin : reader.line_num]), reader.line_num
+            if number == 1 and tuple(row) == fields:
+                continue
+            if number == 1 or len(row) != len(fields):
+                if number > 1 and begin == len(lines):  # cut inside a name of several lines
+                    return
+                raise _foreign(path, number)
+            is_first = rank is None or row[rank] == "1"
+            yield _Row(number, row[0], None if row[-1] else row[-2], is_first, text)
+    except csv.Error:
+        raise _foreign(path, number + 1) from None
+
+
+def _csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _foreign(path: Path, line: int) -> InputError:
+    return InputError(f"{path}: expected results of `uniformer predict`, found line {line} to be something else")
