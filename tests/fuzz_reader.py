@@ -1,17 +1,20 @@
 """Feed damaged files to the reader: `python tests/fuzz_reader.py --count 2000 --seed 0 --workers 2`.
 
 Each case damages a small file (an odd one from `odd_media` or a real clip) and opens and reads it in a child process.
-Allowed are frames or an `InputError`. All else is a failure: another exception, a crash, more than 10 seconds, more
-than 2 GB. Failures are listed with the numbers that make them again, and the program exits with 1.
+Allowed are frames or an `InputError`. All else is a failure: another exception, a crash, more than 10 seconds of
+computing, no answer at all, more than 2 GB. Failures are listed with the numbers that make them again, and the program
+exits with 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import multiprocessing.connection
 import random
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -24,11 +27,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import odd_media
+from patience import PATIENCE
 
 from uniformer.errors import InputError
 from uniformer.reading.video import open_video
 
-SECONDS = 10
+SECONDS = 10  # of computing, for one file: what other work on the machine takes does not count
 MEMORY = 2 << 30  # bytes, of the child at its largest
 LARGEST_SEED = 1_200_000  # bytes: a larger real clip takes long when whole, which proves nothing about damage
 ALLOWED = ("frames", "InputError")
@@ -131,11 +135,17 @@ def use(path: Path) -> str:
         return f"exception {type(error).__name__}: {error}"[:300]
 
 
-def child(pipe: Connection, use: Callable[[Path], str]) -> None:
-    """Answers paths with (outcome, largest memory of this process so far), until it is killed."""
+def child(pipe: Connection, use: Callable[[Path], str], seconds: int) -> None:
+    """Answers paths with (outcome, largest memory of this process so far), until it is killed.
+
+    The kernel kills it by SIGXCPU once it has computed `seconds` for one path.
+    """
     pipe.send("ready")  # a case must not pay for the imports
     while True:
         path = pipe.recv()
+        spent = resource.getrusage(resource.RUSAGE_SELF)
+        limit = math.ceil(spent.ru_utime + spent.ru_stime) + seconds
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
         outcome = use(Path(path))
         pipe.send((outcome, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
 
@@ -146,7 +156,8 @@ class Worker:
 
     context: multiprocessing.context.SpawnContext
     use: Callable[[Path], str]
-    seconds: float
+    seconds: int  #: of computing
+    patience: float  #: seconds without an answer, for one that waits for ever and computes nothing
     process: BaseProcess = field(init=False)
     pipe: Connection = field(init=False)
     case: Case | None = None
@@ -157,7 +168,7 @@ class Worker:
 
     def start(self) -> None:
         self.pipe, theirs = self.context.Pipe()
-        self.process = self.context.Process(target=child, args=(theirs, self.use), daemon=True)
+        self.process = self.context.Process(target=child, args=(theirs, self.use, self.seconds), daemon=True)
         self.process.start()
         theirs.close()
         self.pipe.recv()
@@ -179,8 +190,9 @@ class Worker:
                 answer, memory = self.pipe.recv()
         except EOFError:
             self.process.join()
-            answer = f"crash, exit {self.process.exitcode}"
-        if answer is None and time.monotonic() - self.since > self.seconds:
+            code = self.process.exitcode
+            answer = "hang" if code == -signal.SIGXCPU else f"crash, exit {code}"
+        if answer is None and time.monotonic() - self.since > self.patience:
             answer = "hang"
         if answer is None:
             return None
@@ -197,11 +209,12 @@ def run(
     workers: int = 1,
     keep: Path | None = None,
     use: Callable[[Path], str] = use,
-    seconds: float = SECONDS,
+    seconds: int = SECONDS,
+    patience: float = PATIENCE,
 ) -> list[tuple[Case, str]]:
     """Every case with its outcome, as `use` in a child process gives it. Files that failed are copied to `keep`."""
     context = multiprocessing.get_context("spawn")
-    crew = [Worker(context, use, seconds) for _ in range(workers)]
+    crew = [Worker(context, use, seconds, patience) for _ in range(workers)]
     done: list[tuple[Case, str]] = []
     try:
         while True:

@@ -19,6 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from tests.patience import PATIENCE
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 DRIVE_HOSTS = ("drive.google.com", "drive.usercontent.google.com")
 
@@ -61,7 +63,7 @@ class Loopback:
     def wait_for_heads(self) -> None:
         with self.changed:
             self.changed.wait_for(
-                lambda: sum(request.method == "HEAD" for request in self.requests) >= self.hold_until_heads, timeout=60
+                lambda: sum(request.method == "HEAD" for request in self.requests) >= self.hold_until_heads, PATIENCE
             )
 
     def take_status(self) -> int | None:

@@ -7,12 +7,14 @@ value there, and what else each check found.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.tolerance import off
 from uniformer.speed.depthwise import depthwise_plain
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -42,14 +44,15 @@ def drawn(shape: tuple[int, ...], k: int, last: bool, dtype: torch.dtype) -> tup
     return (x.contiguous(memory_format=LAST) if last else x), weight / k, bias, grad
 
 
+def terms(shape: tuple[int, ...], k: int) -> int:
+    """What is summed at most: a kernel for an output, all places for a gradient of the filters."""
+    return k**3 + math.prod(shape) // shape[1]
+
+
 def all_of_it(convolve_: Any, x: Tensor, weight: Tensor, bias: Tensor, grad: Tensor) -> list[Tensor]:
     leaves = [v.detach().requires_grad_() for v in (x, weight, bias)]
     y = convolve_(*leaves)
     return [y.detach(), *torch.autograd.grad(y, leaves, grad.to(y.dtype))]
-
-
-def off(found: Tensor, true: Tensor) -> float:
-    return float((found.double() - true).abs().max() / true.abs().max())
 
 
 def agreement(ours: Any, shape: tuple[int, ...], k: int, last: bool, dtype: str, residual: bool) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from PIL import Image
 
 from tests.command_line import COMMAND, one_line, spawn
 from tests.measured_motion import AXIS, THERE_AND_BACK, in_picture, motion, read
+from tests.patience import wait_until
 from uniformer.camera_motion import doom, photos
 from uniformer.camera_motion.classes import CLASSES, TWINS
 from uniformer.camera_motion.geometry import rays, rotations
@@ -123,9 +123,8 @@ def test_a_killed_run_goes_on(few: Path, tmp_path: Path) -> None:
     arguments = ["data", "make", "camera-motion", out, "--worlds", "photos", "--workers", 0]
     arguments += ["--train", 4, "--val", 0, "--test", 2]
     process = subprocess.Popen([*COMMAND, *map(str, arguments)])
-    while len(list(out.glob("train/*/photos*.mp4"))) < 2:  # in the middle of the first four
-        assert process.poll() is None
-        time.sleep(0.01)
+    in_the_middle = lambda: len(list(out.glob("train/*/photos*.mp4"))) >= 2  # noqa: E731 - of the first four
+    wait_until(in_the_middle, lambda: process.poll() is None)
     process.send_signal(signal.SIGKILL)
     process.wait()
     next(out.glob("train/*/photos*.mp4")).with_name(".photos_00000.mp4.0a1b2c3d.mp4").write_bytes(b"half a file")

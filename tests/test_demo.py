@@ -20,6 +20,7 @@ import pytest
 import uniformer
 from tests import odd_media
 from tests.films import pan, shake, write
+from tests.patience import PATIENCE
 from tests.test_report_page import browser, colours, contrast, count, opened, preferring  # noqa: F401 - a fixture
 from tests.test_timelines import SPARSE, check, parse_srt
 from tests.tiny import IMAGES, save_tiny, tiny_model
@@ -62,7 +63,9 @@ def test_the_demo_as_a_new_user_sees_it(browser: Any, tmp_path: Path) -> None:  
     """The real command with the model in the package, without a network, in an empty folder."""
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-m", "uniformer.cli", "demo"]
-    ended = subprocess.run(command, cwd=tmp_path, env=env, text=True, capture_output=True, timeout=300, check=False)
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=env, text=True, capture_output=True, timeout=PATIENCE, check=False
+    )
     assert (ended.returncode, ended.stderr) == (0, "")
     verdicts = [line for line in ended.stdout.splitlines() if re.search(r"\d %  (right|WRONG)$", line)]
     assert len(verdicts) == SHOTS

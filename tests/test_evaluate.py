@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 from tests.odd_media import encode
 from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
+from tests.tolerance import assert_close, layers_of, terms_of
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.save import save_checkpoint
 from uniformer.cli.main import main
@@ -72,7 +73,7 @@ def test_scores_are_what_the_predictor_says(videos: Path, network: UniFormer, av
     scores = evaluate_model(network, of_videos(videos), spec, workers=0)
     predictor = Predictor((network, Contract(network.config, input=spec, classes=NAMES)), device="cpu")
     for row in (1, 4):
-        assert scores.probabilities[row] == pytest.approx(predictor(videos / f"{row}.mp4").probabilities, abs=1e-6)
+        assert_close(scores.probabilities[row], predictor(videos / f"{row}.mp4").probabilities, terms_of(network))
     assert scores.ok.all()
     assert scores.labels.tolist() == list(range(6))
     assert scores.classes == NAMES
@@ -155,9 +156,9 @@ def test_images_go_several_at_a_time(tmp_path: Path) -> None:
     manifest = Manifest.from_items(items, kind="image", classes=NAMES, root=tmp_path)
     model = tiny_model()
     two, five = (evaluate_model(model, manifest, IMAGES, batch_size=n, workers=0) for n in (2, 5))
-    assert np.allclose(two.logits, five.logits, atol=1e-4)
+    assert_close(two.logits, five.logits, terms_of(model))
     predictor = Predictor((model, Contract(model.config, input=IMAGES)), device="cpu")
-    assert two.probabilities[4] == pytest.approx(predictor(tmp_path / "4.png").probabilities, abs=1e-5)
+    assert_close(two.probabilities[4], predictor(tmp_path / "4.png").probabilities, terms_of(model))
 
 
 def test_multi_label_sets_are_scored_by_mean_precision(videos: Path, network: UniFormer) -> None:
@@ -198,7 +199,7 @@ def test_half_precision_is_close(videos: Path, network: UniFormer) -> None:
     full, half = (
         evaluate_model(network, of_videos(videos), SPEC, workers=0, precision=p) for p in ("float32", "bfloat16")
     )
-    assert full.logits == pytest.approx(half.logits, rel=0.1, abs=0.3)
+    assert_close(half.logits, full.logits, layers_of(network), dtype=torch.bfloat16)
     assert not np.array_equal(full.logits, half.logits)
 
 
@@ -356,21 +357,21 @@ def test_features_are_what_the_classifier_sees(videos: Path, network: UniFormer,
     assert kept.features.shape == (7, 6, 64)
     logits = network.head(torch.tensor(kept.features)).mean(dim=1).detach().numpy()  # type: ignore[misc]
     scores = evaluate_model(network, manifest, SPEC, workers=0)
-    assert logits[kept.ok] == pytest.approx(scores.logits[scores.ok], abs=1e-4)
+    assert_close(logits[kept.ok], scores.logits[scores.ok], terms_of(network))
     assert (kept.paths, kept.labels.tolist(), kept.classes) == (scores.paths, scores.labels.tolist(), NAMES)
 
     extract_features(network, manifest, SPEC, tmp_path / "b", form="parquet", **settings)  # type: ignore[arg-type]
     extract_features(network, manifest, SPEC, tmp_path / "c", form="parquet", per_view=True, **settings)  # type: ignore[arg-type]
     assert load_features(tmp_path / "c").features.tobytes() == kept.features.tobytes()
     mean = load_features(tmp_path / "b")
-    assert mean.features == pytest.approx(kept.features.mean(axis=1), abs=1e-6)
+    assert_close(mean.features, kept.features.mean(axis=1), 6)
     assert (mean.paths, mean.errors, mean.ok.tolist()) == (kept.paths, kept.errors, kept.ok.tolist())
 
     shards = [load_file(path) for path in sorted((tmp_path / "a").glob("*.safetensors"))]
     maps = np.concatenate([shard["stage4"] for shard in shards])
     assert maps.shape == (7, 6, 64, 2, 2, 2)
     pooled = network.norm(torch.tensor(maps).flatten(0, 1)).flatten(2).mean(dim=2).unflatten(0, (7, 6))  # type: ignore[misc]
-    assert pooled[:3].detach().numpy() == pytest.approx(kept.features[:3], abs=1e-4)
+    assert_close(pooled[:3], kept.features[:3], terms_of(network))
     seconds = np.concatenate([shard["seconds"] for shard in shards])
     assert seconds.shape == (7, 2, 2)
     assert np.isnan(seconds[3]).all()

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
+
 HERE = Path(__file__).parent
 
 
@@ -29,8 +31,11 @@ def misbehave(path: Path) -> str:
     match path.stem:
         case "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
-        case "hang":
-            time.sleep(60)
+        case "spin":
+            while True:
+                pass
+        case "sleep":
+            time.sleep(PATIENCE)
         case "memory":
             bytearray(b"x") * (2200 << 20)
     return "frames"
@@ -38,15 +43,25 @@ def misbehave(path: Path) -> str:
 
 def test_a_crash_a_hang_and_a_glut_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(HERE)  # it is a program: its neighbours are found beside it
+    names = ["good", "crash", "good", "spin", "memory", "good"]
+    assert outcomes(names, tmp_path, seconds=5) == ["frames", "crash", "frames", "hang", "memory", "frames"]
+
+
+def test_one_that_waits_for_ever_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone: it never answers, while others might only be slow."""
+    monkeypatch.syspath_prepend(HERE)
+    assert outcomes(["sleep"], tmp_path, patience=1) == ["hang"]
+
+
+def outcomes(names: list[str], folder: Path, **limits: int) -> list[str]:
+    """What comes of files of these names, read by one worker."""
     import fuzz_reader
 
-    names = ["good", "crash", "good", "hang", "memory", "good"]
     cases = []
     for number, name in enumerate(names):
-        path = tmp_path / str(number) / f"{name}.mp4"
+        path = folder / str(number) / f"{name}.mp4"
         path.parent.mkdir()
         path.write_bytes(b"x")
         cases.append(fuzz_reader.Case(number, path, name))
-    done = fuzz_reader.run(iter(cases), keep=None, use=misbehave, seconds=5)
-    outcomes = [outcome.split()[0].rstrip(",") for _, outcome in done]
-    assert outcomes == ["frames", "crash", "frames", "hang", "memory", "frames"]
+    done = fuzz_reader.run(iter(cases), use=misbehave, **limits)
+    return [outcome.split()[0].rstrip(",") for _, outcome in done]

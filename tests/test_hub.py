@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.hub_server import COMMIT, certificate, serve
+from tests.patience import PATIENCE
 
 WEIGHTS = bytes(range(256)) * 64
 BIG = os.urandom(1 << 20) * 24  # more than the 10 MiB that huggingface_hub writes at a time
@@ -46,7 +47,7 @@ def start(expression: str, home: Path, url: str = "http://127.0.0.1:9", **env: s
 
 
 def ended(child: subprocess.Popen[str], code: int) -> tuple[str, str]:
-    out, err = child.communicate(timeout=120)
+    out, err = child.communicate(timeout=PATIENCE)
     assert child.returncode == code, err
     return out.strip(), err
 

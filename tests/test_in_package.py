@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from tests import odd_media
+from tests.patience import PATIENCE
 from tests.tiny import refused
 from uniformer import Predictor, get_checkpoint, list_checkpoints, verify
 from uniformer.checkpoints.fetch import fetch
@@ -33,7 +34,7 @@ def uniformer(home: Path, *args: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "uniformer.cli", *map(str, args)],
         env={**os.environ, **NO_NETWORK, "HF_HOME": str(home), "UNIFORMER_CHECKPOINTS": str(home)},
-        text=True, capture_output=True, timeout=120, check=False,
+        text=True, capture_output=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
 
 

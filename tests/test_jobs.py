@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+from tests.patience import PATIENCE, wait_until
 
 JOBS = """
 import os, sys, time
@@ -18,7 +19,7 @@ def work(folder):
     begun, ended = Path(folder) / f"{os.getpid()}.begun", Path(folder) / f"{os.getpid()}.ended"
     begun.touch()
     try:
-        time.sleep(300)
+        time.sleep(int(sys.argv[2]))
     finally:
         ended.touch()
 
@@ -30,27 +31,19 @@ if __name__ == "__main__":
 def test_workers_end_with_the_process_that_gave_the_work(tmp_path: Path) -> None:
     """Killed with -9, too, and they clean up: a game that one of them started would run on for ever."""
     (tmp_path / "jobs.py").write_text(JOBS)
-    process = subprocess.Popen([sys.executable, tmp_path / "jobs.py", tmp_path])
+    process = subprocess.Popen([sys.executable, tmp_path / "jobs.py", tmp_path, str(PATIENCE)])
     try:
-        _wait_for(lambda: len(list(tmp_path.glob("*.begun"))) == 2)
+        wait_until(lambda: len(list(tmp_path.glob("*.begun"))) == 2, lambda: process.poll() is None)
         workers = [int(path.stem) for path in tmp_path.glob("*.begun")]
         process.send_signal(signal.SIGKILL)
         process.wait()
-        _wait_for(lambda: not any(_is_alive(worker) for worker in workers))
+        wait_until(lambda: not any(_is_alive(worker) for worker in workers))
     finally:
         process.kill()
         for path in tmp_path.glob("*.begun"):
             if _is_alive(int(path.stem)):
                 os.kill(int(path.stem), signal.SIGKILL)
     assert len(list(tmp_path.glob("*.ended"))) == 2
-
-
-def _wait_for(condition) -> None:
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.1)
-    raise AssertionError("waited a minute in vain")
 
 
 def _is_alive(pid: int) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests import odd_media
+from tests.patience import PATIENCE
 from tests.tiny import IMAGES, refused, save_tiny
 from tests.training_runs import make_images
 from uniformer.cli.main import main
@@ -30,7 +31,7 @@ from uniformer.support.files import locked
 with locked(Path(sys.argv[1]), is_file=sys.argv[2] == "is_file=True") as note:
     child = os.fork()
     if not child:
-        time.sleep(60)
+        time.sleep(int(sys.argv[2]))
         os._exit(0)
     print(child, flush=True)
     sys.stdin.read()
@@ -41,6 +42,9 @@ with locked(Path(sys.argv[1]), is_file=sys.argv[2] == "is_file=True") as note:
 def held(output: Path, how: str = "is_file=False") -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Another process has the folder or file, and a child of its own; both are gone in the end."""
     command = [sys.executable, "-c", HOLDER, str(output), how]
+def held(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Another process has the folder, and a child of its own; both are gone in the end."""
+    command = [sys.executable, "-c", HOLDER, str(folder), str(PATIENCE)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     child = int(process.stdout.readline())

@@ -29,13 +29,17 @@ def targets(*shape):
     return logits(*shape, seed=9).detach().softmax(dim=-1)
 
 
+def double(values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
 # --- by hand -----------------------------------------------------------------------------------------
 
 
 def test_soft_targets():
     # softmax of (log 3, 0) is (3/4, 1/4)
-    x = torch.tensor([[LOG3, 0.0], [0.0, 0.0]])
-    y = torch.tensor([[0.5, 0.5], [1.0, 0.0]])
+    x = double([[LOG3, 0.0], [0.0, 0.0]])
+    y = double([[0.5, 0.5], [1.0, 0.0]])
     first = -0.5 * math.log(3 / 4) - 0.5 * math.log(1 / 4)
     assert soft_target_cross_entropy(x, y).item() == pytest.approx((first + LOG2) / 2)
     assert soft_target_cross_entropy(x[None], y[None]).item() == pytest.approx((first + LOG2) / 2)  # (1, N, K)
@@ -47,23 +51,23 @@ def test_targets_that_do_not_sum_to_one_count_by_their_sum():
 
 
 def test_two_heads_count_half_each():
-    x, y = torch.tensor([[LOG3, 0.0]]), torch.tensor([[1.0, 0.0]])
+    x, y = double([[LOG3, 0.0]]), double([[1.0, 0.0]])
     assert two_head_loss(x, -x, y).item() == pytest.approx(0.5 * -math.log(3 / 4) + 0.5 * -math.log(1 / 4))
 
 
 def test_binary_cross_entropy():
     # sigmoid of log 3 is 3/4
-    x, y = torch.tensor([[LOG3, 0.0, -LOG3]]), torch.tensor([[1.0, 0.5, 1.0]])
+    x, y = double([[LOG3, 0.0, -LOG3]]), double([[1.0, 0.5, 1.0]])
     expected = (-math.log(3 / 4) + LOG2 - math.log(1 / 4)) / 3
     assert binary_cross_entropy(x, y).item() == pytest.approx(expected)
 
 
 def test_distillation_is_kl_times_the_square_of_the_temperature():
-    student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[LOG3, 0.0]])
+    student, teacher = double([[0.0, 0.0]]), double([[LOG3, 0.0]])
     kl = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
     assert distillation_loss(student, teacher).item() == pytest.approx(kl)
     assert distillation_loss(student, 2 * teacher, 2.0).item() == pytest.approx(4 * kl)
-    assert distillation_loss(teacher, teacher, 3.0).item() == pytest.approx(0, abs=1e-7)
+    assert distillation_loss(teacher, teacher, 3.0).item() == pytest.approx(0, abs=1e-12)
 
 
 def test_no_gradient_reaches_the_teacher():
@@ -74,9 +78,9 @@ def test_no_gradient_reaches_the_teacher():
 
 
 def test_token_labels_mix_the_class_term_by_the_box_and_not_the_dense_term():
-    classes, dense = torch.zeros(2, 3), torch.zeros(2, 4, 3)
+    classes, dense = torch.zeros(2, 3, dtype=torch.float64), torch.zeros(2, 4, 3, dtype=torch.float64)
     classes[0, 0] = LOG2  # softmax (1/2, 1/4, 1/4)
-    own = torch.eye(3)[:2]
+    own = torch.eye(3, dtype=torch.float64)[:2]
     dense_own = own[:, None].expand(-1, 4, -1)
     box = (0, 0, 1, 1)  # one of four tokens
     first = 0.75 * -math.log(1 / 2) + 0.25 * -math.log(1 / 4)

@@ -6,6 +6,7 @@ import timm.optim
 import torch
 from torch import nn
 
+from tests.tolerance import assert_close, rounding
 from uniformer.training import muon
 from uniformer.training.muon import Muon, orthogonal
 
@@ -38,7 +39,8 @@ def test_singular_values_come_near_1_and_singular_vectors_stay(shape, monkeypatc
     u, values, v = torch.linalg.svd(x, full_matrices=False)
     seen = u.mT @ orthogonal(x) @ v.mT  # diagonal, where the vectors are the same
     diagonal = seen.diagonal(dim1=1, dim2=2)
-    torch.testing.assert_close(seen, torch.diag_embed(diagonal), atol=1e-10, rtol=0)
+    stretched = muon.QUINTIC[0] ** muon.ROUNDS  # what the first round rounds, by the later ones
+    assert_close(seen, torch.diag_embed(diagonal), 3 * muon.ROUNDS * max(shape), scale=stretched)
     well = values > 0.02 * values.norm(dim=1, keepdim=True)
     assert well.float().mean() > 0.9
     assert ((diagonal > 0.6) & (diagonal < 1.3))[well].all()
@@ -50,7 +52,7 @@ def test_the_devices_precision_gives_nearly_the_same(monkeypatch):
     assert here.dtype == torch.float32
     monkeypatch.setattr(muon, "_precision", lambda device: torch.float64)
     exact = orthogonal(x)
-    assert (here - exact).norm() < 0.05 * exact.norm()
+    assert (here - exact).norm() <= rounding(torch.bfloat16, muon.ROUNDS) * exact.norm()
 
 
 def test_a_matrix_of_zeros_stays_one():
@@ -70,7 +72,7 @@ def test_matrices_step_as_timms_muon(monkeypatch):
         ours.step()
         theirs.step()
     for a, b, old in zip(model.parameters(), twin.parameters(), start.parameters(), strict=True):
-        assert a.ndim == 1 or (a - b).norm() < 1e-3 * (b - old).norm()
+        assert a.ndim == 1 or (a - b).norm() <= rounding(torch.bfloat16) * (b - old).norm()
 
 
 def test_a_closure_is_called_for_the_gradients_and_its_loss_returned():

@@ -21,6 +21,7 @@ from tests.golden import (
     run_with_features,
     shifted_depthwise,
 )
+from tests.tolerance import assert_close
 from uniformer.checkpoints.keys import from_reference, reference_key, to_reference
 from uniformer.checkpoints.load import load_tensors
 from uniformer.network.model import UniFormer
@@ -66,7 +67,7 @@ def test_sums_of_shifted_maps_are_depthwise_convolutions(size: tuple[int, ...], 
         for bias in (layer.bias, None):
             layer.bias = bias
             torchs, ours = layer(x), shifted_depthwise(x, layer.weight, bias)
-            torch.testing.assert_close(ours, torchs, rtol=1e-12, atol=1e-14)
+            assert_close(ours, torchs, kernel ** len(size))
             with ShiftedDepthwise():
                 assert torch.equal(layer(x), ours)
         for other in others:

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 
 from tests import odd_media
+from tests.patience import wait_until
 from uniformer.datasets.manifest import Item, Manifest
 from uniformer.datasets.open import open_dataset
 from uniformer.datasets.prepare import PrepareResult, prepare, split, write_list
@@ -215,9 +215,7 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     manifest.save(tmp_path / "m.manifest")
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     journal = tmp_path / "new" / "prepared.jsonl"
-    while not journal.exists() or len(journal.read_bytes().splitlines()) < 2:
-        assert process.poll() is None
-        time.sleep(0.02)
+    wait_until(lambda: journal.exists() and len(journal.read_bytes().splitlines()) == 2, lambda: process.poll() is None)
     process.send_signal(signal.SIGKILL)
     process.wait()
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "new").glob("*.mp4")}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from uniformer.checkpoints.records import DEFAULT_IMAGE, DEFAULT_VIDEO
 from uniformer.cli.main import build_parser
 from uniformer.cli.predict import _default_checkpoint
@@ -67,7 +68,7 @@ def test_main_command_goes_all_the_way() -> None:
     clip = Path(next(iter(package.submodule_search_locations or ()))) / "datasets" / "data" / "bikes.mp4"
     run = subprocess.run(
         [sys.executable, "-m", "uniformer.cli", "predict", str(clip), "--untrained", "uniformer_xxs_video"],
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith(str(clip))

@@ -8,12 +8,12 @@ import random
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.command_line import COMMAND, Cli, one_line, predict
+from tests.patience import wait_until
 from tests.tiny import IMAGES, save_tiny
 
 
@@ -86,8 +86,7 @@ def test_a_run_that_is_killed_at_a_random_moment_goes_on(
     arguments = command.format(**places, out=cut / "out").split()
     child = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     moment = random.randrange(1, CLIPS // 2)
-    while child.poll() is None and pieces(cut) < moment:
-        time.sleep(0.002)
+    wait_until(lambda: pieces(cut) >= moment, lambda: child.poll() is None)
     child.kill()
     assert child.wait() == -signal.SIGKILL, f"the run ended before it had {moment} pieces"
     assert pieces(cut) >= moment

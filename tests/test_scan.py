@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pytest
 from PIL import Image
 
 from tests import odd_media
+from tests.patience import wait_until
 from tests.test_report_page import browser, count, opened  # noqa: F401 - a fixture
 from uniformer.config import InputSpec
 from uniformer.datasets.duplicates import BYTES, fingerprint, near_groups
@@ -166,8 +166,7 @@ def test_a_scan_that_is_killed_goes_on(bad_set: Path, tmp_path: Path) -> None:
     assert process.stdout is not None
     assert [int(process.stdout.readline()) for _ in range(3)] == [1, 2, 3]
     journal = out / "files.jsonl"
-    while len(journal.read_bytes().splitlines()) < 4:  # the fourth is in, the process waits for input
-        time.sleep(0.01)
+    wait_until(lambda: len(journal.read_bytes().splitlines()) == 4, lambda: process.poll() is None)
     process.send_signal(signal.SIGKILL)
     process.wait()
     journal.write_bytes(journal.read_bytes()[:-5])  # as if the kill had come in the middle of the line

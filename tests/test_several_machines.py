@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.test_evaluate import make_videos, same_bits
 from tests.tiny import CLIPS, save_tiny
-from tests.training_processes import TIMEOUT, ended, free_port, said, start_several, torchrun
+from tests.training_processes import ended, free_port, said, start_several, torchrun
 from tests.training_runs import losses, make_images, recipe_file, same_weights
 from uniformer.cli.main import main
 from uniformer.tasks.scores import Scores
@@ -27,7 +28,7 @@ def on_two_machines(command: list[str], folder: Path) -> str:
     agents = [torchrun(options, command, file) for file in files]
     words = []
     for agent, file in zip(agents, files, strict=True):
-        status = agent.wait(TIMEOUT)
+        status = agent.wait(PATIENCE)
         words.append(file.read_text())
         assert status == 0, words[-1]
     return "".join(words)

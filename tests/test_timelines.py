@@ -19,7 +19,8 @@ from PIL import Image
 import uniformer
 from tests import odd_media
 from tests.films import pan, shake, write
-from tests.tiny import CLIPS, IMAGES, refused, save_tiny
+from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
+from tests.tolerance import assert_close, terms_of
 from uniformer import Predictor, Timeline, timeline
 from uniformer.config import InputSpec
 from uniformer.reading.views import load_views
@@ -97,7 +98,7 @@ def test_a_window_is_seen_as_predict_sees_that_part(net: str, film: Path, nets: 
         assert views.frames is not None
         assert window.frames == tuple(views.frames[0])
         logits = predictor.logits(views.array)
-        assert np.allclose(window.probabilities, average_views(logits, spec), atol=1e-5)
+        assert_close(window.probabilities, average_views(logits, spec), terms_of(tiny_model(ndim=3)))
 
 
 def test_a_large_video_is_seen_nearly_as_predict_sees_it(nets: dict[str, Predictor], tmp_path: Path) -> None:

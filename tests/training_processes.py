@@ -19,12 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
+from tests.patience import PATIENCE
 from uniformer.cli import main as cli
 from uniformer.training.state import read_state
 
-TIMEOUT = 300  # seconds, for a process on a busy machine
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     ["uniformer.cli.train", "uniformer.training.loop", "torch._dynamo", "tests.training_runs"]
@@ -33,7 +32,7 @@ SERVER.set_forkserver_preload(
 Child = multiprocessing.process.BaseProcess
 
 
-def _main(arguments: list[str], said: Path, most_bytes: int | None, variables: dict[str, str]) -> None:
+def _main(arguments: list[str], said: Path, most_bytes: int | None, fatal: bool, variables: dict[str, str]) -> None:
     """The command line in a new process, its output in the file `said`."""
     os.environ.update(variables)
     multiprocessing.set_start_method("fork", force=True)  # of validation's loading processes, as from a shell
@@ -41,17 +40,28 @@ def _main(arguments: list[str], said: Path, most_bytes: int | None, variables: d
     with open(said, "w", buffering=1) as f, contextlib.redirect_stdout(f), contextlib.redirect_stderr(f):
         if most_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
+            if fatal:
+                signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which Python ignores
         status = cli.main(arguments)
     sys.exit(status)
 
 
 def start(
-    recipe: Path, out: Path, *, most_bytes: int | None = None, says: Path | None = None, **variables: str
+    recipe: Path,
+    out: Path,
+    *,
+    most_bytes: int | None = None,
+    fatal: bool = False,
+    says: Path | None = None,
+    **variables: str,
 ) -> Child:
-    """`train` into the folder `out`, its output in the file `says`, by default one beside it."""
+    """`train` into the folder `out`, its output in the file `says`, by default one beside it.
+
+    A write beyond `most_bytes` fails as on a full disk; or, if that is `fatal`, the kernel kills the process in it.
+    """
     arguments = ["train", str(recipe), "--out", str(out), "--device", "cpu"]
     said = (says or out).with_name(f"{(says or out).name}.{variables.get('RANK', 0)}.said")
-    child = SERVER.Process(target=_main, args=(arguments, said, most_bytes, variables))
+    child = SERVER.Process(target=_main, args=(arguments, said, most_bytes, fatal, variables))
     child.start()
     return child
 
@@ -80,7 +90,7 @@ def torchrun(options: list[str], command: list[str], said: Path) -> subprocess.P
 def ended(*children: Child) -> int:
     """Wait for them all; the first one's status."""
     for child in children:
-        child.join(TIMEOUT)
+        child.join(PATIENCE)
         assert child.exitcode is not None, "it hangs"
     status = children[0].exitcode
     assert status is not None
@@ -105,9 +115,3 @@ def kill(child: Child, is_time: Callable[[], bool]) -> bool:
 
 def step_of(out: Path) -> int:
     return read_state(out / "state.pt")["progress"]["step"] if (out / "state.pt").exists() else 0
-
-
-def assert_near_weights(one: Path, other: Path) -> None:
-    a, b = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
-    for key in a:
-        assert torch.allclose(a[key].double(), b[key].double(), atol=2e-4), key
