@@ -142,7 +142,7 @@ def test_an_exported_network_is_evaluated_as_its_checkpoint_is(videos: Path, tmp
         assert main(["eval", *words, "--out", str(tmp_path / f"{name}.eval")]) == 0
         found[name] = Scores.load(tmp_path / f"{name}.eval" / "scores.npz")
     own, exported = found.values()
-    assert np.allclose(own.logits, exported.logits, atol=1e-4 * abs(own.logits).max())
+    assert_close(exported.logits, own.logits, terms_of(tiny_model(ndim=3)))
     assert own.classes == exported.classes
     refusal = main(["features", str(tmp_path / f"tiny{form}"), str(videos), "--out", str(tmp_path / "features")])
     assert refusal == 2

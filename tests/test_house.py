@@ -1,0 +1,202 @@
+"""The house: which room may import which, how large the rooms are, and that the README names each of them."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "uniformer"
+
+#: Lowest first. A room imports itself and rooms of the lines above its own; those of one line do not see one another.
+ORDER = (
+    ("errors",),
+    ("config",),
+    ("labels",),
+    ("support",),
+    ("network",),
+    ("checkpoints",),
+    ("reading",),
+    ("datasets",),
+    ("tasks",),
+    ("speed",),
+    ("inference",),
+    ("evaluation",),
+    ("training",),
+    ("timelines",),
+    ("reports",),
+    ("camera_motion",),
+    ("",),  # `uniformer` itself, the public names of all rooms: whoever imports them stands above
+    ("cli", "web"),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms}
+ONLY = {"network": {"errors", "config"}}  #: rooms that import these and no others: the paper, and nothing else
+ONLY_BY = {"camera_motion": {"cli"}, "cli": set[str]()}  #: rooms that are imported by these and no others
+FILM_PAGES = {"reports.film", "reports.timeline"}  #: that tell of the demo's film: they may import the generator too
+
+# A budget is a reason to look, not to compress: whoever meets one asks what can go, and where nothing can, raises it
+# here and says why. Blank lines are free, so that no line is saved at the cost of a reader.
+LONGEST_FILE = 450
+CORE = {"network", "checkpoints", "reading", "inference", "tasks", "config", "labels"}  #: from a file to an answer
+BUDGETS = {"core": 7_000, "package": 16_000}
+
+
+class Arrow(NamedTuple):
+    """One module imports another, both named without `uniformer.`; "" is the package's own `__init__`."""
+
+    source: str
+    target: str
+    runs: bool  #: and not for the type checker alone
+
+
+def room(module: str) -> str:
+    return module.partition(".")[0]
+
+
+@functools.cache
+def modules() -> dict[str, Path]:
+    """Every file of the package by its module."""
+    parts = {path: path.relative_to(PACKAGE).with_suffix("").parts for path in sorted(PACKAGE.rglob("*.py"))}
+    return {".".join(name for name in names if name != "__init__"): path for path, names in parts.items()}
+
+
+def names_in(node: ast.AST, package: str) -> list[str]:
+    """What one node imports, dotted, as from a module of `package`."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+        return [".".join([*above, *filter(None, [node.module]), alias.name]) for alias in node.names]
+    if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+        return [str(word.value) for word in node.args[:1] if isinstance(word, ast.Constant)]
+    return []
+
+
+def arrows_in(source: str, module: str, package: str) -> Iterator[Arrow]:
+    """Every import of ours in a module, wherever it stands; a name from within a module is that module."""
+
+    def walk(node: ast.AST, runs: bool) -> Iterator[Arrow]:
+        for dotted in names_in(node, package):
+            top, _, name = dotted.partition(".")
+            if top == "uniformer":
+                yield Arrow(module, name if name in modules() else name.rpartition(".")[0], runs)
+        types = node.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) else []
+        for child in ast.iter_child_nodes(node):
+            yield from walk(child, runs and child not in types)
+
+    yield from walk(ast.parse(source), True)
+
+
+@functools.cache
+def arrows() -> tuple[Arrow, ...]:
+    """Of all rooms. The package's own `__init__` names what is public in any of them, and belongs to none."""
+    found = []
+    for module, path in modules().items():
+        package = ".".join(["uniformer", *path.relative_to(PACKAGE).parent.parts])
+        found += list(arrows_in(path.read_text(encoding="utf-8"), module, package)) if module else []
+    return tuple(found)
+
+
+def assert_none(bad: Iterable[Arrow]) -> None:
+    lines = sorted({f"{arrow.source} imports {arrow.target or 'uniformer'}" for arrow in bad})
+    assert not lines, "\n" + "\n".join(lines)
+
+
+def is_of_the_film(arrow: Arrow) -> bool:
+    return arrow.source in FILM_PAGES and room(arrow.target) == "camera_motion"
+
+
+def test_imports_are_found_wherever_they_stand() -> None:
+    source = """
+import os, uniformer.config
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from uniformer.network.model import UniFormer
+else:
+    from . import geometry
+class Later:
+    from ..errors import InputError
+    def late(self):
+        from uniformer.network import blocks
+        from uniformer import predict
+        return import_module("uniformer.speed.kernels")
+"""
+    assert set(arrows_in(source, "camera_motion.film", "uniformer.camera_motion")) == {
+        Arrow("camera_motion.film", target, runs)
+        for target, runs in (
+            ("config", True), ("network.model", False), ("camera_motion.geometry", True), ("errors", True),
+            ("network.blocks", True), ("", True), ("speed.kernels", True),
+        )
+    }  # fmt: skip
+
+
+# ---- who may import whom ---------------------------------------------------------------------------------------------
+
+
+def test_every_room_has_its_place() -> None:
+    assert {room(module) for module in modules()} <= FLOOR.keys()
+
+
+def test_no_room_imports_one_above_it() -> None:
+    across = [a for a in arrows() if room(a.source) != room(a.target) and not is_of_the_film(a)]
+    assert_none(a for a in across if FLOOR[room(a.target)] >= FLOOR[room(a.source)])
+
+
+def test_some_rooms_see_few_and_are_seen_by_few() -> None:
+    across = [a for a in arrows() if room(a.source) != room(a.target) and not is_of_the_film(a)]
+    assert_none(a for a in across if room(a.target) not in ONLY.get(room(a.source), FLOOR))
+    assert_none(a for a in across if room(a.source) not in ONLY_BY.get(room(a.target), FLOOR))
+
+
+def test_modules_form_no_circle() -> None:
+    """Nor by imports inside functions: two files that need each other are one idea, or three."""
+    needs: dict[str, set[str]] = {}
+    for arrow in arrows():
+        if arrow.runs and arrow.source != arrow.target:
+            needs.setdefault(arrow.source, set()).add(arrow.target)
+
+    def reached(module: str) -> set[str]:
+        seen: set[str] = set()
+        ahead = [module]
+        while ahead:
+            new = needs.get(ahead.pop(), set()) - seen
+            seen |= new
+            ahead += new
+        return seen
+
+    assert not (circles := [module for module in needs if module in reached(module)]), circles
+
+
+# ---- how large -------------------------------------------------------------------------------------------------------
+
+
+def lines(path: Path) -> int:
+    return sum(bool(line.strip()) for line in path.read_text(encoding="utf-8").splitlines())
+
+
+def test_no_file_is_too_long_to_read() -> None:
+    long = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in modules().items()}
+    assert not (longest := {module: count for module, count in long.items() if count > LONGEST_FILE}), longest
+
+
+def test_the_rooms_keep_to_their_budgets() -> None:
+    counts: dict[str, int] = {}
+    for module, path in modules().items():
+        counts[room(module)] = counts.get(room(module), 0) + lines(path)
+    spent = {"core": sum(counts.get(name, 0) for name in CORE), "package": sum(counts.values())}
+    assert all(count < BUDGETS[name] for name, count in spent.items()), f"{spent} lines; by room: {counts}"
+
+
+# ---- and that a newcomer finds them ----------------------------------------------------------------------------------
+
+
+def test_the_readme_names_every_room_with_a_sentence() -> None:
+    tree = re.search(r"^```\nuniformer/\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    assert tree is not None
+    said = dict(re.findall(r"^  (\w+)(?:/|\.py)? +(\S.*)$", tree[1], re.M))
+    missing = {room(module) for module in modules()} - {"", *(name for name, words in said.items() if " " in words)}
+    assert not missing, f"expected a line `  name/   a sentence` in the README's tree for {', '.join(sorted(missing))}"
