@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tests.hub_server import serve
+from tests.patience import PATIENCE
 from tests.tiny import CLIPS, IMAGES, refused, same, save_tiny, tiny_model
 from tests.tolerance import assert_close, off, terms_of
 from uniformer.checkpoints.keys import to_reference
@@ -170,6 +171,7 @@ def test_hub_repository(tmp_path: Path) -> None:
     code = "import uniformer as u; _, c, r = u.load_model('someone/tiny'); print(len(r.loaded), c.id, c.classes[6])"
     with serve(files) as hub:
         environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url, "no_proxy": "*"}
+        environment |= {"HF_HUB_ETAG_TIMEOUT": str(PATIENCE), "HF_HUB_DOWNLOAD_TIMEOUT": str(PATIENCE)}
         environment.pop("HF_HUB_OFFLINE", None)
         child = subprocess.run([sys.executable, "-c", code], env=environment, text=True, capture_output=True)
     assert child.stdout.strip() == f"{len(tiny_model(ndim=3).state_dict())} tiny.test class of number 6", child.stderr

@@ -41,7 +41,8 @@ def start(expression: str, home: Path, url: str = "http://127.0.0.1:9", **env: s
     settings = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
     for key in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_TOKEN", "UNIFORMER_CHECKPOINTS"):
         settings.pop(key, None)
-    settings |= {"HF_HOME": str(home), "HOME": str(home), "HF_ENDPOINT": url, "HF_HUB_DISABLE_UPDATE_CHECK": "1", **env}
+    settings |= {"HF_HOME": str(home), "HOME": str(home), "HF_ENDPOINT": url, "HF_HUB_DISABLE_UPDATE_CHECK": "1"}
+    settings |= {"HF_HUB_ETAG_TIMEOUT": str(PATIENCE), "HF_HUB_DOWNLOAD_TIMEOUT": str(PATIENCE), **env}
     command = [sys.executable, "-c", CHILD, expression]
     return subprocess.Popen(command, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
