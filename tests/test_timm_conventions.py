@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 import uniformer
 from tests import odd_media
 from tests.tiny import IMAGES, refused, tiny_model
+from tests.tolerance import assert_close, assert_close_gradients, terms_of
 from uniformer.checkpoints.contract import Contract
 from uniformer.network.model import UniFormer
 from uniformer.network.variants import VARIANTS, default_input
@@ -170,12 +170,13 @@ def test_the_optimised_copy_gives_the_same_features() -> None:
     fast = uniformer.optimize(model)
     with torch.no_grad():
         for got, want in zip(fast(x), model(x), strict=True):
-            torch.testing.assert_close(got, want)
+            assert_close(got, want, terms_of(model))
     head = tiny_model()
     with torch.no_grad():
         features = head.forward_features(x)
-        torch.testing.assert_close(uniformer.optimize(head).forward_head(features, pre_logits=True),
-                                   head.forward_head(features, pre_logits=True))  # fmt: skip
+        fast = uniformer.optimize(head)
+        found, wanted = (net.forward_head(features, pre_logits=True) for net in (fast, head))
+        assert_close(found, wanted, terms_of(head))
 
 
 # ---- classifiers -----------------------------------------------------------------------------------------------------
@@ -245,11 +246,11 @@ def test_checkpointed_stages(kind: str) -> None:
         got = checkpoint_seq(stage.blocks, stage.embed(got))
     assert torch.equal(got, model.forward_intermediates(x)[-1])
     got.sum().backward()
-    checkpointed = copy.deepcopy({name: p.grad for name, p in model.named_parameters()})
+    checkpointed = {name: p.grad for name, p in model.named_parameters()}
     model.zero_grad()
     model.forward_intermediates(x)[-1].sum().backward()
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(checkpointed[name], parameter.grad)
+    terms = 2 * terms_of(model) + x[:, 0].numel()
+    assert_close_gradients(checkpointed, {name: p.grad for name, p in model.named_parameters()}, terms)
 
 
 @every_kind
@@ -262,7 +263,7 @@ def test_grad_checkpointing_changes_no_gradient(kind: str) -> None:
         model.forward_intermediates(x)[-1].square().mean().backward()
         gradients.append(model.stages[0].embed.get_parameter(
             "conv1.weight" if model.config.overlap else "proj.weight").grad.clone())  # fmt: skip
-    torch.testing.assert_close(*gradients)
+    assert_close(*gradients, 2 * terms_of(model) + x[:, 0].numel())
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------
@@ -287,7 +288,7 @@ def test_timms_transform_is_ours() -> None:
     model = uniformer.create_model("uniformer_small", depths=(1, 1, 1, 1))
     image = Image.fromarray(odd_media.picture(3, 400, 300))
     transform = create_transform(**resolve_model_data_config(model))
-    np.testing.assert_allclose(transform(image), image_views(image, default_input(model.config))[0], atol=1e-6, rtol=0)
+    assert_close(transform(image), image_views(image, default_input(model.config))[0], 2)
 
 
 def test_the_input_is_that_of_the_weights_once_they_are_loaded(tmp_path: Path) -> None:
