@@ -31,7 +31,7 @@ from uniformer.support.files import locked
 with locked(Path(sys.argv[1]), is_file=sys.argv[2] == "is_file=True") as note:
     child = os.fork()
     if not child:
-        time.sleep(int(sys.argv[2]))
+        time.sleep(int(sys.argv[3]))
         os._exit(0)
     print(child, flush=True)
     sys.stdin.read()
@@ -41,10 +41,7 @@ with locked(Path(sys.argv[1]), is_file=sys.argv[2] == "is_file=True") as note:
 @contextmanager
 def held(output: Path, how: str = "is_file=False") -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Another process has the folder or file, and a child of its own; both are gone in the end."""
-    command = [sys.executable, "-c", HOLDER, str(output), how]
-def held(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Another process has the folder, and a child of its own; both are gone in the end."""
-    command = [sys.executable, "-c", HOLDER, str(folder), str(PATIENCE)]
+    command = [sys.executable, "-c", HOLDER, str(output), how, str(PATIENCE)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     child = int(process.stdout.readline())
