@@ -138,7 +138,7 @@ def _seconds(run: Run) -> float:
     """Of one run; of one that uses a GPU with all that it left the GPU to do."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
-        from uniformer.speed.clock import seconds
+        from uniformer.speed.timings import seconds
 
         return seconds(run, torch.device("cuda", torch.cuda.current_device()))
     begin = time.perf_counter()

@@ -4,8 +4,8 @@
     python benchmarks/gpu.py "small_video 16x224" --batch-size 16 --compiled
 
 `plain` is the network as it is under float16 autocast; `fast` is in bfloat16: in inference the folded copy of
-`uniformer.optimize`, in training bfloat16 autocast, both with the depthwise convolutions in the forms that are the
-fastest on this card. Those are measured first and remembered, as `uniformer bench --device cuda` does it.
+`uniformer.optimize`, in training bfloat16 autocast, both with the depthwise convolutions by the implementations that are
+the fastest on this card. Those are measured first and remembered, as `uniformer bench --device cuda` does it.
 
 The floor is what the network's convolutions and matrix products would take if each ran at the rate of the card's own
 bfloat16 matrix products, or of its copies where reading and writing takes longer; both are measured in the same rounds.
@@ -103,13 +103,13 @@ def forward(arch: str, x: torch.Tensor, form: str) -> Callable[[], Any]:
 def step(arch: str, x: torch.Tensor, form: str) -> Callable[[], Any]:
     """Loss and gradients."""
     import uniformer
-    from uniformer.speed.convolutions import recall
+    from uniformer import speed
 
     model = uniformer.create_model(arch, num_classes=20).cuda().train()
     dtype = torch.float16 if form == "plain" else torch.bfloat16
     scaler = torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
     if form != "plain":
-        recall(model, tuple(x.shape[1:]), dtype, training=True)
+        speed.prepare(model, training=True, dtype=dtype, size=x.shape[1:])
     called = torch.compile(model) if form == "compiled" else model
     labels = torch.randint(20, x.shape[:1], device="cuda")
 
@@ -165,7 +165,7 @@ def main() -> None:
 
 def measure_convolutions(arch: str, shape: tuple[int, ...], clips: int) -> None:
     import uniformer
-    from uniformer.speed.convolutions import measure_depthwise
+    from uniformer.speed.tuning import measure_depthwise
 
     config = uniformer.create_model(arch).config
     measure_depthwise(config, shape, batch=clips, device=torch.device("cuda", 0), dtype=torch.bfloat16, say=print)

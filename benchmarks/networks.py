@@ -27,13 +27,13 @@ FORMS = ("reference", "plain", "fast", "fast_bfloat16", "openvino", "onnxruntime
 
 
 def ours(arch: str, shape: Shape, form: str, *, threads: int) -> Built:
-    """One of our networks in a form as `uniformer bench` names it, or `fast` in 16 bits; `reference` is written as the
-    published code is.
+    """One of our networks in a form as `uniformer bench` names it, or `fast` in 16 bits; `reference` computes as the
+    published code does.
     """
     import torch
+    from published import published
 
     import uniformer
-    from uniformer.speed.plain import plain
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -47,7 +47,7 @@ def ours(arch: str, shape: Shape, form: str, *, threads: int) -> Built:
         "input": list(shape),
     }
     if form == "reference":
-        model = plain(model)
+        model = published(model)
     elif form == "fast":
         model = uniformer.optimize(model)
     elif form == "fast_bfloat16":  # pays where the processor has instructions for it

@@ -14,11 +14,11 @@ from typing import Any
 import machine
 import torch
 from networks import OURS, gemm
+from published import published
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import uniformer
-from uniformer.speed.plain import plain
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     model = uniformer.create_model(arch).eval().requires_grad_(False)
     x = torch.randn(1, *shape)
     macs = counted(model, x)
-    model = {"reference": plain, "plain": lambda m: m, "fast": uniformer.optimize}[args.form](model)
+    model = {"reference": published, "plain": lambda m: m, "fast": uniformer.optimize}[args.form](model)
     seconds, rate = timed(model, x, args.rounds, args.threads)
 
     whole, floor = seconds[""], {name: count / rate for name, count in macs.items()}

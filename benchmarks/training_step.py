@@ -1,4 +1,4 @@
-"""One step of training on a CPU, forward and backward: the networks as they are against the form of the published code.
+"""One step of training on a CPU, forward and backward: as the published code, plain, and prepared by `speed.prepare`.
 
 python benchmarks/training_step.py
 """
@@ -20,18 +20,23 @@ STEPS = {
     "xxs_video, 4 clips 8x128": ("uniformer_xxs_video", (4, 3, 8, 128, 128)),
     "small_video, 1 clip 8x112": ("uniformer_small_video", (1, 3, 8, 112, 112)),
 }
+FORMS = ("reference", "plain", "prepared")
 
 
 def step(arch: str, shape: tuple[int, ...], form: str, *, threads: int) -> tuple[Callable[[], Any], dict[str, Any]]:
     import torch
+    from published import published
 
     import uniformer
-    from uniformer.speed.plain import plain
+    from uniformer import speed
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = uniformer.create_model(arch, num_classes=20).train()
-    model = plain(model) if form == "reference" else model
+    if form == "reference":
+        model = published(model)
+    elif form == "prepared":  # as `uniformer train` does
+        speed.prepare(model, training=True)
     x, labels = torch.randn(shape), torch.randint(20, shape[:1])
 
     def run() -> None:
@@ -48,13 +53,13 @@ def main() -> None:
     args = parser.parse_args()
     under, rows, lines = machine.conditions(threads=args.threads, rounds=args.rounds), {}, []
     for name, (arch, shape) in STEPS.items():
-        pair = [Contender(form, step, (arch, shape, form)) for form in ("reference", "plain")]
-        reference, ours = finished(compare(pair, rounds=args.rounds, threads=args.threads))
-        rows[name] = [reference.row(), ours.row()]
-        per_clip = [1000 * result.median / shape[0] for result in (reference, ours)]
-        memory = [f"{result.memory_mb:.0f}" for result in (reference, ours)]
-        lines.append([name, *(f"{ms:.0f}" for ms in per_clip), f"{reference.median / ours.median:.2f}", *memory])
-    head = ("step", "reference, ms a clip", "ours, ms a clip", "ratio", "reference, MB", "ours, MB")
+        contenders = [Contender(form, step, (arch, shape, form)) for form in FORMS]
+        results = finished(compare(contenders, rounds=args.rounds, threads=args.threads))
+        rows[name] = [result.row() for result in results]
+        for result in results:
+            figures = (f"{1000 * result.median / shape[0]:.0f}", f"{results[0].median / result.median:.2f}")
+            lines.append([name, result.name, *figures, f"{result.memory_mb:.0f}"])
+    head = ("step", "form", "ms a clip", "x faster than reference", "MB")
     text = f"Loss and gradients, float32, {args.threads} threads, medians of {args.rounds} rounds in turn.\n\n"
     machine.keep("training_step", under, rows, text + machine.markdown(head, lines))
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from tests.tolerance import assert_close
-from uniformer.network.blocks import Pointwise3d
 from uniformer.speed.depthwise import Depthwise3d, depthwise, depthwise_plain
+from uniformer.speed.training_modules import Pointwise3d
 
 SHAPES = [(2, 8, 6, 5, 7), (1, 3, 1, 4, 4), (3, 16, 2, 9, 3), (2, 5, 8, 1, 1)]
 
@@ -48,7 +48,7 @@ def test_only_what_is_asked_for_gets_a_gradient():
     assert of_x.shape == x.shape == output.shape
 
 
-def test_the_fast_form_is_used_where_torch_is_slow_and_only_there():
+def test_the_fast_backward_pass_is_used_where_torch_is_slow_and_only_there():
     x, weight, bias = drawn(SHAPES[0], 3)
     name = lambda y: type(y.grad_fn).__name__  # noqa: E731
     weight.requires_grad_()
@@ -78,8 +78,8 @@ def test_the_layers_are_convolutions_to_the_state_dict_and_to_numbers():
     torch.manual_seed(0)
     x = torch.randn(2, 6, 3, 4, 5)
     for ours, plain in (
-        (Depthwise3d(6, 5), torch.nn.Conv3d(6, 6, 5, padding=2, groups=6)),
-        (Pointwise3d(6, 9), torch.nn.Conv3d(6, 9, 1)),
+        (Depthwise3d(6, 6, 5, padding=2, groups=6), torch.nn.Conv3d(6, 6, 5, padding=2, groups=6)),
+        (Pointwise3d(6, 9, 1), torch.nn.Conv3d(6, 9, 1)),
     ):
         plain.load_state_dict(ours.state_dict())
         terms = plain.weight[0].numel()

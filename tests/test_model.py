@@ -14,7 +14,7 @@ from uniformer.checkpoints.load import create_model
 from uniformer.config import Config, with_options
 from uniformer.errors import InputError
 from uniformer.network.model import UniFormer
-from uniformer.network.ops import attention, attention_plain, from_windows, to_windows
+from uniformer.network.ops import attention, from_windows, to_windows
 from uniformer.network.variants import VARIANTS, get_config
 
 TINY = {"depths": (1, 1, 2, 2), "dims": (16, 24, 32, 48), "head_dim": 16, "num_classes": 7}
@@ -155,7 +155,10 @@ def test_autocast(kind: Config, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_autocast_training(kind: Config, dtype: torch.dtype) -> None:
-    model, x = build(kind).train(), small_input(kind)
+    """Of clips as long as the longest kernel in stage 1: with shorter ones torch itself can be wrong in bfloat16, and
+    `speed.prepare` is for that.
+    """
+    model, x = build(kind).train(), small_input(kind, size=(32, 64), frames=10)
     with torch.autocast("cpu", dtype):
         loss = sum(y.float().square().mean() for y in values(model(x)))
     loss.backward()
@@ -326,9 +329,10 @@ def test_other_input_channels() -> None:
     assert model(torch.zeros(1, 5, 32, 32)).shape == (1, 3)
 
 
-def test_attention_and_its_plain_twin() -> None:
+def test_attention_is_that_of_the_paper() -> None:
     q, k, v = torch.randn(3, 2, 4, 50, 16, dtype=torch.float64).unbind(0)
-    assert_close(attention(q, k, v), attention_plain(q, k, v), 16 + 50)
+    affinity = (q @ k.transpose(-2, -1) / 16**0.5).softmax(dim=-1)
+    assert_close(attention(q, k, v), affinity @ v, 16 + 50)
 
 
 def test_windows_and_back() -> None:

@@ -11,9 +11,8 @@ from tests.training_runs import TINY, losses, recipe
 from uniformer import create_model
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.save import verify
-from uniformer.network.blocks import GlobalMHRA
 from uniformer.network.model import UniFormer
-from uniformer.network.ops import attention
+from uniformer.speed.training_modules import Float32MHRA
 from uniformer.support.distributed import World
 from uniformer.tasks.classification import Classification
 from uniformer.tasks.losses import distillation_loss, soft_target_cross_entropy, two_head_loss
@@ -86,21 +85,12 @@ def test_token_labeling_trains_from_label_maps(tmp_path, sets):
     assert np.mean(falling[-4:]) < np.mean(falling[:4])
 
 
-def test_attention_stays_in_float32_where_asked():
-    torch.manual_seed(0)
-    mhra, tokens = GlobalMHRA(32, 16), 20 * torch.randn(2, 9, 32)
-    with torch.autocast("cpu", torch.bfloat16):
-        _, low_affinity = mhra.with_class_affinity(tokens)
-        mhra.float32 = True
-        high = mhra(tokens)
-        high_too, affinity = mhra.with_class_affinity(tokens)
-        q, k, v = mhra._heads(tokens)
-    assert q.dtype == torch.float32
-    assert torch.equal(high, high_too)
-    mixed = attention(q, k, v).transpose(1, 2).flatten(2)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(high, mhra.proj(mixed))
-    assert not torch.equal(low_affinity, affinity)
+def test_a_recipe_can_keep_attention_in_float32(tmp_path, sets):
+    for asked in (True, False):
+        chosen = recipe({"attention_float32": asked, "precision": "bfloat16"})
+        with Log(tmp_path) as log:
+            run, _ = prepare(chosen, *sets, tmp_path, World(), log)
+        assert any(isinstance(module, Float32MHRA) for module in run.learner.model.modules()) == asked
 
 
 def test_batch_norms_of_several_gpus_share_statistics_where_asked(tmp_path):

@@ -1,4 +1,4 @@
-"""Every inference form gives what its plain twin gives, in all families and precisions, and stays a copy."""
+"""Every inference form gives what the plain network gives, in all families and precisions, and stays a copy."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from torch import Tensor, nn
 import uniformer
 from tests import odd_media
 from tests.tiny import CLIPS, IMAGES, refused, same, save_tiny, tiny_model
-from tests.tolerance import assert_close, assert_close_gradients, layers_of, off, rounding, terms_of
+from tests.tolerance import assert_close, layers_of, off, rounding, terms_of
+from uniformer import speed
 from uniformer.config import Config
 from uniformer.datasets.manifest import Item, Manifest
 from uniformer.evaluation.features import extract_features, load_features
 from uniformer.evaluation.scoring import Reading, evaluate_model
 from uniformer.inference.predictor import Predictor
-from uniformer.network.blocks import GlobalMHRA, LocalBlock, Pointwise3d
+from uniformer.network.blocks import LocalBlock
 from uniformer.network.model import UniFormer
 from uniformer.speed import fold
 from uniformer.speed.blocks import OneDnnConv3d, feed_forward_
 from uniformer.speed.network import FastUniFormer
-from uniformer.speed.plain import PlainMHRA, PlainPatchEmbed, plain
 from uniformer.speed.timings import Compute
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -77,20 +77,19 @@ def assert_answers(found: list[Tensor], wanted: list[Tensor], terms: int) -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_it_gives_what_the_plain_form_gives(family: str, dtype: torch.dtype, one_thread: None) -> None:
+def test_it_gives_what_the_plain_network_gives(family: str, dtype: torch.dtype, one_thread: None) -> None:
     model = tiny_model(**FAMILIES[family]).to(dtype)
     x = an_input(model.config).to(dtype)
-    wanted = outputs(plain(model), x)
-    assert_answers(outputs(model, x), wanted, terms_of(model))
+    wanted = outputs(model, x)
     assert_answers(outputs(uniformer.optimize(model), x), wanted, terms_of(model))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("family", ["images", "clips", "layer scale", "token labeling"])
-def test_in_16_bits_it_is_as_close_as_the_plain_form(family: str, one_thread: None) -> None:
+def test_in_16_bits_it_is_as_close_as_the_plain_network(family: str, one_thread: None) -> None:
     model = tiny_model(**FAMILIES[family])
     x = an_input(model.config, batch=8)
-    wanted = outputs(plain(model).double(), x.double())[0]
-    plainly = off(outputs(plain(model).bfloat16(), x.bfloat16())[0], wanted)
+    wanted = outputs(copy.deepcopy(model).double(), x.double())[0]
+    plainly = off(outputs(copy.deepcopy(model).bfloat16(), x.bfloat16())[0], wanted)
     fast = uniformer.optimize(model, dtype=torch.bfloat16)
     (found, *_) = outputs(fast, x)  # type: ignore[arg-type]
     assert found.dtype == torch.bfloat16
@@ -99,10 +98,7 @@ def test_in_16_bits_it_is_as_close_as_the_plain_form(family: str, one_thread: No
 
 @pytest.mark.parametrize("family", ["clips", "hourglass", "split attention"])
 def test_attention_stays_in_float32_where_training_had_it_so(family: str, one_thread: None) -> None:
-    model = tiny_model(**FAMILIES[family])
-    for module in model.modules():
-        if isinstance(module, GlobalMHRA):
-            module.float32 = True
+    model = speed.prepare(tiny_model(**FAMILIES[family]), training=True, attention_float32=True)
     x = an_input(model.config)
     for dtype, roundings in ((torch.float32, terms_of(model)), (torch.bfloat16, layers_of(model))):
         with torch.no_grad():
@@ -129,36 +125,7 @@ def test_real_variants(name: str, size: tuple[int, ...], one_thread: None) -> No
                 value.add_((torch.rand_like(value) - 0.5) / 25)
     x = an_input(model.config, 1, size)
     fast = uniformer.optimize(model)
-    assert_answers(outputs(fast, x)[:5], outputs(plain(model), x)[:5], terms_of(model))  # type: ignore[arg-type]
-
-
-def test_the_plain_form_is_the_published_arithmetic() -> None:
-    model = tiny_model(ndim=3)
-    found = plain(model)
-    kinds = {type(module) for module in found.modules()}
-    assert {PlainMHRA, PlainPatchEmbed, nn.Conv3d, nn.BatchNorm3d} <= kinds
-    assert not kinds & {Pointwise3d}
-    assert same(found.state_dict(), model.state_dict())
-    maps = found.forward_intermediates(an_input(model.config))
-    assert maps[0].shape == (2, 16, 3, 18, 16)
-
-
-@pytest.mark.parametrize("family", ["clips", "time kernel", "overlap of clips", "hourglass of clips"])
-def test_a_training_step_is_that_of_the_plain_form(family: str, one_thread: None) -> None:
-    model = tiny_model(**FAMILIES[family]).train()
-    x = an_input(model.config)
-
-    def step(form: UniFormer, x: Tensor) -> tuple[Tensor, dict[str, Tensor | None]]:
-        logits = form(x)
-        logits.square().sum().backward()
-        return logits, {name: p.grad for name, p in form.named_parameters()}
-
-    true_logits, true = step(plain(model).double(), x.double())
-    logits, found = step(model, x)
-    assert_close(logits, true_logits, terms_of(model))
-    assert_close_gradients(found, true, 2 * terms_of(model) + x[:, 0].numel())  # there, back, and over all places
-    stem = model.stages[0].embed(x)
-    assert stem.is_contiguous(memory_format=torch.channels_last_3d)
+    assert_answers(outputs(fast, x)[:5], outputs(model, x)[:5], terms_of(model))  # type: ignore[arg-type]
 
 
 # ---- the model it is made of, and what may be done with it --------------------------------------------------------

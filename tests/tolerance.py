@@ -47,7 +47,13 @@ def assert_close(
     assert away <= allowed, f"off by {away:.2e} of the largest value, expected at most {allowed:.2e}"
 
 
-def assert_close_gradients(found: Mapping[str, Tensor | None], true: Mapping[str, Tensor | None], terms: int) -> None:
+def assert_close_gradients(
+    found: Mapping[str, Tensor | None],
+    true: Mapping[str, Tensor | None],
+    terms: int,
+    *,
+    dtype: torch.dtype | None = None,
+) -> None:
     """By name, as shares of the largest of the whole step: a gradient that is 0 in truth has no size of its own."""
     assert found.keys() == true.keys()
     largest = max(float(gradient.abs().max()) for gradient in true.values() if gradient is not None)
@@ -55,5 +61,5 @@ def assert_close_gradients(found: Mapping[str, Tensor | None], true: Mapping[str
         mine = found[name]
         assert (mine is None) == (gradient is None), name
         if mine is not None:
-            away, allowed = off(mine, gradient, largest), rounding(mine.dtype, terms)
+            away, allowed = off(mine, gradient, largest), rounding(dtype or mine.dtype, terms)
             assert away <= allowed, f"{name}: off by {away:.2e} of the largest gradient, expected at most {allowed:.2e}"

@@ -42,7 +42,7 @@ _PUBLIC = {  # name: (the module it comes from, what it is), in the order of `he
     "list_recipes": ("training.recipe", "names of the published training runs"),
     "load_recipe": ("training.recipe", "how a network is trained, by name or from a file"),
     "parameter_groups": ("training.optim", "parameters for an optimizer of your own: weight decay, layer decay"),
-    "optimize": ("speed.prepare", "a copy of a network that computes faster"),
+    "optimize": ("speed.forms", "a copy of a network that computes faster"),
     "export": ("speed.export", "a network as a file for OpenVINO or ONNX Runtime"),
     "InputError": ("errors", "what is raised for anything that cannot be used, in one line"),
 }
@@ -62,7 +62,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from uniformer.network.variants import list_models
     from uniformer.reading.pipeline import transforms
     from uniformer.speed.export import export
-    from uniformer.speed.prepare import optimize
+    from uniformer.speed.forms import optimize
     from uniformer.tasks.classification import Prediction
     from uniformer.tasks.scores import Scores
     from uniformer.timelines.timeline import Timeline, timeline

@@ -29,7 +29,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--threads", type=int, metavar="N", help="default: as torch chooses, or OMP_NUM_THREADS")
     p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     p.add_argument("--precision", default="float32", choices=("float32", "bfloat16", "float16"))
-    p.add_argument("--forms", nargs="+", choices=get_args(Compute), help="default: all that this machine can run")
+    p.add_argument("--forms", nargs="+", choices=get_args(Compute), help="beside plain; default: all that run here")
     p.add_argument("--head-dim", type=int, metavar="D", help="channels per attention head, where nothing tells it")
     p.add_argument("--json", action="store_true", help="one JSON object instead of the table")
 
@@ -52,10 +52,11 @@ def run(args: argparse.Namespace) -> int:
     device = pick_device(args.device)
     model, spec, is_checkpoint = _network(args)
     size = view_size(model.config, spec)
+    forms = args.forms or forms_here(device, args.precision)
     benchmark = measure(
         model,
         size,
-        args.forms or forms_here(device, args.precision),
+        forms,
         batch=args.batch_size,
         rounds=args.rounds,
         device=device,
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         say=lambda line: print(line, file=sys.stderr),
     )
     situation = situation_of(model.config, size, device, DTYPES[args.precision])
-    path = remember(situation, {t.form: t.median for t in benchmark.timings if t.form in get_args(Compute)})
+    path = remember(situation, {t.form: t.median for t in benchmark.timings if t.form in forms})
     about = {"network": args.network, "views": [args.batch_size, *size], "situation": situation}
     if args.json:
         print(json.dumps(about | _plain(benchmark)))

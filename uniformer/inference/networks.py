@@ -127,6 +127,8 @@ class TorchNetwork:
     def __call__(self, views: Floats, batch_size: int) -> Outputs:
         import torch
 
+        from uniformer.speed.forms import forward_views
+
         pixels = torch.from_numpy(views).to(next(self.model.parameters()).dtype)
         outputs = forward_views(lambda x: self._forward(self.form, x), pixels, self.device, self.dtype, batch_size)
         return tuple(np.asarray(o) for o in outputs)
@@ -161,28 +163,6 @@ def pooled_features(stages: Sequence[int] = ()) -> Forward:
         return last.flatten(2).mean(dim=2), *(maps[stage - 1] for stage in stages)
 
     return forward
-
-
-def forward_views(
-    forward: Callable[[Tensor], tuple[Tensor, ...]],
-    pixels: Tensor,
-    device: torch.device,
-    dtype: torch.dtype,
-    batch_size: int,
-) -> list[Tensor]:
-    """What `forward` gives for views (V, 3, ...), `batch_size` of them at a time, each output (V, ...) in float32.
-
-    `dtype` below float32 is taken by autocast; inference forms have it already.
-    """
-    import torch
-
-    parts = []
-    with torch.inference_mode():
-        for some in pixels.split(batch_size):
-            with torch.autocast(device.type, dtype, enabled=dtype.itemsize < 4):
-                outputs = forward(some.to(device, non_blocking=True))
-            parts.append([o.float().cpu() for o in outputs])
-        return [torch.cat(part) for part in zip(*parts, strict=True)]
 
 
 @contextmanager

@@ -6,15 +6,12 @@ not know their dimension, only convolutions and batch norms do. See `ops.py` for
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from torch import Tensor, nn
 
 from uniformer.config import Config
 from uniformer.network.ops import (
     attention,
-    channels_last,
     class_token_affinity,
     drop_path,
     from_windows,
@@ -22,7 +19,6 @@ from uniformer.network.ops import (
     to_tokens,
     to_windows,
 )
-from uniformer.speed.depthwise import Depthwise3d
 
 # LayerNorm epsilons: two of them in one model are an accident of the reference's history, but trained into the weights.
 # Confusing them moves the logits by 3e-6, which only a comparison in float64 shows.
@@ -32,34 +28,26 @@ EMBED_EPS = 1e-5
 Kernel = tuple[int, ...]
 
 
+CONVOLUTIONS: dict[int, type[nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+BATCH_NORMS: dict[int, type[nn.BatchNorm2d | nn.BatchNorm3d]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+
+
 def conv(ndim: int, dim_in: int, dim_out: int, kernel: Kernel, stride: Kernel, padding: Kernel) -> nn.Module:
     """A 2D or 3D convolution; `kernel`, `stride` and `padding` are (T, H, W), of which images use the last two."""
-    kind = nn.Conv3d if ndim == 3 else nn.Conv2d
-    return kind(dim_in, dim_out, kernel[-ndim:], stride[-ndim:], padding[-ndim:])  # type: ignore[arg-type]
-
-
-class Pointwise3d(nn.Conv3d):
-    """A 1x1x1 convolution, computed as the linear layer that it is: faster on a CPU, forward and backward."""
-
-    def __init__(self, dim_in: int, dim_out: int):
-        super().__init__(dim_in, dim_out, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        channels_last = nn.functional.linear(x.permute(0, 2, 3, 4, 1), self.weight.flatten(1), self.bias)
-        return channels_last.permute(0, 4, 1, 2, 3)
+    return CONVOLUTIONS[ndim](dim_in, dim_out, kernel[-ndim:], stride[-ndim:], padding[-ndim:])  # type: ignore[arg-type]
 
 
 def pointwise(ndim: int, dim_in: int, dim_out: int) -> nn.Module:
-    return Pointwise3d(dim_in, dim_out) if ndim == 3 else nn.Conv2d(dim_in, dim_out, 1)
+    return CONVOLUTIONS[ndim](dim_in, dim_out, 1)
 
 
 def depthwise(ndim: int, dim: int, kernel: int) -> nn.Module:
     """One kernel x kernel (x kernel) filter per channel, zero-padded to keep the grid."""
-    return Depthwise3d(dim, kernel) if ndim == 3 else nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+    return CONVOLUTIONS[ndim](dim, dim, kernel, padding=kernel // 2, groups=dim)
 
 
 def batch_norm(ndim: int, dim: int) -> nn.Module:
-    return nn.BatchNorm3d(dim) if ndim == 3 else nn.BatchNorm2d(dim)
+    return BATCH_NORMS[ndim](dim)
 
 
 def scaled(branch: Tensor, scale: Tensor | None) -> Tensor:
@@ -93,8 +81,7 @@ class PatchEmbed(nn.Module):
 class OverlapEmbed(nn.Module):
     """Overlapping 3x3 convolutions with batch norm: two of stride 2 in stage 1 (the "conv stem"), one in later stages.
 
-    In a video model the second convolution of stage 1 halves time. In training on a CPU the maps, from here on, have
-    the channels last in memory: these convolutions take half the time, forward and backward.
+    In a video model the second convolution of stage 1 halves time.
     """
 
     def __init__(self, config: Config, stage: int, dim_in: int, dim_out: int):
@@ -108,12 +95,8 @@ class OverlapEmbed(nn.Module):
         self.is_stem = stage == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm1(self.conv1(self._laid_out(x)))
+        x = self.norm1(self.conv1(x))
         return self.norm2(self.conv2(nn.functional.gelu(x))) if self.is_stem else x
-
-    def _laid_out(self, x: Tensor) -> Tensor:
-        trains = self.training and torch.is_grad_enabled()
-        return channels_last(x) if trains and x.ndim == 5 and x.device.type == "cpu" else x
 
 
 class LocalMHRA(nn.Module):
@@ -135,7 +118,6 @@ class GlobalMHRA(nn.Module):
     def __init__(self, dim: int, head_dim: int):
         super().__init__()
         self.head_dim = head_dim
-        self.float32 = False  # attend in float32 even under autocast; training switches it on where a recipe asks
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
@@ -143,26 +125,18 @@ class GlobalMHRA(nn.Module):
         B, N, C = tokens.shape
         qkv = self.qkv(tokens).view(B, N, 3, C // self.head_dim, self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, N, d)
-        return (q.float(), k.float(), v.float()) if self.float32 else (q, k, v)
-
-    def _precision(self, q: Tensor) -> AbstractContextManager[object]:
-        return torch.autocast(q.device.type, enabled=False) if self.float32 else nullcontext()
+        return q, k, v
 
     def _merge(self, heads: Tensor) -> Tensor:
         return self.proj(heads.transpose(1, 2).flatten(2))  # (B, h, N, d) -> (B, N, C)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        q, k, v = self._heads(tokens)
-        with self._precision(q):
-            mixed = attention(q, k, v)
-        return self._merge(mixed)
+        return self._merge(attention(*self._heads(tokens)))
 
     def with_class_affinity(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """tokens (B, 1 + N, C), the class token first -> the output, and the class token's affinity (B, N)."""
         q, k, v = self._heads(tokens)
-        with self._precision(q):
-            mixed, affinity = attention(q, k, v), class_token_affinity(q, k)
-        return self._merge(mixed), affinity
+        return self._merge(attention(q, k, v)), class_token_affinity(q, k)
 
 
 class FFN(nn.Module):

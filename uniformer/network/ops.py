@@ -19,24 +19,13 @@ def to_tokens(x: Tensor) -> tuple[Tensor, Grid]:
 
 
 def to_grid(tokens: Tensor, grid: Grid) -> Tensor:
-    """Tokens (B, N, C) -> (B, C, *grid), contiguous."""
+    """Tokens (B, N, C) -> (B, C, *grid)."""
     return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], *grid)
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """(B, C, *grid) with the channels last in memory: x itself where they are."""
-    return x.contiguous(memory_format=torch.channels_last_3d if x.ndim == 5 else torch.channels_last)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) v over (B, h, N, d), by whichever fused kernel torch has for the device."""
     return F.scaled_dot_product_attention(q, k, v)
-
-
-def attention_plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The plain twin of `attention`, written as in the paper (Eq. 3); the tests hold one against the other."""
-    affinity = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
-    return affinity @ v
 
 
 def class_token_affinity(q: Tensor, k: Tensor) -> Tensor:

@@ -1,12 +1,36 @@
-"""Inference forms of the network; each has a plain twin that the tests hold it to.
+"""Speed, put on from outside: the network of `uniformer.network` computes by itself, here it is made to do so faster.
 
-    optimize.py  the door: a model in, an inference copy out
-fold.py      exact rewritings of weights: batch norms, layer scales, residuals
-blocks.py    the blocks with folded weights, channels last in memory, sums in place
-network.py   the network made of them
-plain.py     the network as the reference computes it, to measure against
-bench.py     all of them measured on this machine
-choice.py    which one computes: as asked for, or as measured
-convolutions.py  on a GPU: which form computes each depthwise convolution
-clock.py     how long a run takes
+    preparation.py       the door: a model for training in place, or a copy of it for inference
+    training_modules.py  in training: what stands in for modules of the model
+    convolutions.py      a network's convolutions, and whether torch computes them rightly here
+    depthwise.py         depthwise 3D convolutions: gradients on a CPU, implementations for a GPU
+    kernels.py           one of these: our own kernels (Triton); never run on a card, taken only where measured
+    tuning.py            on a GPU: which implementation each layer takes, by measurement
+
+    fold.py              for inference: exact rewritings of weights, batch norms, layer scales, residuals
+    blocks.py            the blocks with folded weights, channels last in memory, sums in place
+    network.py           the network made of them
+
+    forms.py             the forms of a network by name; `uniformer.optimize`
+    export.py            files for OpenVINO and ONNX Runtime; runtimes.py runs them, without torch
+    bench.py             all forms measured on this machine; timings.py keeps what was measured
+
+`prepare` and `unprepare` are imported when they are first used.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from uniformer.speed.preparation import prepare, unprepare
+
+__all__ = ["prepare", "unprepare"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from uniformer.speed import preparation
+
+        return getattr(preparation, name)
+    raise AttributeError(f"module 'uniformer.speed' has no attribute {name!r}")

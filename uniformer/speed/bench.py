@@ -15,25 +15,22 @@ import torch
 from torch import Tensor, nn
 
 from uniformer.errors import InputError
-from uniformer.inference.networks import forward_views
 from uniformer.network.macs import count_macs
 from uniformer.network.model import UniFormer
-from uniformer.speed.convolutions import measure_depthwise
 from uniformer.speed.export import PACKAGES
-from uniformer.speed.forms import inference_form
-from uniformer.speed.plain import plain
-from uniformer.speed.prepare import optimize
+from uniformer.speed.forms import forward_views, inference_form, optimize
 from uniformer.speed.timings import RUNTIMES, Compute
+from uniformer.speed.tuning import measure_depthwise
 from uniformer.support.distributed import DTYPES
 
-REFERENCE = "reference"  # the model written as the published code is: what the others are measured against
+REFERENCE: Compute = "plain"  # what the others are measured against
 SIDE = 2048  # of the square matrices whose product gives the floor
 TOLERANCE = 1e-4  # in float32, of the largest logit
 
 
 @dataclass(frozen=True)
 class Timing:
-    """The seconds that one form took for a batch, and how far its logits are from the reference's."""
+    """The seconds that one form took for a batch, and how far its logits are from the plain network's."""
 
     form: str
     seconds: tuple[float, ...]  #: one a round
@@ -48,7 +45,7 @@ class Timing:
 class Benchmark:
     """Every form in turn, round after round, so that a slow minute of the machine falls on all alike."""
 
-    timings: tuple[Timing, ...]  #: the reference first
+    timings: tuple[Timing, ...]  #: the plain network first
     macs: int  #: multiply-adds of a batch
     product: tuple[float, ...]  #: seconds of one product of two SIDE x SIDE matrices, one a round
 
@@ -75,27 +72,30 @@ def measure(
     keep: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Benchmark:
-    """Time a classifier for batches of views of `size`, (3, [T,] H, W), in the forms asked for.
+    """Time a classifier for batches of views of `size`, (3, [T,] H, W): the plain network, and the forms asked for.
 
     The model is taken over: made float32, moved, put into evaluation mode. `keep` leaves the networks exported for a
-    runtime in the cache folder. `say` is told what takes long. On a GPU the forms of the depthwise convolutions are
-    measured first, for inference and for training, and remembered.
-    Raises `InputError` where a form's logits are not the reference's, `MissingExtra` where its packages are missing.
+    runtime in the cache folder. `say` is told what takes long. On a GPU the implementations of the depthwise
+    convolutions are measured first, for inference and for training, and remembered.
+    Raises `InputError` where a form's logits are not the plain network's, `MissingExtra` without its packages.
     """
     device, dtype = torch.device(device), DTYPES[precision]
     model = model.float().to(device).eval()
     if device.type == "cuda":
         measure_depthwise(model.config, size, batch=batch, device=device, dtype=dtype, say=say)
     x = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0))
-    runs: dict[str, Callable[[], Tensor]] = {REFERENCE: _runner(plain(model), x, device, dtype)}
-    offs, wanted = {REFERENCE: 0.0}, runs[REFERENCE]()
+    runs: dict[str, Callable[[], Tensor]] = {REFERENCE: _runner(model, x, device, dtype)}
+    offs: dict[str, float] = {REFERENCE: 0.0}
+    wanted = runs[REFERENCE]()
     for form in forms:
+        if form == REFERENCE:
+            continue
         if form == "compiled" or form in RUNTIMES:
             say(f"preparing {form}: up to some minutes")
         runs[form] = _runner(_prepared(model, form, size, dtype, keep), x, device, dtype)
         offs[form] = float((runs[form]() - wanted).abs().max() / wanted.abs().max())
         if dtype == torch.float32 and not offs[form] <= TOLERANCE:  # also catches NaN
-            raise InputError(f"expected the logits of the reference from {form}, they are off by {offs[form]:.1e}")
+            raise InputError(f"expected the logits of the plain network from {form}, they are off by {offs[form]:.1e}")
     matrix = torch.randn(SIDE, SIDE, device=device, dtype=dtype)
     everything = runs | {"product": lambda: (matrix @ matrix)[0, :1].float().cpu()}
     seconds: dict[str, list[float]] = {name: [] for name in everything}

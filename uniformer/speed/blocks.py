@@ -1,8 +1,8 @@
 """Inference forms of the blocks: folded weights, channels last in memory, sums in place.
 
-Each gives what its plain twin in `layers.py` and `hourglass.py` gives in evaluation. A feature map (B, C, *grid) lies
-in memory as (B, *grid, C), so that its tokens, or rows (B * N, C), are views of it: local and global blocks then read
-and write the same memory, pointwise convolutions are matrix products, and depthwise ones take oneDNN's faster kernel.
+Each gives what its plain twin in `network/` gives in evaluation. A feature map (B, C, *grid) lies in memory as (B,
+*grid, C), so that its tokens, or rows (B * N, C), are views of it: local and global blocks then read and write the same
+memory, pointwise convolutions are matrix products, and depthwise ones take oneDNN's faster kernel.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from uniformer.network.blocks import GlobalBlock, GlobalMHRA, LocalBlock, OverlapEmbed, PatchEmbed, SplitBlock
 from uniformer.network.hourglass import SCORE_UPDATE, HourglassBlock, HourglassState, gather_tokens
-from uniformer.network.ops import attention, channels_last, class_token_affinity
-from uniformer.speed.depthwise import Depthwise3d
+from uniformer.network.ops import attention, class_token_affinity
+from uniformer.speed.convolutions import is_depthwise
+from uniformer.speed.depthwise import Depthwise3d, channels_last
 from uniformer.speed.fold import before_norm, layer, local_weights, scaled, with_residual
+from uniformer.speed.training_modules import Float32MHRA
 
 Product: TypeAlias = nn.Conv2d | nn.Conv3d | nn.Linear  #: that is, a matrix product: the kernels are 1x1
 M = TypeVar("M", nn.Conv2d | nn.Conv3d, nn.Linear)
@@ -43,16 +45,16 @@ class OneDnnConv3d(nn.Conv3d):
 
 
 class FastDepthwise3d(Depthwise3d, OneDnnConv3d):
-    """`Depthwise3d` by oneDNN's kernels on a CPU, on a GPU by the form that it was given."""
+    """`Depthwise3d` by oneDNN's kernels on a CPU, on a GPU by the implementation that it was given."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if self._has_form(x) else OneDnnConv3d.forward(self, x)
+        return super().forward(x) if self._is_tuned(x) else OneDnnConv3d.forward(self, x)
 
     def added_to(self, x: Tensor) -> Tensor:
-        return super().added_to(x) if self._has_form(x) else x + self(x)
+        return super().added_to(x) if self._is_tuned(x) else x + self(x)
 
-    def _has_form(self, x: Tensor) -> bool:
-        return self.form is not None and x.is_cuda
+    def _is_tuned(self, x: Tensor) -> bool:
+        return self.implementation is not None and x.is_cuda
 
 
 class FastPatchEmbed(PatchEmbed):
@@ -147,9 +149,12 @@ class FastMHRA(GlobalMHRA):
     def __init__(self, mhra: GlobalMHRA):
         nn.Module.__init__(self)
         vars(self).update(vars(mhra))
+        self.float32 = isinstance(mhra, Float32MHRA)  #: attend in it
 
     def _heads(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = super()._heads(tokens)
+        if self.float32:
+            q, k, v = q.float(), k.float(), v.float()
         return (q, k, v) if tokens.is_cuda else (q.contiguous(), k.contiguous(), v.contiguous())
 
     def _merge(self, heads: Tensor) -> Tensor:
@@ -217,7 +222,7 @@ def feed_forward_(rows: Tensor, fc1: Product, fc2: Product, norm: nn.Module | No
 
 
 def _added(pos_embed: nn.Module, x: Tensor) -> Tensor:
-    """x + pos_embed(x), in one go where a GPU's form can."""
+    """x + pos_embed(x), in one go where a GPU's implementation can."""
     added: Tensor = pos_embed.added_to(x) if isinstance(pos_embed, FastDepthwise3d) else x + pos_embed(x)
     return added
 
@@ -230,13 +235,9 @@ def adds_residual(dtype: torch.dtype) -> bool:
 def _convolution(weight: Tensor, bias: Tensor | None, like: nn.Module, dtype: torch.dtype) -> nn.Conv2d | nn.Conv3d:
     """A convolution of the geometry of `like`, with other weights, on its device."""
     assert isinstance(like, nn.Conv2d | nn.Conv3d)
-    if isinstance(like, Depthwise3d):
-        with torch.device("meta"):
-            depthwise = FastDepthwise3d(like.in_channels, like.kernel_size[0])
-        if bias is None:
-            depthwise.register_parameter("bias", None)
-        return _filled(depthwise, channels_last(weight.view(like.weight.shape)), bias, like.weight.to(dtype))
-    kind: Any = OneDnnConv3d if isinstance(like, nn.Conv3d) else nn.Conv2d
+    kind: Any = nn.Conv2d
+    if isinstance(like, nn.Conv3d):
+        kind = FastDepthwise3d if is_depthwise(like) else OneDnnConv3d
     widths = like.in_channels, like.out_channels
     geometry = like.kernel_size, like.stride, like.padding, like.dilation, like.groups
     made = kind(*widths, *geometry, bias=bias is not None, device="meta")

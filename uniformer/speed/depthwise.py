@@ -1,15 +1,15 @@
-"""Depthwise 3D convolution: as torch computes it, with a faster backward pass on a CPU, and in several forms on a GPU.
+"""Depthwise 3D convolution: as torch computes it, with a faster backward pass on a CPU, and in several ways on a GPU.
 
 Forward, oneDNN is quick on a CPU; its backward pass is not: a small model spent three quarters of a training step there
-(figures in `docs/log.md`). So the fast form takes the same gradients by other ways:
+(figures in `docs/log.md`). So here the same gradients are taken by other ways:
 
 - of the input: a depthwise convolution once more, of the output's gradient with the kernel turned round;
 - of the kernel: for each of its planes in time a 2D depthwise one, over the frames that this plane joins.
 
 In 2D torch's own backward pass is as fast as this one.
 
-On a GPU nobody knows beforehand which form is the fastest: `fast/convolutions.py` measures them, and gives each layer
-the form that won. A layer that was given none computes as torch does.
+On a GPU nobody knows beforehand which implementation is the fastest: `tuning.py` measures them, and gives each layer
+the one that won. A layer that was given none computes as torch does.
 """
 
 from __future__ import annotations
@@ -24,35 +24,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Form = Literal["contiguous", "channels_last", "planes", "triton"]  #: on a GPU; see `FORMS`
-GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)  #: that a form may be given
+Implementation = Literal["contiguous", "channels_last", "planes", "triton"]  #: on a GPU; see `IMPLEMENTATIONS`
+GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)  #: that an implementation may be given
 
 
 class Depthwise3d(nn.Conv3d):
-    """One kernel x kernel x kernel filter per channel, zero-padded to keep the grid: (B, C, T, H, W) -> the same."""
+    """A depthwise `nn.Conv3d` that is computed by `depthwise`."""
 
-    form: Form | None = None  #: how a GPU computes it; None: as torch does
-
-    def __init__(self, dim: int, kernel: int):
-        super().__init__(dim, dim, kernel, padding=kernel // 2, groups=dim)
+    implementation: Implementation | None = None  #: how a GPU computes it; None: as torch does
 
     def forward(self, x: Tensor) -> Tensor:
-        return depthwise(x, self.weight, self.bias, self.form)
+        return depthwise(x, self.weight, self.bias, self.implementation)
 
     def added_to(self, x: Tensor) -> Tensor:
-        """x + self(x), in one go where the form can."""
-        return depthwise(x, self.weight, self.bias, self.form, residual=True)
+        """x + self(x), in one go where the implementation can."""
+        return depthwise(x, self.weight, self.bias, self.implementation, residual=True)
 
 
 def depthwise(
-    x: Tensor, weight: Tensor, bias: Tensor | None, form: Form | None = None, *, residual: bool = False
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    implementation: Implementation | None = None,
+    *,
+    residual: bool = False,
 ) -> Tensor:
     """x (B, C, T, H, W) by a filter per channel, weight (C, 1, k, k, k) with k odd -> (B, C, T, H, W).
 
-    `form` is for floats of 16 and 32 bits on a GPU; elsewhere there is no choice. With `residual` it is x plus that.
+    `implementation` is for floats of 16 and 32 bits on a GPU; elsewhere there is no choice. With `residual` it is x
+    plus that.
     """
-    if form is not None and x.is_cuda and x.dtype in GPU_DTYPES:
-        return FORMS[usable(form)](x, weight, bias, residual)
+    if implementation is not None and x.is_cuda and x.dtype in GPU_DTYPES:
+        return IMPLEMENTATIONS[usable(implementation)](x, weight, bias, residual)
     y: Tensor = (_FastBackward.apply if _slow_backward(x, weight) else depthwise_plain)(x, weight, bias)
     return x + y if residual else y
 
@@ -62,7 +65,7 @@ def depthwise_plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.conv3d(x, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
 
 
-# ---- forms for a GPU -------------------------------------------------------------------------------------------------
+# ---- on a GPU --------------------------------------------------------------------------------------------------------
 # Each takes x, weight, bias and whether x is added, and gives a map that lies in memory as x does.
 
 
@@ -74,8 +77,7 @@ def _contiguous(x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool) 
 
 def _channels_last(x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool) -> Tensor:
     """cuDNN's kernel for maps with the channels last in memory."""
-    last = torch.channels_last_3d
-    y = _laid_as(x, depthwise_plain(x.contiguous(memory_format=last), weight.contiguous(memory_format=last), bias))
+    y = _laid_as(x, depthwise_plain(channels_last(x), channels_last(weight), bias))
     return x + y if residual else y
 
 
@@ -102,7 +104,7 @@ def _triton(x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool) -> T
     return depthwise_triton(x, weight, bias, residual=residual)
 
 
-FORMS: dict[Form, Callable[[Tensor, Tensor, Tensor | None, bool], Tensor]] = {
+IMPLEMENTATIONS: dict[Implementation, Callable[[Tensor, Tensor, Tensor | None, bool], Tensor]] = {
     "contiguous": _contiguous,
     "channels_last": _channels_last,
     "planes": _planes,
@@ -110,9 +112,9 @@ FORMS: dict[Form, Callable[[Tensor, Tensor, Tensor | None, bool], Tensor]] = {
 }
 
 
-def usable(form: Form) -> Form:
-    """The form itself, but for "triton" where Triton is not installed: a network may have come from elsewhere."""
-    return "channels_last" if form == "triton" and not has_triton() else form
+def usable(implementation: Implementation) -> Implementation:
+    """Itself, but for "triton" where Triton is not installed: a network may have come from elsewhere."""
+    return "channels_last" if implementation == "triton" and not has_triton() else implementation
 
 
 @cache
@@ -125,6 +127,11 @@ def has_triton() -> bool:
     except ImportError:
         return False
     return True
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """(B, C, *grid) with the channels last in memory: x itself where they are."""
+    return x.contiguous(memory_format=torch.channels_last_3d if x.ndim == 5 else torch.channels_last)
 
 
 def _laid_as(x: Tensor, y: Tensor) -> Tensor:

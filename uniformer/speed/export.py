@@ -1,4 +1,4 @@
-"""Networks as files for OpenVINO (.xml with its .bin) and ONNX Runtime (.onnx). `exported.py` runs them, without torch.
+"""Networks as files for OpenVINO (.xml with its .bin) and ONNX Runtime (.onnx). `runtimes.py` runs them, without torch.
 
 What is written is the inference form as a graph in float32: for any batch, but for the frames and the picture size it
 was written for. The contract goes into the file. A file is kept only if its runtime gives the model's own logits.
@@ -20,7 +20,7 @@ from torch import Tensor
 from uniformer.checkpoints.contract import Contract
 from uniformer.errors import InputError, MissingExtra
 from uniformer.network.model import UniFormer
-from uniformer.speed.network import FastUniFormer
+from uniformer.speed.preparation import prepare
 from uniformer.speed.runtimes import METADATA, SUFFIXES, import_openvino, open_exported
 from uniformer.speed.timings import view_size
 
@@ -66,7 +66,7 @@ def write_graph(model: UniFormer, size: Sequence[int], out: Path, contract: Cont
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise MissingExtra(package, extra, f"writing {out.suffix} files")
-    inference = FastUniFormer(model).float().cpu()
+    inference = prepare(model, training=False).float().cpu()
     example = torch.zeros(2, *size)  # a batch of one would be taken for a constant
     batch = torch.export.Dim("batch", min=1)
     with warnings.catch_warnings(), torch.no_grad():
@@ -94,7 +94,7 @@ def _write_onnx(program: Any, out: Path, contract: Contract) -> None:
 @torch.no_grad()
 def _largest_error(model: UniFormer, path: Path, example: Tensor) -> float:
     """Of the file's logits, as a share of the largest. One view and several: another batch than it was traced with."""
-    inference = FastUniFormer(model).float().cpu()
+    inference = prepare(model, training=False).float().cpu()
     network = open_exported(path)
     want = inference(example)
     found = torch.cat([torch.from_numpy(network(some.numpy(), len(some))) for some in example.split([1, 2])])

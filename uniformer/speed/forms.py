@@ -1,40 +1,92 @@
-"""The forms in which a network computes an answer: which one, and making it."""
+"""The forms in which a network gives its answers, by name (`timings.Compute`): here each is made of a model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import get_args
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.proof import digest
 from uniformer.config import Config
 from uniformer.errors import InputError
 from uniformer.network.model import UniFormer
-from uniformer.speed.clock import processor_name
-from uniformer.speed.convolutions import recall
-from uniformer.speed.export import write_checked
-from uniformer.speed.network import FastUniFormer
-from uniformer.speed.prepare import RuntimeNetwork
-from uniformer.speed.runtimes import open_exported
-from uniformer.speed.timings import RUNTIMES, Compute, best_at_hand, exported_path, situation
+from uniformer.speed.export import write_checked, write_graph
+from uniformer.speed.preparation import prepare
+from uniformer.speed.runtimes import Exported, open_exported
+from uniformer.speed.timings import RUNTIMES, Compute, best_at_hand, exported_path, processor_name, situation
+
+Backend = Literal["torch", "openvino", "onnxruntime"]
 
 
-def weights_of(model: UniFormer) -> str:
-    """What tells a model's weights from all others."""
-    return digest(model.state_dict().values())[:12]
+def optimize(
+    model: UniFormer,
+    *,
+    dtype: torch.dtype | None = None,
+    compile: bool = False,
+    backend: Backend = "torch",
+    example: Tensor | None = None,
+) -> nn.Module:
+    """An inference copy of a model, in evaluation mode, that gives the same outputs faster. The model stays as it is.
+
+        fast = uniformer.optimize(model)
+        fast = uniformer.optimize(model, backend="openvino", example=torch.randn(1, 3, 16, 224, 224))
+
+    Outputs agree to 1e-4 of the largest in float32, to 1e-10 in float64; docs/speed.md says how much faster, and why.
+
+    Args:
+        dtype: what it computes in; the model's own by default. Of 16 bits it takes the place of autocast: for a GPU,
+            bfloat16 or float16.
+        compile: also by `torch.compile`, at the first input of each shape, which takes a minute or more.
+        backend: "torch" gives a `FastUniFormer`: any batch and size, every method of `UniFormer`, can be moved, copied
+            and pickled. "openvino" and "onnxruntime" (extras) give a `RuntimeNetwork`: classifiers, in float32 on the
+            CPU, any batch, but frames and size of `example` only.
+        example: an input. The runtimes need one; on a GPU it tells the size for which depthwise convolutions take the
+            implementations that `uniformer bench --device cuda` found to be the fastest (otherwise torch's own).
+
+    Raises:
+        InputError: the model is an optimised one, or the arguments do not go together.
+        MissingExtra: the backend's packages are not installed.
+    """
+    if backend not in get_args(Backend):
+        raise InputError(f"expected backend {', '.join(get_args(Backend))}, got {backend!r}")
+    if dtype is not None and not dtype.is_floating_point:
+        raise InputError(f"expected a floating-point dtype, got {dtype}")
+    size = None if example is None else tuple(example.shape[1:])
+    if backend == "torch":
+        fast = prepare(model, training=False, dtype=dtype, size=size)
+        if compile:
+            fast.compile()
+        return fast
+    if compile or dtype not in (None, torch.float32):
+        raise InputError(f"expected float32 and no compile for the backend {backend}: it compiles by itself")
+    if size is None:
+        raise InputError(f"expected an example input for the backend {backend}: it fixes the frames and the size")
+    with tempfile.TemporaryDirectory(prefix="uniformer-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder, f"network{RUNTIMES[backend]}")
+        write_graph(model, size, path, Contract(model.config))
+        return RuntimeNetwork(open_exported(path), size)
 
 
-def best_form(model: UniFormer, size: Sequence[int], device: torch.device, dtype: torch.dtype) -> Compute:
-    """The form that `uniformer bench` found to be the fastest here for views of `size`, and that can start at once."""
-    return best_at_hand(situation_of(model.config, size, device, dtype), lambda: weights_of(model), size)
+class RuntimeNetwork(nn.Module):
+    """A model run by OpenVINO or ONNX Runtime: clips or images (B, 3, ...) of one size -> logits (B, K), on the CPU.
 
+    It has no parameters and cannot be copied or pickled: `uniformer.export` writes files.
+    """
 
-def situation_of(config: Config, size: Sequence[int], device: torch.device, dtype: torch.dtype) -> str:
-    """`timings.situation` of this process."""
-    return situation(config, size, processor_name(device), str(dtype).removeprefix("torch."), torch.get_num_threads())
+    def __init__(self, network: Exported, size: tuple[int, ...]):
+        super().__init__()
+        self._network, self.size = network, size
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[1:]) != self.size:
+            raise InputError(f"expected inputs of shape (B, {', '.join(map(str, self.size))}), got {tuple(x.shape)}")
+        return torch.from_numpy(self._network(x.detach().float().cpu().numpy(), len(x)))
 
 
 def inference_form(model: UniFormer, compute: Compute, size: Sequence[int], dtype: torch.dtype) -> nn.Module:
@@ -51,8 +103,7 @@ def inference_form(model: UniFormer, compute: Compute, size: Sequence[int], dtyp
         if dtype != torch.float32 or next(model.parameters()).device.type != "cpu":
             raise InputError(f"expected float32 on the CPU with compute {compute}: it has no other")
         return _by_runtime(model, compute, size)
-    fast = FastUniFormer(model, dtype if dtype.itemsize < 4 else None, share=True)
-    recall(fast, size, next(fast.parameters()).dtype)
+    fast = prepare(model, training=False, dtype=dtype if dtype.itemsize < 4 else None, size=size, share=True)
     if compute == "compiled":
         fast.compile()
     return fast
@@ -65,3 +116,38 @@ def _by_runtime(model: UniFormer, compute: str, size: Sequence[int]) -> RuntimeN
         path.parent.mkdir(parents=True, exist_ok=True)
         write_checked(model, size, path, Contract(model.config))
     return RuntimeNetwork(open_exported(path), tuple(size))
+
+
+def best_form(model: UniFormer, size: Sequence[int], device: torch.device, dtype: torch.dtype) -> Compute:
+    """The form that `uniformer bench` found to be the fastest here for views of `size`, and that can start at once."""
+    return best_at_hand(situation_of(model.config, size, device, dtype), lambda: weights_of(model), size)
+
+
+def situation_of(config: Config, size: Sequence[int], device: torch.device, dtype: torch.dtype) -> str:
+    """`timings.situation` of this process."""
+    return situation(config, size, processor_name(device), str(dtype).removeprefix("torch."), torch.get_num_threads())
+
+
+def weights_of(model: UniFormer) -> str:
+    """What tells a model's weights from all others."""
+    return digest(model.state_dict().values())[:12]
+
+
+@torch.inference_mode()
+def forward_views(
+    forward: Callable[[Tensor], tuple[Tensor, ...]],
+    pixels: Tensor,
+    device: torch.device,
+    dtype: torch.dtype,
+    batch_size: int,
+) -> list[Tensor]:
+    """What `forward` gives for views (V, 3, ...), `batch_size` of them at a time, each output (V, ...) in float32.
+
+    `dtype` below float32 is taken by autocast; inference copies have it already.
+    """
+    parts = []
+    for some in pixels.split(batch_size):
+        with torch.autocast(device.type, dtype, enabled=dtype.itemsize < 4):
+            outputs = forward(some.to(device, non_blocking=True))
+        parts.append([o.float().cpu() for o in outputs])
+    return [torch.cat(part) for part in zip(*parts, strict=True)]

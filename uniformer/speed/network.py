@@ -18,12 +18,13 @@ from uniformer.speed.blocks import (
     FastGlobalBlock,
     FastHourglassBlock,
     FastLocalBlock,
+    FastMHRA,
     FastOverlapEmbed,
     FastPatchEmbed,
     FastSplitBlock,
 )
 
-FORMS: dict[type[nn.Module], Any] = {  # most special first
+FAST: dict[type[nn.Module], Any] = {  # most special first
     LocalBlock: FastLocalBlock,
     HourglassBlock: FastHourglassBlock,
     SplitBlock: FastSplitBlock,
@@ -40,11 +41,19 @@ class FastUniFormer(UniFormer):
     computes in `dtype`, the model's own by default, whatever autocast says, and without gradients. Its state dict is
     its own: save the model that it was made from. It can be copied, pickled and moved like any module.
 
-    `share` takes the tensors that stay as they are from the model itself, where `dtype` allows it: for a model that is
-    not going to change.
+    With `attention_float32` it attends in float32, as it does where the model was prepared to train so. `share` takes
+    the tensors that stay as they are from the model itself, where `dtype` allows it: for one that is not going to
+    change.
     """
 
-    def __init__(self, model: UniFormer, dtype: torch.dtype | None = None, *, share: bool = False):
+    def __init__(
+        self,
+        model: UniFormer,
+        dtype: torch.dtype | None = None,
+        *,
+        attention_float32: bool = False,
+        share: bool = False,
+    ):
         nn.Module.__init__(self)
         own = next(model.parameters()).dtype
         dtype = dtype or own
@@ -53,6 +62,9 @@ class FastUniFormer(UniFormer):
         for stage in cast("Iterable[Stage]", self.stages):
             stage.embed = _form(stage.embed, dtype)
             stage.blocks = nn.ModuleList(_form(block, dtype) for block in stage.blocks)
+        for module in self.modules():
+            if isinstance(module, FastMHRA):
+                module.float32 |= attention_float32
         self.to(dtype).eval()
 
     def train(self, mode: bool = True) -> FastUniFormer:
@@ -75,4 +87,4 @@ class FastUniFormer(UniFormer):
 
 def _form(module: Any, dtype: torch.dtype) -> Any:
     """The inference form of a block or a patch embedding."""
-    return next(form for plain, form in FORMS.items() if isinstance(module, plain))(module, dtype)
+    return next(fast for plain, fast in FAST.items() if isinstance(module, plain))(module, dtype)

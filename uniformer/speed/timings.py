@@ -1,9 +1,8 @@
-"""Which form computes a network: the one asked for, or the fastest that `uniformer bench` found on this machine.
+"""How long things take on this machine: the clock, and what `uniformer bench` measured, kept from run to run.
 
-On a GPU also which form computes each of its depthwise convolutions.
-
-What was measured lies in one JSON file of the user's cache folder, networks exported for this machine beside it. No
-torch here: the command line needs the names.
+That is the time of each form of a network, and on a GPU of each implementation of its depthwise convolutions. It lies
+in one JSON file of the user's cache folder, networks exported for this machine beside it. torch is not imported with
+this file: the command line needs the names.
 """
 
 from __future__ import annotations
@@ -13,15 +12,19 @@ import json
 import os
 import platform
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from uniformer.config import Config, InputSpec, to_dict
 from uniformer.errors import InputError, cannot_write
 from uniformer.support.files import atomic_path
+
+if TYPE_CHECKING:
+    import torch
 
 Compute = Literal["plain", "fast", "compiled", "openvino", "onnxruntime"]
 RUNTIMES = {"openvino": ".xml", "onnxruntime": ".onnx"}  #: what they read
@@ -66,6 +69,38 @@ def cpu_name() -> str:
     name = re.search(r"^model name\s*: (.*)", text, re.MULTILINE)
     wide = next((w for w in ("amx_tile", "avx512f", "avx2", "avx", "asimd") if re.search(rf"\b{w}\b", text)), "")
     return f"{name[1] if name else platform.machine()} {wide}".strip()
+
+
+def seconds(run: Callable[[], Any], device: torch.device, times: int = 1) -> float:
+    """Seconds of one `run`, the mean of `times` of them one after the other.
+
+    By CUDA's events on a GPU, where calls return before anything is computed; else by the clock.
+    """
+    if device.type != "cuda":
+        begin = time.perf_counter()
+        for _ in range(times):
+            run()
+        return (time.perf_counter() - begin) / times
+    import torch
+
+    with torch.cuda.device(device):
+        torch.cuda.synchronize()
+        begin_event, end_event = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin_event.record()
+        for _ in range(times):
+            run()
+        end_event.record()
+        end_event.synchronize()
+    return begin_event.elapsed_time(end_event) / 1000 / times
+
+
+def processor_name(device: torch.device) -> str:
+    """What a measurement is kept under."""
+    if device.type == "cpu":
+        return f"{cpu_name()}, {os.cpu_count()} cores"
+    import torch
+
+    return torch.cuda.get_device_name(device)
 
 
 def remember(key: str, seconds: Mapping[str, float]) -> Path:

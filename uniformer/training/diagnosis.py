@@ -7,15 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uniformer.network.blocks import GlobalMHRA
 from uniformer.tasks.objective import Objective
-
-
-def attend_in_float32(model: nn.Module) -> None:
-    """Keep attention out of autocast's lower precision."""
-    for module in model.modules():
-        if isinstance(module, GlobalMHRA):
-            module.float32 = True
 
 
 @torch.no_grad()

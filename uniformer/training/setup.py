@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from uniformer import speed
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.identify import Opened, open_checkpoint
 from uniformer.checkpoints.load import load_checkpoint
@@ -18,7 +19,7 @@ from uniformer.config import Config
 from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError
 from uniformer.labels import flip_sensitive
-from uniformer.speed.convolutions import recall
+from uniformer.network.model import UniFormer
 from uniformer.speed.timings import view_size
 from uniformer.support.distributed import DTYPES, World
 from uniformer.tasks import task_of
@@ -26,7 +27,6 @@ from uniformer.tasks.objective import Objective
 from uniformer.tasks.options import TargetOptions
 from uniformer.tasks.task import Task
 from uniformer.training.batches import MIXING, Plan, TrainingSet, collate, stream
-from uniformer.training.diagnosis import attend_in_float32
 from uniformer.training.log import Log
 from uniformer.training.optim import freeze, make_optimizer, moving_average, train_mode
 from uniformer.training.recipe import EffectiveLR, Recipe, effective_lr, resolved
@@ -181,10 +181,10 @@ def build(
     freeze(model, recipe.optimizer.freeze)
     if recipe.loop.grad_checkpointing:
         model.set_grad_checkpointing()
-    if recipe.attention_float32:
-        attend_in_float32(model)
     model.to(world.device)
-    recall(model, view_size(recipe.model, recipe.input), DTYPES[recipe.precision], training=True)
+    if isinstance(model, UniFormer):
+        size, dtype = view_size(recipe.model, recipe.input), DTYPES[recipe.precision]
+        speed.prepare(model, training=True, dtype=dtype, size=size, attention_float32=recipe.attention_float32)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     log.say(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {trained / 1e6:.2f} M to train")
 

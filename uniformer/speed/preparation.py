@@ -1,0 +1,95 @@
+"""The one door to speed: a plain model in; the same model ready for training, or a copy of it for inference, out."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+
+import torch
+
+from uniformer.errors import InputError
+from uniformer.network.model import UniFormer
+from uniformer.speed.convolutions import wrong_convolutions
+from uniformer.speed.network import FastUniFormer
+from uniformer.speed.training_modules import PLAIN, stand_in
+from uniformer.speed.tuning import apply_tuned_kernels
+
+
+def prepare(
+    model: UniFormer,
+    *,
+    training: bool,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    size: Sequence[int] | None = None,
+    attention_float32: bool = False,
+    share: bool = False,
+) -> UniFormer:
+    """The network with its speed put on: for training the model itself, for inference a copy.
+
+        uniformer.speed.prepare(model, training=True)            # then train it with any loop
+        fast = uniformer.speed.prepare(model, training=False)    # as `uniformer.optimize(model)`
+
+    For training some modules are replaced in place by others that have their parameters, names and hooks and compute
+    the same faster: state dicts, optimizers, averages, `DistributedDataParallel`, `torch.compile` and checkpoints see
+    no difference. `unprepare` puts the plain ones back; to prepare again for something else needs no `unprepare`.
+
+    On a CPU in bfloat16 every convolution is first tried at the size it will have (seconds, once per process). One that
+    torch gets wrong on this processor computes in float32, and a warning names it.
+
+    Args:
+        device: where it is to compute, by default where the model is; for training the model is moved there.
+        dtype: what it computes in, the model's own by default. In training of 16 bits that of autocast, which is the
+            caller's to switch on.
+        size: of one view, (C, [T,] H, W). On a GPU depthwise convolutions of clips take the implementations that
+            `uniformer bench --device cuda` found to be the fastest at this size, otherwise torch's own.
+        attention_float32: attend in float32, whatever `dtype` and autocast say. Copies of a model so prepared do too.
+        share: for inference: take the tensors that stay as they are from the model, which is not going to change.
+
+    Raises:
+        InputError: the model is an inference copy, or `size` is missing for training in bfloat16 on a CPU.
+    """
+    if isinstance(model, FastUniFormer):
+        raise InputError("expected a model as it was created or loaded, got one that is optimised already")
+    device = next(model.parameters()).device if device is None else torch.device(device)
+    if training:
+        return _for_training(model.to(device), dtype or next(model.parameters()).dtype, size, attention_float32)
+    share = share and device == next(model.parameters()).device
+    fast = FastUniFormer(model, dtype, attention_float32=attention_float32, share=share).to(device)
+    if size is not None:
+        apply_tuned_kernels(fast, size, next(fast.parameters()).dtype, training=False)
+    return fast
+
+
+def unprepare(model: UniFormer) -> UniFormer:
+    """Put the plain modules back in place of those that `prepare` put there for training; the model itself."""
+    for module in model.modules():
+        if type(module) in PLAIN:
+            module.__class__ = PLAIN[type(module)]
+            vars(module).pop("implementation", None)
+    return model
+
+
+def _for_training(
+    model: UniFormer, dtype: torch.dtype, size: Sequence[int] | None, attention_float32: bool
+) -> UniFormer:
+    wrong: set[str] = set()
+    if dtype == torch.bfloat16 and next(model.parameters()).device.type == "cpu":
+        if size is None:
+            raise InputError("expected the size of a view to train in bfloat16 on a CPU: its convolutions are tried")
+        wrong = wrong_convolutions(model.config, size, dtype)
+    if wrong:
+        layers = sorted({re.sub(r"blocks\.\d+", "blocks.*", name) for name in wrong})
+        warnings.warn(
+            f"torch {torch.__version__} computes {len(wrong)} convolutions wrongly in bfloat16 on this processor "
+            f"for views of {' x '.join(map(str, size or ()))}: they compute in float32 ({', '.join(layers)})",
+            stacklevel=3,
+        )
+    for name, module in unprepare(model).named_modules():
+        kind = stand_in(module, wrong=name in wrong, attention_float32=attention_float32)
+        if kind is not None:
+            module.__class__ = kind
+    if size is not None:
+        apply_tuned_kernels(model, size, dtype, training=True)
+    return model

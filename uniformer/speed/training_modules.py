@@ -1,0 +1,101 @@
+"""What stands in for modules of the network in training: the same parameters, computed faster, or rightly.
+
+Each is the plain module with another `forward` and nothing else, so one is put in place of the other by its class
+alone: parameters, hooks, names, copies and state dicts stay as they are. `preparation.py` does that.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from uniformer.network.blocks import GlobalMHRA, OverlapEmbed
+from uniformer.network.ops import attention, class_token_affinity
+from uniformer.speed.convolutions import is_depthwise, is_pointwise
+from uniformer.speed.depthwise import Depthwise3d, channels_last, depthwise
+
+
+class Pointwise3d(nn.Conv3d):
+    """A 1x1x1 convolution, computed as the linear layer that it is: faster on a CPU, forward and backward."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        by_position = F.linear(x.permute(0, 2, 3, 4, 1), self.weight.flatten(1), self.bias)
+        return by_position.permute(0, 4, 1, 2, 3)
+
+
+class ChannelsLastEmbed(OverlapEmbed):
+    """In training on a CPU maps have the channels last in memory from here on: its convolutions take half the time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        trains = self.training and torch.is_grad_enabled()
+        return super().forward(channels_last(x) if trains and x.device.type == "cpu" else x)
+
+
+class Float32MHRA(GlobalMHRA):
+    """Attends in float32, also under autocast."""
+
+    def _heads(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = super()._heads(tokens)
+        return q.float(), k.float(), v.float()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        q, k, v = self._heads(tokens)
+        with torch.autocast(q.device.type, enabled=False):
+            mixed = attention(q, k, v)
+        return self._merge(mixed)
+
+    def with_class_affinity(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        q, k, v = self._heads(tokens)
+        with torch.autocast(q.device.type, enabled=False):
+            mixed, affinity = attention(q, k, v), class_token_affinity(q, k)
+        return self._merge(mixed), affinity
+
+
+class Float32Conv2d(nn.Conv2d):
+    """Computes in float32, also under autocast; gives what it would have given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _in_float32(self, x)
+
+
+class Float32Conv3d(nn.Conv3d):
+    """The same for clips."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _in_float32(self, x)
+
+
+def _in_float32(conv: Float32Conv2d | Float32Conv3d, x: Tensor) -> Tensor:
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    weight, bias = conv.weight.float(), None if conv.bias is None else conv.bias.float()
+    with torch.autocast(device, enabled=False):
+        if isinstance(conv, Float32Conv3d) and is_depthwise(conv):
+            return depthwise(x.float(), weight, bias).to(dtype)
+        return conv._conv_forward(x.float(), weight, bias).to(dtype)
+
+
+#: what each stands in for
+PLAIN: dict[type[nn.Module], type[nn.Module]] = {
+    Pointwise3d: nn.Conv3d,
+    Depthwise3d: nn.Conv3d,
+    Float32Conv2d: nn.Conv2d,
+    Float32Conv3d: nn.Conv3d,
+    ChannelsLastEmbed: OverlapEmbed,
+    Float32MHRA: GlobalMHRA,
+}
+
+
+def stand_in(module: nn.Module, *, wrong: bool, attention_float32: bool) -> type[nn.Module] | None:
+    """What stands in for a plain module in training, if anything; `wrong`: not torch's convolution in 16 bits."""
+    kind = type(module)  # and no class derived from it
+    if kind is nn.Conv2d and wrong:
+        return Float32Conv2d
+    if kind is nn.Conv3d:
+        if wrong:
+            return Float32Conv3d
+        return Pointwise3d if is_pointwise(module) else Depthwise3d if is_depthwise(module) else None
+    if kind is OverlapEmbed and isinstance(module.conv1, nn.Conv3d):
+        return ChannelsLastEmbed
+    return Float32MHRA if kind is GlobalMHRA and attention_float32 else None
