@@ -4,8 +4,8 @@
     python benchmarks/gpu.py "small_video 16x224" --batch-size 16 --compiled
 
 `plain` is the network as it is under float16 autocast; `fast` is in bfloat16: in inference the folded copy of
-`uniformer.optimize`, in training bfloat16 autocast, both with the depthwise convolutions by the implementations that are
-the fastest on this card. Those are measured first and remembered, as `uniformer bench --device cuda` does it.
+`uniformer.optimize`, in training bfloat16 autocast, both with the depthwise convolutions by the implementations that
+are the fastest on this card. Those are measured first and remembered, as `uniformer bench --device cuda` does it.
 
 The floor is what the network's convolutions and matrix products would take if each ran at the rate of the card's own
 bfloat16 matrix products, or of its copies where reading and writing takes longer; both are measured in the same rounds.
