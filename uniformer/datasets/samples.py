@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,13 +12,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from uniformer.config import InputSpec
-from uniformer.datasets.manifest import Item, Manifest
 from uniformer.errors import InputError
 from uniformer.labels import flip_sensitive, mirrored_classes, reversed_classes
 from uniformer.reading.options import Augment
 from uniformer.reading.pictures import Pixels
 from uniformer.reading.pipeline import augmented, one_view, read_for_training
 from uniformer.reading.views import load_views
+
+if TYPE_CHECKING:
+    from uniformer.datasets.manifest import Item, Manifest
 
 
 class LabelledRows:
