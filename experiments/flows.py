@@ -34,7 +34,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from uniformer.camera_motion.classes import TWINS
+from uniformer.camera_motion.classes import LOOK_ALIKES
 from uniformer.camera_motion.make import RECORD
 
 # What is measured from frame to frame: a robust affine motion, and the medians over all points.
@@ -128,7 +128,7 @@ def truth(entries: Sequence[dict[str, Any]], found: Sequence[Array]) -> list[tup
 def twins(entries: Sequence[dict[str, Any]], found: Sequence[Array]) -> list[tuple[Any, ...]]:
     """World, twins, clips of both, how far each goes as a share of its size, how often the turn goes farther."""
     rows = []
-    for world, pair in itertools.product(sorted({e["world"] for e in entries}), TWINS):
+    for world, pair in itertools.product(sorted({e["world"] for e in entries}), LOOK_ALIKES):
         column = MEDIAN[WAYS[pair[0]][0]]
         turns, moves = (
             np.array(

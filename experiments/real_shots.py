@@ -28,7 +28,7 @@ import numpy as np
 import real_paths
 from real_paths import Film, Scene
 
-from uniformer.camera_motion.classes import CLASSES, TWINS
+from uniformer.camera_motion.classes import CLASSES, LOOK_ALIKES
 from uniformer.checkpoints.records import BUNDLED
 from uniformer.errors import InputError
 from uniformer.inference.predictor import Predictor
@@ -65,7 +65,7 @@ SOURCES: dict[str, str] = {
 
 #: Twins, and what the two are called together.
 _TOGETHER = ("sideways_left", "sideways_right", "vertical_up", "vertical_down", "nearer", "farther")
-MERGED: dict[str, str] = {name: both for pair, both in zip(TWINS, _TOGETHER, strict=True) for name in pair}
+MERGED: dict[str, str] = {name: both for pair, both in zip(LOOK_ALIKES, _TOGETHER, strict=True) for name in pair}
 
 
 @dataclass(frozen=True)

@@ -109,10 +109,10 @@ def sets(pictures: Path) -> tuple[Manifest, Manifest]:
 def prepared(tmp_path: Path, sets: tuple[Manifest, Manifest]) -> Iterator[Run]:
     """A run that is ready for its first step."""
     from tests.training_runs import recipe
-    from uniformer.support.distributed import World
+    from uniformer.support.distributed import ProcessGroup
     from uniformer.training.log import Log
-    from uniformer.training.setup import prepare
+    from uniformer.training.setup import set_up
 
     with Log(tmp_path) as log:
-        run, _ = prepare(recipe(), *sets, tmp_path, World(), log)
+        run, _ = set_up(recipe(), *sets, tmp_path, ProcessGroup(), log)
         yield run

@@ -102,7 +102,7 @@ def run_with_features(model: UniFormer, run: Callable[[], Any]) -> tuple[Any, di
     def keep(name: str) -> Callable[..., None]:
         return lambda module, args, out: seen.__setitem__(name, out[0] if isinstance(out, tuple) else out)
 
-    def keep_state(number: int) -> Callable[..., None]:
+    def save_state(number: int) -> Callable[..., None]:
         def hook(module: Any, args: Any, out: Any) -> None:
             seen[f"cls{number}"], seen[f"scores{number}"] = out[1]
 
@@ -114,7 +114,7 @@ def run_with_features(model: UniFormer, run: Callable[[], Any]) -> tuple[Any, di
     hooks = [model.stages[0].embed.register_forward_hook(keep("stem"))]
     hooks += [s.blocks[-1].register_forward_hook(keep(f"stage{i}")) for i, s in enumerate(model.stages, start=1)]
     if model.config.is_hourglass:
-        hooks += [model.stages[i].blocks[-1].register_forward_hook(keep_state(i + 1)) for i in (2, 3)]
+        hooks += [model.stages[i].blocks[-1].register_forward_hook(save_state(i + 1)) for i in (2, 3)]
         hooks.append(model.stages[3].blocks[0].register_forward_pre_hook(keep_pooled_score))
     hooks += [
         m.register_forward_hook(keep(n)) for n, m in (("norm", model.norm), ("aux", model.aux_head)) if m is not None

@@ -23,7 +23,7 @@ from uniformer.camera_motion.geometry import (
     whole,
     window_of,
 )
-from uniformer.camera_motion.make import SIZE, Recipe, plan
+from uniformer.camera_motion.make import SIZE, Request, plan
 from uniformer.camera_motion.paths import AXES, PITCH, ROLL, YAW, ZOOM, X, Y, Z, draw_path
 from uniformer.camera_motion.visibility import (
     Parallax,
@@ -229,7 +229,7 @@ def test_a_photograph_keeps_its_split_when_others_come(tmp_path: Path) -> None:
 
 
 def test_a_plan_is_balanced_and_takes_turns() -> None:
-    chunks = list(plan(Recipe(90, 20, 5, 0, ("doom", "photos"), None)))
+    chunks = list(plan(Request(90, 20, 5, 0, ("doom", "photos"), None)))
     assert [(c.split, c.world, len(c.labels)) for c in chunks] == [
         ("train", "doom", 20),
         ("train", "photos", 20),

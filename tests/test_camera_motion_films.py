@@ -21,9 +21,9 @@ from tests.command_line import COMMAND, one_line, spawn
 from tests.measured_motion import AXIS, THERE_AND_BACK, in_picture, motion, read
 from tests.patience import wait_until
 from uniformer.camera_motion import doom, photos
-from uniformer.camera_motion.classes import CLASSES, TWINS
+from uniformer.camera_motion.classes import CLASSES, LOOK_ALIKES
 from uniformer.camera_motion.geometry import rays, rotations
-from uniformer.camera_motion.make import FRAMES, SIZE, Chunk, Recipe, make, make_chunk
+from uniformer.camera_motion.make import FRAMES, SIZE, Chunk, Request, make, make_chunk
 from uniformer.camera_motion.visibility import Parallax
 from uniformer.datasets.open import find_splits, open_dataset
 from uniformer.errors import InputError, MissingExtra
@@ -89,7 +89,7 @@ def test_the_record_says_what_the_camera_did(made: Path) -> None:
 
 def test_twins_that_only_parallax_tells_apart_are_of_one_size(made: Path) -> None:
     sizes = {entry["class"]: entry["size"] for entry in record(made)}
-    for one_way, other_way in zip(TWINS[::2], TWINS[1::2], strict=True):
+    for one_way, other_way in zip(LOOK_ALIKES[::2], LOOK_ALIKES[1::2], strict=True):
         assert len({sizes[name] for name in (*one_way, *other_way)}) == 1, one_way
 
 
@@ -155,7 +155,7 @@ def test_what_is_there_is_not_made_again(few: Path, tmp_path: Path) -> None:
 @needs_vizdoom
 def test_a_level_is_filmed_as_the_names_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    recipe = Recipe(0, 20, 0, 0, ("doom",), None)
+    recipe = Request(0, 20, 0, 0, ("doom",), None)
     labels = ("pan_left", "tilt_up", "roll_right", "zoom_in", "pedestal_up", "static")
     chunk = Chunk("val", 1, "doom", labels)
     entries = make_chunk(chunk, out=tmp_path / "once", recipe=recipe, pictures={})

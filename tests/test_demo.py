@@ -33,7 +33,7 @@ from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.save import save_checkpoint
 from uniformer.cli.main import main
 from uniformer.reports.timeline import CARDS, write_timeline_page
-from uniformer.timelines.timeline import Row, Timeline, Window
+from uniformer.timelines.timeline import Segment, Timeline, Window
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_its_photographs_were_not_trained_on() -> None:
 
 def test_a_missed_cut_is_judged_by_what_covers_most() -> None:
     """Two takes under one row: the row stands for both, and is right for one."""
-    rows = (Row(1, 0.0, 2.8, "pan_left", 0.9), Row(1, 2.8, 4.0, "tilt_up", 0.8))
+    rows = (Segment(1, 0.0, 2.8, "pan_left", 0.9), Segment(1, 2.8, 4.0, "tilt_up", 0.8))
     result = Timeline("", "", tuple(CLASSES), 4.0, 12.0, rows, ())
     takes = (Take("pan_left", 0, 1.4), Take("tilt_up", 1.4, 2.6), Take("tilt_up", 2.6, 4.0))
     assert [verdict.is_right for verdict in judge(takes, result)] == [True, False, True]
@@ -219,7 +219,7 @@ def made_up(shots: int, windows: int, seed: int = 0) -> Timeline:
         p = (np.exp(z) / np.exp(z).sum(1, keepdims=True)).astype(np.float32)
         end = start + windows / 2 + 1.5
         seen += [Window(shot, start + n / 2, start + n / 2 + 2, (0, 5, 9, 14), share) for n, share in enumerate(p)]
-        rows.append(Row(shot, start, end, names[p.mean(0).argmax()], float(p.mean(0).max())))
+        rows.append(Segment(shot, start, end, names[p.mean(0).argmax()], float(p.mean(0).max())))
         start = end
     return Timeline("film.mp4", "made.up", names, start, 24.0, tuple(rows), tuple(seen), ("a <note> & more",))
 
@@ -256,7 +256,7 @@ def test_the_page_can_be_read(browser: Any, video: Path, tmp_path: Path, width: 
 def test_a_page_without_any_answer(browser: Any, video: Path, tmp_path: Path) -> None:  # noqa: F811
     """All shots too short to tell."""
     nothing = replace(
-        made_up(2, 1), rows=(Row(1, 0, 0.3, "", None), Row(2, 0.3, 0.5, "", None)), windows=(), duration=0.5
+        made_up(2, 1), rows=(Segment(1, 0, 0.3, "", None), Segment(2, 0.3, 0.5, "", None)), windows=(), duration=0.5
     )
     write_timeline_page(tmp_path / "none.html", nothing, video, title="none")
     opened(browser, tmp_path / "none.html")

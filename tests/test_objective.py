@@ -13,7 +13,7 @@ from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.save import verify
 from uniformer.network.model import UniFormer
 from uniformer.speed.training_modules import Float32MHRA
-from uniformer.support.distributed import World
+from uniformer.support.distributed import ProcessGroup
 from uniformer.tasks.classification import Classification
 from uniformer.tasks.losses import distillation_loss, soft_target_cross_entropy, two_head_loss
 from uniformer.tasks.objective import ClassObjective, ClassTargets
@@ -24,8 +24,8 @@ from uniformer.training.log import Log
 from uniformer.training.loop import fit
 from uniformer.training.recipe import Loss
 from uniformer.training.result import write_weights
-from uniformer.training.setup import prepare, share_statistics
-from uniformer.training.step import learn
+from uniformer.training.setup import set_up, share_statistics
+from uniformer.training.step import train_step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -89,16 +89,16 @@ def test_a_recipe_can_keep_attention_in_float32(tmp_path, sets):
     for asked in (True, False):
         chosen = recipe({"attention_float32": asked, "precision": "bfloat16"})
         with Log(tmp_path) as log:
-            run, _ = prepare(chosen, *sets, tmp_path, World(), log)
+            run, _ = set_up(chosen, *sets, tmp_path, ProcessGroup(), log)
         assert any(isinstance(module, Float32MHRA) for module in run.learner.model.modules()) == asked
 
 
 def test_batch_norms_of_several_gpus_share_statistics_where_asked(tmp_path):
     plain, shared = (UniFormer(recipe().model).eval() for _ in range(2))
     shared.load_state_dict(plain.state_dict())
-    share_statistics(shared, World(0, 1, 1, torch.device("cuda")))
+    share_statistics(shared, ProcessGroup(0, 1, 1, torch.device("cuda")))
     assert not any(isinstance(m, nn.SyncBatchNorm) for m in shared.modules())  # one process has none to share with
-    share_statistics(shared, World(0, 2, 1, torch.device("cuda")))
+    share_statistics(shared, ProcessGroup(0, 2, 1, torch.device("cuda")))
     norms = {name for name, m in plain.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     assert {name for name, m in shared.named_modules() if isinstance(m, nn.SyncBatchNorm)} == norms
     x = torch.randn(2, 3, 32, 32)
@@ -112,11 +112,11 @@ def test_batch_norms_of_several_gpus_share_statistics_where_asked(tmp_path):
 def test_float16_steps_whose_scale_was_too_large_are_not_failures(tmp_path, sets):
     chosen = recipe({"precision": "float16", "schedule": {"epochs": 1}})
     with Log(tmp_path) as log:
-        run, _ = prepare(chosen, *sets, tmp_path, World(), log)
+        run, _ = set_up(chosen, *sets, tmp_path, ProcessGroup(), log)
         (batch, *_) = batches(run.samples, run.plan)
-        assert learn(run, [batch], False).took_effect
+        assert train_step(run, [batch], False).took_effect
         run.learner.scaler.update(2.0**40)
-        step = learn(run, [batch], False)
+        step = train_step(run, [batch], False)
         assert not step.took_effect
         assert np.isfinite(step.loss)
         assert run.learner.scaler.get_scale() == 2.0**39

@@ -19,7 +19,7 @@ from tests import odd_media
 from tests.patience import wait_until
 from uniformer.datasets.manifest import Item, Manifest
 from uniformer.datasets.open import open_dataset
-from uniformer.datasets.prepare import PrepareResult, prepare, split, write_list
+from uniformer.datasets.prepare import PrepareResult, reencode, split, write_list
 from uniformer.errors import InputError
 from uniformer.reading.video import open_video
 
@@ -130,7 +130,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, Prepar
         (folder / "old" / make.__name__).mkdir(parents=True)
         paths.append(make(folder / "old" / make.__name__))
     manifest = of_files(paths, folder / "old")
-    return manifest, prepare(manifest, folder / "new", short_side=64, gop=4, workers=1)
+    return manifest, reencode(manifest, folder / "new", short_side=64, gop=4, workers=1)
 
 
 def test_frames_and_times_stay(prepared: tuple[Manifest, PrepareResult]) -> None:
@@ -187,7 +187,7 @@ def test_keyframes_are_close_and_the_gain_is_stated(prepared: tuple[Manifest, Pr
 def test_pictures_that_stand_alone(prepared: tuple[Manifest, PrepareResult], tmp_path: Path) -> None:
     """MJPEG: every frame and its time again, each a keyframe, and about the same pixels."""
     old, small = prepared
-    result = prepare(old, tmp_path, short_side=64, codec="mjpeg", workers=0)
+    result = reencode(old, tmp_path, short_side=64, codec="mjpeg", workers=0)
     assert len(result.manifest) == len(small.manifest)
     for item, twin in zip(result.manifest, small.manifest, strict=True):
         with open_video(item.path) as reader, open_video(twin.path) as h264:
@@ -197,9 +197,9 @@ def test_pictures_that_stand_alone(prepared: tuple[Manifest, PrepareResult], tmp
             assert np.array_equal(reader.read(asked), reader.read(everything)[asked.start :: asked.step])
             difference = reader.read(everything).astype(float) - h264.read(everything)
             assert np.abs(difference).mean() < 4
-    assert list(prepare(old, tmp_path, short_side=64, codec="mjpeg", workers=0).manifest) == list(result.manifest)
+    assert list(reencode(old, tmp_path, short_side=64, codec="mjpeg", workers=0).manifest) == list(result.manifest)
     with pytest.raises(InputError, match=r"expected the codec h264 or mjpeg, got 'jpeg' \(did you mean 'mjpeg'\?\)"):
-        prepare(old, tmp_path, codec="jpeg")
+        reencode(old, tmp_path, codec="jpeg")
 
 
 def test_a_killed_run_goes_on(tmp_path: Path) -> None:
@@ -207,8 +207,8 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     for i in range(4):
         odd_media.encode(tmp_path / "old" / f"{i}.mp4", frames=20)
     code = (
-        "from uniformer.datasets.prepare import prepare; from uniformer.datasets.manifest import Manifest\n"
-        f"prepare(Manifest.load({str(tmp_path / 'm.manifest')!r}), {str(tmp_path / 'new')!r}, workers=0,\n"
+        "from uniformer.datasets.prepare import reencode; from uniformer.datasets.manifest import Manifest\n"
+        f"reencode(Manifest.load({str(tmp_path / 'm.manifest')!r}), {str(tmp_path / 'new')!r}, workers=0,\n"
         "        progress=lambda done, total: input() if done == 2 else None)"
     )
     manifest = of_files(sorted((tmp_path / "old").iterdir()), tmp_path / "old")
@@ -221,11 +221,11 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "new").glob("*.mp4")}
     (tmp_path / "new" / "1.mp4").unlink()  # lost since: made again
     seen: list[tuple[int, int]] = []
-    result = prepare(manifest, tmp_path / "new", workers=0, progress=lambda *n: seen.append(n))
+    result = reencode(manifest, tmp_path / "new", workers=0, progress=lambda *n: seen.append(n))
     assert seen == [(2, 4), (3, 4), (4, 4)]
     assert (tmp_path / "new" / "0.mp4").stat().st_mtime_ns == done[tmp_path / "new" / "0.mp4"]
     assert [item.frames for item in result.manifest] == [20] * 4
-    again = prepare(manifest, tmp_path / "new", workers=0, gop=2, progress=lambda *n: seen.append(n))
+    again = reencode(manifest, tmp_path / "new", workers=0, gop=2, progress=lambda *n: seen.append(n))
     assert len(seen) == 7  # another setting: all four anew
     assert list(again.manifest) == list(result.manifest)
 
@@ -239,7 +239,7 @@ def test_files_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
     ]
     items = [Item(p, (0,)) for p in ("a.avi", "a.mp4", str(paths[2]))]
     manifest = Manifest.from_items(items, kind="video", classes=("x",), root=tmp_path / "old")
-    result = prepare(manifest, tmp_path / "new", workers=0)
+    result = reencode(manifest, tmp_path / "new", workers=0)
     assert [item.frames for item in result.manifest] == [3, 4, 5]
     assert len({item.path for item in result.manifest}) == 3
     assert all(item.path.startswith(str(tmp_path / "new")) for item in result.manifest)
@@ -248,12 +248,12 @@ def test_files_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
 def test_what_cannot_be_prepared(tmp_path: Path) -> None:
     images = Manifest.from_items([Item("a.png", (0,))], kind="image", classes=("x",), root=tmp_path)
     with pytest.raises(InputError, match="expected a set of video files"):
-        prepare(images, tmp_path / "new")
+        reencode(images, tmp_path / "new")
     manifest = of_files([odd_media.text(tmp_path)], tmp_path)
     with pytest.raises(InputError, match="found none of 1 readable: expected a video"):
-        prepare(manifest, tmp_path / "new", workers=0)
+        reencode(manifest, tmp_path / "new", workers=0)
     with pytest.raises(InputError, match="expected short_side of 2 up"):
-        prepare(manifest, tmp_path / "new", short_side=0)
+        reencode(manifest, tmp_path / "new", short_side=0)
 
 
 def test_a_disk_that_refuses_is_not_the_fault_of_a_file(tmp_path: Path) -> None:
@@ -261,6 +261,6 @@ def test_a_disk_that_refuses_is_not_the_fault_of_a_file(tmp_path: Path) -> None:
     path = odd_media.encode(tmp_path / "a.mp4", frames=3)
     (tmp_path / "new" / "a.mp4").mkdir(parents=True)
     with pytest.raises(InputError, match=r"cannot write .*a\.mp4: it is a folder"):
-        prepare(of_files([path], tmp_path), tmp_path / "new", workers=0)
+        reencode(of_files([path], tmp_path), tmp_path / "new", workers=0)
     (tmp_path / "new" / "a.mp4").rmdir()
-    assert not prepare(of_files([path], tmp_path), tmp_path / "new", workers=0).failed
+    assert not reencode(of_files([path], tmp_path), tmp_path / "new", workers=0).failed

@@ -21,7 +21,7 @@ from tests import odd_media
 from tests.patience import wait_until
 from tests.test_report_page import browser, count, opened  # noqa: F401 - a fixture
 from uniformer.config import InputSpec
-from uniformer.datasets.duplicates import BYTES, fingerprint, near_groups
+from uniformer.datasets.duplicates import BYTES, near_groups, perceptual_hash
 from uniformer.datasets.manifest import Item, Manifest
 from uniformer.datasets.open import open_dataset
 from uniformer.datasets.scan import ScanResult, inspect, scan
@@ -259,10 +259,10 @@ def test_copies_have_near_fingerprints_and_others_have_not() -> None:
         for size in (image.size, (160, 120), (400, 300)):
             copy = np.asarray(image.resize(size, Image.Resampling.BILINEAR), np.int16)
             noisy = np.clip(copy + rng.normal(0, 3, copy.shape), 0, 255).astype(np.uint8)
-            prints.append(np.frombuffer(fingerprint([noisy]) or b"", np.uint8))
+            prints.append(np.frombuffer(perceptual_hash([noisy]) or b"", np.uint8))
     groups = near_groups(np.stack(prints))
     assert groups == [[3 * i, 3 * i + 1, 3 * i + 2] for i in range(60)]
-    assert fingerprint([np.full((50, 50, 3), 7, np.uint8)]) is None
+    assert perceptual_hash([np.full((50, 50, 3), 7, np.uint8)]) is None
 
 
 def test_near_groups_are_those_of_all_pairs() -> None:

@@ -31,14 +31,14 @@ from uniformer.checkpoints import save as checkpoint
 from uniformer.datasets.manifest import Item, Manifest
 from uniformer.datasets.open import open_dataset
 from uniformer.errors import InputError
-from uniformer.support.distributed import World
+from uniformer.support.distributed import ProcessGroup
 from uniformer.support.progress import Pace
 from uniformer.training.batches import batches
 from uniformer.training.log import Log, time_left
-from uniformer.training.loop import fit, go_back
-from uniformer.training.setup import STATE, keep_state, prepare
+from uniformer.training.loop import fit, roll_back
+from uniformer.training.setup import STATE, save_state, set_up
 from uniformer.training.state import read_state, write_state
-from uniformer.training.step import learn, what_went_wrong
+from uniformer.training.step import find_non_finite, train_step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -205,10 +205,10 @@ def test_a_checkpoint_of_other_classes_gets_a_new_classifier(tmp_path, sets, cap
 def test_mirroring_is_off_where_labels_name_sides(tmp_path, sets, capsys):
     sided = [replace(part, classes=("turning left", "turning right")) for part in sets]
     with Log(tmp_path) as log:
-        run, _ = prepare(recipe(), *sided, tmp_path, World(), log)
+        run, _ = set_up(recipe(), *sided, tmp_path, ProcessGroup(), log)
         assert run.samples.augment.flip == 0
         assert run.recipe.augment.flip == 0
-        assert prepare(recipe(), *sets, tmp_path, World(), log)[0].samples.augment.flip == 0.5
+        assert set_up(recipe(), *sets, tmp_path, ProcessGroup(), log)[0].samples.augment.flip == 0.5
     assert "augment.flip=0 instead of 0.5: classes name sides, such as 'turning left and turning right'" in (
         capsys.readouterr().out
     )
@@ -232,20 +232,20 @@ def test_files_that_cannot_be_read_are_listed_once_and_too_many_end_the_run(tmp_
 
 def test_a_step_with_an_infinite_input_has_no_effect(prepared):
     (batch, *_) = batches(prepared.samples, prepared.plan)
-    learn(prepared, [batch], False)
+    train_step(prepared, [batch], False)
     before = {k: v.clone() for k, v in prepared.learner.model.state_dict().items()}
     moments = [s["exp_avg"].clone() for s in prepared.learner.optimizer.state.values()]
     spoilt = batch.x.clone()
     spoilt[1, 0, 3, 3] = float("inf")
-    step = learn(prepared, [batch._replace(x=spoilt)], False)
+    step = train_step(prepared, [batch._replace(x=spoilt)], False)
     assert not step.took_effect
-    assert what_went_wrong(prepared, [batch._replace(x=spoilt)]) == "the input"
+    assert find_non_finite(prepared, [batch._replace(x=spoilt)]) == "the input"
     after = prepared.learner.model.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)
     assert all(
         torch.equal(a, s["exp_avg"]) for a, s in zip(moments, prepared.learner.optimizer.state.values(), strict=True)
     )
-    assert learn(prepared, [batch], False).took_effect
+    assert train_step(prepared, [batch], False).took_effect
 
 
 def test_the_first_layer_that_goes_wrong_is_named(prepared):
@@ -254,35 +254,35 @@ def test_the_first_layer_that_goes_wrong_is_named(prepared):
     kept = layer.weight.detach().clone()
     with torch.no_grad():
         layer.weight[0, 0] = float("nan")
-    assert not learn(prepared, [batch], False).took_effect
-    assert what_went_wrong(prepared, [batch]) == "stages.2.blocks.0.ffn.fc2"
+    assert not train_step(prepared, [batch], False).took_effect
+    assert find_non_finite(prepared, [batch]) == "stages.2.blocks.0.ffn.fc2"
     with torch.no_grad():
         layer.weight.copy_(kept)
     handle = layer.weight.register_hook(lambda grad: grad * float("inf"))
-    assert not learn(prepared, [batch], False).took_effect
-    assert what_went_wrong(prepared, [batch]) == "the gradient of stages.2.blocks.0.ffn.fc2.weight"
+    assert not train_step(prepared, [batch], False).took_effect
+    assert find_non_finite(prepared, [batch]) == "the gradient of stages.2.blocks.0.ffn.fc2.weight"
     handle.remove()
 
 
 def test_going_back_halves_the_rate_and_takes_back_weights_and_log(prepared):
     (batch, second, *_) = batches(prepared.samples, prepared.plan)
-    keep_state(prepared)
-    rate = learn(prepared, [batch], False).rate
+    save_state(prepared)
+    rate = train_step(prepared, [batch], False).rate
     after_one = {k: v.clone() for k, v in prepared.learner.model.state_dict().items()}
     prepared.learner.progress.step = 1
-    keep_state(prepared)
+    save_state(prepared)
     prepared.log.metrics(epoch=1, step=1, loss=1.0)
-    learn(prepared, [second], False)
+    train_step(prepared, [second], False)
     prepared.learner.progress.step = 2
     prepared.log.metrics(epoch=1, step=2, loss=2.0)
-    go_back(prepared)
+    roll_back(prepared)
     assert all(torch.equal(after_one[k], v) for k, v in prepared.learner.model.state_dict().items())
     assert losses(prepared.out) == [1.0]
     progress = prepared.learner.progress
     assert (progress.step, progress.returns, progress.rate_factor) == (1, 1, 0.5)
     progress.step = 0
-    assert learn(prepared, [batch], False).rate == rate / 2
-    go_back(prepared)
+    assert train_step(prepared, [batch], False).rate == rate / 2
+    roll_back(prepared)
     assert (prepared.learner.progress.returns, prepared.learner.progress.rate_factor) == (2, 0.25)
 
 

@@ -41,7 +41,7 @@ _OPPOSITES = (
 REVERSED: dict[str, str] = {name: name for name in CLASSES} | dict(_OPPOSITES) | {b: a for a, b in _OPPOSITES}
 
 #: (a turn or zoom, the move that takes the picture the same way): only parallax tells which of the two it is.
-TWINS = (
+LOOK_ALIKES = (
     ("pan_left", "truck_left"),
     ("pan_right", "truck_right"),
     ("tilt_up", "pedestal_up"),

@@ -19,7 +19,7 @@ from uniformer.camera_motion.footage import FPS, as_footage, level_light, write_
 from uniformer.camera_motion.paths import draw_path
 from uniformer.camera_motion.photos import Photo, build_scene, film_scene, load_photo
 from uniformer.camera_motion.visibility import shows_something
-from uniformer.timelines.timeline import Row, Timeline
+from uniformer.timelines.timeline import Segment, Timeline
 
 SHOTS = 10  #: of the film, each with another motion
 SIZE = (180, 240)  #: height and width, pixels
@@ -44,7 +44,7 @@ class Verdict:
     """What was filmed, and what the timeline makes of it."""
 
     take: Take
-    row: Row  #: of the timeline, the one that covers most of the take
+    row: Segment  #: of the timeline, the one that covers most of the take
 
     @property
     def is_right(self) -> bool:
@@ -87,7 +87,7 @@ def _shot(motion: str, photos: Sequence[Photo], rng: np.random.Generator) -> NDA
 def judge(takes: Sequence[Take], timeline: Timeline) -> tuple[Verdict, ...]:
     """Each take beside the row of the timeline that covers most of it."""
 
-    def shared(take: Take, row: Row) -> float:
+    def shared(take: Take, row: Segment) -> float:
         return min(take.end, row.end) - max(take.start, row.start)
 
     return tuple(Verdict(take, max(timeline.rows, key=lambda row: shared(take, row))) for take in takes)

@@ -46,7 +46,7 @@ Pictures = dict[str, list[Path]]  # the photographs of each split
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Request:
     """All that decides about the bytes of the clips, but for the versions of the packages."""
 
     train: int
@@ -125,7 +125,7 @@ def make(
     Raises `InputError` for numbers, worlds and folders that cannot be used, and where `out` holds a set that was made
     with other settings; `MissingExtra` where `vizdoom` or scikit-image is missing and a world needs it.
     """
-    recipe = Recipe(
+    recipe = Request(
         train, val, test, seed, tuple(worlds), None if photo_folder is None else str(photo_folder.resolve())
     )
     if "doom" in recipe.worlds:
@@ -161,7 +161,7 @@ def make(
     return Made(len(entries), new, drawn, counts)
 
 
-def plan(recipe: Recipe) -> Iterator[Chunk]:
+def plan(recipe: Request) -> Iterator[Chunk]:
     """The chunks of all splits: each but a split's last holds every class once, the worlds take turns."""
     for index, split in enumerate(SPLITS):
         left = getattr(recipe, split)
@@ -174,7 +174,7 @@ def plan(recipe: Recipe) -> Iterator[Chunk]:
             number += 1
 
 
-def _begin(out: Path, recipe: Recipe, pictures: Pictures) -> None:
+def _begin(out: Path, recipe: Request, pictures: Pictures) -> None:
     """Writes `about.json`, or checks that the one there tells of the same set; clears away what a kill cut short."""
     about = {
         "recipe": asdict(recipe),
@@ -227,7 +227,7 @@ _Shot = tuple[Tensor, Array, dict[str, Any]]
 _Camera = Callable[[CameraPath, np.random.Generator], _Shot | None]
 
 
-def make_chunk(chunk: Chunk, *, out: Path, recipe: Recipe, pictures: Pictures) -> list[dict[str, Any]]:
+def make_chunk(chunk: Chunk, *, out: Path, recipe: Request, pictures: Pictures) -> list[dict[str, Any]]:
     """Make a chunk's clips and return their entries for the record. Depends on the arguments alone."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -237,7 +237,7 @@ def make_chunk(chunk: Chunk, *, out: Path, recipe: Recipe, pictures: Pictures) -
         torch.set_num_threads(threads)
 
 
-def _make_chunk(chunk: Chunk, out: Path, recipe: Recipe, pictures: Pictures) -> list[dict[str, Any]]:
+def _make_chunk(chunk: Chunk, out: Path, recipe: Request, pictures: Pictures) -> list[dict[str, Any]]:
     entries: dict[str, dict[str, Any]] = {}
     tries: Counter[str] = Counter()
     # One for all classes and tries, so that what is blocked more often, as large moves are, does not become rarer;
@@ -265,7 +265,7 @@ def _make_chunk(chunk: Chunk, out: Path, recipe: Recipe, pictures: Pictures) -> 
     return list(entries.values())
 
 
-def _seed(chunk: Chunk, recipe: Recipe, *what: int) -> list[int]:
+def _seed(chunk: Chunk, recipe: Request, *what: int) -> list[int]:
     """Of one of the things that are drawn for a chunk."""
     return [recipe.seed, SPLITS.index(chunk.split), chunk.number, *what]
 
@@ -302,7 +302,7 @@ def _try(
 
 
 @contextlib.contextmanager
-def _open_place(chunk: Chunk, place: int, recipe: Recipe, pictures: Pictures) -> Iterator[_Camera]:
+def _open_place(chunk: Chunk, place: int, recipe: Request, pictures: Pictures) -> Iterator[_Camera]:
     """A level, or a handful of photographs, and what films there."""
     rng = np.random.default_rng(_seed(chunk, recipe, len(CLASSES) + place))
     if chunk.world == "doom":

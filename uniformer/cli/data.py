@@ -122,12 +122,12 @@ def _split(args: argparse.Namespace) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> int:
-    from uniformer.datasets.prepare import JOURNAL, prepare
+    from uniformer.datasets.prepare import JOURNAL, reencode
 
     manifest = _manifest(args)
     _check_journal(args, Path(args.out, JOURNAL))
     with progress_bar("videos") as progress:
-        result = prepare(
+        result = reencode(
             manifest,
             args.out,
             short_side=args.short_side,

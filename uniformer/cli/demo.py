@@ -22,7 +22,7 @@ from uniformer.support.progress import progress_bar
 if TYPE_CHECKING:
     from uniformer.camera_motion.film import Take, Verdict
     from uniformer.inference.predictor import Predictor
-    from uniformer.timelines.timeline import Row, Timeline
+    from uniformer.timelines.timeline import Segment, Timeline
 
 HELP = "name the motion of the camera over time, in a film made on the spot or in your own videos"
 PAGE = "uniformer-demo.html"
@@ -192,7 +192,7 @@ def _print_timeline(timeline: Timeline) -> None:
         print(f"note: {note}")
 
 
-def _answer(row: Row) -> tuple[str, str]:
+def _answer(row: Segment) -> tuple[str, str]:
     """What the network says of a row, and how sure it is."""
     from uniformer.timelines.timeline import plain_name
 

@@ -34,7 +34,7 @@ def moments(num_frames: int) -> list[int]:
     return [min(int(num_frames * moment), num_frames - 1) for moment in MOMENTS]
 
 
-def fingerprint(pictures: Sequence[npt.NDArray[np.uint8]]) -> bytes | None:
+def perceptual_hash(pictures: Sequence[npt.NDArray[np.uint8]]) -> bytes | None:
     """Of one picture or of the frames at `moments`, each (H, W, 3). None where they are too flat to tell apart."""
     side = 16 if len(pictures) == 1 else 8
     small = [

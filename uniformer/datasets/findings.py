@@ -35,7 +35,7 @@ class FileRecord:
     width: int | None = None
     height: int | None = None
     codec: str | None = None
-    print: str | None = None  #: `duplicates.fingerprint`, hexadecimal
+    print: str | None = None  #: `duplicates.perceptual_hash`, hexadecimal
     digest: str | None = None  #: of the content; only taken where another file has the same size
 
 

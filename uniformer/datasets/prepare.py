@@ -167,7 +167,7 @@ class PrepareResult:
         )
 
 
-def prepare(
+def reencode(
     manifest: Manifest,
     out: str | os.PathLike[str],
     *,

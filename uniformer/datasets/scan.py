@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from uniformer.config import InputSpec
-from uniformer.datasets.duplicates import fingerprint, moments
+from uniformer.datasets.duplicates import moments, perceptual_hash
 from uniformer.datasets.findings import FileRecord, Finding, find
 from uniformer.datasets.manifest import Kind, Manifest
 from uniformer.errors import InputError
@@ -122,7 +122,7 @@ def _inspect_image(path: Path) -> dict[str, Any]:
         "width": width,
         "height": height,
         "codec": path.suffix.lower()[1:],
-        "print": _hex(fingerprint([image])),
+        "print": _hex(perceptual_hash([image])),
     }
 
 
@@ -148,7 +148,7 @@ def _inspect_video(path: str, spec: InputSpec | None, full: bool) -> dict[str, A
         "width": info.width,
         "height": info.height,
         "codec": info.codec,
-        "print": _hex(fingerprint(list(frames[:4]))),
+        "print": _hex(perceptual_hash(list(frames[:4]))),
         "warning": warning,
     }
 

@@ -28,13 +28,13 @@ from uniformer.inference.predictor import with_views
 from uniformer.network.model import UniFormer
 from uniformer.reading.views import Decoder
 from uniformer.speed.timings import Compute
-from uniformer.support.distributed import joined, this_world
+from uniformer.support.distributed import current_process_group, process_group
 from uniformer.support.files import atomic_path, clear_away
 from uniformer.support.progress import OnProgress
 from uniformer.support.resume import claim, read_claim
 from uniformer.tasks.scores import load_pyarrow
 
-Form = Literal["safetensors", "parquet"]
+ShardFormat = Literal["safetensors", "parquet"]
 Arrays = dict[str, npt.NDArray[Any]]
 
 KEY_NAME = "features.json"  # what the shards are features of
@@ -72,7 +72,7 @@ def extract_features(
     *,
     per_view: bool = False,
     stages: Sequence[int] = (),
-    form: Form = "safetensors",
+    form: ShardFormat = "safetensors",
     reading: Reading | None = None,
     progress: OnProgress | None = None,
 ) -> dict[int, str]:
@@ -95,7 +95,7 @@ def extract_features(
     size = max(1, (SHARD_MAPS if stages else SHARD_ITEMS) // len(groups[0]))  # groups a shard
     shards = [groups[first : first + size] for first in range(0, len(groups), size)]
     errors: dict[int, str] = {}
-    world = this_world(reading.device)
+    group = current_process_group(reading.device)
     with evaluating(model):
         network = TorchNetwork(
             model,
@@ -113,8 +113,8 @@ def extract_features(
             "classes": list(manifest.classes),
             **run_key(network, manifest, spec, reading),
         }
-        unfinished = world.from_main(lambda: _unfinished(Path(out), about))
-        todo = unfinished[world.rank :: world.size]
+        unfinished = group.broadcast(lambda: _unfinished(Path(out), about))
+        todo = unfinished[group.rank :: group.size]
         wanted = list(chain.from_iterable(shards[n] for n in todo))
         with closing(run_items(network, manifest, spec, wanted, reading, progress=progress)) as outcomes:
             for number in todo:
@@ -123,7 +123,7 @@ def extract_features(
                 errors |= mine
                 arrays = _arrays(part, model, manifest, spec, per_view, stages)
                 _write_shard(_shard_path(Path(out), number, form), arrays, manifest, [o.source for o in part], mine)
-    return dict(sorted((item, why) for part in world.gathered(errors) for item, why in part.items()))
+    return dict(sorted((item, why) for part in group.all_gather(errors) for item, why in part.items()))
 
 
 def write_features(
@@ -133,7 +133,7 @@ def write_features(
     *,
     per_view: bool = False,
     stages: Sequence[int] = (),
-    form: Form = "safetensors",
+    form: ShardFormat = "safetensors",
     split: str | None = None,
     classes: str | None = None,
     root: str | None = None,
@@ -156,16 +156,16 @@ def write_features(
     `per_view`, `stages`, `form`: as in `extract_features`; all others as in `uniformer.evaluate`. Raises `InputError`
     as both do.
     """
-    with joined(device) as world, world.alone_in(Path(out)) as note:
+    with process_group(device) as group, group.alone_in(Path(out)) as note:
         model, contract, _ = load_model(checkpoint, head_dim=head_dim)
         spec = with_views(contract.input_of_classifier(), clips, crops)
         manifest = open_for_evaluation(data, split, classes, root, separator, label_base)
-        reading = Reading(world.device, precision, batch_size, workers, backend, follow_seconds, compute)
+        reading = Reading(group.device, precision, batch_size, workers, backend, follow_seconds, compute)
         errors = extract_features(
             model.float(), manifest, spec, out,
-            per_view=per_view, stages=stages, form=form, reading=reading, progress=progress if world.is_main else None,
+            per_view=per_view, stages=stages, form=form, reading=reading, progress=progress if group.is_main else None,
         )  # fmt: skip
-        return Written(Path(out), manifest, errors, note, world.is_main)
+        return Written(Path(out), manifest, errors, note, group.is_main)
 
 
 def load_features(folder: str | os.PathLike[str]) -> Features:

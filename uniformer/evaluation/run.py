@@ -25,7 +25,7 @@ from uniformer.inference.predictor import with_views
 from uniformer.reading.views import Decoder
 from uniformer.reports.evaluation import About, write_evaluation_page
 from uniformer.speed.timings import Compute
-from uniformer.support.distributed import World, joined
+from uniformer.support.distributed import ProcessGroup, process_group
 from uniformer.support.files import atomic_path, check_outputs, clear_away, make_folder
 from uniformer.support.progress import OnProgress, Pace
 from uniformer.support.resume import ROWS_KEY
@@ -127,17 +127,17 @@ def evaluate(
     """
     if probe and not out:
         raise InputError("expected out, the folder that the features of a probe are kept in, got none")
-    with joined(device) as world, _alone(world, out, form, [checkpoint, data, train], overwrite) as unlocked:
+    with process_group(device) as group, _alone(group, out, form, [checkpoint, data, train], overwrite) as unlocked:
         data_options = (classes, root, separator, label_base)
         manifest = open_for_evaluation(data, split, *data_options)
         notes, known = [unlocked] if unlocked else [], ("", dict[str, float](), "")
-        reading = Reading(world.device, precision, batch_size, workers, backend, follow_seconds, compute)
+        reading = Reading(group.device, precision, batch_size, workers, backend, follow_seconds, compute)
         if probe:
             trained = open_for_evaluation(train or data, None if train else "train", *data_options)
             model, contract, _ = load_model(checkpoint, head_dim=head_dim)  # type: ignore[arg-type]
             spec = with_views(contract.input_of_classifier(), clips, crops)
             manifest, fitted, tested = _features(
-                model.float(), trained, manifest, spec, Path(out or ""), reading, progress if world.is_main else None
+                model.float(), trained, manifest, spec, Path(out or ""), reading, progress if group.is_main else None
             )
             scores: Any = probe_scores(probe, fitted, tested, k=k, temperature=temperature, c=c)
             odd = _in_both(trained, manifest)
@@ -145,7 +145,7 @@ def evaluate(
             store = Path(out, "answers") if out else None
             network = open_network(
                 checkpoint,
-                device=device if is_exported(checkpoint) else world.device,
+                device=device if is_exported(checkpoint) else group.device,
                 precision=precision,
                 compute=compute or (recorded_form(store) if store else None),
                 head_dim=head_dim,
@@ -153,7 +153,7 @@ def evaluate(
             contract = network.contract
             spec = with_views(contract.input_of_classifier(), clips, crops)
             metric = (task or type(task_of(contract)))(contract).metric(manifest, label_order=class_order)
-            scores = score(network, metric, spec, reading, world, store=store, progress=progress, pace=pace)
+            scores = score(network, metric, spec, reading, group, store=store, progress=progress, pace=pace)
             scores, odd = metric.examine(scores)
             manifest, notes, known = metric.manifest, [*notes, *metric.notes], known_scores(contract)
         name = contract.id or contract.arch or "model"
@@ -165,8 +165,8 @@ def evaluate(
         )
         facts = {"probe": probe, **({} if probe else {known[0]: known[1]})}
         metrics = scores.metrics(missing)
-        result = Evaluation(scores, metrics, about, manifest, spec, facts, is_main=world.is_main)
-        return result.write(out, form) if out and world.is_main else result
+        result = Evaluation(scores, metrics, about, manifest, spec, facts, is_main=group.is_main)
+        return result.write(out, form) if out and group.is_main else result
 
 
 def _features(
@@ -202,7 +202,7 @@ def _paths(folder: str | os.PathLike[str], form: str) -> dict[str, Path]:
 
 @contextmanager
 def _alone(
-    world: World, out: str | os.PathLike[str] | None, form: str, inputs: Sequence[object], overwrite: bool
+    group: ProcessGroup, out: str | os.PathLike[str] | None, form: str, inputs: Sequence[object], overwrite: bool
 ) -> Iterator[str]:
     """The folder of the results, if there is to be one, for this run alone, with nothing in it that must not go."""
     if not out:
@@ -211,9 +211,9 @@ def _alone(
     outputs = list(_paths(out, form).values())
     goes_on = any(Path(out, claim).exists() for claim in (f"answers/{ROWS_KEY}", f"features-test/{KEY_NAME}"))
     files = [path for path in inputs if isinstance(path, str | os.PathLike) and not os.path.isdir(path)]
-    with world.alone_in(Path(out)) as unlocked:
-        world.from_main(lambda: check_outputs(outputs, files, overwrite=overwrite or goes_on))
-        if world.is_main:
+    with group.alone_in(Path(out)) as unlocked:
+        group.broadcast(lambda: check_outputs(outputs, files, overwrite=overwrite or goes_on))
+        if group.is_main:
             clear_away(outputs)
         yield unlocked
 

@@ -29,7 +29,7 @@ from uniformer.inference import engine
 from uniformer.inference.networks import TorchNetwork, check_precision, evaluating
 from uniformer.reading.views import Decoder, Views, load_views
 from uniformer.speed.timings import Compute
-from uniformer.support.distributed import World, this_world
+from uniformer.support.distributed import ProcessGroup, current_process_group
 from uniformer.support.progress import OnProgress, Pace
 from uniformer.support.resume import ROWS_KEY, RowLog, read_claim
 from uniformer.tasks import task_of
@@ -82,7 +82,7 @@ def score(
     metric: Metric,
     spec: InputSpec,
     reading: Reading,
-    world: World,
+    group: ProcessGroup,
     *,
     store: str | os.PathLike[str] | None = None,
     progress: OnProgress | None = None,
@@ -91,23 +91,23 @@ def score(
     """The scores (`metric.result`) of `metric.manifest`, from `spec.clips` x `spec.crops` views of each item.
 
     A file that cannot be read has no answer: the scores' `errors` say why, and it counts as wrong. Each process of
-    `world` takes its share of the items and all get the whole result. With `store`, a folder, finished items are kept
+    `group` takes its share of the items and all get the whole result. With `store`, a folder, finished items are kept
     there and a run that was cut short goes on; items without an answer are tried again.
     Raises `InputError` when network, data and spec do not fit, or when the folder holds another run's results.
     """
     manifest = metric.manifest
     check_fits(network.contract.config, manifest, spec)
     log = None if store is None else RowLog(store, run_key(network, manifest, spec, reading), metric.dtype)
-    finished = world.from_main(lambda: np.empty(0, metric.dtype) if log is None else log.read())
+    finished = group.broadcast(lambda: np.empty(0, metric.dtype) if log is None else log.read())
     has = np.zeros(len(manifest), bool)
     has[finished["item"]] = True
     groups = [g for g in item_groups(len(manifest), spec.views, reading.batch_size) if not has[g.start : g.stop].all()]
 
     rows: list[npt.NDArray[Any]] = []
     errors: dict[int, str] = {}
-    with nullcontext() if log is None else log.begin(world.rank) as kept:
+    with nullcontext() if log is None else log.begin(group.rank) as kept:
         for outcome in run_items(
-            network, manifest, spec, groups[world.rank :: world.size], reading, progress=progress, pace=pace
+            network, manifest, spec, groups[group.rank :: group.size], reading, progress=progress, pace=pace
         ):
             if has[outcome.source]:
                 continue  # of a group that a kill cut short
@@ -117,7 +117,7 @@ def score(
             rows.append(metric.row(outcome.source, outcome.outputs))
             if kept is not None:
                 kept.add(rows[-1])
-    parts = world.gathered((np.array(rows, metric.dtype), errors))
+    parts = group.all_gather((np.array(rows, metric.dtype), errors))
     every = np.concatenate([finished, *(rows for rows, _ in parts)])
     return metric.result(every, {item: why for _, part in parts for item, why in part.items()})
 
@@ -151,7 +151,8 @@ def evaluate_model(
     form = compute or (recorded_form(store) if store else None)
     with evaluating(model):
         network = TorchNetwork(model, contract, device=device, precision=precision, compute=form)
-        return score(network, metric, spec, reading, this_world(device), store=store, progress=progress, pace=pace)
+        group = current_process_group(device)
+        return score(network, metric, spec, reading, group, store=store, progress=progress, pace=pace)
 
 
 def run_items(

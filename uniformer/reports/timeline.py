@@ -23,7 +23,7 @@ from uniformer.reading.video import open_video
 from uniformer.reports.charts import Wide, line, picture, rect, svg, text
 from uniformer.reports.page import write_page
 from uniformer.reports.pictures import moving, still
-from uniformer.timelines.timeline import Row, Timeline, Window, borders, plain_name
+from uniformer.timelines.timeline import Segment, Timeline, Window, borders, plain_name
 
 CARDS = 48  # rows shown with pictures: each takes some 60 kB and the decoding of a window
 _AT_ONCE = 1 << 28  # bytes of frames read together
@@ -39,7 +39,7 @@ class Truth:
     motion: str
     start: float  #: seconds
     end: float
-    row: Row
+    row: Segment
 
     @property
     def is_found(self) -> bool:
@@ -49,7 +49,7 @@ class Truth:
 class _Card(NamedTuple):
     """A row as it is shown, and what truly happened, where that is known."""
 
-    row: Row
+    row: Segment
     truth: Truth | None
     still: str  #: the middle frame of its surest window
     moving: str
@@ -87,7 +87,7 @@ def content(timeline: Timeline, video: Path, truths: Sequence[Truth] = ()) -> di
     }
 
 
-def _share(row: Row) -> str:
+def _share(row: Segment) -> str:
     return "" if row.confidence is None else f"{100 * row.confidence:.0f} %"
 
 
@@ -101,7 +101,7 @@ def _clock(seconds: float) -> str:
 
 def _cards(timeline: Timeline, video: Path, truths: Sequence[Truth]) -> Iterator[_Card]:
     """A card per truth, or else per row; where there are too many, some of them, evenly spread."""
-    pairs: list[tuple[Row, Truth | None]] = [(truth.row, truth) for truth in truths]
+    pairs: list[tuple[Segment, Truth | None]] = [(truth.row, truth) for truth in truths]
     pairs = [(row, truth) for row, truth in pairs or [(row, None) for row in timeline.rows] if row.motion]
     shown = np.linspace(0, len(pairs) - 1, min(len(pairs), CARDS)).round().astype(int)
     with warnings.catch_warnings(), open_video(video) as reader:
@@ -117,7 +117,7 @@ def _cards(timeline: Timeline, video: Path, truths: Sequence[Truth]) -> Iterator
             yield _Card(row, truth, middle, moving(frames, milliseconds), still(_strip(frames)), bars)
 
 
-def _surest(timeline: Timeline, row: Row) -> Window:
+def _surest(timeline: Timeline, row: Segment) -> Window:
     """The window in a row's stretch that is surest of its motion."""
     place = timeline.classes.index(row.motion)
     own = [window for window in timeline.windows if window.shot == row.shot]

@@ -30,7 +30,7 @@ WORKER_START = "fork" if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessGroup:
     """This process among those of the run."""
 
     rank: int = 0
@@ -43,7 +43,7 @@ class World:
         """Whether this is the one that writes files and speaks."""
         return self.rank == 0
 
-    def sums(self, values: Sequence[float]) -> list[float]:
+    def all_reduce(self, values: Sequence[float]) -> list[float]:
         """Each value summed over the processes."""
         if self.size == 1:
             return list(values)
@@ -51,7 +51,7 @@ class World:
         dist.all_reduce(total)
         return total.tolist()
 
-    def gathered(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """The value of every process, by rank."""
         if self.size == 1:
             return [value]
@@ -59,7 +59,7 @@ class World:
         dist.all_gather_object(values, value)
         return values  # type: ignore[return-value]
 
-    def from_main(self, make: Callable[[], T]) -> T:
+    def broadcast(self, make: Callable[[], T]) -> T:
         """What `make` gives in the main process, in all of them; so is an `InputError` of it, that none waits in vain.
 
         So only the main process needs the output folder.
@@ -82,9 +82,9 @@ class World:
     def alone_in(self, folder: Path) -> Iterator[str]:
         """Keep other runs out of `folder`, as `locked` does, by the main process."""
         with ExitStack() as stack:
-            yield self.from_main(lambda: stack.enter_context(locked(folder)))
+            yield self.broadcast(lambda: stack.enter_context(locked(folder)))
 
-    def share_buffers(self, modules: Iterable[nn.Module]) -> None:
+    def broadcast_buffers(self, modules: Iterable[nn.Module]) -> None:
         """Give every process the main one's buffers: in training the statistics of batch norms are each one's own."""
         if self.size > 1:
             for module in modules:
@@ -92,15 +92,15 @@ class World:
                     dist.broadcast(buffer, src=0)
 
 
-def this_world(device: str | torch.device = CPU) -> World:
+def current_process_group(device: str | torch.device = CPU) -> ProcessGroup:
     """The torch.distributed group this process is in already, or itself alone."""
     if not (dist.is_available() and dist.is_initialized()):
-        return World(device=torch.device(device))
-    return World(dist.get_rank(), dist.get_world_size(), device=torch.device(device))
+        return ProcessGroup(device=torch.device(device))
+    return ProcessGroup(dist.get_rank(), dist.get_world_size(), device=torch.device(device))
 
 
 @contextmanager
-def joined(device: str = "auto") -> Iterator[World]:
+def process_group(device: str = "auto") -> Iterator[ProcessGroup]:
     """Join the run that torchrun's variables describe, if any: gloo between CPUs, NCCL between GPUs.
 
     `device`: "auto" takes the GPU of this process's number on its machine, where there are GPUs.
@@ -111,17 +111,17 @@ def joined(device: str = "auto") -> Iterator[World]:
         raise InputError(f"expected RANK below WORLD_SIZE, got {rank} of {size}")
     place = pick_device(device, local)
     if dist.is_available() and dist.is_initialized():  # by a script of the caller's own, which also leaves it
-        yield this_world(place)
+        yield current_process_group(place)
         return
     if size == 1:
-        yield World(device=place)
+        yield ProcessGroup(device=place)
         return
     if place.type == "cuda":
         torch.cuda.set_device(place)
     # A process that is done waits for the others: evaluating long videos may take it far beyond the usual minutes.
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timedelta(hours=12))
     try:
-        yield World(rank, size, max(size // _number("LOCAL_WORLD_SIZE", size), 1), place)
+        yield ProcessGroup(rank, size, max(size // _number("LOCAL_WORLD_SIZE", size), 1), place)
     finally:
         dist.destroy_process_group()
 

@@ -42,7 +42,7 @@ CSV_FIELDS = ("shot", "start", "end", "motion", "confidence")
 
 
 @dataclass(frozen=True)
-class Row:
+class Segment:
     """A stretch of a shot with one motion."""
 
     shot: int  #: from 1
@@ -72,7 +72,7 @@ class Timeline:
     classes: tuple[str, ...]
     duration: float  #: seconds
     fps: float | None
-    rows: tuple[Row, ...]
+    rows: tuple[Segment, ...]
     windows: tuple[Window, ...]
     notes: tuple[str, ...] = ()
 
@@ -114,7 +114,7 @@ def plain_name(name: str) -> str:
     return " ".join(name.replace("_", " ").replace("-->", "->").split())
 
 
-def _values(row: Row) -> tuple[Any, ...]:
+def _values(row: Segment) -> tuple[Any, ...]:
     confidence = None if row.confidence is None else round(row.confidence, 4)
     return row.shot, round(row.start, 3), round(row.end, 3), row.motion, confidence
 
@@ -346,10 +346,10 @@ def _answers(predictor: Predictor, film: _Film, clips: Iterable[_Clip]) -> Itera
         yield Window(clip.shot, clip.start, clip.end, clip.frames, answer.probabilities)
 
 
-def _rows(shot: _Shot, windows: Sequence[Window], names: Sequence[str], step: float) -> list[Row]:
+def _rows(shot: _Shot, windows: Sequence[Window], names: Sequence[str], step: float) -> list[Segment]:
     """What a shot's windows say, each for the time nearest to its middle; equal neighbours merged."""
     if not windows:
-        return [Row(shot.number, shot.start, shot.end, "", None)]
+        return [Segment(shot.number, shot.start, shot.end, "", None)]
     middles = _middles(windows)
     near = np.abs(middles[:, None] - middles) < 1.5 * step  # the window and its neighbours
     smooth = near @ np.stack([w.probabilities for w in windows]) / near.sum(1, keepdims=True)  # (N, K)
@@ -360,7 +360,7 @@ def _rows(shot: _Shot, windows: Sequence[Window], names: Sequence[str], step: fl
     for first, last in zip(begins, [*begins[1:], len(best)], strict=True):
         weights = np.diff(bounds[first : last + 1])
         confidence = float(np.average(smooth[first:last, best[first]], weights=weights))
-        rows.append(Row(shot.number, float(bounds[first]), float(bounds[last]), names[best[first]], confidence))
+        rows.append(Segment(shot.number, float(bounds[first]), float(bounds[last]), names[best[first]], confidence))
     return rows
 
 

@@ -31,7 +31,7 @@ ORDER, SAMPLE, MIXING, NETWORK = range(4)  # what draws are for: each has its ow
 SUBSTITUTES = 20  # tries to replace an unreadable file before the run gives up
 
 
-def stream(seed: int, purpose: int, *place: int) -> np.random.Generator:
+def rng_at(seed: int, purpose: int, *place: int) -> np.random.Generator:
     """The random numbers of one purpose at one place of the run."""
     return np.random.default_rng((seed, purpose, *place))
 
@@ -76,7 +76,7 @@ def epoch_rows(
     With `repeated`, each is drawn that many times in a row and as many fewer are drawn at all (repeated augmentation,
     arXiv:1902.05509). With `labels`, (count,), every class is drawn equally often, small ones several times over.
     """
-    rng = stream(seed, ORDER, epoch)
+    rng = rng_at(seed, ORDER, epoch)
     rows = rng.permutation(count) if labels is None else _balanced_rows(labels, rng)
     return np.repeat(rows[: -(-count // repeated)], repeated)[:count]
 
@@ -164,7 +164,7 @@ class TrainingSet(Dataset[Sample]):
 
     def __getitem__(self, place: Place) -> Sample:
         """Where a file cannot be read another one stands in, drawn at random, always the same at this place."""
-        rng = stream(self.seed, SAMPLE, place.epoch, place.position)
+        rng = rng_at(self.seed, SAMPLE, place.epoch, place.position)
         row = place.row
         unreadable: list[tuple[str, str]] = []
         for _ in range(SUBSTITUTES):

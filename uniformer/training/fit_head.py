@@ -17,7 +17,7 @@ from uniformer.evaluation.features import Features, extract_features, load_featu
 from uniformer.evaluation.probe import linear_probe, probe_scores
 from uniformer.evaluation.scoring import Reading
 from uniformer.network.model import UniFormer
-from uniformer.support.distributed import World, joined
+from uniformer.support.distributed import ProcessGroup, process_group
 from uniformer.tasks.classification import summary
 from uniformer.training.batches import epoch_rows
 from uniformer.training.log import Log, time_left
@@ -47,7 +47,7 @@ def fit_head(
     killed goes on. The regularisation is the one with the least loss on `val_set`. Raises `InputError` as `fit`.
     """
     out, train_set = Path(out), train_set.usable()
-    with joined(device) as world, world.alone_in(out) as unlocked, Log(out, quiet=not world.is_main) as log:
+    with process_group(device) as group, group.alone_in(out) as unlocked, Log(out, quiet=not group.is_main) as log:
         log.notes(unlocked)
         task = task_for(recipe, train_set)
         task.targets_and_loss(target_options(recipe), train_set, val_set)
@@ -55,28 +55,30 @@ def fit_head(
         log.say(f"train: {len(train_set)} samples, {train_set.origin}")
         log.say("val: none" if val_set is None else f"val: {len(val_set)} samples, {val_set.origin}")
         model = initialised(recipe, train_set.classes, log, task.build, opened)
-        train_features = _features(model, recipe, train_set, out / "features" / "train", world, log)
+        train_features = _features(model, recipe, train_set, out / "features" / "train", group, log)
         val_features = (
-            None if val_set is None else _features(model, recipe, val_set, out / "features" / "val", world, log)
+            None if val_set is None else _features(model, recipe, val_set, out / "features" / "val", group, log)
         )
         if recipe.data.balanced:
             train_features = _balanced(train_features, recipe.seed)
         strength, scores = _strength(train_features, val_features, log)
         _set_classifier(model, train_features, strength)
-        if world.is_main:
+        if group.is_main:
             note = f"trained by the recipe {recipe.name}, classifier fitted to features"
             write_weights(out / RESULT, model, task, scores, note)
         log.say(f"result: {out / RESULT}" + "".join(f", {name} {value:.4g}" for name, value in scores.items()))
         return TrainingResult(out, scores)
 
 
-def _features(model: UniFormer, recipe: Recipe, part: Manifest, folder: Path, world: World, log: Log) -> Features:
-    at_once = recipe.batch_per_process(world.size)
-    if world.device.type == "cpu":
+def _features(
+    model: UniFormer, recipe: Recipe, part: Manifest, folder: Path, group: ProcessGroup, log: Log
+) -> Features:
+    at_once = recipe.batch_per_process(group.size)
+    if group.device.type == "cpu":
         at_once = min(at_once, CPU_CLIPS if recipe.input.is_video else CPU_IMAGES)
-    reading = Reading(world.device, recipe.precision, at_once, recipe.data.workers)
+    reading = Reading(group.device, recipe.precision, at_once, recipe.data.workers)
     log.say(f"features of {len(part)} samples")
-    progress = _tenths(log) if world.is_main else None
+    progress = _tenths(log) if group.is_main else None
     errors = extract_features(model, part, recipe.input, folder, reading=reading, progress=progress)
     log.unreadable((part.path(row), reason) for row, reason in errors.items())
     return load_features(folder)

@@ -26,7 +26,7 @@ from uniformer.evaluation.scoring import Reading, score
 from uniformer.inference.networks import TorchNetwork, evaluating
 from uniformer.network.model import UniFormer
 from uniformer.speed.timings import Compute
-from uniformer.support.distributed import joined
+from uniformer.support.distributed import process_group
 from uniformer.support.files import atomic_path, clear_away
 from uniformer.support.progress import Pace
 from uniformer.tasks.task import Task
@@ -35,9 +35,9 @@ from uniformer.training.log import Log, time_left
 from uniformer.training.optim import train_mode
 from uniformer.training.recipe import Recipe
 from uniformer.training.result import AVERAGE, BEST, RESULT, TrainingResult, write_weights
-from uniformer.training.setup import STATE, Network, keep_state, prepare, rehearse
+from uniformer.training.setup import STATE, Network, dry_run, save_state, set_up
 from uniformer.training.state import read_state
-from uniformer.training.step import Run, Step, learn, what_went_wrong
+from uniformer.training.step import Run, Step, find_non_finite, train_step
 
 IN_A_ROW = 3  # steps with a number that is not finite before the run goes back to its last state
 RETURNS = 3  # of them before it ends
@@ -71,18 +71,18 @@ def fit(
     """
     out = Path(out)
     with (
-        joined(device) as world,
+        process_group(device) as group,
         noted_signals() as signals,
-        world.alone_in(out) as unlocked,
-        Log(out, quiet=not world.is_main, tensorboard=recipe.loop.tensorboard) as log,
+        group.alone_in(out) as unlocked,
+        Log(out, quiet=not group.is_main, tensorboard=recipe.loop.tensorboard) as log,
     ):
-        if world.is_main:
+        if group.is_main:
             clear_away(out / name for name in (STATE, RESULT, BEST, AVERAGE))
         log.notes(unlocked)
-        run, state = prepare(recipe, train_set, val_set, out, world, log, network=network, task=task, opened=opened)
+        run, state = set_up(recipe, train_set, val_set, out, group, log, network=network, task=task, opened=opened)
         if state is None:
-            rehearse(run)
-            keep_state(run)
+            dry_run(run)
+            save_state(run)
         log.rewind(run.learner.progress.step)
         log.start(run.total, run.learner.progress.step)
         while not run.learner.progress.finished:
@@ -99,7 +99,7 @@ def fit(
 def follow(run: Run, signals: list[int]) -> int | None:
     """Train until the run is finished, goes back to an earlier state, or is stopped: then by which signal."""
     recipe, progress, log = run.recipe, run.learner.progress, run.log
-    cuda = run.world.device.type == "cuda"
+    cuda = run.group.device.type == "cuda"
     source = batches(run.samples, run.plan, start=progress.step, workers=recipe.data.workers, pin=cuda)
     window, epoch = Pace(), Pace()
     train_mode(run.learner.model)
@@ -107,12 +107,12 @@ def follow(run: Run, signals: list[int]) -> int | None:
         begin = time.perf_counter()
         passes = [next(source) for _ in range(recipe.optimizer.accumulate)]
         ready = time.perf_counter()
-        step = learn(run, passes, bool(signals))
+        step = train_step(run, passes, bool(signals))
         for pace in (window, epoch):
             pace.add(recipe.batch_size, ready - begin, time.perf_counter() - ready)
         note_unreadable(run, passes, step.stood_in)
         if not step.took_effect and must_return(run, passes, step):
-            go_back(run)
+            roll_back(run)
             return None
         progress.step += 1
         log.step(progress.step, f"loss {step.loss:.4f}  {window.rate:.3g}/s  {window.waiting_share:.0%} waiting")
@@ -123,7 +123,7 @@ def follow(run: Run, signals: list[int]) -> int | None:
             end_epoch(run, epoch)
             epoch = Pace()
         if step.stop or is_time_to_keep(run):
-            keep_state(run)
+            save_state(run)
         if step.stop:
             return signals[0] if signals else signal.SIGTERM  # another process's, else
     return None
@@ -145,7 +145,7 @@ def must_return(run: Run, passes: list[Batch], step: Step) -> bool:
         return False  # float16: the loss was scaled up too far, which happens now and then and is mended already
     progress.left_out += 1
     progress.in_a_row += 1
-    where = what_went_wrong(run, passes)
+    where = find_non_finite(run, passes)
     run.log.say(f"step {progress.step + 1} left out: loss {step.loss:g}, gradient {step.norm:g}, first in {where}")
     if progress.in_a_row >= IN_A_ROW and progress.returns >= RETURNS:
         raise InputError(
@@ -155,13 +155,13 @@ def must_return(run: Run, passes: list[Batch], step: Step) -> bool:
     return progress.in_a_row >= IN_A_ROW
 
 
-def go_back(run: Run) -> None:
+def roll_back(run: Run) -> None:
     """To the last state kept, with half the learning rate."""
     returns = run.learner.progress.returns + 1
-    run.learner.restore(run.world.from_main(lambda: read_state(run.out / STATE)))
+    run.learner.restore(run.group.broadcast(lambda: read_state(run.out / STATE)))
     progress = run.learner.progress
     progress.returns, progress.rate_factor = returns, progress.rate_factor / 2
-    keep_state(run)
+    save_state(run)
     run.log.rewind(progress.step)
     run.log.say(f"back to step {progress.step}, from now on with {progress.rate_factor:g} of the learning rate")
 
@@ -172,7 +172,7 @@ def note_unreadable(run: Run, passes: list[Batch], count: int) -> None:
         return
     progress, limit = run.learner.progress, run.recipe.loop.max_bad_fraction
     progress.unreadable += count
-    for files in run.world.gathered([file for batch in passes for file in batch.unreadable]):
+    for files in run.group.all_gather([file for batch in passes for file in batch.unreadable]):
         run.log.unreadable(files)
     if progress.unreadable > limit * run.plan.count:
         raise InputError(
@@ -228,15 +228,15 @@ def validate(run: Run, val: Manifest) -> dict[str, float]:
     networks = {"val": learner.model}
     if learner.ema is not None and recipe.ema.evaluate:
         networks["ema"] = learner.ema.module
-    run.world.share_buffers(networks.values())
+    run.group.broadcast_buffers(networks.values())
     found: dict[str, float] = {}
-    metric, device = run.task.metric(val), run.world.device
-    reading = Reading(device, recipe.precision, recipe.batch_per_process(run.world.size), recipe.data.workers)
+    metric, device = run.task.metric(val), run.group.device
+    reading = Reading(device, recipe.precision, recipe.batch_per_process(run.group.size), recipe.data.workers)
     for name, model in networks.items():
         with evaluating(model):
             compute: Compute | None = None if isinstance(model, UniFormer) else "plain"  # others have no other form
             network = TorchNetwork(model, run.task.contract, device=device, precision=recipe.precision, compute=compute)
-            scores = score(network, metric, recipe.input, reading, run.world)
+            scores = score(network, metric, recipe.input, reading, run.group)
         found |= {f"{name}_{measure}": value for measure, value in metric.summary(scores).items()}
     train_mode(learner.model)
     return found
@@ -257,7 +257,7 @@ def note_best(run: Run, epoch: int) -> bool:
 
 def keep_weights(run: Run, model: UniFormer, name: str, note: str, whose: str = "val") -> None:
     """Write weights with the scores of the last validation, as `whose` they are."""
-    if run.world.is_main:
+    if run.group.is_main:
         note = f"trained by the recipe {run.recipe.name}, {note}"
         write_weights(run.out / name, model, run.task, run.learner.progress.scores, note, whose=whose)
 
@@ -268,7 +268,7 @@ def finish(run: Run) -> TrainingResult:
     best = run.recipe.keep.result == "best"
     if not best:
         keep_weights(run, run.learner.model, RESULT, "last epoch")
-    elif run.world.is_main:
+    elif run.group.is_main:
         with atomic_path(out / RESULT) as temporary:
             shutil.copyfile(out / BEST, temporary)
     if run.learner.ema is not None:

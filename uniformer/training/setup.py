@@ -21,29 +21,29 @@ from uniformer.errors import InputError
 from uniformer.labels import flip_sensitive
 from uniformer.network.model import UniFormer
 from uniformer.speed.timings import view_size
-from uniformer.support.distributed import DTYPES, World
+from uniformer.support.distributed import DTYPES, ProcessGroup
 from uniformer.tasks import task_of
 from uniformer.tasks.objective import Objective
 from uniformer.tasks.options import TargetOptions
 from uniformer.tasks.task import Task
-from uniformer.training.batches import MIXING, Plan, TrainingSet, collate, stream
+from uniformer.training.batches import MIXING, Plan, TrainingSet, collate, rng_at
 from uniformer.training.log import Log
 from uniformer.training.optim import freeze, make_optimizer, moving_average, train_mode
 from uniformer.training.recipe import EffectiveLR, Recipe, effective_lr, resolved
 from uniformer.training.state import Learner, check_same_run, read_state, write_state
-from uniformer.training.step import Run, lower_precision, moved, put_back, total
+from uniformer.training.step import Run, lower_precision, moved, restore_buffers, total
 
 STATE = "state.pt"  #: in a run's folder
 
 Network = Callable[[Config], Any]  #: makes the network; what other than the task's own it may be, `fit` says
 
 
-def prepare(
+def set_up(
     recipe: Recipe,
     train_set: Manifest,
     val_set: Manifest | None,
     out: Path,
-    world: World,
+    group: ProcessGroup,
     log: Log,
     *,
     network: Network | None = None,
@@ -60,40 +60,40 @@ def prepare(
     make_objective = work.targets_and_loss(target_options(recipe), train_set, val_set)
     check_settings(recipe, work, train_set, val_set)
     recipe = without_flip(recipe, train_set.classes, log)
-    state = world.from_main(lambda: read_state(out / STATE) if (out / STATE).exists() else None)
+    state = group.broadcast(lambda: read_state(out / STATE) if (out / STATE).exists() else None)
     if state is not None:
         check_same_run(out / STATE, state, recipe, fingerprint(train_set, val_set))
     log.say(f"{recipe.name}: {recipe.title or recipe.arch}")
     log.say(f"train: {len(train_set)} samples, {train_set.origin}")
     log.say("val: none" if val_set is None else f"val: {len(val_set)} samples, {val_set.origin}")
 
-    rates = effective_lr(recipe, nodes=world.nodes)
+    rates = effective_lr(recipe, nodes=group.nodes)
     make = (lambda: network(recipe.model)) if network else work.build
     model = make() if state is not None else initialised(recipe, train_set.classes, log, make, opened)
-    learner = build(recipe, model, make_objective, world, rates, log)
+    learner = build(recipe, model, make_objective, group, rates, log)
     plan = Plan(
         len(train_set),
         recipe.batch_size,
         recipe.schedule.epochs + recipe.schedule.cooldown_epochs,
         seed=recipe.seed,
         passes=recipe.optimizer.accumulate,
-        rank=world.rank,
-        size=world.size,
+        rank=group.rank,
+        size=group.size,
         repeated=recipe.data.repeated_augmentation,
         balanced=train_set.labels if recipe.data.balanced else None,
     )
     samples = TrainingSet(train_set, recipe.input, recipe.augment, seed=recipe.seed, label_maps=recipe.data.label_maps)
-    run = Run(recipe, work, world, out, log, samples, plan, val_set, rates, learner)
-    each = recipe.batch_per_process(world.size)
+    run = Run(recipe, work, group, out, log, samples, plan, val_set, rates, learner)
+    each = recipe.batch_per_process(group.size)
     log.say(f"{plan.epochs} epochs of {plan.steps} steps; {rates.sentence}")
     log.say(
-        f"{world.size} process{'es' * (world.size > 1)} on {world.nodes} machine{'s' * (world.nodes > 1)}, "
-        f"{each} samples each in one pass, on {world.device}"
+        f"{group.size} process{'es' * (group.size > 1)} on {group.nodes} machine{'s' * (group.nodes > 1)}, "
+        f"{each} samples each in one pass, on {group.device}"
     )
     if state is not None:
         learner.restore(state)
         log.say(f"going on from step {learner.progress.step} of {run.total}, as in {out / STATE}")
-    elif world.is_main:
+    elif group.is_main:
         (out / "recipe.toml").write_text(resolved(recipe), encoding="utf-8")
     return run, state
 
@@ -171,17 +171,17 @@ def build(
     recipe: Recipe,
     model: Any,
     make_objective: Callable[[Any], Objective],
-    world: World,
+    group: ProcessGroup,
     rates: EffectiveLR,
     log: Log,
 ) -> Learner:
     """The network made ready for the device, with its loss, optimizer and average."""
     if recipe.sync_batch_norm:
-        share_statistics(model, world)
+        share_statistics(model, group)
     freeze(model, recipe.optimizer.freeze)
     if recipe.loop.grad_checkpointing:
         model.set_grad_checkpointing()
-    model.to(world.device)
+    model.to(group.device)
     if isinstance(model, UniFormer):
         size, dtype = view_size(recipe.model, recipe.input), DTYPES[recipe.precision]
         speed.prepare(model, training=True, dtype=dtype, size=size, attention_float32=recipe.attention_float32)
@@ -191,34 +191,34 @@ def build(
     optimizer = make_optimizer(model, recipe.optimizer, rates.lr)
     average = None if recipe.ema.decay is None else moving_average(model, recipe.ema.decay)
     objective = make_objective(model)
-    scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "float16")
-    return Learner(model, objective, wrapped(objective, recipe, world), optimizer, scaler, average)
+    scaler = torch.amp.GradScaler(group.device.type, enabled=recipe.precision == "float16")
+    return Learner(model, objective, wrapped(objective, recipe, group), optimizer, scaler, average)
 
 
-def share_statistics(model: nn.Module, world: World) -> None:
+def share_statistics(model: nn.Module, group: ProcessGroup) -> None:
     """Let batch norms go by the samples of all processes in training. Raises `InputError` between CPUs."""
-    if world.size == 1:
+    if group.size == 1:
         return
-    if world.device.type == "cpu":
+    if group.device.type == "cpu":
         raise InputError("sync_batch_norm=true needs GPUs, as torch's SyncBatchNorm; got several processes on CPUs")
     nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
-def wrapped(objective: Objective, recipe: Recipe, world: World) -> nn.Module:
+def wrapped(objective: Objective, recipe: Recipe, group: ProcessGroup) -> nn.Module:
     """Compiled where the recipe asks, and with gradients averaged over the processes."""
     module: nn.Module = objective
     if recipe.loop.compile:
         module = torch.compile(module)  # type: ignore[assignment]
-    if world.size == 1:
+    if group.size == 1:
         return module
     return DistributedDataParallel(
         module,
-        device_ids=[world.device] if world.device.type == "cuda" else None,
+        device_ids=[group.device] if group.device.type == "cuda" else None,
         find_unused_parameters=objective.leaves_parameters_out,
     )
 
 
-def rehearse(run: Run) -> None:
+def dry_run(run: Run) -> None:
     """Read two samples and push them through network, loss and gradients, so that what is wrong shows at once."""
     model, objective = run.learner.model, run.learner.objective
     first = next(run.plan.places(0))[:2]
@@ -227,15 +227,15 @@ def rehearse(run: Run) -> None:
     train_mode(model)
     try:
         with lower_precision(run):
-            targets = objective.targets(moved(batch, run.world), stream(run.recipe.seed, MIXING))
+            targets = objective.targets(moved(batch, run.group), rng_at(run.recipe.seed, MIXING))
             total(objective(*targets)).backward()
     finally:
-        put_back(model, buffers)
+        restore_buffers(model, buffers)
         run.learner.optimizer.zero_grad()
 
 
-def keep_state(run: Run) -> None:
+def save_state(run: Run) -> None:
     """Write what the run goes on from."""
-    if run.world.is_main:
+    if run.group.is_main:
         facts = {"recipe": resolved(run.recipe), "data": fingerprint(run.samples.manifest, run.val)}
         write_state(run.out / STATE, {**facts, **run.learner.state()})

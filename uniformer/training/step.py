@@ -19,9 +19,9 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError
-from uniformer.support.distributed import DTYPES, World
+from uniformer.support.distributed import DTYPES, ProcessGroup
 from uniformer.tasks.task import Task
-from uniformer.training.batches import MIXING, NETWORK, Batch, Plan, TrainingSet, stream
+from uniformer.training.batches import MIXING, NETWORK, Batch, Plan, TrainingSet, rng_at
 from uniformer.training.diagnosis import first_bad_layer, last_bad_gradient
 from uniformer.training.log import Log
 from uniformer.training.optim import learning_rate, set_learning_rate
@@ -35,7 +35,7 @@ class Run:
 
     recipe: Recipe
     task: Task
-    world: World
+    group: ProcessGroup
     out: Path
     log: Log
     samples: TrainingSet
@@ -61,7 +61,7 @@ class Step(NamedTuple):
     stood_in: int  #: samples whose files cannot be read
 
 
-def learn(run: Run, passes: list[Batch], stop: bool) -> Step:
+def train_step(run: Run, passes: list[Batch], stop: bool) -> Step:
     """One step of the optimizer. Without effect where the loss or the gradient is not finite in any process."""
     learner, recipe, progress = run.learner, run.recipe, run.learner.progress
     place = progress.step // run.plan.steps + progress.step % run.plan.steps / run.plan.steps
@@ -79,7 +79,7 @@ def learn(run: Run, passes: list[Batch], stop: bool) -> Step:
     trained = [p for p in learner.model.parameters() if p.grad is not None]
     norm = get_total_norm([p.grad for p in trained if p.grad is not None])
     stood_in = sum(batch.stood_in for batch in passes)
-    loss_sum, norm_sum, stops, stood_in_sum = run.world.sums([loss, float(norm), stop, stood_in])
+    loss_sum, norm_sum, stops, stood_in_sum = run.group.all_reduce([loss, float(norm), stop, stood_in])
 
     took_effect = math.isfinite(loss_sum) and math.isfinite(norm_sum)
     if took_effect:
@@ -88,13 +88,13 @@ def learn(run: Run, passes: list[Batch], stop: bool) -> Step:
         learner.scaler.step(learner.optimizer)
         if learner.ema is not None:
             learner.ema.update(learner.model)
-        progress.loss_sum += loss_sum / run.world.size
+        progress.loss_sum += loss_sum / run.group.size
         progress.loss_count += 1
         progress.in_a_row = 0
     else:
-        put_back(learner.model, buffers)
+        restore_buffers(learner.model, buffers)
     learner.scaler.update()
-    size = run.world.size
+    size = run.group.size
     return Step(loss_sum / size, norm_sum / size, rate, took_effect, stops > 0, int(stood_in_sum))
 
 
@@ -102,7 +102,7 @@ def backward(run: Run, passes: list[Batch]) -> float:
     """Gradients of the mean loss over the passes; the loss of this process."""
     learner, module = run.learner, run.learner.step_module
     learner.optimizer.zero_grad()
-    whole = torch.zeros((), device=run.world.device)
+    whole = torch.zeros((), device=run.group.device)
     for number, batch in enumerate(passes):
         waits = isinstance(module, DistributedDataParallel) and number < len(passes) - 1
         with module.no_sync() if waits else nullcontext():  # type: ignore[operator]
@@ -130,31 +130,31 @@ def total(losses: dict[str, Tensor]) -> Tensor:
 def targets_of(run: Run, batch: Batch, number: int) -> tuple[Any, ...]:
     """What the network is shown in pass `number` of the present step; seeds its drop path and dropout."""
     place = (run.learner.progress.step, number)
-    own = stream(run.recipe.seed, NETWORK, *place, run.world.rank)
+    own = rng_at(run.recipe.seed, NETWORK, *place, run.group.rank)
     torch.manual_seed(int(own.integers(2**63)))
-    return run.learner.objective.targets(moved(batch, run.world), stream(run.recipe.seed, MIXING, *place))
+    return run.learner.objective.targets(moved(batch, run.group), rng_at(run.recipe.seed, MIXING, *place))
 
 
 def lower_precision(run: Run) -> torch.autocast:
     dtype = DTYPES[run.recipe.precision]
-    return torch.autocast(run.world.device.type, dtype, enabled=dtype != torch.float32)
+    return torch.autocast(run.group.device.type, dtype, enabled=dtype != torch.float32)
 
 
-def moved(batch: Batch, world: World) -> Batch:
+def moved(batch: Batch, group: ProcessGroup) -> Batch:
     """Its tensors on this process's device; a copy from pinned memory does not wait."""
-    x, labels, label_maps, crops = (t if t is None else t.to(world.device, non_blocking=True) for t in batch[:4])
+    x, labels, label_maps, crops = (t if t is None else t.to(group.device, non_blocking=True) for t in batch[:4])
     assert x is not None
     assert labels is not None
     return batch._replace(x=x, labels=labels, label_maps=label_maps, crops=crops)
 
 
-def put_back(model: nn.Module, buffers: list[Tensor]) -> None:
+def restore_buffers(model: nn.Module, buffers: list[Tensor]) -> None:
     """The statistics of batch norms as they were: one bad batch would spoil them for good."""
     for buffer, old in zip(model.buffers(), buffers, strict=True):
         buffer.copy_(old)
 
 
-def what_went_wrong(run: Run, passes: list[Batch]) -> str:
+def find_non_finite(run: Run, passes: list[Batch]) -> str:
     """Where a number of the present step is first not finite, in any process; its gradients must still be there."""
     learner = run.learner
     buffers = [b.clone() for b in learner.model.buffers()]
@@ -163,8 +163,8 @@ def what_went_wrong(run: Run, passes: list[Batch]) -> str:
         with lower_precision(run):
             each.append(first_bad_layer(learner.objective, targets_of(run, batch, number)))
     found = next(filter(None, each), None)
-    put_back(learner.model, buffers)
+    restore_buffers(learner.model, buffers)
     if found is None and (name := last_bad_gradient(learner.model)):
         found = f"the gradient of {name}"
-    by_rank = enumerate(run.world.gathered(found))
-    return ", ".join(f"{name} (process {rank})" if run.world.size > 1 else name for rank, name in by_rank if name)
+    by_rank = enumerate(run.group.all_gather(found))
+    return ", ".join(f"{name} (process {rank})" if run.group.size > 1 else name for rank, name in by_rank if name)
