@@ -24,11 +24,11 @@ from uniformer.config import InputSpec
 from uniformer.errors import InputError, first_line
 from uniformer.reading.transforms import Floats
 from uniformer.reading.views import Views
-from uniformer.support.progress import Pace
 from uniformer.tasks.task import Outputs
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.contract import Contract
+    from uniformer.support.progress import Pace
 
 S = TypeVar("S")
 Read = Views | str  #: the views of a source, or why there are none

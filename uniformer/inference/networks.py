@@ -13,8 +13,7 @@ from uniformer.checkpoints.contract import Contract
 from uniformer.config import Precision
 from uniformer.errors import InputError
 from uniformer.reading.transforms import Floats
-from uniformer.speed.runtimes import SUFFIXES, open_exported
-from uniformer.speed.timings import Compute, view_size
+from uniformer.speed.timings import RUNTIMES, Compute, view_size
 from uniformer.tasks.task import Outputs
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def open_network(
 
 def is_exported(source: Any) -> bool:
     """Whether a source is the name of a file that `export` wrote."""
-    return isinstance(source, str | os.PathLike) and os.fspath(source).endswith(SUFFIXES)
+    return isinstance(source, str | os.PathLike) and os.fspath(source).endswith(tuple(RUNTIMES.values()))
 
 
 def check_precision(precision: str) -> None:
@@ -77,6 +76,8 @@ class ExportedNetwork:
     compute = "exported"
 
     def __init__(self, path: str | os.PathLike[str]):
+        from uniformer.speed.runtimes import open_exported
+
         self._exported = open_exported(path)
         self.contract = self._exported.contract
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
 
-from uniformer.checkpoints.records import BUNDLED, DEFAULT_IMAGE, DEFAULT_VIDEO, get_checkpoint
 from uniformer.config import InputSpec, Precision
 from uniformer.errors import InputError
 from uniformer.inference import engine
@@ -197,6 +196,8 @@ def predict(source: Source, model: CheckpointSource | None = None, **options: An
     the model in the package stands in, with a warning: it names the motion of the camera.
     """
     if model is None:
+        from uniformer.checkpoints.records import DEFAULT_IMAGE, DEFAULT_VIDEO
+
         model, note = default_or_bundled(DEFAULT_IMAGE if is_image(source) else DEFAULT_VIDEO)
         if note:
             warnings.warn(note, stacklevel=2)
@@ -208,6 +209,7 @@ def default_or_bundled(default: str) -> tuple[str, str | None]:
     a line that says so. Nothing stands in for a network of images: its `InputError` comes when it is loaded.
     """
     from uniformer.checkpoints.fetch import NotFetched, fetch
+    from uniformer.checkpoints.records import BUNDLED, DEFAULT_VIDEO, get_checkpoint
 
     if default != DEFAULT_VIDEO:
         return default, None

@@ -5,20 +5,20 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from uniformer.checkpoints.contract import Contract
-from uniformer.checkpoints.proof import digest
 from uniformer.config import Config
 from uniformer.errors import InputError
 from uniformer.network.model import UniFormer
-from uniformer.speed.export import write_checked, write_graph
 from uniformer.speed.preparation import prepare
-from uniformer.speed.runtimes import Exported, open_exported
 from uniformer.speed.timings import RUNTIMES, Compute, best_at_hand, exported_path, processor_name, situation
+
+if TYPE_CHECKING:
+    from uniformer.speed.runtimes import Exported
 
 Backend = Literal["torch", "openvino", "onnxruntime"]
 
@@ -66,6 +66,9 @@ def optimize(
         raise InputError(f"expected float32 and no compile for the backend {backend}: it compiles by itself")
     if size is None:
         raise InputError(f"expected an example input for the backend {backend}: it fixes the frames and the size")
+    from uniformer.speed.export import write_graph
+    from uniformer.speed.runtimes import open_exported
+
     with tempfile.TemporaryDirectory(prefix="uniformer-", ignore_cleanup_errors=True) as folder:
         path = Path(folder, f"network{RUNTIMES[backend]}")
         write_graph(model, size, path, Contract(model.config))
@@ -111,6 +114,9 @@ def inference_form(model: UniFormer, compute: Compute, size: Sequence[int], dtyp
 
 def _by_runtime(model: UniFormer, compute: str, size: Sequence[int]) -> RuntimeNetwork:
     """The network as exported to the cache folder, now if it was not before."""
+    from uniformer.speed.export import write_checked
+    from uniformer.speed.runtimes import open_exported
+
     path = exported_path(weights_of(model), size, compute)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,6 +136,8 @@ def situation_of(config: Config, size: Sequence[int], device: torch.device, dtyp
 
 def weights_of(model: UniFormer) -> str:
     """What tells a model's weights from all others."""
+    from uniformer.checkpoints.proof import digest
+
     return digest(model.state_dict().values())[:12]
 
 

@@ -10,10 +10,7 @@ import torch
 
 from uniformer.errors import InputError
 from uniformer.network.model import UniFormer
-from uniformer.speed.convolutions import wrong_convolutions
 from uniformer.speed.network import FastUniFormer
-from uniformer.speed.training_modules import PLAIN, stand_in
-from uniformer.speed.tuning import apply_tuned_kernels
 
 
 def prepare(
@@ -57,13 +54,17 @@ def prepare(
         return _for_training(model.to(device), dtype or next(model.parameters()).dtype, size, attention_float32)
     share = share and device == next(model.parameters()).device
     fast = FastUniFormer(model, dtype, attention_float32=attention_float32, share=share).to(device)
-    if size is not None:
+    if size is not None and device.type == "cuda":
+        from uniformer.speed.tuning import apply_tuned_kernels
+
         apply_tuned_kernels(fast, size, next(fast.parameters()).dtype, training=False)
     return fast
 
 
 def unprepare(model: UniFormer) -> UniFormer:
     """Put the plain modules back in place of those that `prepare` put there for training; the model itself."""
+    from uniformer.speed.training_modules import PLAIN
+
     for module in model.modules():
         if type(module) in PLAIN:
             module.__class__ = PLAIN[type(module)]
@@ -78,6 +79,8 @@ def _for_training(
     if dtype == torch.bfloat16 and next(model.parameters()).device.type == "cpu":
         if size is None:
             raise InputError("expected the size of a view to train in bfloat16 on a CPU: its convolutions are tried")
+        from uniformer.speed.convolutions import wrong_convolutions
+
         wrong = wrong_convolutions(model.config, size, dtype)
     if wrong:
         layers = sorted({re.sub(r"blocks\.\d+", "blocks.*", name) for name in wrong})
@@ -86,10 +89,14 @@ def _for_training(
             f"for views of {' x '.join(map(str, size or ()))}: they compute in float32 ({', '.join(layers)})",
             stacklevel=3,
         )
+    from uniformer.speed.training_modules import stand_in
+
     for name, module in unprepare(model).named_modules():
         kind = stand_in(module, wrong=name in wrong, attention_float32=attention_float32)
         if kind is not None:
             module.__class__ = kind
-    if size is not None:
+    if size is not None and next(model.parameters()).device.type == "cuda":
+        from uniformer.speed.tuning import apply_tuned_kernels
+
         apply_tuned_kernels(model, size, dtype, training=True)
     return model
