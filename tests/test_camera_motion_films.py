@@ -175,6 +175,15 @@ def test_a_level_is_filmed_as_the_names_say(tmp_path: Path, monkeypatch: pytest.
 
 
 @needs_vizdoom
+def test_a_relative_folder_is_the_one_of_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A game changes the folder of its process."""
+    monkeypatch.chdir(tmp_path)
+    assert make(Path("my set"), train=1, val=0, test=0, worlds=["doom"], workers=0).clips == 1
+    (entry,) = record(tmp_path / "my set")
+    assert (tmp_path / "my set" / entry["path"]).stat().st_size == entry["bytes"]
+
+
+@needs_vizdoom
 def test_turning_the_game_and_turning_back_in_the_picture_cancel() -> None:
     """The lens of the game, its stretch and how it looks up and down: only with the right ones nothing moves."""
     with doom.open_level("freedoom2.wad", "MAP03", 3) as level:
