@@ -103,7 +103,10 @@ class Predictor:
         self.follow_seconds = follow_seconds
 
     def __call__(self, source: Source, *, fps: float | None = None) -> Any:
-        """The answer for one source. Raises `InputError` when there is none. `fps`: of frames without a clock."""
+        """The answer for one source: a path, an address, bytes, an open file, an array, a list or folder of frames.
+
+        Raises `InputError` when there is none. `fps`: of frames without a clock.
+        """
         result = self._result(next(self._run(self.network, [source], lambda s: self.views(s, fps=fps), workers=0)))
         if isinstance(result, Failure):
             raise InputError(result.error)
