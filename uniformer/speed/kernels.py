@@ -1,5 +1,8 @@
 """Depthwise 3D convolution on a GPU, by kernels of its own: `import uniformer.speed.kernels` needs Triton.
 
+They have run under Triton's interpreter only, never on a card: a network takes them where `uniformer bench --device
+cuda` has held them to float64 and found them the fastest, and nowhere else.
+
 Three things make it quick. A program walks through time with one tile of places x channels, so that a frame is read
 k x k times, not k x k x k, and its values stay in registers for all k frames to which they add. Channels lie last in
 memory, as everywhere in this network, so that a thread reads eight of them at once. And the gradient of the filters
