@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from typing import Any
@@ -173,6 +175,12 @@ def test_what_cannot_be_prepared_is_one_line() -> None:
         speed.prepare(uniformer.optimize(tiny_model()), training=True)  # type: ignore[arg-type]
     with refused("expected the size of a view to train in bfloat16 on a CPU"):
         speed.prepare(tiny_model(), training=True, dtype=torch.bfloat16)
+
+
+def test_the_line_that_the_documents_give_for_a_loop_of_ones_own() -> None:
+    code = "import uniformer; model = uniformer.create_model('uniformer_nano_video')\n"
+    code += "assert uniformer.speed.prepare(model, training=True) is model"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # ---- bfloat16 on a CPU -----------------------------------------------------------------------------------------------

@@ -81,4 +81,6 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(f"uniformer.{_PUBLIC[name][0]}"), name)
+    if name == "speed":  # uniformer.speed.prepare, for a training loop of one's own
+        return import_module("uniformer.speed")
     raise AttributeError(f"module 'uniformer' has no attribute {name!r}")
