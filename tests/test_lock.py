@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,7 +89,7 @@ def _count(folder: Path, counter: Path, rounds: int) -> None:
                 counter.write_text(str(int(counter.read_text()) + 1))
                 done += 1
         except InputError:
-            pass  # it is in use
+            time.sleep(0.001)  # it is in use; whoever has it shall come to run
 
 
 def test_processes_that_come_and_go_never_meet(tmp_path: Path) -> None:

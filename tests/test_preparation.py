@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 
 import uniformer
 from tests.tiny import TINY, refused, same, tiny_model
@@ -175,6 +176,27 @@ def test_what_cannot_be_prepared_is_one_line() -> None:
         speed.prepare(uniformer.optimize(tiny_model()), training=True)  # type: ignore[arg-type]
     with refused("expected the size of a view to train in bfloat16 on a CPU"):
         speed.prepare(tiny_model(), training=True, dtype=torch.bfloat16)
+    for other in ("mine.safetensors", nn.Conv3d(3, 3, 1)):
+        with refused(f"expected a UniFormer, as `create_model` and `load_model` give it, got {type(other).__name__}"):
+            uniformer.optimize(other)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch has no batched attention for a CPU
+@pytest.mark.parametrize("family", ["images", "clips"])
+def test_gradients_of_each_sample_by_torch_func(family: str, one_thread: None) -> None:
+    model = tiny_model(**FAMILIES[family]).eval()
+    x = an_input(model.config)
+
+    def of_each() -> dict[str, Tensor]:
+        def loss(parameters: dict[str, Tensor], sample: Tensor) -> Tensor:
+            out: Tensor = functional_call(model, parameters, (sample[None],))
+            return out.square().sum()
+
+        return vmap(grad(loss), (None, 0))(dict(model.named_parameters()), x)
+
+    plain = of_each()
+    speed.prepare(model, training=True)
+    assert_close_gradients(of_each(), plain, terms_of(model))
 
 
 def test_the_line_that_the_documents_give_for_a_loop_of_ones_own() -> None:

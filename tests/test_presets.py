@@ -77,6 +77,20 @@ def test_the_preset_follows_the_number_of_samples_and_their_balance(sets, tmp_pa
         own_recipe(replace(sets[0], kind="video"), contract, "x.safetensors")
 
 
+def test_a_classifier_is_fitted_without_unreadable_files_and_not_where_they_are_too_many(tmp_path, sets, capsys):
+    fit(recipe({"schedule": {"epochs": 1}}), *sets, out=tmp_path / "first", device="cpu")
+    own = make_images(tmp_path / "own", train=9, val=3)
+    start = ["train", str(own), "--checkpoint", str(tmp_path / "first" / "model.safetensors"), "--device", "cpu"]
+    (own / "train" / "red" / "3.png").write_bytes(b"no picture")
+    assert cli.main([*start, "--out", str(tmp_path / "one"), "data.workers=0"]) == 0
+    assert "unreadable, left out: " in capsys.readouterr().out
+    (own / "train" / "blue" / "3.png").write_bytes(b"no picture")
+    assert cli.main([*start, "--out", str(tmp_path / "two"), "data.workers=0"]) == 2
+    assert "2 of 18 training samples could not be read, more than loop.max_bad_fraction=0.1" in capsys.readouterr().err
+    assert not (tmp_path / "two" / "model.safetensors").exists()
+    assert (tmp_path / "two" / "unreadable.csv").read_text().count("3.png") >= 2
+
+
 def test_data_without_a_validation_split_has_one_held_out(tmp_path, sets):
     from uniformer.training.own_data import with_validation
 

@@ -56,7 +56,7 @@ def assert_close_gradients(
 ) -> None:
     """By name, as shares of the largest of the whole step: a gradient that is 0 in truth has no size of its own."""
     assert found.keys() == true.keys()
-    largest = max(float(gradient.abs().max()) for gradient in true.values() if gradient is not None)
+    largest = max(float(gradient.detach().abs().max()) for gradient in true.values() if gradient is not None)
     for name, gradient in true.items():
         mine = found[name]
         assert (mine is None) == (gradient is None), name

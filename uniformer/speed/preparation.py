@@ -45,10 +45,14 @@ def prepare(
         share: for inference: take the tensors that stay as they are from the model, which is not going to change.
 
     Raises:
-        InputError: the model is an inference copy, or `size` is missing for training in bfloat16 on a CPU.
+        InputError: the model is not a `UniFormer` or an inference copy, or `size` is missing for training in bfloat16
+            on a CPU.
     """
     if isinstance(model, FastUniFormer):
         raise InputError("expected a model as it was created or loaded, got one that is optimised already")
+    if not isinstance(model, UniFormer):
+        kind = type(model).__name__
+        raise InputError(f"expected a UniFormer, as `create_model` and `load_model` give it, got {kind}")
     device = next(model.parameters()).device if device is None else torch.device(device)
     if training:
         return _for_training(model.to(device), dtype or next(model.parameters()).dtype, size, attention_float32)

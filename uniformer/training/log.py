@@ -108,13 +108,13 @@ class Log:
                 if name not in ("epoch", "step"):
                     self._board.add_scalar(name.replace("val_", "val/").replace("ema_", "ema/"), value, row["step"])
 
-    def unreadable(self, files: Iterable[tuple[str, str]]) -> None:
-        """List files in unreadable.csv, each once."""
+    def unreadable(self, files: Iterable[tuple[str, str]], what_then: str = "another sample stands in") -> None:
+        """List files (path, reason) in unreadable.csv, each once."""
         for path, reason in files:
             if not self._quiet and path not in self._unreadable:
                 self._unreadable.add(path)
                 _append(self._folder / "unreadable.csv", UNREADABLE, {"path": path, "reason": reason})
-                self.say(f"unreadable, another sample stands in: {reason}")
+                self.say(f"unreadable, {what_then}: {reason}")
 
 
 def time_left(seconds_per_step: float, steps: int) -> str:
