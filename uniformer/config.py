@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import math
+import types
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, TypeVar
+from functools import cache
+from numbers import Integral, Real
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from uniformer.errors import Checked, InputError
+from uniformer.errors import Checked, InputError, shown
 
 STRIDES = (4, 8, 16, 32)  # of the four stage outputs relative to the input, in height and width
+BLOCK_EPS = 1e-6  # of the layer norms in the published models' blocks
+MOST_PIXELS = 1 << 23, 100_000_000  # frames x height x width of one view, and of all views of a source
 
 
 @dataclass(frozen=True)
@@ -39,10 +45,10 @@ class Config(Checked):
     output: Literal["logits", "maps", "normed_maps"] = "logits"  #: maps: the four stage outputs, raw or layer-normed
     drop_path: float = 0.0  #: stochastic depth of the last block; rises linearly from 0 over all blocks
     dropout: float = 0.0  #: before the classifier
+    block_eps: float = BLOCK_EPS  #: of the blocks' layer norms; models trained in mmaction2 and mmpose have 1e-5
 
     def __post_init__(self) -> None:
-        for name in ("depths", "dims", "layer_scale_stages"):  # JSON has lists only
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_types(self)
         super().__post_init__()
 
     def _problems(self) -> Iterable[str]:
@@ -53,6 +59,10 @@ class Config(Checked):
         if min(*self.depths, *self.dims, self.head_dim) < 1:
             yield f"expected positive depths, dims and head_dim, got {self.depths}, {self.dims} and {self.head_dim}"
             return
+        if not set(self.layer_scale_stages) <= {1, 2, 3, 4}:
+            yield f"expected layer_scale_stages of 1 to 4, got {self.layer_scale_stages}"
+        if self.time_kernel % 2 == 0:  # its padding would lengthen the clip by a frame
+            yield f"expected an odd time_kernel, got {self.time_kernel}"
         for dim in self.dims[2:]:
             if dim % self.head_dim:
                 yield f"expected head_dim to divide the width {dim} of a global stage, got head_dim {self.head_dim}"
@@ -72,10 +82,19 @@ class Config(Checked):
             ("drop_path", 0, 1),
             ("dropout", 0, 1),
             ("num_classes", 0, 1 << 24),
-            ("in_chans", 1, 1 << 16),
+            ("in_chans", 1, 1 << 10),
+            ("depths", 1, 1 << 10),
+            ("dims", 1, 1 << 16),
+            ("mlp_ratio", 1 / min(self.dims), 64),
+            ("overlap", 0, 4),
+            ("time_kernel", 1, 31),
+            ("window", 1, 1 << 7),
+            ("global_every", 1, 1 << 10),
+            ("block_eps", 0, 1),
         ):
-            if not low <= getattr(self, name) <= high:
-                yield f"expected {name} in [{low}, {high}], got {getattr(self, name)}"
+            value = getattr(self, name)
+            if not all(low <= n <= high for n in (value if isinstance(value, tuple) else (value,)) if n is not None):
+                yield f"expected {name} in [{low}, {high}], got {shown(value)}"
 
     @property
     def is_video(self) -> bool:
@@ -110,8 +129,7 @@ class InputSpec(Checked):
     average: Literal["logits", "probabilities"] = "logits"  #: what is averaged over the views
 
     def __post_init__(self) -> None:
-        for name in ("size", "mean", "std"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_types(self)
         super().__post_init__()
 
     def _problems(self) -> Iterable[str]:
@@ -131,6 +149,16 @@ class InputSpec(Checked):
             yield f"expected at least one clip of one frame, got {self.clips} clips of {self.frames} frames"
         if min(self.size) < 1 or self.resize < min(self.size):
             yield f"expected a short side of at least the crop {self.size}, got {self.resize}"
+        if min(self.std) <= 0:
+            yield f"expected a positive std, got {self.std}"
+        if self.fps is not None and not 0 < self.fps <= 1e6:
+            yield f"expected fps in (0, 1e6], got {self.fps}"
+        pixels = self.frames * math.prod(self.size)
+        if pixels > MOST_PIXELS[0] or pixels * self.views > MOST_PIXELS[1] or self.resize > 1 << 14:
+            yield (
+                f"expected at most {MOST_PIXELS[0]} pixels in a view and {MOST_PIXELS[1]} in all views, got "
+                f"{self.views} views of {self.frames} frames of {self.size}, short side {self.resize}"
+            )
 
     @property
     def is_video(self) -> bool:
@@ -158,7 +186,57 @@ def with_options(base: T, options: Mapping[str, Any]) -> T:
 
 def to_dict(spec: Config | InputSpec) -> dict[str, Any]:
     """The JSON form; `Config(**d)` and `InputSpec(**d)` read it back."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(spec).items()}
+    usual = {"block_eps": BLOCK_EPS}  # said where it differs: older versions read what they know
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(spec).items()}
+    return {k: v for k, v in plain.items() if k not in usual or v != usual[k]}
+
+
+class WrongType(InputError):
+    """A field of a description has another type than it is declared with."""
+
+
+def check_types(spec: Any) -> None:
+    """Give each field of a frozen dataclass the type it is declared with. Raises `WrongType` where it has another.
+
+    Lists become tuples, as JSON has no others, and numpy's numbers Python's. Numbers must be finite.
+    """
+    for name, hint in _declared(type(spec)).items():  # type: ignore[arg-type]
+        value = getattr(spec, name)
+        try:
+            object.__setattr__(spec, name, _as_declared(value, hint))
+        except (TypeError, OverflowError):
+            raise WrongType(f"expected {name} as {_words(hint)}, got {shown(repr(value))}") from None
+
+
+@cache
+def _declared(cls: Any) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _as_declared(value: Any, hint: Any) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return None if value is None else _as_declared(value, args[0])
+    if origin is Literal:  # which of them, says a message of its own
+        return _as_declared(value, type(args[0]))
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = args[:1] * len(value) if args[-1] is ... else args
+        if len(kinds) == len(value):
+            return tuple(map(_as_declared, value, kinds))
+    elif origin is Mapping and isinstance(value, Mapping):
+        return {_as_declared(k, args[0]): _as_declared(v, args[1]) for k, v in value.items()}
+    elif hint in (int, float) and isinstance(value, Real) and not isinstance(value, bool):
+        if isinstance(value, Integral):
+            return value if type(value) is int else int(value)
+        if hint is float and math.isfinite(value):
+            return value if isinstance(value, float) else float(value)
+    elif (hint is bool) == isinstance(value, bool) and isinstance(hint, type) and isinstance(value, hint):
+        return value
+    raise TypeError
+
+
+def _words(hint: Any) -> str:
+    return (hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)).replace("typing.", "")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

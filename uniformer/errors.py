@@ -12,6 +12,9 @@ class InputError(ValueError):
     without a traceback, and exits non-zero; anything else that is raised is a bug of ours.
     """
 
+    def __init__(self, message: str):
+        super().__init__(shown(message, 2000))
+
 
 class MissingExtra(InputError):
     """A feature needs an optional package. The message names the extra that installs it."""
@@ -29,6 +32,13 @@ class Checked:
 
     def _problems(self) -> Iterable[str]:
         return ()
+
+
+def shown(text: object, most: int = 80) -> str:
+    """What a file says, as it may stand in a line: control characters made visible, and cut where it is longer."""
+    line = str(text)
+    line = line if len(line) <= most else line[: most - 3] + "..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def first_line(error: BaseException, most: int = 200) -> str:

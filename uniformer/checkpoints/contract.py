@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from uniformer.config import Config, InputSpec, to_dict
-from uniformer.errors import InputError
+from uniformer.config import Config, InputSpec, WrongType, check_types, to_dict
+from uniformer.errors import InputError, first_line
 
 VERSION = 1
 
@@ -26,6 +26,18 @@ class Proof:
     norm: float  #: of all logits
     sha256: str  #: of every tensor's bytes, in the order of the state dict
     contract_sha256: str = ""  #: of everything else that the contract says
+
+    @classmethod
+    def from_json(cls, d: Mapping[str, Any]) -> Proof:
+        """Numbers that are not finite are let through: `check_proof` finds that they prove nothing."""
+        numbers = (d["norm"], *d["logits"])
+        if not all(type(n) in (int, float) for n in numbers) or not all(type(n) is int for n in d["shape"]):
+            raise WrongType("expected a proof of numbers")
+        if not all(type(d.get(name, "")) is str for name in ("sha256", "contract_sha256")):
+            raise WrongType("expected sums of the proof as text")
+        return cls(
+            **{**d, "shape": tuple(d["shape"]), "logits": tuple(map(float, d["logits"])), "norm": float(d["norm"])}
+        )
 
 
 @dataclass(frozen=True)
@@ -50,10 +62,11 @@ class Contract:
     task: str = "classification"  #: `tasks.task_of` knows it; not written where it is that
 
     def __post_init__(self) -> None:
-        for name in ("classes", "notes"):  # JSON has lists only
+        for name in ("classes", "notes"):
             if isinstance(getattr(self, name), str):
                 raise InputError(f"expected {name} as a tuple or list of texts, got {getattr(self, name)!r}")
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_types(self)
         if self.classes and self.config.num_classes != len(self.classes):
             raise InputError(
                 f"expected a name for each of {self.config.num_classes} classes, got {len(self.classes)} names"
@@ -83,20 +96,21 @@ class Contract:
         try:
             d = json.loads(text)
             version = d.pop("uniformer")
+            if type(version) is not int:
+                raise WrongType("expected a whole number for its format")
             if version > VERSION:
                 raise InputError(f"written by a newer uniformer (format {version}, expected up to {VERSION})")
             d["config"] = Config(**d["config"])
-            d["input"] = InputSpec(**d["input"]) if d["input"] else None
-            if d["proof"]:
-                proof = d["proof"]
-                d["proof"] = Proof(**{**proof, "shape": tuple(proof["shape"]), "logits": tuple(proof["logits"])})
+            d["input"] = InputSpec(**d["input"]) if d["input"] is not None else None
+            d["proof"] = Proof.from_json(d["proof"]) if d["proof"] is not None else None
             return cls(**d)
         except InputError as error:
-            raise InputError(f"{where}: {error}") from None
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(
-                f"{where} holds no readable description of a uniformer model ({type(error).__name__}: {error})"
-            ) from None
+            if not isinstance(error, WrongType):
+                raise InputError(f"{where}: {error}") from None
+            problem = str(error)
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            problem = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"{where} holds no readable description of a uniformer model ({problem})")
 
     def input_of_classifier(self) -> InputSpec:
         """What a classifier is fed. Raises `InputError` where the network has none, or this does not say."""

@@ -1,38 +1,32 @@
 """Reading weights from any file in the wild into our keys, without running what the file says; and writing ours.
 
-reference .pth (flat, or under model / state_dict / model_state / ..._ema, with or without "module.")
+.pth and other pickles of torch, whatever a trainer has put around the network: the reference's keys, ours, or those of
 OpenMMLab conversions (backbone. + cls_head.fc_cls. of mmaction2; backbone. + other heads of mmpose, mmdet, mmseg)
-ours: a safetensors file, or a folder or hub repository with config.json + model.safetensors
+safetensors, in one file or in several with an index; ours too, or as a folder with config.json + model.safetensors
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import pickle
-import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.keys import from_reference, our_key, reference_key, to_reference
-from uniformer.errors import InputError, cannot_write, first_line
+from uniformer.checkpoints.pickles import Inert, read_pickle, shares_memory
+from uniformer.checkpoints.wrappers import find_network, no_averaged, some_keys, told_by_config, told_classes
+from uniformer.errors import InputError, cannot_write, first_line, shown
 from uniformer.support.files import atomic_path
 from uniformer.support.safetensors_header import read_header
 
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
-WRAPPERS = ("model", "state_dict", "model_state", "state_dict_ema", "model_ema")
-AVERAGED = {"model": "model_ema", "state_dict": "state_dict_ema"}
-# torch's words for a name that weights_only does not allow
-_UNSAFE = re.compile(r"(?:nsupported (?:global: GLOBAL|GLOBAL|class)|unrecognized function) '?(\w[\w.]*)")
+INDEX_ENDING = ".safetensors.index.json"
 
 
 @dataclass
@@ -42,40 +36,86 @@ class Weights:
     state: dict[str, Tensor]
     form: str  #: "uniformer", "reference" or "openmmlab"
     contract: Contract | None = None
-    other: list[str] = field(default_factory=list)  #: keys of a detector's neck and heads, which are not ours to load
+    unknown: list[str] = field(default_factory=list)  #: keys beside the network's that no UniFormer has
+    other: list[str] = field(default_factory=list)  #: keys of other networks in the file, which are not ours to load
     notes: list[str] = field(default_factory=list)
+    classes: tuple[str, ...] = ()  #: the rows of the classifier by name, where a trainer saved them
+    told: dict[str, int | None] = field(default_factory=dict)  #: fields of `Config` that a trainer saved
 
 
-def read_weights(path: str | os.PathLike[str], *, averaged: bool = False) -> Weights:
+def read_weights(path: str | os.PathLike[str], *, averaged: bool = False, published_order: bool = True) -> Weights:
     """Read a file or folder. `averaged` takes the EMA weights of a training checkpoint that carries both.
 
     Raises `InputError` for a file that is missing, no checkpoint, or a pickle that wants more than to hold tensors.
+    `published_order`: see `sort_keys`.
     """
     path = Path(path)
     if not os.path.isdir(path) and not os.path.isfile(path):  # unlike pathlib's, false for names too long
         raise InputError(
             f"no checkpoint at {path}: expected a .pth or .safetensors file, or a folder with {CONFIG_NAME}"
         )
-    is_ours = path.is_dir() or _looks_like_safetensors(path)
-    if not is_ours:
-        return read_object(_read_pickle(path), str(path), averaged=averaged)
-    if averaged:
-        raise _no_averaged(str(path))
-    state, contract = _read_folder(path) if path.is_dir() else _read_safetensors(path)
-    return sort_keys(state, str(path), contract)
+    contract: Contract | None = None
+    if path.is_dir():
+        obj, contract = _read_folder(path)
+    elif path.name.endswith(INDEX_ENDING):
+        obj = _read_shards(path)
+    elif _looks_like_safetensors(path):
+        obj, contract = _read_safetensors(path)
+    else:
+        obj = read_pickle(path)
+    return read_object(obj, str(path), contract, averaged=averaged, published_order=published_order)
 
 
-def read_object(obj: Any, where: str = "the state dict", *, averaged: bool = False) -> Weights:
-    """What a .pth file holds: a state dict, or a dictionary with one in it. `where` is what messages call it."""
-    return sort_keys(*_unwrap(obj, where, averaged))
+def read_object(
+    obj: Any,
+    where: str = "the state dict",
+    contract: Contract | None = None,
+    *,
+    averaged: bool = False,
+    published_order: bool = True,
+) -> Weights:
+    """What a file holds: a state dict, or dictionaries with one in them. `where` is what messages call it."""
+    if averaged and contract is not None:
+        raise no_averaged(where)
+    network = find_network(obj, where, averaged=averaged)
+    weights = sort_keys(network.state, where, contract)
+    weights.other, weights.notes, weights.told = network.other, network.notes, told_by_config(obj)
+    if network.is_backbone:
+        weights.form = "openmmlab"
+        _name_classes(weights, told_classes(obj), published_order)
+    return weights
 
 
-def _read_folder(path: Path) -> tuple[dict[str, Tensor], Contract]:
+def _read_folder(path: Path) -> tuple[dict[str, Tensor], Contract | None]:
+    indices = sorted(path.glob(f"*{INDEX_ENDING}"))
+    if len(indices) == 1 and not (path / WEIGHTS_NAME).is_file():
+        return _read_shards(indices[0]), None
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (path / name).is_file():
             raise InputError(f"{path} is no saved model: expected a file {name} in it")
     contract = Contract.from_json((path / CONFIG_NAME).read_bytes(), str(path / CONFIG_NAME))
     return _read_safetensors(path / WEIGHTS_NAME)[0], contract
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """The tensors of several safetensors files, of which `index` says which is where."""
+    try:
+        places = json.loads(index.read_bytes())["weight_map"]
+        names = sorted(set(places.values()))
+        if not all(Path(name).name == name and name.endswith(".safetensors") for name in names):
+            raise ValueError("names that are not of files beside it")
+    except OSError as error:
+        raise InputError(f"cannot read {index}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{index}: expected an index of safetensors files, found {first_line(error)}") from None
+    state: dict[str, Tensor] = {}
+    for name in names:
+        if not (index.parent / name).is_file():
+            raise InputError(f"{index}: expected the file {shown(name)} beside it, found none")
+        state |= _read_safetensors(index.parent / name)[0]
+    if missing := sorted(places.keys() - state.keys()):
+        raise InputError(f"{index}: expected {len(places)} tensors, {len(missing)} are missing: {shown(missing[0])}")
+    return state
 
 
 def _looks_like_safetensors(path: Path) -> bool:
@@ -107,112 +147,69 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Contract | None]:
     return state, contract
 
 
-def _harmless() -> list[Any]:
-    """What training scripts put beside weights and cannot run anything: their options, and scores as numpy numbers."""
-    scalar = np.float64(0).__reduce__()[0]
-    kinds = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")]
-    # Files written under numpy 1 name the same function by its old place.
-    return [argparse.Namespace, scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
+def sort_keys(state: Mapping[str, Any], where: str = "the state dict", contract: Contract | None = None) -> Weights:
+    """Tell whose keys these are and turn them into ours.
 
-
-def _read_pickle(path: Path) -> Any:
-    """torch.load that builds tensors, plain containers, numpy's numbers and argparse's inert Namespace, no more."""
-    try:
-        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the pickle protocol of what turns out to be no pickle
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # on damaged files torch lets struct, index, key and assertion errors out, among others
-        wants = _UNSAFE.search(str(error))
-        if wants and isinstance(error, pickle.UnpicklingError):
-            raise InputError(
-                f"refused {path}: beside tensors it holds {wants[1]}, and loading that would let the file run code. "
-                "Expected a file of tensors only: save just its state dict, where you trust it, and load that"
-            ) from None
-        reason = "expected tensors saved by torch or safetensors"
-        if not isinstance(error, pickle.UnpicklingError):  # whose first line is advice to load it unsafely
-            reason += f" ({first_line(error)})"
-        raise InputError(f"{path} is no checkpoint, or a damaged one: {reason}") from None
-
-
-def _unwrap(obj: Any, where: str, averaged: bool) -> tuple[Mapping[str, Tensor], str, None, list[str]]:
-    """Step into the dictionary that holds the tensors, and strip the prefix of a distributed wrapper."""
-    notes = []
-    if isinstance(obj, Mapping) and not _is_state(obj):
-        found = [key for key in WRAPPERS if isinstance(obj.get(key), Mapping) and _is_state(obj[key])]
-        if not found:
-            raise InputError(
-                f"{where} holds no tensors: expected some, or one of {', '.join(WRAPPERS)}; found {_some_keys(obj)}"
-            )
-        key = found[0]
-        beside = AVERAGED.get(key)
-        if averaged and key not in AVERAGED.values():
-            if beside not in found:
-                raise _no_averaged(where)
-            key = beside
-        elif beside in found:
-            notes.append(f"took {key!r}; averaged weights ({beside!r}) are in the file too")
-        obj = obj[key]
-    elif averaged:
-        raise _no_averaged(where)
-    if not isinstance(obj, Mapping) or not _is_state(obj):
-        raise InputError(f"{where} holds no state dict: expected a dictionary of tensors, found {type(obj).__name__}")
-    return {key.removeprefix("module."): value for key, value in obj.items()}, where, None, notes
-
-
-def _no_averaged(where: str) -> InputError:
-    return InputError(f"{where} has no averaged weights: expected {' or '.join(map(repr, AVERAGED.values()))} in it")
-
-
-def _is_state(obj: Mapping[Any, Any]) -> bool:
-    return bool(obj) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in obj.items())
-
-
-def _some_keys(obj: Mapping[Any, Any]) -> str:
-    return ", ".join(map(repr, list(obj)[:4])) or "nothing"
-
-
-def sort_keys(
-    state: Mapping[str, Tensor],
-    where: str = "the state dict",
-    contract: Contract | None = None,
-    notes: list[str] | None = None,
-) -> Weights:
-    """Tell whose keys these are and turn them into ours. Raises `InputError` when they are nobody's."""
-    notes = list(notes or [])
-    if any(key.startswith("stages.") for key in state):
-        strange = [key for key in state if reference_key(key) is None]
-        if strange:
-            raise InputError(f"{where} has {len(strange)} keys that no UniFormer has: {', '.join(strange[:3])}")
-        return Weights(dict(state), "uniformer", contract, notes=notes)
-    if any(key.startswith("backbone.") for key in state):
-        backbone = {key.removeprefix("backbone."): v for key, v in state.items() if key.startswith("backbone.")}
-        head = {
-            f"head.{key.removeprefix('cls_head.fc_cls.')}": v
-            for key, v in state.items()
-            if key.startswith("cls_head.fc_cls.")
-        }
-        rest = [key for key in state if not key.startswith(("backbone.", "cls_head.fc_cls."))]
-        if head:
-            head = _published_class_order(head, notes)
-        return Weights(from_reference(backbone | head), "openmmlab", contract, other=rest, notes=notes)
-    if not any(our_key(key) is not None for key in state):
+    Raises `InputError` when they are nobody's, and for a tensor that is not a plain one.
+    """
+    is_ours = any(key.startswith("stages.") for key in state)
+    name = reference_key if is_ours else our_key
+    known = {key: value for key, value in state.items() if name(key) is not None}
+    if not known:
         raise InputError(
-            f"{where} is not of a UniFormer: expected keys like 'patch_embed1.proj.weight', found {_some_keys(state)}"
+            f"{where} is not of a UniFormer: expected keys like 'patch_embed1.proj.weight', found {some_keys(state)}"
         )
-    return Weights(from_reference(state), "reference", contract, notes=notes)
+    for key, value in known.items():
+        if problem := _oddity(value):
+            raise InputError(f"{where}: expected a plain tensor {shown(key)}, found {problem}")
+    unknown = [key for key in state if key not in known]
+    if is_ours:
+        return Weights(known, "uniformer", contract, unknown)
+    return Weights(from_reference(known), "reference", contract, unknown)
 
 
-def _published_class_order(head: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
-    """OpenMMLab sorted the 400 rows of Kinetics-400 by class name; put them back into the authors' order."""
-    if any(len(rows) != 400 for rows in head.values()):
-        return head
-    from uniformer.labels import kinetics400_permutation
+def _oddity(value: Any) -> str | None:
+    """What is odd about a tensor; None for one with a number of its own at each place."""
+    if isinstance(value, Inert):
+        return value.name
+    if type(value) not in (Tensor, nn.Parameter):
+        return f"a {type(value).__name__}"
+    if value.is_quantized:
+        return "a quantised tensor"
+    if value.layout is not torch.strided or value.is_nested:
+        return "a sparse or nested tensor"
+    if value.is_meta:
+        return "a tensor without data"
+    if value.is_complex():
+        return "a tensor of complex numbers"
+    return "a tensor whose elements share memory" if shares_memory(value.shape, value.stride()) else None
 
-    notes.append(
-        "OpenMMLab conversion: rows of the classifier put back from alphabetical into the published class order"
+
+def _name_classes(weights: Weights, names: tuple[str, ...], published_order: bool) -> None:
+    """The classifier of mmaction2: its classes by name and, of Kinetics-400, the rows in the authors' order.
+
+    OpenMMLab sorted them by name. Where the file has no names, 400 rows are taken for Kinetics-400.
+    """
+    from uniformer.labels import load_classes, match_names
+
+    rows = {key: value for key, value in weights.state.items() if key in ("head.weight", "head.bias")}
+    counts = {len(value) for value in rows.values() if value.ndim}
+    weights.classes = names if counts == {len(names)} else ()
+    if not published_order or counts != {400}:
+        return
+    published = load_classes("Kinetics-400")
+    places = match_names(published, weights.classes or sorted(published))
+    if None in places or places == list(range(400)):
+        return
+    said = (
+        "as the names in the file say"
+        if weights.classes
+        else "the file has no names; published_order=False keeps theirs"
     )
-    alphabetical = torch.tensor(kinetics400_permutation())  # published class i is row alphabetical[i]
-    return {key: value[alphabetical] for key, value in head.items()}
+    weights.notes.append(f"rows of the classifier put from alphabetical into the published class order: {said}")
+    weights.state |= {key: value[torch.tensor(places)] for key, value in rows.items()}
+    if weights.classes:
+        weights.classes = published
 
 
 def write_ours(state: Mapping[str, Tensor], contract: Contract, path: str | os.PathLike[str]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.files import Weights, read_object, read_weights
 from uniformer.checkpoints.records import Checkpoint, get_checkpoint, list_checkpoints
-from uniformer.config import Config
+from uniformer.config import Config, with_options
 from uniformer.errors import InputError
 from uniformer.network.variants import VARIANTS, default_input
 
@@ -32,63 +33,125 @@ class Opened:
     record: Checkpoint | None  #: of a published id, or of a file that still has its published name (or OpenMMLab's)
     head_dim: int | None  #: channels per attention head, which no tensor tells; None where nothing else does
     told_by: str = ""  #: who says so: contract, record, caller, or the only possibility
+    attention: Mapping[str, int | None] = field(default_factory=dict)  #: `window` and `global_every`, where told
+    attention_told_by: str = ""
 
     @cached_property
     def contract(self) -> Contract:
-        """Its own contract, else the record's, else what the tensors tell. Raises `InputError` without a head_dim."""
-        if self.weights.contract is not None:
-            return self.weights.contract
+        """Its own contract, else the record's, else what the tensors tell; and windows as they are told.
+
+        Raises `InputError` without a head_dim.
+        """
+        contract = self.weights.contract or self._from_outside()
+        config = with_options(contract.config, self.attention)
+        return contract if config == contract.config else replace(contract, config=config, proof=None)
+
+    def _from_outside(self) -> Contract:
         if self.record is not None:
             return contract_of_record(self.record, self.weights)
         if self.head_dim is None:
-            published = ", ".join(map(str, _published_head_dims(_dims(self.weights.state)))) or "none"
+            published = ", ".join(map(str, _head_dims(_dims(self.weights.state)))) or "none"
             raise InputError(
                 f"expected head_dim for {self.name}: tensors do not tell it; published with these widths: {published}"
             )
         config = identify(self.weights.state, self.head_dim)
-        return Contract(config, name_of(config), default_input(config), notes=(self.head_dim_note,))
+        arch, classes = name_of(with_options(config, self.attention)), self.weights.classes
+        return Contract(config, arch, default_input(config), classes, notes=(self.head_dim_note,))
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The classifier's rows by name; empty where nobody says."""
-        return () if self.weights.contract is None and self.record is None else self.contract.classes
+        is_told = self.weights.contract is not None or self.record is not None
+        return self.contract.classes if is_told else self.weights.classes
 
     @property
     def head_dim_note(self) -> str:
         return f"head_dim {self.head_dim} from {self.told_by}"
 
+    @property
+    def attention_note(self) -> str:
+        """Where windows matter, in dense backbones: what stage 3 attends to, and who says so."""
+        is_dense = "stages.0.norm.weight" in self.weights.state and "cls_token" not in self.weights.state
+        if self.attention_told_by:
+            return f"stage 3 attends {attention_in_words(**self.attention)}, says {self.attention_told_by}"
+        if not is_dense or self.weights.contract is not None or self.record is not None:
+            return ""
+        return "nothing tells whether stage 3 attends in windows: taken as global; window= and global_every= say it"
 
-def open_checkpoint(source: CheckpointSource, *, head_dim: int | None = None, averaged: bool = False) -> Opened:
+
+def open_checkpoint(
+    source: CheckpointSource,
+    *,
+    head_dim: int | None = None,
+    window: int | None = None,
+    global_every: int | None = None,
+    averaged: bool = False,
+    published_order: bool = True,
+) -> Opened:
     """Read a published id (fetched when it is not here yet), a path, a hub repository or a state dict, once.
 
-    `head_dim` is the caller's word where nothing else tells it; `averaged` takes a training file's EMA weights. Raises
-    `InputError` for what cannot be read, and where `head_dim` contradicts the contract or the record.
+    `head_dim` is the caller's word where nothing else tells it, `window` (0 for none) and `global_every` go before what
+    others say; `averaged` takes a training file's EMA weights; without `published_order` an OpenMMLab classifier keeps
+    its order of classes. Raises `InputError` for what cannot be read, and where `head_dim` contradicts who knows it.
     """
     if isinstance(source, Mapping):
-        name, record, weights = "the state dict", None, read_object(source, averaged=averaged)
+        name, record = "the state dict", None
+        weights = read_object(source, averaged=averaged, published_order=published_order)
     elif not isinstance(source, str | os.PathLike):
         raise InputError(
             f"expected a published id, a path, a hub repository or a state dict, got {type(source).__name__} "
             "(where a model is taken, it comes with its contract: (model, Contract(...)))"
         )
     else:
-        name, weights = os.fspath(source), read_weights(resolve(source), averaged=averaged)
+        name = os.fspath(source)
+        weights = read_weights(resolve(source), averaged=averaged, published_order=published_order)
         record = _record_of(source) if weights.contract is None else None
-    if weights.contract is not None:
-        told, told_by = weights.contract.config.head_dim, "the file's contract"
-    elif record is not None:
-        told, told_by = record.config.head_dim, f"the record of {record.id}"
-    elif head_dim is not None:
-        return Opened(name, weights, None, head_dim, "the caller")
-    else:
-        dims = _dims(weights.state)
-        published = _published_head_dims(dims)
-        if len(published) != 1:
-            return Opened(name, weights, None, None)
-        return Opened(name, weights, None, published[0], f"the only published model of widths {dims}")
+    told, told_by = _told_head_dim(weights, record)
+    if told is None:
+        told, told_by = (head_dim, "the caller") if head_dim is not None else _published_head_dim(weights.state)
     if head_dim not in (None, told):
         raise InputError(f"{told_by} says head_dim {told}, the caller {head_dim}")
-    return Opened(name, weights, record, told, told_by)
+    attention, attention_by = _told_attention(weights, window, global_every)
+    return Opened(name, weights, record, told, told_by, attention, attention_by)
+
+
+def _told_head_dim(weights: Weights, record: Checkpoint | None) -> tuple[int | None, str]:
+    """What the file or its record say, and which of them."""
+    if weights.contract is not None:
+        return weights.contract.config.head_dim, "the file's contract"
+    if record is not None:
+        return record.config.head_dim, f"the record of {record.id}"
+    return weights.told.get("head_dim"), "the training's settings in the file"
+
+
+def _published_head_dim(state: Mapping[str, Tensor]) -> tuple[int | None, str]:
+    """The one value that was published with these widths for this kind of network; None where there are several."""
+    dims, kind = _dims(state), _kind(state)
+    # A network of images without a classifier may be what is left of one with token labeling, where it differs.
+    is_stripped = kind == (2, 0, False, False, False) and "head.weight" not in state
+    of_kind = [] if is_stripped else _head_dims(dims, kind)
+    if len(of_kind) == 1 and len(_head_dims(dims)) > 1:
+        return of_kind[0], f"the published models of its kind and widths {dims}"
+    published = of_kind or _head_dims(dims)
+    return (published[0], f"the only published model of widths {dims}") if len(published) == 1 else (None, "")
+
+
+def _told_attention(
+    weights: Weights, window: int | None, global_every: int | None
+) -> tuple[dict[str, int | None], str]:
+    """`window` and `global_every` as the caller or the settings of a training say, and which of them."""
+    if window is not None or global_every is not None:
+        return {"window": window or None, "global_every": global_every}, "the caller"
+    if weights.contract is None and "window" in weights.told and "stages.0.norm.weight" in weights.state:
+        said = {name: weights.told[name] for name in ("window", "global_every")}
+        return said, "the training's settings in the file"
+    return {}, ""
+
+
+def attention_in_words(window: int | None = None, global_every: int | None = None) -> str:
+    if window is None:
+        return "globally"
+    return f"in windows of {window}" + (f", every block number {global_every} globally" if global_every else "")
 
 
 def resolve(source: str | os.PathLike[str]) -> Path:
@@ -110,8 +173,22 @@ def _record_of(source: str | os.PathLike[str]) -> Checkpoint | None:
     return next((r for r in records if r.file and name in (r.file.name, Path(r.file.converted_url or "").name)), None)
 
 
-def _published_head_dims(dims: tuple[int, ...]) -> list[int]:
-    return sorted({c.head_dim for c in VARIANTS.values() if c.dims == dims})
+def _head_dims(dims: tuple[int, ...], kind: tuple[Any, ...] | None = None) -> list[int]:
+    """Published with these widths, of all kinds of networks or of one."""
+    return sorted({c.head_dim for c in VARIANTS.values() if c.dims == dims and kind in (None, _kind_of(c))})
+
+
+def _kind_of(config: Config) -> tuple[Any, ...]:
+    is_dense = config.output == "normed_maps"
+    return config.ndim, config.overlap, config.token_labeling, config.is_hourglass, is_dense
+
+
+def _kind(state: Mapping[str, Tensor]) -> tuple[Any, ...]:
+    """The same of tensors."""
+    position = state.get("stages.0.blocks.0.pos_embed.weight")
+    ndim = 2 if position is None else position.ndim - 2  # of a kernel; loading says if it is missing
+    overlap = sum(f"stages.{i}.embed.conv1.weight" in state for i in range(4))
+    return (ndim, overlap, *(key in state for key in ("aux_head.weight", "cls_token", "stages.0.norm.weight")))
 
 
 def _shape(state: Mapping[str, Tensor], key: str, rank: int) -> torch.Size:
@@ -136,10 +213,8 @@ def identify(state: Mapping[str, Tensor], head_dim: int) -> Config:
     if head_dim < 1:
         raise InputError(f"expected head_dim of at least 1, got {head_dim}")
     dims = _dims(state)
-    position = state.get("stages.0.blocks.0.pos_embed.weight")
-    rank = 4 if position is None else position.ndim  # of a kernel; loading says if it is missing
-    ndim = rank - 2
-    overlap = sum(f"stages.{i}.embed.conv1.weight" in state for i in range(4))
+    ndim, overlap, token_labeling, is_hourglass, is_dense = _kind(state)
+    rank = ndim + 2  # of a kernel
     scaled = tuple(i + 1 for i in range(4) if f"stages.{i}.blocks.0.scale1" in state)
     return Config(
         ndim=ndim,
@@ -154,9 +229,9 @@ def identify(state: Mapping[str, Tensor], head_dim: int) -> Config:
         split_attention="stages.2.blocks.0.time_norm.weight" in state,
         layer_scale=1e-6 if scaled else None,
         layer_scale_stages=scaled or (1, 2, 3, 4),
-        token_labeling="aux_head.weight" in state,
-        keep_ratio=0.5 if "cls_token" in state else None,
-        output="normed_maps" if "stages.0.norm.weight" in state else "logits" if "norm.weight" in state else "maps",
+        token_labeling=token_labeling,
+        keep_ratio=0.5 if is_hourglass else None,
+        output="normed_maps" if is_dense else "logits" if "norm.weight" in state else "maps",
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from uniformer.errors import InputError
+from uniformer.errors import InputError, shown
 
 # Ours -> the reference's, per kind of place, in our order of registration.
 EMBED = {"proj": "proj", "norm": "norm", "conv1": "proj.0", "norm1": "proj.1", "conv2": "proj.3", "norm2": "proj.4"}
@@ -47,13 +47,15 @@ _THEIR_BLOCK = ("gamma_1", "gamma_2", "pos_embed", "t_norm", "t_attn.qkv", "t_at
 _THEIR_TAIL = ("norm", "norm_cls", "head", "head_cls", "aux_head")
 
 _LEAF = rf"(?:\.(?P<leaf>{'|'.join(_LEAVES)}))?"
+_BLOCK = r"(?P<block>[0-9]{1,4})\.(?P<part>.+?)"
 _OURS = re.compile(
-    rf"(?:stages\.(?P<stage>[0-3])\.(?:embed\.(?P<embed>.+?)|blocks\.(?P<block>\d+)\.(?P<part>.+?)|(?P<norm>norm))"
-    rf"|(?P<root>.+?)){_LEAF}"
+    rf"(?:stages\.(?P<stage>[0-3])\.(?:embed\.(?P<embed>.+?)|blocks\.{_BLOCK}|(?P<norm>norm))|(?P<root>.*?)){_LEAF}",
+    re.DOTALL,
 )
 _THEIRS = re.compile(
-    rf"(?:patch_embed(?P<embed_stage>[1-4])\.(?P<embed>.+?)|blocks(?P<stage>[1-4])\.(?P<block>\d+)\.(?P<part>.+?)"
-    rf"|norm(?P<norm_stage>[1-4])|(?P<root>.+?)){_LEAF}"
+    rf"(?:patch_embed(?P<embed_stage>[1-4])\.(?P<embed>.+?)|blocks(?P<stage>[1-4])\.{_BLOCK}"
+    rf"|norm(?P<norm_stage>[1-4])|(?P<root>.*?)){_LEAF}",
+    re.DOTALL,
 )
 
 
@@ -134,7 +136,8 @@ def _renamed(state_dict: Mapping[str, Tensor], rename, side: str) -> dict[str, T
     unknown = [key for key, name in names.items() if name is None]
     if unknown:
         raise InputError(
-            f"{len(unknown)} keys are not of a model of {side}: {', '.join(unknown[:3])}{', ...' * (len(unknown) > 3)}"
+            f"{len(unknown)} keys are not of a model of {side}: "
+            f"{', '.join(map(shown, unknown[:3]))}{', ...' * (len(unknown) > 3)}"
         )
     return {names[key]: value for key, value in state_dict.items()}
 

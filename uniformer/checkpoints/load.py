@@ -12,13 +12,14 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from uniformer.checkpoints.contract import Contract
-from uniformer.checkpoints.identify import CheckpointSource, Opened, open_checkpoint
+from uniformer.checkpoints.identify import CheckpointSource, Opened, attention_in_words, open_checkpoint
+from uniformer.checkpoints.keys import reference_key
 from uniformer.checkpoints.records import default_checkpoint
 from uniformer.config import Config, with_options
-from uniformer.errors import InputError
+from uniformer.errors import InputError, shown
 from uniformer.network.description import STAGES, stage_indices
 from uniformer.network.model import UniFormer
 from uniformer.network.variants import get_config
@@ -47,8 +48,22 @@ class LoadReport:
         for name in ("new", "ignored"):
             keys = getattr(self, name)
             if keys:
-                lines.append(f"  {name}: {', '.join(keys[:6])}{f', ... ({len(keys)} in all)' if len(keys) > 6 else ''}")
-        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+                more = f", ... ({len(keys)} in all)" if len(keys) > 6 else ""
+                lines.append(f"  {name}: {', '.join(map(shown, keys[:6]))}{more}")
+        return "\n".join(shown(line, 1000) for line in lines + [f"  note: {note}" for note in self.notes])
+
+
+def unwrapped(model: nn.Module) -> UniFormer:
+    """The network under `torch.compile`, DataParallel, DistributedDataParallel and moving averages.
+
+    Raises `InputError` where there is none.
+    """
+    inner = model
+    while not isinstance(inner, UniFormer):
+        inner = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)  # type: ignore[assignment]
+        if not isinstance(inner, nn.Module):
+            raise InputError(f"expected a UniFormer, or one under torch's wrappers, got {type(model).__name__}")
+    return inner
 
 
 def load_checkpoint(
@@ -61,6 +76,7 @@ def load_checkpoint(
     allow_new: Sequence[str] = (),
     allow_ignored: Sequence[str] = (),
     averaged: bool = False,
+    published_order: bool = True,
 ) -> LoadReport:
     """Load a published id, a file, a folder, a hub repository, a state dict or what was opened, into `model`, strictly.
 
@@ -69,11 +85,17 @@ def load_checkpoint(
     against the tokens of all frames) or spread evenly ("mean": how the published video models began);
     `new_classifier` keeps the model's own classifier where the class count differs; `adapt_stem` sums or repeats the
     stem's kernels for another number of input channels; `allow_new` and `allow_ignored` are patterns of keys that may
-    be missing in the file, or left over from it. A model that returns maps or features ignores a file's classifier.
+    be missing in the file, or left over from it (as they are called there, or by our names). A model that returns maps
+    or features ignores a file's classifier. Without `published_order` the rows of OpenMMLab's classifiers stay as they
+    are.
 
     Raises `InputError` with one line when anything else does not fit; the model is then unchanged.
     """
-    opened = source if isinstance(source, Opened) else open_checkpoint(source, averaged=averaged)
+    model = unwrapped(model)
+    if isinstance(source, Opened):
+        opened = source
+    else:
+        opened = open_checkpoint(source, averaged=averaged, published_order=published_order)
     own = model.config.head_dim
     if opened.head_dim not in (None, own):
         raise InputError(
@@ -82,7 +104,7 @@ def load_checkpoint(
         )
     report = load_tensors(
         model, opened.weights.state, source=opened.name, inflate=inflate, new_classifier=new_classifier,
-        adapt_stem=adapt_stem, allow_new=allow_new, allow_ignored=allow_ignored,
+        adapt_stem=adapt_stem, allow_new=allow_new, allow_ignored=allow_ignored, unknown=opened.weights.unknown,
     )  # fmt: skip
     report.ignored += opened.weights.other
     told = opened.weights.contract or opened.record
@@ -90,24 +112,44 @@ def load_checkpoint(
         model.input_spec = told.input
     note = f"head_dim {own} from the model: the file does not tell" if opened.head_dim is None else opened.head_dim_note
     report.notes += [*opened.weights.notes, note]
+    if opened.attention_note and model.config.output == "normed_maps":
+        here = attention_in_words(model.config.window, model.config.global_every)
+        report.notes.append(f"{opened.attention_note}; in this model {here}")
     return report
 
 
 def load_tensors(
+    model: UniFormer, state: Mapping[str, Tensor], *, source: str = "state dict", **departures: Any
+) -> LoadReport:
+    """`load_checkpoint` for a state dict in our keys. `departures`: as in `_fit`."""
+    fitted, report = _fit(model, state, source, **departures)
+    model.load_state_dict(model.state_dict() | fitted, strict=True)
+    return report
+
+
+def _fit(
     model: UniFormer,
     state: Mapping[str, Tensor],
+    source: str,
     *,
-    source: str = "state dict",
     inflate: Inflation | None = None,
     new_classifier: bool = False,
     adapt_stem: bool = False,
     allow_new: Sequence[str] = (),
     allow_ignored: Sequence[str] = (),
-) -> LoadReport:
-    """`load_checkpoint` for a state dict in our keys."""
+    unknown: Sequence[str] = (),
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """What of a state dict goes into a model, in its shapes, and the report. `unknown`: keys that no UniFormer has.
+
+    Raises `InputError` where the rest is not allowed for. The model is only looked at.
+    """
     if inflate not in (None, "center", "mean"):
         raise InputError(f"expected inflate 'center' or 'mean', got {inflate!r}")
     report = LoadReport(source)
+    strange = [key for key in unknown if not _matches(key, allow_ignored)]
+    if strange:
+        raise InputError(f"{source} has {len(strange)} keys that no UniFormer has: {_few(strange)}")
+    report.ignored += unknown
     problems: list[str] = []
     own, fitted = model.state_dict(), {}
     if model.norm is None:
@@ -116,9 +158,12 @@ def load_tensors(
         allow_ignored = (*allow_ignored, *CLASSIFIER)
     for key, value in state.items():
         if key not in own:
-            (report.ignored if _matches(key, allow_ignored) else problems).append(key)
+            is_allowed = _matches(key, allow_ignored) or _matches(reference_key(key) or key, allow_ignored)
+            (report.ignored if is_allowed else problems).append(key)
             continue
         want = own[key]
+        if want.is_floating_point() and not value.is_floating_point():
+            raise InputError(f"expected floating-point numbers as {key} of {source}, found {value.dtype}")
         if value.shape == want.shape:
             fitted[key] = value
             report.loaded.append(key)
@@ -135,8 +180,7 @@ def load_tensors(
     missing = [key for key in missing if not _matches(key, allow_new)]
     if missing:
         raise InputError(f"{source} lacks {len(missing)} tensors of the model: {_few(missing)}")
-    model.load_state_dict(own | fitted, strict=True)
-    return report
+    return fitted, report
 
 
 def _matches(key: str, patterns: Sequence[str]) -> bool:
@@ -144,7 +188,7 @@ def _matches(key: str, patterns: Sequence[str]) -> bool:
 
 
 def _few(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+    return ", ".join(map(shown, keys[:3])) + (", ..." if len(keys) > 3 else "")
 
 
 def _reshaped(
@@ -170,7 +214,7 @@ def _reshaped(
             )
         value = adapt_channels(value, want[1])
     if value.shape != want:
-        if _matches(key, CLASSIFIER):
+        if _matches(key, CLASSIFIER) and shape[1:] == tuple(want[1:]) and shape:
             raise InputError(
                 f"{source} has {shape[0]} classes, the model {want[0]}: begin a new classifier with new_classifier=True"
             )
@@ -246,7 +290,8 @@ def _with_weights(
     """A model of `config` with a checkpoint's weights. `asked`: the options that the caller of `create_model` gave."""
     opened = open_checkpoint(checkpoint)
     head = opened.weights.state.get("head.weight")
-    if head is not None and config.num_classes and "num_classes" not in asked:
+    is_own = head is not None and head.ndim == 2 and head.shape[1] == config.dims[-1]
+    if head is not None and is_own and config.num_classes and "num_classes" not in asked:
         config = replace(config, num_classes=head.shape[0])
     model = UniFormer(config)
     # A classifier's file is what backbones start from: it lacks the norms of the maps that they hand out.
@@ -258,19 +303,35 @@ def _with_weights(
     )  # fmt: skip
     if is_backbone and report.new:
         warnings.warn(f"{opened.name} has no norms for the maps: they are new and want training", stacklevel=3)
+    theirs, ours = attention_in_words(**opened.attention), attention_in_words(config.window, config.global_every)
+    if opened.attention and theirs != ours:
+        warnings.warn(f"{opened.name}: stage 3 attended {theirs} in training, here {ours}", stacklevel=3)
     return model
 
 
 def load_model(
-    source: CheckpointSource | Opened, *, head_dim: int | None = None, averaged: bool = False
+    source: CheckpointSource | Opened,
+    *,
+    head_dim: int | None = None,
+    window: int | None = None,
+    global_every: int | None = None,
+    averaged: bool = False,
+    published_order: bool = True,
 ) -> tuple[UniFormer, Contract, LoadReport]:
     """Build the model a file is of, in evaluation mode, with its contract. `head_dim` where nothing else tells it.
 
-    `source` as in `load_checkpoint`; each tensor keeps its precision. Raises `InputError` when the file does not tell
-    what it is.
+    `window` and `global_every` choose what stage 3 of a dense backbone attends to, 0 for no windows: all weights fit
+    all. `source` and the other options as in `load_checkpoint`; each tensor keeps its precision. Raises `InputError`
+    when the file does not tell what it is.
     """
-    opened = source if isinstance(source, Opened) else open_checkpoint(source, head_dim=head_dim, averaged=averaged)
+    opened = source
+    if not isinstance(opened, Opened):
+        opened = open_checkpoint(
+            opened, head_dim=head_dim, window=window, global_every=global_every, averaged=averaged,
+            published_order=published_order,
+        )  # fmt: skip
     contract, state = opened.contract, opened.weights.state
+    _check_size(contract.config, opened)
     model = UniFormer(contract.config)
     for key, own in model.state_dict(keep_vars=True).items():
         stored = state.get(key)
@@ -279,6 +340,19 @@ def load_model(
     report = load_tensors(model, state, source=opened.name)
     report.ignored += opened.weights.other
     head_dim_note = [] if opened.head_dim is None else [opened.head_dim_note]
-    report.notes += dict.fromkeys([*opened.weights.notes, *head_dim_note, *contract.notes])
+    attention_note = [opened.attention_note] if opened.attention_note else []
+    report.notes += dict.fromkeys([*opened.weights.notes, *head_dim_note, *attention_note, *contract.notes])
     model.input_spec = contract.input
     return model.eval(), contract, report
+
+
+def _check_size(config: Config, opened: Opened) -> None:
+    """Compare a network with a file's tensors before memory is taken for it. Raises `InputError` as `_fit`."""
+    if sum(config.depths) > len(opened.weights.state):
+        raise InputError(
+            f"{opened.name} has {len(opened.weights.state)} tensors, too few for the {sum(config.depths)} blocks that "
+            "its description says"
+        )
+    with torch.device("meta"):
+        plan = UniFormer(config)
+    _fit(plan, opened.weights.state, opened.name, unknown=opened.weights.unknown)

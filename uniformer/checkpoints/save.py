@@ -9,7 +9,7 @@ from pathlib import Path
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.files import CONFIG_NAME, WEIGHTS_NAME, write_ours, write_reference
 from uniformer.checkpoints.identify import CheckpointSource, name_of, open_checkpoint
-from uniformer.checkpoints.load import LoadReport, load_model
+from uniformer.checkpoints.load import LoadReport, load_model, unwrapped
 from uniformer.checkpoints.proof import check_proof, with_proof
 from uniformer.config import to_dict
 from uniformer.errors import InputError
@@ -23,8 +23,9 @@ def save_checkpoint(model: UniFormer, path: str | os.PathLike[str], contract: Co
 
     Without a contract it says the architecture, and the input that the weights were loaded with (or that of the
     published runs of their kind). The proof (logits on the built-in input, digest) is computed anew. Returns the
-    contract as written.
+    contract as written. Wrappers of torch are taken off; raises `InputError` for an optimised copy of a model.
     """
+    model = unwrapped(model)
     if contract is None:
         spec = model.input_spec or default_input(model.config)
         contract = Contract(model.config, name_of(model.config), spec)
@@ -52,16 +53,22 @@ def convert(
     out: str | os.PathLike[str],
     *,
     head_dim: int | None = None,
+    window: int | None = None,
+    global_every: int | None = None,
     averaged: bool = False,
+    published_order: bool = True,
     overwrite: bool = False,
 ) -> LoadReport:
-    """Any readable file -> ours (.safetensors, or a folder), or the reference's form (.pth).
+    """Any readable file -> ours (.safetensors, or a folder), or the reference's form (.pth). Options as of `load_model`.
 
     Raises `InputError` where `out` would replace the source or, unless `overwrite`, anything else.
     """
     outputs = [Path(out), Path(out, CONFIG_NAME), Path(out, WEIGHTS_NAME)]
     check_outputs(outputs, [source] if isinstance(source, (str, os.PathLike)) else [], overwrite=overwrite)
-    model, contract, report = load_model(source, head_dim=head_dim, averaged=averaged)
+    model, contract, report = load_model(
+        source, head_dim=head_dim, window=window, global_every=global_every, averaged=averaged,
+        published_order=published_order,
+    )  # fmt: skip
     if Path(out).suffix in (".pth", ".pt"):
         write_reference(model.state_dict(), out)
     else:

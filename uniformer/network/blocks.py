@@ -20,9 +20,8 @@ from uniformer.network.ops import (
     to_windows,
 )
 
-# LayerNorm epsilons: two of them in one model are an accident of the reference's history, but trained into the weights.
-# Confusing them moves the logits by 3e-6, which only a comparison in float64 shows.
-BLOCK_EPS = 1e-6
+# Of LayerNorm. Another one in the blocks (`Config.block_eps`) is an accident of the reference's history, but trained
+# into the weights. Confusing them moves the logits by 3e-6, which only a comparison in float64 shows.
 EMBED_EPS = 1e-5
 
 Kernel = tuple[int, ...]
@@ -199,9 +198,9 @@ class GlobalBlock(Block):
     def __init__(self, config: Config, stage: int, drop_path_rate: float, window: int | None = None):
         super().__init__(config, stage, drop_path_rate)
         dim = config.dims[stage - 1]
-        self.norm1 = nn.LayerNorm(dim, eps=BLOCK_EPS)
+        self.norm1 = nn.LayerNorm(dim, eps=config.block_eps)
         self.mhra = GlobalMHRA(dim, config.head_dim)
-        self.norm2 = nn.LayerNorm(dim, eps=BLOCK_EPS)
+        self.norm2 = nn.LayerNorm(dim, eps=config.block_eps)
         self.ffn = FFN(dim, config.mlp_ratio)
         self.window = window
 
@@ -233,7 +232,7 @@ class SplitBlock(GlobalBlock):
     def __init__(self, config: Config, stage: int, drop_path_rate: float):
         super().__init__(config, stage, drop_path_rate)
         dim = config.dims[stage - 1]
-        self.time_norm = nn.LayerNorm(dim, eps=BLOCK_EPS)
+        self.time_norm = nn.LayerNorm(dim, eps=config.block_eps)
         self.time_mhra = GlobalMHRA(dim, config.head_dim)
 
     def forward(self, x: Tensor) -> Tensor:

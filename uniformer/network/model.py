@@ -18,7 +18,6 @@ from torch.utils.checkpoint import checkpoint
 from uniformer.config import Config, InputSpec, with_options
 from uniformer.errors import InputError
 from uniformer.network.blocks import (
-    BLOCK_EPS,
     EMBED_EPS,
     Block,
     GlobalBlock,
@@ -55,7 +54,7 @@ class Stage(nn.Module):
         embed = OverlapEmbed if stage <= config.overlap else PatchEmbed
         self.embed = embed(config, stage, dim_in, dim)
         self.blocks = nn.ModuleList(_block(config, stage, index, rate) for index, rate in enumerate(drop_path_rates))
-        self.norm = nn.LayerNorm(dim, eps=BLOCK_EPS) if config.output == "normed_maps" else None
+        self.norm = nn.LayerNorm(dim, eps=config.block_eps) if config.output == "normed_maps" else None
 
 
 def _block(config: Config, stage: int, index: int, rate: float) -> Block:

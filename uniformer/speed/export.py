@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.load import unwrapped
 from uniformer.errors import InputError, MissingExtra
 from uniformer.network.model import UniFormer
 from uniformer.speed.preparation import prepare
@@ -32,9 +33,12 @@ def export(model: UniFormer, contract: Contract, out: str | os.PathLike[str]) ->
     """Write a classifier to `out`, .xml or .onnx. Returns the largest error of its logits relative to the largest.
 
     Frames and size are those of `contract.input`. Raises `InputError` for names that end in something else, networks
-    without a classifier or a described input, and where the logits that the runtime computes from the file are not
+    without a classifier or a described input, optimised copies, and where the logits that the runtime computes from the file are not
     the model's; `MissingExtra` without the packages of the format. Nothing is left at `out` then.
     """
+    model = unwrapped(model)
+    if isinstance(model, FastUniFormer):
+        raise InputError("expected a model as it was created or loaded, got one that is optimised already")
     if contract.input is None:
         raise InputError("expected a contract that describes the input, which fixes the exported frames and size")
     return write_checked(model, view_size(model.config, contract.input), Path(out), contract)
