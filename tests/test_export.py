@@ -22,6 +22,7 @@ from tests.tolerance import assert_close, rounding, terms_of
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.records import BUNDLED
 from uniformer.cli.main import main
+from uniformer.errors import InputError
 from uniformer.inference.predictor import Failure, Predictor
 from uniformer.speed.export import write_graph
 from uniformer.speed.runtimes import open_exported
@@ -259,5 +260,45 @@ def test_a_graph_is_for_the_frames_and_size_of_its_example(folder: Path, tmp_pat
     write_graph(model, (3, 6, 32, 64), tmp_path / "network.onnx", Contract(model.config))
     network = open_exported(tmp_path / "network.onnx")
     assert network(np.zeros((2, 3, 6, 32, 64), np.float32), 2).shape == (2, 7)
-    with pytest.raises(Exception, match="Got invalid dimensions"):
+    with refused("network.onnx cannot compute views of .3, 4, 32, 64.: .*Got invalid dimensions"):
         network(np.zeros((2, 3, 4, 32, 64), np.float32), 2)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_exported_network_that_is_not_what_it_says_is_one_line(form: str, tmp_path: Path) -> None:
+    """Its description is compared with its graph when it is opened, and its logits with its classes when it runs."""
+    model = tiny_model(ndim=3)
+
+    def written(contract: Contract) -> Path:
+        write_graph(model, (3, 4, 64, 64), tmp_path / f"network{form}", contract)
+        return tmp_path / f"network{form}"
+
+    with refused("network.* expected views of .3, 400, 64, 64., as its description says, found .3, 4, 64, 64."):
+        Predictor(written(Contract(model.config, input=replace(CLIPS, frames=400))))
+    network = open_exported(written(Contract(replace(model.config, num_classes=9), input=CLIPS)))
+    with refused("network.* expected logits of shape .2, 9., as it says, got .2, 7."):
+        network(np.zeros((2, 3, 4, 64, 64), np.float32), 2)
+    network = open_exported(written(Contract(model.config)))
+    with refused("network.* cannot compute views of .3, 5, 64, 64.: "):
+        network(np.zeros((2, 3, 5, 64, 64), np.float32), 2)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_damaged_exports_fail_in_one_line_or_work(form: str, folder: Path, tmp_path: Path) -> None:
+    """Bytes changed anywhere: in the graph, its weights, or the description."""
+    content, rng = (folder / f"clips{form}").read_bytes(), np.random.default_rng(0)
+    if form == ".xml":
+        shutil.copy(folder / "clips.bin", tmp_path / "odd.bin")
+    views = np.zeros((1, 3, 4, 64, 64), np.float32)
+    for _ in range(30):
+        odd = bytearray(content)
+        for place in rng.integers(0, len(odd), 3):
+            odd[place] = rng.integers(0, 256)
+        (tmp_path / f"odd{form}").write_bytes(odd)
+        said = ""
+        try:
+            open_exported(tmp_path / f"odd{form}")(views, 1)
+        except InputError as error:
+            said = str(error)
+        assert "\n" not in said
+        assert len(said) < 600

@@ -168,13 +168,12 @@ def told_by_config(obj: Any) -> dict[str, int | None]:
     """
     meta = obj.get("meta") if isinstance(obj, Mapping) else None
     text = (meta.get("config") or meta.get("cfg")) if isinstance(meta, Mapping) else None
-    if not isinstance(text, str) or "backbone" not in text:
+    found = re.search(r"\bbackbone'?\s*[=:]\s*(?:dict)?[({]", text) if isinstance(text, str) else None
+    if found is None:
         return {}
-    start = text.index("backbone")
-    settings = text[start : start + 4000].replace("use_", "")
-    said = dict(
-        reversed(re.findall(r"\b(windows?|hybrid|window_size|head_dim)'?\s*[=:]\s*(True|False|\d{1,4})\b", settings))
-    )
+    settings = _to_closing_bracket(found.string[found.end() :]).replace("use_", "")
+    of_interest = r"\b(windows?|hybrid|window_size|head_dim)'?\s*[=:]\s*(True|False|\d{1,4})\b"
+    said = dict(reversed(re.findall(of_interest, settings)))  # the first of each counts
     numbers = {name: int(value) for name, value in said.items() if value.isdigit() and int(value)}
     is_hybrid, in_windows = said.get("hybrid") == "True", "True" in (said.get("windows"), said.get("window"))
     told: dict[str, int | None] = {
@@ -182,6 +181,15 @@ def told_by_config(obj: Any) -> dict[str, int | None]:
         "global_every": 4 if is_hybrid and not in_windows else None,
     }
     return told | {name: value for name, value in numbers.items() if name == "head_dim"}
+
+
+def _to_closing_bracket(text: str) -> str:
+    depth = 1
+    for place, char in enumerate(text):
+        depth += (char in "([{") - (char in ")]}")
+        if depth == 0:
+            return text[:place]
+    return text
 
 
 def told_classes(obj: Any) -> tuple[str, ...]:

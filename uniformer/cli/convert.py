@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from uniformer.cli.options import add_head_dim, add_window, call
+
 HELP = "turn any readable checkpoint into ours, or ours into the reference's form"
 
 
@@ -12,8 +14,13 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "out", metavar="OUT", help="name.safetensors, a folder (hub form), or name.pth (the reference's keys)"
     )
+    add_head_dim(p)
+    add_window(p)
     p.add_argument(
-        "--head-dim", type=int, metavar="D", help="channels per attention head, where the file does not tell"
+        "--keep-class-order",
+        dest="published_order",
+        action="store_false",
+        help="leave an OpenMMLab classifier's rows as they are (default: Kinetics-400's in the published order)",
     )
     p.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
     p.add_argument("--averaged", action="store_true", help="take the EMA weights of a training checkpoint")
@@ -22,6 +29,6 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from uniformer.checkpoints.save import convert
 
-    print(convert(args.source, args.out, head_dim=args.head_dim, averaged=args.averaged, overwrite=args.overwrite))
+    print(call(convert, args))
     print(f"wrote {args.out}")
     return 0

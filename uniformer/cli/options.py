@@ -55,3 +55,8 @@ def add_device(p: argparse.ArgumentParser) -> None:
 
 def add_head_dim(p: argparse.ArgumentParser) -> None:
     p.add_argument("--head-dim", type=int, metavar="D", help="channels per attention head, where nothing tells it")
+
+
+def add_window(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--window", type=int, metavar="N", help="size of stage 3's attention windows (0: none)")
+    p.add_argument("--global-every", type=int, metavar="N", help="with windows: every N-th block attends globally")

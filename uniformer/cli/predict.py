@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from uniformer.cli.options import add_reading, call
+from uniformer.cli.options import add_reading, add_window, call
 from uniformer.errors import InputError
 from uniformer.support.files import check_outputs, locked, make_folder
 from uniformer.support.progress import progress_bar
@@ -35,6 +35,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--top-k", type=int, default=5, metavar="K", help="labels per file (default: 5)")
     add_reading(p)
+    add_window(p)
     p.add_argument(
         "--format", choices=("table", "jsonl", "csv"), help="default: table, or by the name given with --out"
     )

@@ -34,11 +34,14 @@ def open_network(
     precision: Precision = "float32",
     compute: Compute | None = None,
     head_dim: int | None = None,
+    window: int | None = None,
+    global_every: int | None = None,
 ) -> Network:
     """The network of a checkpoint or of an exported file, ready to compute.
 
-    A model with its contract is taken over: moved to the device, made float32 and put into evaluation mode. Raises
-    `InputError` for what cannot be read or computed so.
+    A model with its contract is taken over: moved to the device, made float32 and put into evaluation mode.
+    `head_dim`, `window` and `global_every` are for what nothing tells of a file. Raises `InputError` for what cannot be
+    read or computed so.
     """
     check_precision(precision)
     if is_exported(source):
@@ -53,7 +56,7 @@ def open_network(
     if isinstance(source, tuple):
         model, contract = source
     else:
-        model, contract, report = load_model(source, head_dim=head_dim)
+        model, contract, report = load_model(source, head_dim=head_dim, window=window, global_every=global_every)
     return TorchNetwork(
         model.float().eval(), contract, device=device, precision=precision, compute=compute, report=report
     )

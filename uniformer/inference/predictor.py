@@ -64,7 +64,7 @@ class Predictor:
         backend: what decodes videos, "pyav" or "torchcodec".
         follow_seconds: scale strides by a video's frame rate, so that clips last as long as in training.
         workers: threads that read ahead.
-        head_dim: for files that nothing else tells it of.
+        head_dim, window, global_every: for files that nothing else tells it of, as in `load_model`.
         compute: the form of the network: "plain" as it is, "fast" as `uniformer.optimize` makes it, "compiled",
             "openvino" or "onnxruntime"; by default the fastest that `uniformer bench` found here, or "fast".
         task: what the network is for; by default what its contract says.
@@ -84,6 +84,8 @@ class Predictor:
         follow_seconds: bool = False,
         workers: int = 2,
         head_dim: int | None = None,
+        window: int | None = None,
+        global_every: int | None = None,
         compute: Compute | None = None,
         task: type[Task] | None = None,
     ):
@@ -92,7 +94,10 @@ class Predictor:
                 raise InputError(f"expected {name} of at least 1, got {value}")
         if backend not in get_args(Decoder):
             raise InputError(f"expected backend {' or '.join(get_args(Decoder))}, got {backend!r}")
-        self.network = open_network(model, device=device, precision=precision, compute=compute, head_dim=head_dim)
+        self.network = open_network(
+            model, device=device, precision=precision, compute=compute,
+            head_dim=head_dim, window=window, global_every=global_every,
+        )  # fmt: skip
         self.contract = self.network.contract
         self.report = self.network.report  #: of loading the file
         self.spec = with_views(self.contract.input_of_classifier(), clips, crops)

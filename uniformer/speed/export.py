@@ -33,8 +33,8 @@ def export(model: UniFormer, contract: Contract, out: str | os.PathLike[str]) ->
     """Write a classifier to `out`, .xml or .onnx. Returns the largest error of its logits relative to the largest.
 
     Frames and size are those of `contract.input`. Raises `InputError` for names that end in something else, networks
-    without a classifier or a described input, optimised copies, and where the logits that the runtime computes from the file are not
-    the model's; `MissingExtra` without the packages of the format. Nothing is left at `out` then.
+    without a classifier or a described input, optimised copies, and where the logits that the runtime computes from the
+    file are not the model's; `MissingExtra` without the packages of the format. Nothing is left at `out` then.
     """
     model = unwrapped(model)
     if isinstance(model, FastUniFormer):

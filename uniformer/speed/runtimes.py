@@ -8,15 +8,16 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from uniformer.checkpoints.contract import Contract
-from uniformer.errors import InputError, MissingExtra
+from uniformer.errors import InputError, MissingExtra, first_line
 from uniformer.reading.transforms import Floats
+from uniformer.speed.timings import view_size
 
 METADATA = "uniformer"  # the name under which the contract lies in the file
 SUFFIXES = (".xml", ".onnx")
@@ -31,9 +32,16 @@ class Exported:
         self._path, self._run, self.contract = path, run, contract
 
     def __call__(self, views: Floats, batch_size: int) -> Floats:
-        """Views (V, 3, ...) -> logits (V, K), `batch_size` views at a time."""
-        parts = [self._run(views[first : first + batch_size]) for first in range(0, len(views), batch_size)]
-        return np.concatenate(parts)
+        """Views (V, 3, ...) -> logits (V, K), `batch_size` views at a time. Raises `InputError` where that fails."""
+        try:
+            parts = [self._run(views[first : first + batch_size]) for first in range(0, len(views), batch_size)]
+            logits = np.concatenate(parts)
+        except Exception as error:  # each runtime has classes of its own
+            raise InputError(f"{self._path} cannot compute views of {views.shape[1:]}: {first_line(error)}") from None
+        if logits.shape != (len(views), self.contract.config.num_classes):
+            expected = len(views), self.contract.config.num_classes
+            raise InputError(f"{self._path}: expected logits of shape {expected}, as it says, got {logits.shape}")
+        return logits
 
     @property
     def weights(self) -> str:
@@ -54,15 +62,22 @@ def open_exported(path: str | os.PathLike[str], *, threads: int | None = None) -
         raise InputError(f"{path}: expected an exported network, found no such file")
     if threads is None and os.environ.get("OMP_NUM_THREADS", "").isdigit():
         threads = int(os.environ["OMP_NUM_THREADS"])
-    run, text = (_openvino if path.suffix == ".xml" else _onnxruntime)(path, threads)
+    run, text, shape = (_openvino if path.suffix == ".xml" else _onnxruntime)(path, threads)
     if text is None:
         raise InputError(
             f"{path}: expected a file written by `uniformer export`, found no description of a model in it"
         )
-    return Exported(path, run, Contract.from_json(text, str(path)))
+    contract = Contract.from_json(text, str(path))
+    size = contract.input and view_size(contract.config, contract.input)
+    if size and size != tuple(shape[1:]):
+        raise InputError(f"{path}: expected views of {size}, as its description says, found {tuple(shape[1:])}")
+    return Exported(path, run, contract)
 
 
-def _openvino(path: Path, threads: int | None) -> tuple[Callable[[Floats], Floats], str | None]:
+Opened = tuple[Callable[[Floats], Floats], str | None, Sequence[Any]]  #: what runs it, the contract, the input's shape
+
+
+def _openvino(path: Path, threads: int | None) -> Opened:
     openvino = import_openvino(f"{path}, a network for OpenVINO,")
     # The default precision is bfloat16 on processors that have it; the answers are to be the same everywhere.
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
@@ -72,13 +87,14 @@ def _openvino(path: Path, threads: int | None) -> tuple[Callable[[Floats], Float
     try:
         model = core.read_model(path)
         compiled = core.compile_model(model, "CPU", config)
-    except RuntimeError as error:
+        text = model.get_rt_info([METADATA]).value if model.has_rt_info([METADATA]) else None
+        shape = [d.get_length() if d.is_static else -1 for d in model.input().get_partial_shape()]
+    except Exception as error:  # of damaged files not its own errors only
         raise InputError(f"{path}: OpenVINO cannot read it: {_last_line(error)}") from None
-    text = model.get_rt_info([METADATA]).value if model.has_rt_info([METADATA]) else None
-    return lambda views: compiled(np.ascontiguousarray(views))[0], text
+    return lambda views: compiled(np.ascontiguousarray(views))[0], text, shape
 
 
-def _onnxruntime(path: Path, threads: int | None) -> tuple[Callable[[Floats], Floats], str | None]:
+def _onnxruntime(path: Path, threads: int | None) -> Opened:
     try:
         import onnxruntime
     except ImportError:
@@ -88,11 +104,11 @@ def _onnxruntime(path: Path, threads: int | None) -> tuple[Callable[[Floats], Fl
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+        (given,) = session.get_inputs()
     except Exception as error:  # a class of its own for each of its error codes
         raise InputError(f"{path}: ONNX Runtime cannot read it: {_last_line(error)}") from None
-    name = session.get_inputs()[0].name
     text = session.get_modelmeta().custom_metadata_map.get(METADATA)
-    return lambda views: session.run(None, {name: views})[0], text
+    return lambda views: session.run(None, {given.name: views})[0], text, given.shape
 
 
 def import_openvino(purpose: str) -> Any:
