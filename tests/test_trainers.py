@@ -27,7 +27,6 @@ from uniformer.config import Config, to_dict
 from uniformer.labels import load_classes
 from uniformer.network import variants
 from uniformer.network.model import UniFormer
-from uniformer.speed.prepare import optimize
 
 State = dict[str, Tensor]
 
@@ -288,7 +287,7 @@ def test_windows_that_nothing_tells_are_said_and_can_be_given(tmp_path: Path) ->
         model, contract, report = load_model(path, head_dim=16, **options)
         assert (model.config.window, model.config.global_every) == expected
         assert any("says the caller" in note for note in report.notes)
-        convert(path, tmp_path / "b.safetensors", head_dim=16, **options)
+        convert(path, tmp_path / "b.safetensors", head_dim=16, overwrite=True, **options)
         assert load_model(tmp_path / "b.safetensors")[1].config == contract.config
     with refused("global_every needs a window"):
         load_model(path, head_dim=16, global_every=4)
@@ -463,7 +462,7 @@ def test_a_wrapped_model_is_saved_exported_and_loaded_into(around: str, tmp_path
 
 
 def test_what_cannot_be_saved_is_said_in_one_line(tmp_path: Path) -> None:
-    fast, contract = optimize(tiny_model(ndim=3)), Contract(tiny_model(ndim=3).config, input=CLIPS)
+    fast, contract = uniformer.optimize(tiny_model(ndim=3)), Contract(tiny_model(ndim=3).config, input=CLIPS)
     for model, said in (
         (fast, "optimised|tensors that its config says"),
         (nn.Linear(2, 2), "expected a UniFormer, .* got Linear"),

@@ -59,7 +59,7 @@ def convert(
     published_order: bool = True,
     overwrite: bool = False,
 ) -> LoadReport:
-    """Any readable file -> ours (.safetensors, or a folder), or the reference's form (.pth). Options as of `load_model`.
+    """Any readable file -> ours (.safetensors, or a folder), or the reference's form (.pth). Options: `load_model`.
 
     Raises `InputError` where `out` would replace the source or, unless `overwrite`, anything else.
     """

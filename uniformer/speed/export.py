@@ -37,8 +37,6 @@ def export(model: UniFormer, contract: Contract, out: str | os.PathLike[str]) ->
     file are not the model's; `MissingExtra` without the packages of the format. Nothing is left at `out` then.
     """
     model = unwrapped(model)
-    if isinstance(model, FastUniFormer):
-        raise InputError("expected a model as it was created or loaded, got one that is optimised already")
     if contract.input is None:
         raise InputError("expected a contract that describes the input, which fixes the exported frames and size")
     return write_checked(model, view_size(model.config, contract.input), Path(out), contract)
