@@ -130,6 +130,19 @@ def test_a_report_shows_what_a_file_says_in_one_line_each(tmp_path: Path) -> Non
     assert all(line.isprintable() for line in lines)
 
 
+def test_names_of_classes_do_not_steer_a_terminal(tmp_path: Path, media: Path, cli: Any) -> None:
+    model = tiny_model()
+    names = tuple(f"\x1b[3{i}mred\r\n{'x' * 3000}" for i in range(7))
+    contract = Contract(model.config, input=IMAGES, classes=names, id="an\x07id")
+    save_checkpoint(model, tmp_path / "a.safetensors", contract)
+    assert Contract.from_json(contract.to_json(), "again").classes == names
+    done = cli("predict", media / "photos", "--checkpoint", tmp_path / "a.safetensors")
+    assert done.status == 0
+    assert all(line.isprintable() and len(line) < 500 for line in done.out.splitlines())
+    assert "\\x1b[3" in done.out
+    assert "intact (an\\x07id, 7 classes)" in cli("verify", tmp_path / "a.safetensors").out
+
+
 def test_python_says_the_same() -> None:
     with refused("expected an odd time_kernel, got 2"):
         Config(ndim=3, time_kernel=2)

@@ -44,8 +44,9 @@ LONGEST_FILE = 450
 CORE = {"network", "checkpoints", "reading", "inference", "tasks", "config", "labels"}  #: from a file to an answer
 # The package was to stay under 16,000. It came to 16,900 with sources from memory and addresses, timm's conventions,
 # the data sets for loops of one's own and the rule that no output replaces a file; without comments and docstrings
-# 14,600. No code stands twice (but for a pair of signatures) and none is unused.
-BUDGETS = {"core": 7_000, "package": 17_500}
+# 14,600. No code stands twice (but for a pair of signatures) and none is unused. Another 600 came with the reader of
+# pickles of our own, as torch's lets a file end the process, and with the forms that trainers save networks in.
+BUDGETS = {"core": 7_000, "package": 18_200}
 
 
 class Arrow(NamedTuple):

@@ -256,6 +256,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "old, long text": lambda: b"\x80\x02\x8e" + (1 << 40).to_bytes(8, "little") + b".",
     "old, keys of nothing": lambda: legacy(in_a_dict(b"N"), b"\x80\x02]X\x01\0\0\x007a."),
     "index of what is kept": lambda: archive(b"\x80\x02Nr\xff\xff\xff\x7fj\xff\xff\xff\x7f."),
+    "old, no bytes": lambda: legacy(in_a_dict(tensor(4, 0, (4,), (1,)).replace(b"tQ", b"NtQ"))),
     "no end": lambda: archive(b"\x80\x02}"),
     "no pickle": lambda: archive(b""),
     "no archive": lambda: archive(in_a_dict(b"N"))[:-30],

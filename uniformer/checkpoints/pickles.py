@@ -135,9 +135,11 @@ def _read_legacy(f: IO[bytes]) -> Any:
     _Unpickler(bounded).load()  # of the system that wrote it
     result = _Unpickler(bounded, storage).load()
     for key in map(_text, _Unpickler(bounded).load()):
-        if int.from_bytes(f.read(8), "little") * sizes[key] != len(flats[key]):
+        if int.from_bytes(f.read(8), "little") * sizes.pop(key) != len(flats[key]):
             raise ValueError("a storage of another size than it says")
         _fill(flats[key], f)
+    if sizes:
+        raise EOFError
     return result
 
 
@@ -183,8 +185,6 @@ _PLAIN = (
     "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 BINGET LONG_BINGET BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL BINPERSID"
 )
 _KEYS = (str, int, float, bool, bytes, type(None))  # hashing nested tuples can overflow the stack of C
-
-
 _InPython: Any = pickle._Unpickler  # the one that is not written in C
 
 
@@ -215,10 +215,6 @@ class _Unpickler(_InPython):
             raise pickle.UnpicklingError
         self.append(function.make(*args))
 
-    def _reduce_with_keywords(self) -> None:
-        self.stack.pop()
-        self._reduce()
-
     def _build(self) -> None:  # attributes of objects that are not built
         self.stack.pop()
         if not isinstance(self.stack[-1], Inert | dict):
@@ -244,10 +240,6 @@ class _Unpickler(_InPython):
         items = self.pop_mark()
         self._update(zip(items[::2], items[1::2], strict=True))
 
-    def _dict(self) -> None:
-        items = self.pop_mark()
-        self.append(_checked(zip(items[::2], items[1::2], strict=True)))
-
     def _update(self, pairs: Iterable[tuple[Any, Any]]) -> None:
         if type(self.stack[-1]) is dict:
             self.stack[-1].update(_checked(pairs))
@@ -258,11 +250,9 @@ class _Unpickler(_InPython):
 _Unpickler.dispatch |= {
     pickle.REDUCE[0]: _Unpickler._reduce,
     pickle.NEWOBJ[0]: _Unpickler._reduce,
-    pickle.NEWOBJ_EX[0]: _Unpickler._reduce_with_keywords,
     pickle.BUILD[0]: _Unpickler._build,
     pickle.APPEND[0]: _Unpickler._append,
     pickle.APPENDS[0]: _Unpickler._appends,
-    pickle.DICT[0]: _Unpickler._dict,
     pickle.SETITEM[0]: _Unpickler._setitem,
     pickle.SETITEMS[0]: _Unpickler._setitems,
 }
@@ -296,8 +286,8 @@ def _tensor(
     """A tensor over a storage, all of whose places must lie in it. `view`: marks of complex and negated views."""
     if type(storage) is not _Storage:
         return OddTensor("a tensor of another library's storage")
-    flat, numbers = storage.flat, (offset, *size, *stride)
-    if len(size) != len(stride) or len(size) > 16 or not all(type(n) is int and 0 <= n < 1 << 63 for n in numbers):
+    flat, is_shape = storage.flat, len(size) == len(stride) <= 16
+    if not is_shape or not all(type(n) is int and 0 <= n < 1 << 63 for n in (offset, *size, *stride)):
         raise ValueError("a tensor whose shape is none")
     if all(size) and offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) >= len(flat):
         raise ValueError("a tensor that reaches beyond its data")
@@ -357,16 +347,6 @@ _MADE: dict[str, Callable[..., Any]] = {
     "collections.Counter": _dict,
     "collections.defaultdict": lambda kind=None, pairs=None: _dict(pairs),
 }
-_ODD = {
-    "_rebuild_sparse_tensor": "a sparse tensor",
-    "_rebuild_sparse_csr_tensor": "a sparse tensor",
-    "_rebuild_nested_tensor": "a nested tensor",
-    "_rebuild_qtensor": "a quantised tensor",
-    "_rebuild_meta_tensor_no_storage": "a tensor without data",
-    "_rebuild_wrapper_subclass": "a tensor of another library's type",
-    "_rebuild_device_tensor_from_numpy": "a tensor of another library's storage",
-    "_rebuild_device_tensor_from_cpu_tensor": "a tensor of another library's storage",
-}
 # What training scripts put beside their weights: settings, scores, paths, the trainer's own counters.
 _INERT = (
     "argparse.Namespace", "_codecs.encode", "datetime.", "enum.", "pathlib.", "types.SimpleNamespace",
@@ -396,8 +376,8 @@ def _meaning(module: str, name: str) -> Any:
         return vars(torch)[name]
     if module in ("torch", "torch.cuda", "torch.storage") and name.removesuffix("Storage") in _DTYPES:
         return _DTYPES[name.removesuffix("Storage")]
-    if module == "torch._utils" and name in _ODD:
-        return _Named(lambda *args: OddTensor(_ODD[name]))
+    if path.startswith("torch._utils._rebuild_"):
+        return _Named(lambda *args: OddTensor(f"a {name.removeprefix('_rebuild_').replace('_', ' ')}"))
     if path.startswith(_INERT):
         return _Named(lambda *args: Inert(path))
     if not all(part.isidentifier() for part in path.split(".")):  # what is left of a name in a damaged file

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from uniformer.errors import InputError
+from uniformer.errors import InputError, shown
 from uniformer.inference.predictor import Failure
 from uniformer.support.resume import whole_lines
 from uniformer.tasks.task import Result
@@ -39,7 +39,7 @@ class Answers:
         if self._form == "csv":
             return _csv_text((result.source, *row, self._weights, "") for row in result.csv_rows())
         lines = [*(f"  {line}" for line in result.lines()), *(f"  note: {note}" for note in result.notes)]
-        return "\n".join([result.source, *lines]) + "\n"
+        return "\n".join([result.source, *(shown(line, 400) for line in lines)]) + "\n"
 
     def encode(self, result: Result | Failure) -> bytes:
         # Names of files need not be UTF-8: Python holds their stray bytes as surrogates, which go back to the same.
