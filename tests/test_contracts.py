@@ -198,7 +198,8 @@ SAYS: dict[str, dict[str, Any]] = {  # with one that says more than the tensors
     "windows": {"window": 1 << 30},
 }
 CHILD = """
-import resource, sys, time
+import sys, time
+from tests.memory import peak_kilobytes
 from uniformer.checkpoints.load import create_model, load_model
 from uniformer.errors import InputError
 for path in sys.argv[1:]:
@@ -209,7 +210,7 @@ for path in sys.argv[1:]:
         except InputError as error:
             assert len(str(error).splitlines()) == 1 and len(str(error)) < 500, str(error)
             print("refused", flush=True)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak_kilobytes())
 """
 
 

@@ -263,7 +263,8 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 }  # fmt: skip
 
 CHILD = """
-import resource, sys
+import sys
+from tests.memory import peak_kilobytes
 from uniformer.checkpoints.load import load_model
 from uniformer.errors import InputError
 for path in sys.argv[1:]:
@@ -272,7 +273,7 @@ for path in sys.argv[1:]:
     except InputError as error:
         assert len(str(error).splitlines()) == 1, str(error)
         print("refused", len(str(error)), flush=True)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak_kilobytes())
 """
 
 
