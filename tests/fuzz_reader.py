@@ -27,6 +27,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import odd_media
+from memory import peak_kilobytes
 from patience import PATIENCE
 
 from uniformer.errors import InputError
@@ -147,7 +148,7 @@ def child(pipe: Connection, use: Callable[[Path], str], seconds: int) -> None:
         limit = math.ceil(spent.ru_utime + spent.ru_stime) + seconds
         resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
         outcome = use(Path(path))
-        pipe.send((outcome, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+        pipe.send((outcome, peak_kilobytes() * 1024))
 
 
 @dataclass
