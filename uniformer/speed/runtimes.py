@@ -105,9 +105,9 @@ def _onnxruntime(path: Path, threads: int | None) -> Opened:
     try:
         session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
         (given,) = session.get_inputs()
+        text = session.get_modelmeta().custom_metadata_map.get(METADATA)
     except Exception as error:  # a class of its own for each of its error codes
         raise InputError(f"{path}: ONNX Runtime cannot read it: {_last_line(error)}") from None
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA)
     return lambda views: session.run(None, {given.name: views})[0], text, given.shape
 
 
