@@ -199,7 +199,7 @@ class Worker:
             return None
         if memory > MEMORY:
             answer = f"memory {memory >> 20} MB"
-        if memory > MEMORY // 4 or answer == "hang" or answer.startswith("crash"):  # the peak of a process only grows
+        if memory > MEMORY // 2 or answer == "hang" or answer.startswith("crash"):  # the peak of a process only grows
             self.stop()
             self.start()
         return answer
@@ -212,6 +212,7 @@ def run(
     use: Callable[[Path], str] = use,
     seconds: int = SECONDS,
     patience: float = PATIENCE,
+    allowed: tuple[str, ...] = ALLOWED,
 ) -> list[tuple[Case, str]]:
     """Every case with its outcome, as `use` in a child process gives it. Files that failed are copied to `keep`."""
     context = multiprocessing.get_context("spawn")
@@ -229,7 +230,7 @@ def run(
             for worker in busy:
                 if (outcome := worker.outcome()) is not None and worker.case is not None:
                     done.append((worker.case, outcome))
-                    if keep and outcome not in ALLOWED:
+                    if keep and outcome not in allowed:
                         (keep / worker.case.path.name).write_bytes(worker.case.path.read_bytes())
                     worker.case.path.unlink()
                     worker.case = None
@@ -238,8 +239,14 @@ def run(
             worker.stop()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(
+    arguments: list[str] | None = None,
+    about: str | None = __doc__,
+    cases: Callable[[Path, int, int], Iterator[Case]] = cases,
+    use: Callable[[Path], str] = use,
+    allowed: tuple[str, ...] = ALLOWED,
+) -> int:
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
@@ -253,12 +260,12 @@ def main(arguments: list[str] | None = None) -> int:
         work = cases(Path(folder), options.count, options.seed)
         if options.only is not None:
             work = (case for case in cases(Path(folder), options.only + 1, options.seed) if case.number == options.only)
-        done = run(work, options.workers, options.keep)
-    kinds = Counter(outcome if outcome in ALLOWED else outcome.split()[0].rstrip(",:") for _, outcome in done)
-    for kind in [*ALLOWED, *sorted(set(kinds) - set(ALLOWED))]:
+        done = run(work, options.workers, options.keep, use, allowed=allowed)
+    kinds = Counter(outcome if outcome in allowed else outcome.split()[0].rstrip(",:") for _, outcome in done)
+    for kind in [*allowed, *sorted(set(kinds) - set(allowed))]:
         print(f"{kind:<12} {kinds[kind]:6d}")
     print(f"{'all':<12} {len(done):6d}   {time.monotonic() - start:.0f} s")
-    failures = [(case, outcome) for case, outcome in done if outcome not in ALLOWED]
+    failures = [(case, outcome) for case, outcome in done if outcome not in allowed]
     for case, outcome in failures:
         print(f"{case.what}: {outcome}")
     return 1 if failures else 0

@@ -26,6 +26,16 @@ def test_damaged_files_give_frames_or_one_line() -> None:
     assert int(counts["InputError"]) > 5
 
 
+def test_damaged_checkpoints_compute_or_give_one_line() -> None:
+    command = [sys.executable, str(HERE / "fuzz_checkpoints.py"), "--count", "60", "--seed", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = dict(line.split()[:2] for line in done.stdout.splitlines())
+    assert int(counts["computes"]) + int(counts["InputError"]) == int(counts["all"]) == 60
+    assert int(counts["computes"]) > 1
+    assert int(counts["InputError"]) > 30
+
+
 def misbehave(path: Path) -> str:
     """In the place of the reader: what a case's name says."""
     match path.stem:
