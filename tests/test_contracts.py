@@ -239,3 +239,10 @@ def test_a_contract_of_another_network_than_the_tensors_is_refused(tmp_path: Pat
     with refused("a.safetensors has .* tensors, too few for the 403 blocks that its description says"):
         load_model(path)
     assert len(load_file(path)) == len(tiny_model().state_dict())
+
+
+def test_a_contract_with_half_a_character_is_verified_all_the_same(tmp_path: Path) -> None:
+    path = save_tiny(tmp_path / "a.safetensors", IMAGES)
+    edited(path, lambda c: c.update(licence="\ud800"))
+    _, problems = verify(path)
+    assert problems

@@ -78,7 +78,7 @@ class Contract:
 
     def digest(self) -> str:
         """sha256 of all but the proof."""
-        return hashlib.sha256(replace(self, proof=None).to_json().encode()).hexdigest()
+        return hashlib.sha256(replace(self, proof=None).to_json().encode("utf-8", "surrogatepass")).hexdigest()
 
     def to_json(self) -> str:
         plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
