@@ -163,6 +163,15 @@ def test_a_proof_is_of_the_built_in_input_and_of_numbers(tmp_path: Path) -> None
         assert any("logits on the built-in input are off" in problem for problem in verify(path)[1])
 
 
+@pytest.mark.parametrize("change", [lambda told: [*told, 1.0], lambda told: told[:-1], lambda told: []])
+def test_a_proof_has_the_first_logits_no_more_and_no_fewer(
+    change: Callable[[list[float]], list[float]], tmp_path: Path
+) -> None:
+    path = save_tiny(tmp_path / "a.safetensors", IMAGES)
+    edited(path, lambda c: c["proof"].update(logits=change(c["proof"]["logits"])))
+    assert verify(path)[1] == [f"expected 7 logits in the proof, got {len(change([0.0] * 7))}"]
+
+
 # ---- networks larger than their file ---------------------------------------------------------------------------------
 
 

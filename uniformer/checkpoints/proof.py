@@ -15,6 +15,8 @@ from uniformer.config import Config
 from uniformer.errors import InputError
 from uniformer.network.model import UniFormer
 
+PROVED = 16  # logits that a proof keeps; the others go into their norm
+
 
 def built_in_input(config: Config) -> Tensor:
     """The input of the proof, (1, C, [T,] H, W) in float64: waves over the grid, the same on every machine."""
@@ -48,7 +50,9 @@ def prove(model: UniFormer) -> Proof:
     """The proof for the model's present weights."""
     x = built_in_input(model.config)
     logits = logits_in_float64(model, x)
-    return Proof(tuple(x.shape), tuple(logits[:16].tolist()), float(logits.norm()), digest(model.state_dict().values()))
+    return Proof(
+        tuple(x.shape), tuple(logits[:PROVED].tolist()), float(logits.norm()), digest(model.state_dict().values())
+    )
 
 
 def check_proof(model: UniFormer, contract: Contract) -> list[str]:
@@ -63,8 +67,10 @@ def check_proof(model: UniFormer, contract: Contract) -> list[str]:
     if proof.shape != tuple(x.shape):
         return [*problems, f"the proof is of an input of another shape than the built-in one, {tuple(x.shape)}"]
     logits = logits_in_float64(model, x)
-    want = torch.tensor(proof.logits, dtype=torch.float64)
-    off = float(torch.cat([logits[: len(want)] - want, logits.norm()[None] - proof.norm]).abs().max())
+    first, want = logits[:PROVED], torch.tensor(proof.logits, dtype=torch.float64)
+    if len(want) != len(first):
+        return [*problems, f"expected {len(first)} logits in the proof, got {len(want)}"]
+    off = float(torch.cat([first - want, logits.norm()[None] - proof.norm]).abs().max())
     allowed = 1e-6 * max(1.0, min(proof.norm, float(logits.norm())))
     if not off <= allowed:  # also catches NaN
         problems.append(f"the logits on the built-in input are off by {off:.1e} (expected at most {allowed:.0e})")
