@@ -152,6 +152,9 @@ def test_python_says_the_same() -> None:
         Contract(TINY, scores={"top1": float("inf")})
     assert Config(depths=[1, 2, 3, 4]).depths == (1, 2, 3, 4)  # type: ignore[arg-type]
     assert Config(mlp_ratio=3).mlp_ratio == 3
+    assert (tiny_model(layer_scale=1).stages[0].blocks[0].scale1.dtype, TINY.layer_scale) == (torch.float32, None)
+    with refused("expected layer_scale in"):
+        Config(layer_scale=10**400)
 
 
 def test_a_proof_is_of_the_built_in_input_and_of_numbers(tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ class Config(Checked):
             ("window", 1, 1 << 7),
             ("global_every", 1, 1 << 10),
             ("block_eps", 0, 1),
+            ("layer_scale", -1000, 1000),
         ):
             value = getattr(self, name)
             if not all(low <= n <= high for n in (value if isinstance(value, tuple) else (value,)) if n is not None):

@@ -161,8 +161,8 @@ class Block(nn.Module):
         super().__init__()
         dim = config.dims[stage - 1]
         if config.layer_scale is not None and stage in config.layer_scale_stages:
-            self.scale1 = nn.Parameter(torch.full((dim,), config.layer_scale))
-            self.scale2 = nn.Parameter(torch.full((dim,), config.layer_scale))
+            self.scale1 = nn.Parameter(torch.full((dim,), float(config.layer_scale)))
+            self.scale2 = nn.Parameter(torch.full((dim,), float(config.layer_scale)))
         else:
             self.scale1 = self.scale2 = None
         self.pos_embed = depthwise(config.ndim, dim, 3)
