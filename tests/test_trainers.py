@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -304,6 +305,19 @@ def test_another_kind_of_windows_than_in_training_is_said(tmp_path: Path) -> Non
     assert any(
         "in windows of 14, every block number 4 globally" in n and "in this model globally" in n for n in report.notes
     )
+
+
+def test_a_model_by_name_warns_of_other_windows_than_in_training(tmp_path: Path) -> None:
+    text = CONFIG.format(windows="False", hybrid="True", size="")
+    path = saved(tmp_path / "a.pth", {"meta": {"config": text}, "state_dict": openmmlab(tiny_model(**DENSE))})
+    tiny = {"depths": DENSE["depths"], "dims": TINY.dims, "head_dim": 16}
+    with pytest.warns(
+        UserWarning, match="attended in windows of 14, every block number 4 globally in training, here glob"
+    ):
+        create_model("uniformer_small_backbone", checkpoint=path, **tiny)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        create_model("uniformer_small_backbone_h14", checkpoint=path, **tiny)
 
 
 def test_windows_do_not_go_into_a_proof_of_other_windows(tmp_path: Path) -> None:
