@@ -115,9 +115,7 @@ class InputSpec(Checked):
 
     size: tuple[int, int] = (224, 224)  #: height and width of a view, pixels
     resize: int = 256  #: short side before cropping, pixels
-    interpolation: Literal["bilinear", "bicubic"] = (
-        "bicubic"  #: bilinear is plain (video), bicubic antialiased (images)
-    )
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"  #: bilinear plain (video), bicubic antialiased (images)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  #: of values in 0..1, in the order of `channels`
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     channels: Literal["rgb", "bgr"] = "rgb"

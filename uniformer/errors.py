@@ -48,9 +48,13 @@ def first_line(error: BaseException, most: int = 200) -> str:
 
 def reason(error: Exception) -> str:
     """What the system says is wrong, in lower case as it goes on a sentence."""
-    return (getattr(error, "strerror", None) or first_line(error)).lower()
+    return _of_the_system(error).lower()
 
 
 def cannot_write(path: object, error: Exception) -> InputError:
     """The refusal to write `path`, with what the system or a library says of it."""
-    return InputError(f"cannot write {path}: {getattr(error, 'strerror', None) or first_line(error)}")
+    return InputError(f"cannot write {path}: {_of_the_system(error)}")
+
+
+def _of_the_system(error: Exception) -> str:
+    return getattr(error, "strerror", None) or first_line(error)

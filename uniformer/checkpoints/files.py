@@ -47,7 +47,7 @@ def read_weights(path: str | os.PathLike[str], *, averaged: bool = False, publis
     """Read a file or folder. `averaged` takes the EMA weights of a training checkpoint that carries both.
 
     Raises `InputError` for a file that is missing, no checkpoint, or a pickle that wants more than to hold tensors.
-    `published_order`: see `sort_keys`.
+    Without `published_order` an OpenMMLab classifier keeps its order of rows.
     """
     path = Path(path)
     if not os.path.isdir(path) and not os.path.isfile(path):  # unlike pathlib's, false for names too long

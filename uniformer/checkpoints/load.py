@@ -330,14 +330,13 @@ def load_model(
             opened, head_dim=head_dim, window=window, global_every=global_every, averaged=averaged,
             published_order=published_order,
         )  # fmt: skip
-    contract, state = opened.contract, opened.weights.state
-    _check_size(contract.config, opened)
+    contract = opened.contract
+    state, report = _fit_before_building(contract.config, opened)
     model = UniFormer(contract.config)
     for key, own in model.state_dict(keep_vars=True).items():
-        stored = state.get(key)
-        if stored is not None and stored.is_floating_point() and own.is_floating_point():
-            own.data = own.data.to(stored.dtype)
-    report = load_tensors(model, state, source=opened.name)
+        if state[key].is_floating_point() and own.is_floating_point():
+            own.data = own.data.to(state[key].dtype)
+    model.load_state_dict(state, strict=True)
     report.ignored += opened.weights.other
     head_dim_note = [] if opened.head_dim is None else [opened.head_dim_note]
     attention_note = [opened.attention_note] if opened.attention_note else []
@@ -346,8 +345,8 @@ def load_model(
     return model.eval(), contract, report
 
 
-def _check_size(config: Config, opened: Opened) -> None:
-    """Compare a network with a file's tensors before memory is taken for it. Raises `InputError` as `_fit`."""
+def _fit_before_building(config: Config, opened: Opened) -> tuple[dict[str, Tensor], LoadReport]:
+    """`_fit` of a file's tensors to a network that no memory has been taken for yet."""
     if sum(config.depths) > len(opened.weights.state):
         raise InputError(
             f"{opened.name} has {len(opened.weights.state)} tensors, too few for the {sum(config.depths)} blocks that "
@@ -355,4 +354,4 @@ def _check_size(config: Config, opened: Opened) -> None:
         )
     with torch.device("meta"):
         plan = UniFormer(config)
-    _fit(plan, opened.weights.state, opened.name, unknown=opened.weights.unknown)
+    return _fit(plan, opened.weights.state, opened.name, unknown=opened.weights.unknown)

@@ -8,6 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, get_args
 
+from uniformer.cli.options import add_head_dim
 from uniformer.cli.tables import print_table
 from uniformer.errors import InputError
 from uniformer.speed.timings import Compute
@@ -30,7 +31,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     p.add_argument("--precision", default="float32", choices=("float32", "bfloat16", "float16"))
     p.add_argument("--forms", nargs="+", choices=get_args(Compute), help="beside plain; default: all that run here")
-    p.add_argument("--head-dim", type=int, metavar="D", help="channels per attention head, where nothing tells it")
+    add_head_dim(p)
     p.add_argument("--json", action="store_true", help="one JSON object instead of the table")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from uniformer.cli.options import add_head_dim
 from uniformer.support.files import check_outputs
 
 HELP = "write a network for OpenVINO or ONNX Runtime"
@@ -13,9 +14,7 @@ HELP = "write a network for OpenVINO or ONNX Runtime"
 def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("checkpoint", metavar="CHECKPOINT", help="published id, file, folder or hub repository")
     p.add_argument("out", metavar="OUT", help="name.xml (OpenVINO; the weights go to name.bin) or name.onnx")
-    p.add_argument(
-        "--head-dim", type=int, metavar="D", help="channels per attention head, where the file does not tell"
-    )
+    add_head_dim(p)
     p.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
 
 

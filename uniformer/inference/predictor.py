@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
@@ -163,19 +164,23 @@ class Predictor:
 
         Raises `InputError` where a source cannot be read, and for an exported network, which has answers only.
         """
-        if not isinstance(self.network, TorchNetwork):
-            raise InputError("expected a checkpoint to take features of, got an exported network: it has answers only")
-        mine = self.network
-        network = TorchNetwork(
-            mine.model, mine.contract, device=mine.device, precision=self.precision, compute="fast",
-            forward=pooled_features(),
-        )  # fmt: skip
         rows = []
-        for outcome in self._run(network, sources, self.views, self.workers):
+        for outcome in self._run(self._features, sources, self.views, self.workers):
             if outcome.error is not None:
                 raise InputError(outcome.error)
             rows.append(outcome.outputs[0].mean(axis=0))
         return np.stack(rows) if rows else np.empty((0, self.contract.config.dims[-1]), np.float32)
+
+    @cached_property
+    def _features(self) -> TorchNetwork:
+        """The network with pooled features in place of answers: its inference copy is made once."""
+        mine = self.network
+        if not isinstance(mine, TorchNetwork):
+            raise InputError("expected a checkpoint to take features of, got an exported network: it has answers only")
+        return TorchNetwork(
+            mine.model, mine.contract, device=mine.device, precision=self.precision, compute="fast",
+            forward=pooled_features(),
+        )  # fmt: skip
 
     def _result(self, outcome: engine.Outcome[Any]) -> Result | Failure:
         source, views = name_of_source(outcome.source), outcome.views

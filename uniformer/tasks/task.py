@@ -94,9 +94,7 @@ class Metric(ABC):
     dtype: np.dtype[Any]  #: of a row; it has the field `item`
     manifest: Manifest  #: what is scored, with labels as the network's
     notes: list[str]  #: what a reader must know before believing the scores
-    measures: tuple[
-        str, ...
-    ]  #: names in `summary` that an epoch can be the best by; all but "loss" are better when high
+    measures: tuple[str, ...]  #: names in `summary` that an epoch can be the best by; all but "loss" better when high
 
     @abstractmethod
     def row(self, item: int, outputs: Outputs) -> npt.NDArray[Any]:
@@ -123,9 +121,8 @@ class Task(ABC):
     measures: ClassVar[tuple[str, ...]]  #: that training goes by, in the order of its tables; the loss is the last
 
     def __init__(self, contract: Contract):
-        self.contract = replace(
-            contract, task=self.name
-        )  #: what a checkpoint must store: network, input, and what answers mean
+        #: what a checkpoint must store: network, input, and what answers mean
+        self.contract = replace(contract, task=self.name)
 
     @abstractmethod
     def build(self) -> nn.Module:

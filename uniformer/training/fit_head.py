@@ -13,7 +13,6 @@ from torch import nn
 
 from uniformer.checkpoints.identify import Opened
 from uniformer.datasets.manifest import Manifest
-from uniformer.errors import InputError
 from uniformer.evaluation.features import Features, extract_features, load_features
 from uniformer.evaluation.probe import linear_probe, probe_scores
 from uniformer.evaluation.scoring import Reading
@@ -57,7 +56,8 @@ def fit_head(
         log.say("val: none" if val_set is None else f"val: {len(val_set)} samples, {val_set.origin}")
         model = initialised(recipe, train_set.classes, log, task.build, opened)
         train_features = _features(model, recipe, train_set, out / "features" / "train", group, log)
-        _refuse_too_many(train_features, recipe, out)
+        bad = int((~train_features.ok).sum())
+        log.check_unreadable(bad, len(train_set), "training samples", recipe.loop.max_bad_fraction)
         val_features = (
             None if val_set is None else _features(model, recipe, val_set, out / "features" / "val", group, log)
         )
@@ -84,15 +84,6 @@ def _features(
     errors = extract_features(model, part, recipe.input, folder, reading=reading, progress=progress)
     log.unreadable(((part.path(row), reason) for row, reason in errors.items()), "left out")
     return load_features(folder)
-
-
-def _refuse_too_many(features: Features, recipe: Recipe, out: Path) -> None:
-    limit, bad, count = recipe.loop.max_bad_fraction, int((~features.ok).sum()), len(features.ok)
-    if bad > limit * count:
-        raise InputError(
-            f"{bad} of {count} training samples could not be read, more than loop.max_bad_fraction={limit:g}: "
-            f"see {out / 'unreadable.csv'}"
-        )
 
 
 def _tenths(log: Log) -> Callable[[int, int], None]:

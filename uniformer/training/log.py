@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from uniformer.errors import MissingExtra
+from uniformer.errors import InputError, MissingExtra
 from uniformer.support.files import atomic_path
 
 STEP_METRICS = ("epoch", "step", "lr", "loss", "grad_norm", "samples_per_s", "waiting", "epoch_loss")
@@ -115,6 +115,14 @@ class Log:
                 self._unreadable.add(path)
                 _append(self._folder / "unreadable.csv", UNREADABLE, {"path": path, "reason": reason})
                 self.say(f"unreadable, {what_then}: {reason}")
+
+    def check_unreadable(self, bad: int, count: int, samples: str, limit: float) -> None:
+        """Raises `InputError` where more than the share `limit` of `count` samples could not be read."""
+        if bad > limit * count:
+            raise InputError(
+                f"{bad} of {count} {samples} could not be read, more than loop.max_bad_fraction={limit:g}: "
+                f"see {self._folder / 'unreadable.csv'}"
+            )
 
 
 def time_left(seconds_per_step: float, steps: int) -> str:

@@ -170,15 +170,12 @@ def note_unreadable(run: Run, passes: list[Batch], count: int) -> None:
     """List files that cannot be read, of `count` samples in all. Raises `InputError` where there are too many."""
     if not count:
         return
-    progress, limit = run.learner.progress, run.recipe.loop.max_bad_fraction
+    progress = run.learner.progress
     progress.unreadable += count
     for files in run.group.all_gather([file for batch in passes for file in batch.unreadable]):
         run.log.unreadable(files)
-    if progress.unreadable > limit * run.plan.count:
-        raise InputError(
-            f"{progress.unreadable} of {run.plan.count} samples of this epoch could not be read, more than "
-            f"loop.max_bad_fraction={limit:g}: see {run.out / 'unreadable.csv'}"
-        )
+    limit = run.recipe.loop.max_bad_fraction
+    run.log.check_unreadable(progress.unreadable, run.plan.count, "samples of this epoch", limit)
 
 
 def report(run: Run, step: Step, pace: Pace) -> None:

@@ -1,8 +1,8 @@
 """Training recipes: everything a run needs, in nested frozen dataclasses read from TOML. No torch here.
 
 A recipe file states its difference from a base (`base = "kinetics400"`), so that a run reads as what is special about
-it. The published runs and their bases lie in `uniformer/recipes/`, with the settings as they were actually run: the
-authors' config files (github.com/Sense-X/UniFormer) after the overrides of their shell scripts.
+it. The published runs and their bases lie in `uniformer/assets/recipes/`, with the settings as they were actually run:
+the authors' config files (github.com/Sense-X/UniFormer) after the overrides of their shell scripts.
 """
 
 from __future__ import annotations
