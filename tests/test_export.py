@@ -57,6 +57,19 @@ def test_an_export_answers_as_its_checkpoint(form: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_signals_arrive_after_networks_are_dropped_in_any_order(form: str, folder: Path) -> None:
+    """A runtime may give the thread a stack for its signals, and free it: then the next signal ends the process."""
+    code = (
+        "import os, signal, sys; from uniformer.speed.runtimes import open_exported as opened; "
+        "signal.signal(signal.SIGUSR1, lambda *_: print('arrived')); "
+        "first, second, third = (opened(sys.argv[1]) for _ in range(3)); "
+        "del first; del third; del second; os.kill(os.getpid(), signal.SIGUSR1)"
+    )
+    done = run_python(code, str(folder / f"clips{form}"))
+    assert (done.returncode, done.stdout) == (0, "arrived\n"), done.stderr
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_prediction_by_the_command_needs_no_torch(form: str, folder: Path) -> None:
     code = (
         "import sys; from uniformer.cli.main import main; status = main(sys.argv[1:]); "
@@ -285,8 +298,7 @@ def test_an_exported_network_that_is_not_what_it_says_is_one_line(form: str, tmp
 
 @pytest.mark.parametrize("form", FORMS)
 def test_damaged_descriptions_fail_in_one_line_or_work(form: str, folder: Path, tmp_path: Path) -> None:
-    """Bytes changed in the description. In the graph they are the runtimes' to refuse: now and then one of them damages
-    memory, and the process ends later at another place."""
+    """Bytes changed in the description; what is damaged in a graph is for the runtimes to refuse."""
     content, rng = (folder / f"clips{form}").read_bytes(), np.random.default_rng(0)
     if form == ".xml":
         shutil.copy(folder / "clips.bin", tmp_path / "odd.bin")

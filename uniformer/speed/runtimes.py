@@ -5,6 +5,7 @@ On a CPU they are the fastest form there is, and start in a second: importing to
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import sys
@@ -83,7 +84,7 @@ def _openvino(path: Path, threads: int | None) -> Opened:
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     if threads:
         config["INFERENCE_NUM_THREADS"] = threads
-    core = openvino.Core()
+    core = _core(openvino)
     try:
         model = core.read_model(path)
         compiled = core.compile_model(model, "CPU", config)
@@ -109,6 +110,14 @@ def _onnxruntime(path: Path, threads: int | None) -> Opened:
     except Exception as error:  # a class of its own for each of its error codes
         raise InputError(f"{path}: ONNX Runtime cannot read it: {_last_line(error)}") from None
     return lambda views: session.run(None, {given.name: views})[0], text, given.shape
+
+
+@functools.cache
+def _core(openvino: Any) -> Any:
+    """One for the life of the process. Each gives its thread a stack for signals (sigaltstack, which Python's handlers
+    run on) and frees it when it goes; of two, the one that goes last leaves the freed stack of the other behind, and
+    the next signal kills the process."""
+    return openvino.Core()
 
 
 def import_openvino(purpose: str) -> Any:
