@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -41,6 +42,28 @@ def load_classes(dataset: str) -> tuple[str, ...]:
     return tuple(
         json.loads((resources.files("uniformer") / "assets" / "labels" / DATASETS[dataset]).read_text("utf-8"))
     )
+
+
+def read_class_names(classes: Sequence[str] | str | os.PathLike[str]) -> tuple[str, ...]:
+    """Class names as a caller gives them: themselves, the name of a data set, or a file: one a line, or a JSON array.
+
+    Raises `InputError` for a file that holds no names and a data set without a list here.
+    """
+    if not isinstance(classes, str | os.PathLike):
+        return tuple(classes)
+    if not os.path.isfile(classes):
+        return load_classes(os.fspath(classes))
+    path = Path(classes)
+    try:
+        text = path.read_text("utf-8-sig")
+        names = json.loads(text) if path.suffix == ".json" else None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected names of classes, found another kind of file: {error}") from None
+    if path.suffix == ".json":
+        if not isinstance(names, list):
+            raise InputError(f"{path}: expected a JSON array of names, found {type(names).__name__}")
+        return tuple(map(str, names))
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 def kinetics400_permutation() -> list[int]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from uniformer.cli.options import add_device, add_told, told
 from uniformer.cli.tables import print_table
 from uniformer.errors import InputError
 from uniformer.support.files import atomic_path, check_outputs, make_folder
@@ -44,7 +45,8 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--window", type=float, metavar="SECONDS", help="that the network sees at once (default: about 2)")
     p.add_argument("--no-cuts", action="store_true", help="take each video for one shot")
-    p.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU when there is one)")
+    add_device(p)
+    add_told(p, but=["window", "global_every"])  # a window of time has that name here, and clips have no other
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     files = [place / name for place in _places(args.out, args.videos) if place for name in FILES]
     inputs = [*args.videos, *filter(None, [args.checkpoint])]
     check_outputs(files if args.videos else [args.out or PAGE], inputs, overwrite=args.overwrite)
-    predictor = Predictor(args.checkpoint or BUNDLED, device=args.device)
+    predictor = Predictor(args.checkpoint or BUNDLED, device=args.device, **told(args))
     return _own_videos(args, predictor) if args.videos else _made_film(args, predictor)
 
 

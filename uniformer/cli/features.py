@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from uniformer.cli.options import add_data, add_reading, call
+from uniformer.cli.options import add_data, add_reading, add_told, call, told
 from uniformer.support.progress import progress_bar
 
 HELP = "write the embeddings of a data set"
@@ -14,6 +14,7 @@ HELP = "write the embeddings of a data set"
 def add_arguments(p: argparse.ArgumentParser) -> None:
     add_data(p)
     add_reading(p)
+    add_told(p, but=["classes"])  # there, those of the data
     p.add_argument("--out", metavar="DIR", required=True, help="folder of the shards; a run cut short goes on there")
     p.add_argument("--per-view", action="store_true", help="keep every view instead of their mean")
     p.add_argument(
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from uniformer.evaluation.features import write_features
 
     with progress_bar("items") as bar:
-        written = call(write_features, args, progress=bar)
+        written = call(write_features, args, progress=bar, **told(args))
     if written.is_main:
         if written.note:
             print(f"note: {written.note}")

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from uniformer.cli.options import add_reading, add_window, call
+from uniformer.cli.options import add_reading, add_told, call, told
 from uniformer.errors import InputError
 from uniformer.support.files import check_outputs, locked, make_folder
 from uniformer.support.progress import progress_bar
@@ -35,7 +35,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--top-k", type=int, default=5, metavar="K", help="labels per file (default: 5)")
     add_reading(p)
-    add_window(p)
+    add_told(p)
     p.add_argument(
         "--format", choices=("table", "jsonl", "csv"), help="default: table, or by the name given with --out"
     )
@@ -71,7 +71,7 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
     from uniformer.reading.paths import expand
     from uniformer.support.resume import Records
 
-    predictor = call(Predictor, args, model=_network(args))
+    predictor = call(Predictor, args, model=_network(args), **told(args))
     answers = Answers(form, "" if form == "table" else predictor.network.weights, predictor.task.result)
     kept = Records(Path(args.out), answers, resume=args.resume) if args.out else None
     done = set(kept.read()) if kept else set()
@@ -119,8 +119,10 @@ def _network(args: argparse.Namespace) -> Any:
         raise InputError("--untrained and --checkpoint exclude each other")
     from uniformer.checkpoints.contract import Contract
     from uniformer.checkpoints.load import create_model
+    from uniformer.checkpoints.told import refuse_told
     from uniformer.network.variants import default_input
 
+    refuse_told(told(args), f"the architecture {args.untrained}")
     model = create_model(args.untrained)
     print(f"{args.untrained} with random weights: its labels mean nothing", file=sys.stderr)
     return model, Contract(model.config, args.untrained, default_input(model.config))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +31,7 @@ from uniformer.datasets.layouts import (
 from uniformer.datasets.manifest import Item, Kind, Manifest, is_saved_manifest
 from uniformer.datasets.tables import LIST_SUFFIXES, ListRow, is_whole
 from uniformer.errors import InputError
-from uniformer.labels import DATASETS, alphabetical, load_classes, match_names, normal_form
+from uniformer.labels import DATASETS, alphabetical, load_classes, match_names, normal_form, read_class_names
 
 MANIFEST_SUFFIX = ".manifest"  #: of a saved manifest found in a folder
 CLASSES_FILE = "classes.txt"  #: beside a list: the classes' names, one a line, in the order of the labels
@@ -170,28 +169,10 @@ def _nothing_found(path: Path, split: str | None) -> str:
 def _class_names(classes: Sequence[str] | str | None) -> tuple[str, ...] | None:
     if classes is None:
         return None
-    if not isinstance(classes, str):
-        names = tuple(classes)
-    elif os.path.isfile(classes):
-        names = _read_classes(Path(classes))
-    else:
-        names = load_classes(classes)
+    names = read_class_names(classes)
     if not names or len(set(names)) < len(names):
         raise InputError(f"expected different names of classes, got {len(names)} names, {len(set(names))} different")
     return names
-
-
-def _read_classes(path: Path) -> tuple[str, ...]:
-    try:
-        text = path.read_text("utf-8-sig")
-        names = json.loads(text) if path.suffix == ".json" else None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected names of classes, found another kind of file: {error}") from None
-    if path.suffix == ".json":
-        if not isinstance(names, list):
-            raise InputError(f"{path}: expected a JSON array of names, found {type(names).__name__}")
-        return tuple(map(str, names))
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 def _saved(path: Path, names: tuple[str, ...] | None) -> Manifest:
@@ -292,7 +273,7 @@ def _resolve(
     if known is None and listing.classes is not None:
         known, how = listing.classes, "as the data set names them"
     elif known is None and beside.is_file():
-        known, how = _read_classes(beside), f"from {beside.name}"
+        known, how = read_class_names(os.fspath(beside)), f"from {beside.name}"
     if all(map(is_whole, seen)) and not (known and seen.keys() <= set(known)):
         return *_by_number(source, known, seen, options.label_base), how if known else "by number"
     if listing.renamed is not None:

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.identify import CheckpointSource
 from uniformer.checkpoints.load import load_model
+from uniformer.checkpoints.told import NetworkTold, warn_of_assumed
 from uniformer.config import InputSpec, Precision
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.open import open_for_evaluation
@@ -147,9 +148,9 @@ def write_features(
     workers: int = 2,
     backend: Decoder = "pyav",
     follow_seconds: bool = False,
-    head_dim: int | None = None,
     compute: Compute | None = None,
     progress: OnProgress | None = None,
+    **told: Unpack[NetworkTold],
 ) -> Written:
     """`extract_features` of a checkpoint and a data set by name, as `uniformer features` does.
 
@@ -157,7 +158,8 @@ def write_features(
     as both do.
     """
     with process_group(device) as group, group.alone_in(Path(out)) as note:
-        model, contract, _ = load_model(checkpoint, head_dim=head_dim)
+        model, contract, _ = load_model(checkpoint, **told)
+        warn_of_assumed(contract)
         spec = with_views(contract.input_of_classifier(), clips, crops)
         manifest = open_for_evaluation(data, split, classes, root, separator, label_base)
         reading = Reading(group.device, precision, batch_size, workers, backend, follow_seconds, compute)

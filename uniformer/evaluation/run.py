@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.load import load_model
 from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
+from uniformer.checkpoints.told import NetworkTold, warn_of_assumed
 from uniformer.config import InputSpec, Precision, to_dict
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.open import open_for_evaluation
@@ -86,7 +87,6 @@ def evaluate(
     workers: int = 2,
     backend: Decoder = "pyav",
     follow_seconds: bool = False,
-    head_dim: int | None = None,
     compute: Compute | None = None,
     missing: Literal["error", "skip"] = "error",
     class_order: Literal["names", "numbers", "fix"] = "names",
@@ -101,6 +101,7 @@ def evaluate(
     task: type[Task] | None = None,
     progress: OnProgress | None = None,
     pace: Pace | None = None,
+    **told: Unpack[NetworkTold],
 ) -> Evaluation:
     """Test a checkpoint, or an exported network, on a data set, as `uniformer eval` does.
 
@@ -111,7 +112,7 @@ def evaluate(
         data: what `open_dataset` takes, or a manifest. `split`: val, else test, where it holds several.
         classes, root, separator, label_base: of the data, as in `open_dataset`.
         clips, crops, backend, follow_seconds: how items are read; the checkpoint's own views by default.
-        device, precision, batch_size, compute, head_dim: as in `Predictor`. `workers`: processes that read.
+        device, precision, batch_size, compute: as in `Predictor`. `workers`: processes that read.
         missing: whether items without an answer count as errors, or are left out ("skip").
         class_order: labels mean what their names say ("names"), rows of the classifier ("numbers"), or are read in the
             usual order of these classes that fits the answers ("fix").
@@ -121,6 +122,7 @@ def evaluate(
         probe: test a plain classifier on the checkpoint's features instead, "linear" or "knn" (`evaluation.probe`),
             fitted to `train`, by default the train split of `data`; features are kept in `out`. `k` and `temperature`
             are of "knn", `c` of "linear": larger is less regularised.
+        told: what the checkpoint does not tell of itself, as in `load_model`, but for the names of its classes.
 
     Under torchrun all processes share the items out and all get the result; the main one writes.
     Raises `InputError` where checkpoint and data do not fit or `out` holds another run's results.
@@ -134,7 +136,8 @@ def evaluate(
         reading = Reading(group.device, precision, batch_size, workers, backend, follow_seconds, compute)
         if probe:
             trained = open_for_evaluation(train or data, None if train else "train", *data_options)
-            model, contract, _ = load_model(checkpoint, head_dim=head_dim)  # type: ignore[arg-type]
+            model, contract, _ = load_model(checkpoint, **told)  # type: ignore[arg-type]
+            warn_of_assumed(contract)
             spec = with_views(contract.input_of_classifier(), clips, crops)
             manifest, fitted, tested = _features(
                 model.float(), trained, manifest, spec, Path(out or ""), reading, progress if group.is_main else None
@@ -148,7 +151,7 @@ def evaluate(
                 device=device if is_exported(checkpoint) else group.device,
                 precision=precision,
                 compute=compute or (recorded_form(store) if store else None),
-                head_dim=head_dim,
+                **told,
             )
             contract = network.contract
             spec = with_views(contract.input_of_classifier(), clips, crops)

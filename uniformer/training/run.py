@@ -6,9 +6,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from uniformer.checkpoints.records import DEFAULT_IMAGE, DEFAULT_VIDEO
+from uniformer.checkpoints.told import NetworkTold, assumed_input, refuse_told
 from uniformer.config import did_you_mean
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.open import find_splits, open_dataset
@@ -42,6 +43,7 @@ def train(
     out: str | os.PathLike[str] | None = None,
     device: str = "auto",
     task: type[Task] | None = None,
+    **told: Unpack[NetworkTold],
 ) -> TrainingResult:
     """Train by a recipe, or fine-tune on one's own data; the same call goes on with a run that was cut short.
 
@@ -55,18 +57,24 @@ def train(
         out: folder of the run, by default runs/NAME.
         device: "auto" takes a GPU when there is one. Under torchrun every process calls this.
         task: what the network is for; classification by default.
+        told: what the checkpoint does not tell of itself, as in `load_model`, for one's own data; a recipe says it.
 
     Raises `InputError` before the first step where recipe, data and checkpoint do not fit, and as `loop.fit` does.
     """
-    return run_plan(plan_training(what, settings, checkpoint=checkpoint), out=out, device=device, task=task)
+    return run_plan(plan_training(what, settings, checkpoint=checkpoint, **told), out=out, device=device, task=task)
 
 
 def plan_training(
-    what: str | os.PathLike[str], settings: Sequence[str] = (), *, checkpoint: str | None = None
+    what: str | os.PathLike[str],
+    settings: Sequence[str] = (),
+    *,
+    checkpoint: str | None = None,
+    **told: Unpack[NetworkTold],
 ) -> TrainingPlan:
     """What `train` would do. The data of a recipe are opened later. Raises `InputError` as `train`."""
     name = os.fspath(what)
     if name in list_recipes() or name.endswith(".toml"):
+        refuse_told(told, f"the recipe {name}")
         start = [f"init.checkpoint={checkpoint}"] if checkpoint else []
         return TrainingPlan(load_recipe(name, [*settings, *start]))
     if not Path(name).exists():
@@ -77,9 +85,9 @@ def plan_training(
 
     train_set, val_set, reasons = _own_sets(name)
     start_from = checkpoint or (DEFAULT_IMAGE if train_set.kind == "image" else DEFAULT_VIDEO)
-    opened = open_checkpoint(start_from)
+    opened = open_checkpoint(start_from, **told)
     recipe, why = own_recipe(train_set, opened.contract, start_from, settings, name=Path(name).resolve().stem)
-    reasons = [*reasons, f"starting from {start_from}", *why]
+    reasons = [*reasons, f"starting from {start_from}", *assumed_input(opened.contract), *why]
     return TrainingPlan(recipe, tuple(reasons), (train_set, val_set), opened, wants_features(recipe, settings))
 
 
