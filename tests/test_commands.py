@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.command_line import Cli, Ended, at_a_terminal, one_line, predict, spawn
+from tests.command_line import Cli, Ended, at_a_terminal, one_line, predict, spawn, without_progress
 from tests.tiny import IMAGES, save_tiny, tiny_model
 from uniformer.checkpoints.keys import to_reference
 from uniformer.cli.tables import print_table
+from uniformer.support.progress import Lines
 
 
 def test_models(cli: Cli) -> None:
@@ -66,6 +67,45 @@ def test_convert(cli: Cli, tmp_path: Path) -> None:
     back = torch.load(tmp_path / "c.pth", weights_only=True)
     assert list(back) == list(state)
     assert all(torch.equal(back[key], state[key]) for key in state)
+
+
+# ---- how far it has come ---------------------------------------------------------------------------------------------
+
+
+def test_progress_in_a_log_is_a_line_now_and_then() -> None:
+    """By a clock of the test's own: a short work says nothing, a day of it some hundred lines."""
+    said: list[str] = []
+    seconds = [0.0]
+    for length, step, least, most in ((9, 1, 0, 0), (65, 1, 6, 6), (86_400, 1, 60, 120)):
+        said.clear()
+        seconds[0] = 0
+        lines = Lines("files", said.append, lambda: seconds[0])
+        for done in range(length + 1):
+            seconds[0] = done * step
+            lines(done, length)
+        assert least <= len(said) <= most, said
+        assert without_progress("\n".join([*said, ""])) == ""
+    assert said[0] == "files: 10 of 86400 (0%) in 0:10, about 23:59:50 to go"
+    lines = Lines("files", said.append, lambda: seconds[0])
+    seconds[0] += 60
+    lines(0, 5)  # nothing is known yet of how long it will take
+    assert said[-1] == "files: 0 of 5 (0%) in 1:00"
+
+
+def test_progress_at_a_terminal_is_a_bar_unless_quiet(media: Path) -> None:
+    command = ("predict", media / "videos", "--checkpoint", media / "clips.safetensors")
+    assert "2/2" in at_a_terminal(*command, columns=90)
+    quiet = at_a_terminal(*command, "--quiet", columns=90)
+    assert "2/2" not in quiet
+    assert "h264.mp4" in quiet
+
+
+def test_nothing_asked_is_answered_with_help(cli: Cli) -> None:
+    ended = cli()
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out == cli("--help").out
+    one_line(cli("--nothing"), "unrecognized arguments: --nothing")
+    one_line(cli("nothing"), "invalid choice: 'nothing'")
 
 
 # ---- processes -------------------------------------------------------------------------------------------------------

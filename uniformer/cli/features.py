@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from uniformer.cli.options import add_data, add_reading, add_told, call, told
+from uniformer.cli.options import add_data, add_quiet, add_reading, add_told, call, told
 from uniformer.support.progress import progress_bar
 
 HELP = "write the embeddings of a data set"
@@ -15,6 +15,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     add_data(p)
     add_reading(p)
     add_told(p, but=["classes"])  # there, those of the data
+    add_quiet(p)
     p.add_argument("--out", metavar="DIR", required=True, help="folder of the shards; a run cut short goes on there")
     p.add_argument("--per-view", action="store_true", help="keep every view instead of their mean")
     p.add_argument(
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     """Returns 1 if a file could not be read."""
     from uniformer.evaluation.features import write_features
 
-    with progress_bar("items") as bar:
+    with progress_bar("items", shown=not args.quiet) as bar:
         written = call(write_features, args, progress=bar, **told(args))
     if written.is_main:
         if written.note:

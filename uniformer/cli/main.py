@@ -50,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Bad input is one line on standard error and exit status 2; no traceback."""
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
+    if not rest and args.command is None:
+        parser.print_help()
+        return 0
     if any(text.startswith("-") for text in rest) or (rest and "settings" not in args):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:  # argparse takes key=value settings up to the first option only
@@ -124,7 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="`uniformer COMMAND --help` tells more. Documentation: docs/quickstart.md",
     )
     parser.add_argument("--version", action="version", version=f"uniformer {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, module in COMMANDS.items():
         sub = commands.add_parser(name, help=module.HELP, description=module.__doc__)
         module.add_arguments(sub)

@@ -48,6 +48,10 @@ def add_data(p: argparse.ArgumentParser) -> None:
     p.add_argument("--label-base", type=int, default=0, metavar="N", help="the first label, of lists that count from 1")
 
 
+def add_quiet(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--quiet", action="store_true", help="no progress; warnings and errors are still said")
+
+
 def add_device(p: argparse.ArgumentParser) -> None:
     p.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU when there is one)")
 

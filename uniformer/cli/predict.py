@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from uniformer.cli.options import add_reading, add_told, call, told
+from uniformer.cli.options import add_quiet, add_reading, add_told, call, told
 from uniformer.errors import InputError
 from uniformer.support.files import check_outputs, locked, make_folder
 from uniformer.support.progress import progress_bar
@@ -42,6 +42,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--out", metavar="FILE", help="write results there instead of to standard output")
     p.add_argument("--resume", action="store_true", help="with --out: leave out files that have a result there already")
     p.add_argument("--overwrite", action="store_true", help="replace what is at --out and --show-sampling")
+    add_quiet(p)
     p.add_argument(
         "--show-sampling", metavar="PNG|FOLDER", help="picture the frames and crops that the network was fed"
     )
@@ -79,7 +80,7 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
     sheets = _sheets(args.show_sampling, sources)
     _check_outputs(args, [*filter(None, [args.out]), *sheets.values()], sources)
     failures = []
-    with kept or nullcontext(), progress_bar("files", shown=len(sources) > 1) as bar:
+    with kept or nullcontext(), progress_bar("files", shown=len(sources) > 1 and not args.quiet) as bar:
         on_views = _sampling_pictures(sheets, predictor)
         if kept is None:
             print(answers.header.decode(), end="")

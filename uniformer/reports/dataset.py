@@ -67,7 +67,8 @@ def _charts(split: str, manifest: Manifest, records: Mapping[str, FileRecord]) -
     lengths = np.array([r.frames for i in range(len(manifest)) if (r := records[manifest.path(i)]).frames], np.float64)
     if manifest.kind != "image" and len(lengths):
         heights, edges = np.histogram(lengths, bins=min(24, max(int(np.ptp(lengths)), 1)))
-        named = [(f"{a:.0f} to {b:.0f} frames", int(n)) for a, b, n in zip(edges, edges[1:], heights, strict=False)]
+        bins = zip(edges, edges[1:], heights, strict=False)
+        named = [(f"{a:.0f} to {b:.0f} frames", int(n)) for a, b, n in bins if n]
         yield {"title": f"{split}: length", "id": f"lengths-{split}", "rows": _bars(named)}
 
 
