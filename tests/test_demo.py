@@ -85,7 +85,7 @@ def test_a_second_demo_leaves_the_page_of_the_first(
     monkeypatch.setattr(demo_film, "SHOTS", 2)
     monkeypatch.chdir(tmp_path)
     said = []
-    for more in ((), (), (), ("--overwrite",), ("--out", "uniformer-demo.html")):
+    for more in ((), (), ("--overwrite",), ("--out", "uniformer-demo.html")):
         before = {page.name: page.read_text() for page in tmp_path.iterdir()}
         assert main(["demo", "--checkpoint", str(namer), *more]) == (2 if "--out" in more else 0)
         said.append(capsys.readouterr().out.splitlines()[-1:])
@@ -97,7 +97,6 @@ def test_a_second_demo_leaves_the_page_of_the_first(
     assert said == [
         ["page: uniformer-demo.html"],
         [f"page: uniformer-demo-2.html{later}"],
-        [f"page: uniformer-demo-3.html{later}"],
         ["page: uniformer-demo.html"],
         [],  # a name that was given is never another
     ]
