@@ -8,7 +8,8 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NoReturn, TextIO
 
 import uniformer
@@ -50,9 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Bad input is one line on standard error and exit status 2; no traceback."""
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
-    if not rest and args.command is None:
-        parser.print_help()
-        return 0
     if any(text.startswith("-") for text in rest) or (rest and "settings" not in args):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:  # argparse takes key=value settings up to the first option only
@@ -120,6 +118,17 @@ class _Parser(argparse.ArgumentParser):
         self.exit(BAD_INPUT, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
 
 
+def _with_packages(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """`run`, where a package of ours may be missing: exported files are run in installations without torch."""
+    try:
+        return run(args)
+    except ModuleNotFoundError as error:
+        package = (error.name or "uniformer").partition(".")[0]
+        if package == "uniformer":
+            raise
+        raise InputError(f"this needs the package {package!r}, which is not installed: pip install {package}") from None
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="uniformer",
@@ -127,11 +136,17 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="`uniformer COMMAND --help` tells more. Documentation: docs/quickstart.md",
     )
     parser.add_argument("--version", action="version", version=f"uniformer {__version__}")
+
+    def help_(_: argparse.Namespace) -> int:
+        parser.print_help()
+        return 0
+
+    parser.set_defaults(run=help_)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, module in COMMANDS.items():
         sub = commands.add_parser(name, help=module.HELP, description=module.__doc__)
         module.add_arguments(sub)
-        sub.set_defaults(run=module.run)
+        sub.set_defaults(run=partial(_with_packages, module.run))
     return parser
 
 

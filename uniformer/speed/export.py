@@ -44,6 +44,8 @@ def export(model: UniFormer, contract: Contract, out: str | os.PathLike[str]) ->
 
 def write_checked(model: UniFormer, size: Sequence[int], out: Path, contract: Contract) -> float:
     """`export` for inputs (any batch, *size), whatever the contract says of them."""
+    if out.suffix not in SUFFIXES:
+        raise InputError(f"expected a name that ends in {' or '.join(SUFFIXES)}, got {out}")
     if not out.parent.is_dir():
         raise InputError(f"cannot write {out}: expected the folder {out.parent} to exist")
     example = torch.randn(3, *size, generator=torch.Generator().manual_seed(0))
@@ -60,8 +62,6 @@ def write_checked(model: UniFormer, size: Sequence[int], out: Path, contract: Co
 
 def write_graph(model: UniFormer, size: Sequence[int], out: Path, contract: Contract) -> None:
     """The inference form as a file, for inputs (any batch, *size)."""
-    if out.suffix not in SUFFIXES:
-        raise InputError(f"expected a name that ends in {' or '.join(SUFFIXES)}, got {out}")
     if model.config.output != "logits" or not model.config.num_classes:
         raise InputError("expected a network with a classifier, got a backbone")
     extra, packages = PACKAGES[out.suffix]
