@@ -14,7 +14,9 @@ import torch
 from tests.command_line import Cli, Ended, at_a_terminal, one_line, predict, spawn, without_progress
 from tests.tiny import IMAGES, save_tiny, tiny_model
 from uniformer.checkpoints.keys import to_reference
+from uniformer.checkpoints.save import save_checkpoint
 from uniformer.cli.tables import print_table
+from uniformer.errors import counted
 from uniformer.support.progress import Lines
 
 
@@ -98,6 +100,16 @@ def test_progress_at_a_terminal_is_a_bar_unless_quiet(media: Path) -> None:
     quiet = at_a_terminal(*command, "--quiet", columns=90)
     assert "2/2" not in quiet
     assert "h264.mp4" in quiet
+
+
+def test_one_of_a_thing_is_no_plural(cli: Cli, tmp_path: Path) -> None:
+    assert [counted(n, noun) for n in (0, 1, 2) for noun in ("row", "class")] == [
+        "0 rows", "0 classes", "1 row", "1 class", "2 rows", "2 classes"
+    ]  # fmt: skip
+    save_checkpoint(tiny_model(num_classes=1), tmp_path / "one.safetensors")
+    assert cli("verify", tmp_path / "one.safetensors").out.endswith("(own architecture, 1 class)\n")
+    assert cli("models", "uniformer_small.k400_16x?").out.splitlines()[-1].startswith("2 checkpoints. ")
+    assert cli("recipes", "uniformer_s16x4_k400*").out.splitlines()[-1].startswith("1 recipe. ")
 
 
 def test_nothing_asked_is_answered_with_help(cli: Cli) -> None:

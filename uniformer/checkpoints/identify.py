@@ -17,7 +17,7 @@ from uniformer.checkpoints.files import Weights, read_object, read_weights
 from uniformer.checkpoints.records import Checkpoint, get_checkpoint, list_checkpoints
 from uniformer.checkpoints.told import Told, as_told, checked, usual_input
 from uniformer.config import Config, with_options
-from uniformer.errors import InputError
+from uniformer.errors import InputError, counted
 from uniformer.network.variants import VARIANTS
 
 CheckpointSource = (
@@ -260,7 +260,8 @@ def contract_of_record(record: Checkpoint, weights: Weights) -> Contract:
     config, head, notes = record.config, weights.state.get("head.weight"), record.notes
     classes = record.classes
     if config.num_classes and head is not None and head.shape[0] != config.num_classes:
-        said = f"the file has {head.shape[0]} classes where the record says {config.num_classes}: no class names"
+        found = counted(head.shape[0], "class")
+        said = f"the file has {found} where the record says {config.num_classes}: no class names"
         notes, config, classes = (*notes, said), replace(config, num_classes=head.shape[0]), ()
     return Contract(
         config, record.arch, record.input, classes, record.id, record.dataset, record.scores, record.licence, notes

@@ -20,7 +20,7 @@ from uniformer.checkpoints.keys import reference_key
 from uniformer.checkpoints.records import default_checkpoint
 from uniformer.checkpoints.told import Told, assumed_input
 from uniformer.config import Config, with_options
-from uniformer.errors import InputError, shown
+from uniformer.errors import InputError, counted, shown
 from uniformer.network.description import STAGES, stage_indices
 from uniformer.network.model import UniFormer
 from uniformer.network.variants import get_config
@@ -43,7 +43,7 @@ class LoadReport:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.source}: {len(self.loaded)} tensors loaded, {len(self.inflated)} inflated, "
+            f"{self.source}: {counted(len(self.loaded), 'tensor')} loaded, {len(self.inflated)} inflated, "
             f"{len(self.new)} new, {len(self.ignored)} ignored"
         ]
         for name in ("new", "ignored"):
@@ -149,7 +149,7 @@ def _fit(
     report = LoadReport(source)
     strange = [key for key in unknown if not _matches(key, allow_ignored)]
     if strange:
-        raise InputError(f"{source} has {len(strange)} keys that no UniFormer has: {_few(strange)}")
+        raise InputError(f"{source} has {counted(len(strange), 'key')} that no UniFormer has: {_few(strange)}")
     report.ignored += unknown
     problems: list[str] = []
     own, fitted = model.state_dict(), {}
@@ -174,13 +174,13 @@ def _fit(
             fitted[key] = _reshaped(key, value, want.shape, inflate, adapt_stem, source)
             report.inflated.append(key)
     if problems:
-        raise InputError(f"{source} has {len(problems)} tensors that the model has not: {_few(problems)}")
+        raise InputError(f"{source} has {counted(len(problems), 'tensor')} that the model has not: {_few(problems)}")
     missing = [key for key in own if key not in state]
     allow_new = (*allow_new, *CLASSIFIER) if new_classifier else allow_new
     report.new += [key for key in missing if _matches(key, allow_new)]
     missing = [key for key in missing if not _matches(key, allow_new)]
     if missing:
-        raise InputError(f"{source} lacks {len(missing)} tensors of the model: {_few(missing)}")
+        raise InputError(f"{source} lacks {counted(len(missing), 'tensor')} of the model: {_few(missing)}")
     return fitted, report
 
 
@@ -211,13 +211,15 @@ def _reshaped(
     ):
         if not adapt_stem:
             raise InputError(
-                f"{source} takes {value.shape[1]} input channels, the model {want[1]}: adapt_stem=True adapts the stem"
+                f"{source} takes {counted(value.shape[1], 'input channel')}, the model {want[1]}: "
+                "adapt_stem=True adapts the stem"
             )
         value = adapt_channels(value, want[1])
     if value.shape != want:
         if _matches(key, CLASSIFIER) and shape[1:] == tuple(want[1:]) and shape:
             raise InputError(
-                f"{source} has {shape[0]} classes, the model {want[0]}: begin a new classifier with new_classifier=True"
+                f"{source} has {counted(shape[0], 'class')}, the model {want[0]}: "
+                "begin a new classifier with new_classifier=True"
             )
         raise InputError(f"{key} has shape {shape} in {source}, the model expects {tuple(want)}")
     return value
@@ -355,8 +357,8 @@ def _fit_before_building(config: Config, opened: Opened) -> tuple[dict[str, Tens
     """`_fit` of a file's tensors to a network that no memory has been taken for yet."""
     if sum(config.depths) > len(opened.weights.state):
         raise InputError(
-            f"{opened.name} has {len(opened.weights.state)} tensors, too few for the {sum(config.depths)} blocks that "
-            "its description says"
+            f"{opened.name} has {counted(len(opened.weights.state), 'tensor')}, too few for the "
+            f"{sum(config.depths)} blocks that its description says"
         )
     with torch.device("meta"):
         plan = UniFormer(config)

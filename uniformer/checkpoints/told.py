@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.records import Checkpoint, get_checkpoint, list_checkpoints
 from uniformer.config import Config, InputSpec, did_you_mean
-from uniformer.errors import InputError, shown
+from uniformer.errors import InputError, counted, shown
 from uniformer.labels import read_class_names
 from uniformer.network.variants import default_input
 
@@ -142,7 +142,7 @@ def usual_input(config: Config, arch: str, *, is_named: bool) -> tuple[InputSpec
 def _assumed(spec: InputSpec, classes: int, first: Checkpoint | None, published: Sequence[Checkpoint]) -> str:
     how = f"{in_words(spec)}, "
     if first is None:
-        how += f"the usual of its kind, as no published network of it has {classes} classes"
+        how += f"the usual of its kind, as no published network of it has {counted(classes, 'class')}"
     else:
         sets = " and ".join(dict.fromkeys(r.dataset for r in published))
         how += f"as {first.id}, since {classes} classes are those of {sets}"
@@ -162,7 +162,7 @@ def in_words(spec: InputSpec) -> str:
     if not spec.is_video:
         return f"{size} of a short side of {spec.resize}"
     how = f"with stride {spec.stride}" if spec.sampling == "dense" else "spread over the video"
-    return f"{spec.frames} frames {how}, {size}, {spec.clips} x {spec.crops} views"
+    return f"{counted(spec.frames, 'frame')} {how}, {size}, {spec.clips} x {spec.crops} views"
 
 
 def assumed_input(contract: Contract) -> list[str]:

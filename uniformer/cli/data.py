@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uniformer.cli.options import add_quiet
+from uniformer.errors import counted
 from uniformer.support.files import check_outputs, make_folder
 from uniformer.support.progress import progress_bar
 
@@ -196,9 +197,11 @@ def _make(args: argparse.Namespace) -> int:
     for split, per_class in made.per_class.items():
         each = sorted(set(per_class.values()))
         balance = (
-            f", {'-'.join(map(str, each[:1] + each[1:][-1:]))} of each of {len(per_class)} classes" if each else ""
+            f", {'-'.join(map(str, each[:1] + each[1:][-1:]))} of each of {counted(len(per_class), 'class')}"
+            if each
+            else ""
         )
-        print(f"{split}: {sum(per_class.values())} clips{balance}")
+        print(f"{split}: {counted(sum(per_class.values()), 'clip')}{balance}")
     if made.new:
         print(f"made {made.new} ({made.drawn} drawn) in {seconds:.0f} s: {made.new / seconds:.1f} clips/s")
     print(f"train on it with data.root={args.out}")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from uniformer.cli.options import add_device, add_quiet, add_told, told
 from uniformer.cli.tables import print_table
-from uniformer.errors import InputError
+from uniformer.errors import InputError, counted
 from uniformer.support.files import atomic_path, check_outputs, make_folder
 from uniformer.support.progress import progress_bar
 
@@ -168,7 +168,7 @@ def _own_videos(args: argparse.Namespace, predictor: Predictor, places: Sequence
             print(f"uniformer: {error}", file=sys.stderr)
             failures += 1
     if failures:
-        print(f"{failures} of {len(args.videos)} files failed", file=sys.stderr)
+        print(f"{failures} of {counted(len(args.videos), 'file')} failed", file=sys.stderr)
     return 1 if failures else 0
 
 

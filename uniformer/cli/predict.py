@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from uniformer.cli.options import add_quiet, add_reading, add_told, call, told
-from uniformer.errors import InputError
+from uniformer.errors import InputError, counted
 from uniformer.support.files import check_outputs, locked, make_folder
 from uniformer.support.progress import progress_bar
 
@@ -94,9 +94,9 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
                 kept.add(result)
             bar(number, len(sources))
     if done:
-        print(f"{len(done)} files had a result already", file=sys.stderr)
+        print(f"{counted(len(done), 'file')} had a result already", file=sys.stderr)
     if failures:
-        print(f"{len(failures)} of {len(sources)} files failed:", file=sys.stderr)
+        print(f"{len(failures)} of {counted(len(sources), 'file')} failed:", file=sys.stderr)
         for failure in failures:
             print(f"  {failure.source}", file=sys.stderr)
     return 1 if failures else 0

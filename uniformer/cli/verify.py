@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from uniformer.errors import shown
+from uniformer.errors import counted, shown
 
 HELP = "prove that a saved checkpoint is intact"
 
@@ -23,5 +23,5 @@ def run(args: argparse.Namespace) -> int:
     if problems:
         return 1
     name = contract.id or contract.arch or "own architecture"
-    print(f"{args.file}: intact ({shown(name)}, {contract.config.num_classes} classes)")
+    print(f"{args.file}: intact ({shown(name)}, {counted(contract.config.num_classes, 'class')})")
     return 0

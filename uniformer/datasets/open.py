@@ -30,7 +30,7 @@ from uniformer.datasets.layouts import (
 )
 from uniformer.datasets.manifest import Item, Kind, Manifest, is_saved_manifest
 from uniformer.datasets.tables import LIST_SUFFIXES, ListRow, is_whole
-from uniformer.errors import InputError
+from uniformer.errors import InputError, counted
 from uniformer.labels import DATASETS, alphabetical, load_classes, match_names, normal_form, read_class_names
 
 MANIFEST_SUFFIX = ".manifest"  #: of a saved manifest found in a folder
@@ -157,7 +157,7 @@ def _nothing_found(path: Path, split: str | None) -> str:
     if lists:
         seen = f"the lists {', '.join(lists[:4])}: name the one to use"
     elif media:
-        seen = f"{len(media)} media files without classes, such as {media[0]}"
+        seen = f"{counted(len(media), 'media file')} without classes, such as {media[0]}"
     else:
         seen = f"{len(here)} entries" + (f", such as {here[0].name}" if here else "")
     return (
@@ -215,7 +215,8 @@ def _build(source: Path, listing: Listing, options: OpenOptions) -> Manifest:
         labels=table[raw.labels],
         classes=classes,
         label_offsets=None if is_single and not options.multi_label else raw.label_offsets,
-        origin=f"{source}: {listing.origin}; {len(raw)} {kind} items, {len(classes)} classes {how}, files in {base}",
+        origin=f"{source}: {listing.origin}; {counted(len(raw), f'{kind} item')}, "
+        f"{counted(len(classes), 'class')} {how}, files in {base}",
     )
     if not options.allow_duplicates:
         _refuse_duplicates(source, manifest, np.frombuffer(keys, np.int64))

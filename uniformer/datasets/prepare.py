@@ -22,7 +22,7 @@ from av.video.stream import VideoStream
 from uniformer.config import InputSpec, did_you_mean
 from uniformer.datasets.manifest import Manifest, Strings
 from uniformer.datasets.open import CLASSES_FILE
-from uniformer.errors import InputError
+from uniformer.errors import InputError, counted
 from uniformer.reading.frames import VideoReader
 from uniformer.reading.sampling import clip_indices
 from uniformer.reading.video import open_video
@@ -163,7 +163,7 @@ class PrepareResult:
         return (
             f"{self.bytes_before / 1e6:.1f} MB became {self.bytes_after / 1e6:.1f} MB; a clip of 16 frames is read in "
             f"{1000 * self.seconds_after:.0f} instead of {1000 * self.seconds_before:.0f} ms; "
-            f"{len(self.failed)} files could not be read"
+            f"{counted(len(self.failed), 'file')} could not be read"
         )
 
 

@@ -17,7 +17,7 @@ from uniformer.checkpoints.told import NetworkTold, warn_of_assumed
 from uniformer.config import InputSpec, Precision, to_dict
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.open import open_for_evaluation
-from uniformer.errors import InputError
+from uniformer.errors import InputError, counted
 from uniformer.evaluation.features import KEY_NAME, Features, extract_features, load_features
 from uniformer.evaluation.probe import Probe, probe_scores
 from uniformer.evaluation.scoring import Reading, recorded_form, score
@@ -194,7 +194,7 @@ def _features(
 def _in_both(train: Manifest, test: Manifest) -> list[str]:
     seen = {train.path(i) for i in range(len(train))}
     both = sum(test.path(i) in seen for i in range(len(test)))
-    return [f"fitted to {train.origin}", *([f"{both} files are in the training set as well"] if both else [])]
+    return [f"fitted to {train.origin}", *([f"in the training set as well: {counted(both, 'file')}"] if both else [])]
 
 
 def _paths(folder: str | os.PathLike[str], form: str) -> dict[str, Path]:
@@ -236,7 +236,7 @@ def views_in_words(spec: InputSpec) -> str:
     size = f"{spec.size[1]} x {spec.size[0]}"
     if not spec.is_video:
         return f"{spec.crops} view{'s' * (spec.crops > 1)}, {size}"
-    return f"{spec.clips} x {spec.crops} views of {spec.frames} frames, {size}"
+    return f"{spec.clips} x {spec.crops} views of {counted(spec.frames, 'frame')}, {size}"
 
 
 def known_scores(contract: Contract) -> tuple[str, dict[str, float], str]:

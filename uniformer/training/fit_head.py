@@ -13,6 +13,7 @@ from torch import nn
 
 from uniformer.checkpoints.identify import Opened
 from uniformer.datasets.manifest import Manifest
+from uniformer.errors import counted
 from uniformer.evaluation.features import Features, extract_features, load_features
 from uniformer.evaluation.probe import linear_probe, probe_scores
 from uniformer.evaluation.scoring import Reading
@@ -52,8 +53,8 @@ def fit_head(
         task = task_for(recipe, train_set)
         task.targets_and_loss(target_options(recipe), train_set, val_set)
         check_settings(recipe, task, train_set, val_set)
-        log.say(f"train: {len(train_set)} samples, {train_set.origin}")
-        log.say("val: none" if val_set is None else f"val: {len(val_set)} samples, {val_set.origin}")
+        log.say(f"train: {counted(len(train_set), 'sample')}, {train_set.origin}")
+        log.say("val: none" if val_set is None else f"val: {counted(len(val_set), 'sample')}, {val_set.origin}")
         model = initialised(recipe, train_set.classes, log, task.build, opened)
         train_features = _features(model, recipe, train_set, out / "features" / "train", group, log)
         bad = int((~train_features.ok).sum())
@@ -79,7 +80,7 @@ def _features(
     if group.device.type == "cpu":
         at_once = min(at_once, CPU_CLIPS if recipe.input.is_video else CPU_IMAGES)
     reading = Reading(group.device, recipe.precision, at_once, recipe.data.workers)
-    log.say(f"features of {len(part)} samples")
+    log.say(f"features of {counted(len(part), 'sample')}")
     progress = _tenths(log) if group.is_main else None
     errors = extract_features(model, part, recipe.input, folder, reading=reading, progress=progress)
     log.unreadable(((part.path(row), reason) for row, reason in errors.items()), "left out")

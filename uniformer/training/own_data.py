@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from uniformer.checkpoints.contract import Contract
 from uniformer.config import to_dict
 from uniformer.datasets.manifest import Manifest
-from uniformer.errors import InputError
+from uniformer.errors import InputError, counted
 from uniformer.network.variants import get_config
 from uniformer.support.settings import Table, merged, parse_override
 from uniformer.training.recipe import Recipe, recipe_from
@@ -98,7 +98,7 @@ def own_recipe(
     counts = train_set.class_counts()
     counts = counts[counts > 0]
     is_uneven = not train_set.is_multi_label and counts.max() > UNEVEN * counts.min()
-    said = [f"preset '{preset.name}' for {len(train_set)} training samples: {preset.reason}"]
+    said = [f"preset '{preset.name}' for {counted(len(train_set), 'training sample')}: {preset.reason}"]
     if is_uneven:
         said.append(f"classes have {counts.min()} to {counts.max()} samples: every class is drawn equally often")
     facts = _facts(train_set, contract, checkpoint, name)
@@ -142,5 +142,5 @@ def with_validation(whole: Manifest, *, seed: int = 0) -> tuple[Manifest, Manife
 
     parts = split(whole, {"train": 1 - HELD_OUT, "val": HELD_OUT}, seed=seed)
     how = "recordings kept together" if whole.group is not None else "by class"
-    said = f"no validation split: {len(parts['val'])} of {len(whole)} samples held out, {how}"
+    said = f"no validation split: {len(parts['val'])} of {counted(len(whole), 'sample')} held out, {how}"
     return parts["train"], parts["val"], said

@@ -17,7 +17,7 @@ from uniformer.checkpoints.identify import Opened, open_checkpoint
 from uniformer.checkpoints.load import load_checkpoint
 from uniformer.config import Config
 from uniformer.datasets.manifest import Manifest
-from uniformer.errors import InputError
+from uniformer.errors import InputError, counted
 from uniformer.labels import flip_sensitive
 from uniformer.network.model import UniFormer
 from uniformer.speed.timings import view_size
@@ -64,8 +64,8 @@ def set_up(
     if state is not None:
         check_same_run(out / STATE, state, recipe, fingerprint(train_set, val_set))
     log.say(f"{recipe.name}: {recipe.title or recipe.arch}")
-    log.say(f"train: {len(train_set)} samples, {train_set.origin}")
-    log.say("val: none" if val_set is None else f"val: {len(val_set)} samples, {val_set.origin}")
+    log.say(f"train: {counted(len(train_set), 'sample')}, {train_set.origin}")
+    log.say("val: none" if val_set is None else f"val: {counted(len(val_set), 'sample')}, {val_set.origin}")
 
     rates = effective_lr(recipe, nodes=group.nodes)
     make = (lambda: network(recipe.model)) if network else work.build
@@ -85,10 +85,10 @@ def set_up(
     samples = TrainingSet(train_set, recipe.input, recipe.augment, seed=recipe.seed, label_maps=recipe.data.label_maps)
     run = Run(recipe, work, group, out, log, samples, plan, val_set, rates, learner)
     each = recipe.batch_per_process(group.size)
-    log.say(f"{plan.epochs} epochs of {plan.steps} steps; {rates.sentence}")
+    log.say(f"{counted(plan.epochs, 'epoch')} of {counted(plan.steps, 'step')}; {rates.sentence}")
     log.say(
         f"{group.size} process{'es' * (group.size > 1)} on {group.nodes} machine{'s' * (group.nodes > 1)}, "
-        f"{each} samples each in one pass, on {group.device}"
+        f"{counted(each, 'sample')} each in one pass, on {group.device}"
     )
     if state is not None:
         learner.restore(state)
