@@ -147,9 +147,9 @@ def _assumed(spec: InputSpec, classes: int, first: Checkpoint | None, published:
         sets = " and ".join(dict.fromkeys(r.dataset for r in published))
         how += f"as {first.id}, since {classes} classes are those of {sets}"
         others = {r.input: r.id for r in reversed(published) if r.input != spec}
-        how += f"; there are also {', '.join(sorted(others.values()))}" if others else ""
+        how += f"; fed otherwise: {', '.join(sorted(others.values()))}" if others else ""
     other = "like= (--like ID) or sampling= (--sampling)" if spec.is_video else "like= (--like ID)"
-    return f"{ASSUMED_INPUT}{how}; {other} says it"
+    return f"{ASSUMED_INPUT}{how}; {other} says which"
 
 
 def _as_many(classes: int, sets: Sequence[str]) -> str:
