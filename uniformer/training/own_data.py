@@ -125,13 +125,12 @@ def _what_learns(preset: Preset, recipe: Recipe, overrides: Sequence[str]) -> st
     """In words, as the recipe has it after the overrides."""
     if wants_features(recipe, overrides):
         return preset.reason
-    frozen, epochs = recipe.optimizer.freeze, recipe.schedule.epochs
+    frozen = recipe.optimizer.freeze
     if frozen == ("backbone",):
-        return f"a new classifier learns for up to {epochs} epochs, the network before it stays as it is"
+        return "by steps, as asked: a new classifier learns, the network before it stays as it is"
     if list(frozen) == preset.table["optimizer"].get("freeze", []):
         return preset.reason
-    what = f"everything but {', '.join(frozen)} learns" if frozen else "everything learns"
-    return f"{what} for up to {epochs} epochs, as asked"
+    return "as asked, everything learns" + (f" but {', '.join(frozen)}" if frozen else "")
 
 
 def _facts(train_set: Manifest, contract: Contract, checkpoint: str, name: str) -> Table:

@@ -114,12 +114,11 @@ def _start(settings: Table, checkpoint: str | None) -> str | None:
     init = from_table(Init, given, "init.")
     if "checkpoint" not in given or init.checkpoint == checkpoint:
         return checkpoint
-    if checkpoint is not None:
-        raise InputError(
-            f"expected one checkpoint to start from, got {checkpoint} and init.checkpoint={init.checkpoint}"
-        )
     if init.checkpoint is None:
         raise InputError("init.checkpoint=none: expected a checkpoint to start from, or a recipe to train from scratch")
+    if checkpoint is not None:
+        two = f"{checkpoint} and init.checkpoint={init.checkpoint}"
+        raise InputError(f"expected one checkpoint to start from, got {two}")
     return init.checkpoint
 
 

@@ -223,7 +223,8 @@ def build(
         size, dtype = view_size(recipe.model, recipe.input), DTYPES[recipe.precision]
         speed.prepare(model, training=True, dtype=dtype, size=size, attention_float32=recipe.attention_float32)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    log.say(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {trained / 1e6:.2f} M to train")
+    some = f"{trained / 1e6:.2f} M" if trained >= 10_000 else f"{trained}"  # a classifier alone
+    log.say(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {some} to train")
 
     optimizer = make_optimizer(model, recipe.optimizer, rates.lr)
     average = None if recipe.ema.decay is None else moving_average(model, recipe.ema.decay)
