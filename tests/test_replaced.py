@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from tests.command_line import Cli, Ended
 from tests.tiny import IMAGES, save_tiny
-from tests.training_runs import make_images
+from tests.training_runs import make_clips, make_images
+from uniformer.checkpoints.save import verify
 from uniformer.datasets.open import open_dataset
 from uniformer.datasets.sums import item_sums
 from uniformer.evaluation.features import load_features
@@ -173,7 +175,9 @@ def test_a_probe_and_a_classifier_are_fitted_to_what_is_there_now(
         assert cli("eval", net, images / "test.csv", *probe, "--device", "cpu", "--workers", 0).status == 0
         assert cli(*train, "--checkpoint", net, "--out", tmp_path / f"train{suffix}").status == 0
         scores = json.loads((tmp_path / f"probe{suffix}" / "metrics.json").read_text())["metrics"]
-        return [scores, (tmp_path / f"train{suffix}" / "model.safetensors").read_bytes()]
+        path = tmp_path / f"train{suffix}" / "model.safetensors"
+        weights = {name: tensor.tobytes() for name, tensor in load_file(path).items()}
+        return [scores, weights, verify(path)[0].to_json()]
 
     before = everything("")
     for name in ("val/blue/0.png,blue", "val/red/3.png,red"):
@@ -182,3 +186,39 @@ def test_a_probe_and_a_classifier_are_fitted_to_what_is_there_now(
         (images / "list.csv").write_text(text.replace(name, name.split(",")[0] + other))
     redraw(images / "val" / "red" / "1.png")
     assert everything("") == everything(".anew") != before
+
+
+# ---- manifests -------------------------------------------------------------------------------------------------------
+
+
+def test_a_scan_looks_again_at_what_was_replaced_and_at_nothing_else(images: Path, tmp_path: Path, cli: Cli) -> None:
+    journal, victim = tmp_path / "scan" / "files.jsonl", images / "val" / "red" / "1.png"
+
+    def scan() -> tuple[int, int]:
+        ended = cli("data", "scan", images / "list.csv", "--workers", 0, "--out", tmp_path / "scan")
+        return ended.status, len(journal.read_text().splitlines())
+
+    looked_at = scan()[1]
+    times = os.stat(victim)
+    os.utime(images / "val" / "red" / "2.png", ns=(0, 0))
+    assert scan() == (0, looked_at)
+    victim.write_bytes(b"x" * times.st_size)  # damaged, and as long and as old as before
+    os.utime(victim, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert scan()[0] == 1
+    marked = open_dataset(tmp_path / "scan")
+    assert [item.path for item in marked if not item.readable] == [str(victim)]
+
+
+def test_a_clip_is_encoded_anew_only_where_it_was_replaced(tmp_path: Path, cli: Cli) -> None:
+    clips = make_clips(tmp_path / "clips", train=2) / "train"
+
+    def prepare() -> dict[str, int]:
+        done = cli("data", "prepare", clips, "--workers", 0, "--short-side", 32, "--out", tmp_path / "out")
+        assert done.status == 0
+        return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out" / "fast").iterdir()}
+
+    before = prepare()
+    os.utime(clips / "fast" / "0.mp4", ns=(0, 0))
+    assert prepare() == before
+    shutil.copy2(clips / "slow" / "1.mp4", clips / "fast" / "1.mp4")
+    assert {name for name, time in prepare().items() if time != before[name]} == {"1.mp4"}

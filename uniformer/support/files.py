@@ -121,15 +121,6 @@ def _identity(path: StrPath) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def stamp(path: StrPath) -> tuple[int, int]:
-    """(time of change in nanoseconds, bytes) of a file: if both are as before it counts as the same. (0, 0): none."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return 0, 0
-    return status.st_mtime_ns, status.st_size
-
-
 # ---- as it was -------------------------------------------------------------------------------------------------------
 
 PIECE = 1 << 17  # bytes of a file's head, and of its tail, that are looked at
@@ -158,6 +149,16 @@ def content_sum(path: StrPath, *, with_time: bool = False) -> int:
     except (OSError, ValueError):
         return 0
     return int.from_bytes(total.digest(), "little")
+
+
+def bytes_of(path: StrPath) -> int:
+    """Of a file, or of all files in a folder; 0 where there is none."""
+    try:
+        if os.path.isdir(path):
+            return sum(entry.stat().st_size for entry in os.scandir(path) if entry.is_file())
+        return os.stat(path).st_size
+    except (OSError, ValueError):
+        return 0
 
 
 # ---- by one run at a time --------------------------------------------------------------------------------------------
