@@ -11,7 +11,9 @@ import pytest
 from tests.command_line import Cli, one_line
 from tests.tiny import IMAGES, refused, save_tiny
 from tests.training_runs import CLIPS, make_images, recipe, recipe_file
-from uniformer.training.recipe import load_recipe, recipe_from, resolved
+from uniformer.datasets.open import open_dataset
+from uniformer.reading.options import Augment
+from uniformer.training.recipe import load_recipe, recipe_from
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -214,11 +216,17 @@ def test_what_only_clips_have_is_refused_for_images(setting: str, own: Path, tra
     name = setting.split("=")[0]
     changes = [f"augment.{setting}", "augment.flip=0"]
     one_line(train("data", *changes), f"augment.{name} is for clips")
+    changed = {"augment": {"flip": 0.0, name: setting.endswith("true") or 0.5}}
     with refused(f"augment.{name} is for clips"):
-        recipe_from({**_table(), "augment": {"flip": 0.0, name: setting.endswith("true") or 0.5}})
-    chosen = recipe({"augment": {"flip": 0.0, name: setting.endswith("true") or 0.5}}, base=CLIPS)
-    assert resolved(chosen)
+        recipe(changed)
+    with refused(f"augment.{name} is for clips"):
+        open_dataset(own / "data").torch_dataset(IMAGES, augment=Augment(**changed["augment"]))  # type: ignore[arg-type]
+    assert recipe(changed, base=CLIPS).augment.flip == 0
 
 
-def _table() -> dict[str, object]:
-    return {"name": "x", "arch": "uniformer_small"}
+def test_a_warmup_that_nobody_states_fits_a_short_run() -> None:
+    short = {"name": "x", "arch": "uniformer_small"}
+    for epochs, warmup in ((300, 5), (6, 5), (5, 5 / 60), (1, 1 / 60)):
+        assert recipe_from(short, [f"epochs={epochs}"]).schedule.warmup_epochs == pytest.approx(warmup)
+    with refused("expected schedule.warmup_epochs below the 2 epochs, got 5"):
+        recipe_from(short, ["epochs=2", "schedule.warmup_epochs=5"])

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,15 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from tests.command_line import Cli, Ended
-from tests.tiny import IMAGES, save_tiny
-from tests.training_runs import make_clips, make_images
+from tests.tiny import IMAGES, refused, save_tiny
+from tests.training_runs import make_clips, make_images, recipe, splits
 from uniformer.checkpoints.save import verify
 from uniformer.datasets.open import open_dataset
 from uniformer.datasets.sums import item_sums
 from uniformer.evaluation.features import load_features
 from uniformer.support.files import PIECE, content_sum
+from uniformer.training.loop import fit
+from uniformer.training.state import read_state, write_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -222,3 +225,23 @@ def test_a_clip_is_encoded_anew_only_where_it_was_replaced(tmp_path: Path, cli: 
     assert prepare() == before
     shutil.copy2(clips / "slow" / "1.mp4", clips / "fast" / "1.mp4")
     assert {name for name, time in prepare().items() if time != before[name]} == {"1.mp4"}
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+def test_a_training_run_does_not_go_on_with_other_labels(images: Path, tmp_path: Path) -> None:
+    train_set, val_set = splits(images)
+    chosen = recipe({"schedule": {"epochs": 1}})
+    fit(chosen, train_set, val_set, out=tmp_path / "run", device="cpu")
+    for changed, words in (
+        ((replace(train_set, labels=train_set.labels[::-1].copy()), val_set), r"\(labels: \w+ there, \w+ here\)"),
+        ((train_set, replace(val_set, labels=val_set.labels[::-1].copy())), r"\(validated labels: "),
+    ):
+        with refused(f"is of a run on other data {words}"):
+            fit(chosen, *changed, out=tmp_path / "run", device="cpu")
+    state = read_state(tmp_path / "run" / "state.pt")
+    for name in ("labels", "validated labels"):  # as earlier versions wrote it
+        del state["data"][name]
+    write_state(tmp_path / "run" / "state.pt", {key: value for key, value in state.items() if key != "format"})
+    fit(chosen, train_set, val_set, out=tmp_path / "run", device="cpu")

@@ -203,9 +203,7 @@ class Recipe(Checked):
         if self.loss.kind == "token_labeling" and self.mixing.is_on:
             yield "loss.kind 'token_labeling' mixes inside the network: set mixing.prob to 0"
         if not self.input.is_video:
-            for name in ("mirror", "reverse", "foreground", "even_frames"):
-                if getattr(self.augment, name):
-                    yield f"augment.{name} is for clips: images have augment.flip, which leaves the class as it is"
+            yield from self.augment.not_for_images()
         if self.batch_size < 1 or self.batch_size % self.optimizer.accumulate:
             passes = self.optimizer.accumulate
             yield f"expected a batch_size that optimizer.accumulate {passes} divides, got {self.batch_size}"
@@ -290,7 +288,17 @@ def _recipe(table: Table) -> Recipe:
         usual = default_input(model, size)
     else:
         usual = default_input(model)
-    return from_table(Recipe, {**table, "model": model, "input": from_table(InputSpec, options, "input.", usual)})
+    spec = from_table(InputSpec, options, "input.", usual)
+    return from_table(Recipe, {**table, "model": model, "input": spec, "schedule": _with_warmup(table)})
+
+
+def _with_warmup(table: Table) -> Table:
+    """The schedule of a table; a warmup that nobody states keeps its share of a run too short for the usual one."""
+    schedule, usual = section(table, "schedule"), Schedule()
+    epochs = schedule.get("epochs", usual.epochs)
+    if "warmup_epochs" in schedule or type(epochs) is not int or not 1 <= epochs <= usual.warmup_epochs:
+        return schedule
+    return {**schedule, "warmup_epochs": usual.warmup_epochs * epochs / usual.epochs}
 
 
 def section(table: Table, name: str) -> Table:

@@ -91,7 +91,8 @@ def set_up(
     samples = TrainingSet(train_set, recipe.input, recipe.augment, seed=recipe.seed, label_maps=recipe.data.label_maps)
     run = Run(recipe, work, group, out, log, samples, plan, val_set, rates, learner)
     each = recipe.batch_per_process(group.size)
-    log.say(f"{plan.epochs} epochs of {plan.steps} steps; {rates.sentence}")
+    warmup = f", {recipe.schedule.warmup_epochs:g} of warmup"
+    log.say(f"{plan.epochs} epochs{warmup}, of {plan.steps} steps each; {rates.sentence}")
     log.say(
         f"{group.size} process{'es' * (group.size > 1)} on {group.nodes} machine{'s' * (group.nodes > 1)}, "
         f"{each} samples each in one pass, on {group.device}"
