@@ -135,7 +135,8 @@ def content_sum(path: StrPath, *, with_time: bool = False) -> int:
     total = hashlib.blake2b(digest_size=8)
     try:
         if os.path.isdir(path):
-            for name in sorted(entry.name for entry in os.scandir(path) if entry.is_file()):
+            names = (entry.name for entry in os.scandir(path) if entry.is_file() and entry.name[0] != ".")
+            for name in sorted(names):
                 total.update(b"%s\0%x\0" % (os.fsencode(name), content_sum(Path(path, name), with_time=with_time)))
         else:
             with open(path, "rb") as f:

@@ -14,6 +14,7 @@ from torch import nn
 from uniformer.checkpoints.identify import Opened
 from uniformer.datasets.manifest import Manifest
 from uniformer.evaluation.features import Features, extract_features, load_features
+from uniformer.evaluation.learnt import both_figures, learnt_rows
 from uniformer.evaluation.probe import linear_probe, probe_scores
 from uniformer.evaluation.run import Evaluation, result_paths, views_in_words
 from uniformer.evaluation.scoring import Reading
@@ -23,6 +24,7 @@ from uniformer.support.distributed import ProcessGroup, process_group
 from uniformer.support.files import clear_away
 from uniformer.tasks.classification import summary
 from uniformer.tasks.scores import Scores
+from uniformer.tasks.task import Task
 from uniformer.training.batches import epoch_rows
 from uniformer.training.log import Log, time_left
 from uniformer.training.recipe import Recipe
@@ -94,7 +96,7 @@ def fit_head(
             write_weights(out / RESULT, model, task, measures, note)
         log.say(f"result: {out / RESULT}" + "".join(f", {name} {value:.4g}" for name, value in measures.items()))
         if group.is_main and own and val_set is not None and scores is not None:
-            log.say(f"on the validation samples: {in_short(_report(recipe, scores, val_set, out))}")
+            log.say(f"on the validation samples: {in_short(_report(recipe, task, scores, val_set, out))}")
         return TrainingResult(out, measures)
 
 
@@ -148,11 +150,13 @@ def _strength(
     return best, tried[best], scores[best]
 
 
-def _report(recipe: Recipe, scores: Scores, val_set: Manifest, out: Path) -> Evaluation:
+def _report(recipe: Recipe, task: Task, scores: Scores, val_set: Manifest, out: Path) -> Evaluation:
     """How the result does on the validation set, as `uniformer eval` writes it."""
     lines = (f"checkpoint {out / RESULT}", val_set.origin, f"{views_in_words(recipe.input)}, {recipe.precision}")
-    about = About(f"{recipe.name} on its validation samples", lines)
-    return Evaluation(scores, scores.metrics(), about, val_set, recipe.input).write(out / REPORT)
+    learnt = learnt_rows(task.contract, val_set)  # copies of training samples
+    both, parts = both_figures(scores, learnt, task.contract, "error")
+    about = About(f"{recipe.name} on its validation samples", lines, tuple(both))
+    return Evaluation(scores, scores.metrics(), about, val_set, recipe.input, parts).write(out / REPORT)
 
 
 @torch.no_grad()

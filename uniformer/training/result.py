@@ -76,8 +76,8 @@ def write_origin(out: Path, recipe: Recipe, sets: tuple[Manifest, Manifest | Non
 
 def in_short(found: Evaluation) -> str:
     """An evaluation's figures and where its page is, in a line."""
-    said = ", ".join(f"{name} {value}" for name, value in figures(found.metrics))
-    return f"{said}; {found.paths['report']}" if found.paths else said
+    said = [", ".join(f"{name} {value}" for name, value in figures(found.metrics)), *found.about.notes]
+    return "; ".join([*said, *(str(found.paths[name]) for name in ("report",) if name in found.paths)])
 
 
 def write_weights(
