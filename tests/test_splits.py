@@ -149,7 +149,9 @@ def test_copies_on_both_sides_of_a_split_are_said_at_once(more: list[str], own: 
         shutil.copy(same / "blue" / "0.png", same / "blue" / f"{number}.png")
     net = ["--checkpoint", own.parent / "net.safetensors", "--device", "cpu", "data.workers=0", *more]
     said = cli("train", same, *net, "--out", tmp_path / "run").out
-    assert re.search(r"on the validation samples: .*; 3 of 6 items were trained on, top-1 .* %; 3 were not, top-1 ", said)
+    assert re.search(
+        r"on the validation samples: .*; 3 of 6 items were trained on, top-1 .* %; 3 were not, top-1 ", said
+    )
 
 
 def test_features_and_probes_leave_out_what_was_trained_on_too(own: Path, tmp_path: Path, cli: Cli) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from uniformer.checkpoints.identify import Opened
+from uniformer.checkpoints.load import load_model
 from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError
 from uniformer.evaluation.run import evaluate
@@ -296,9 +297,9 @@ def finish(run: Run, own: bool = False) -> TrainingResult:
         run.log.say(f"{progress.left_out} steps were left out, as a number was not finite")
     run.log.say(f"result: {out / RESULT}" + (f", the weights of epoch {progress.best_epoch}" if best else ""))
     if own and run.val is not None:
-        run.group.broadcast(lambda: None)  # the result is written
+        model, contract, _ = run.group.broadcast(lambda: load_model(out / RESULT))  # others may not see the folder
         found = evaluate(
-            out / RESULT, run.val, out=out / REPORT, device=str(run.group.device), precision=run.recipe.precision,
+            (model, contract), run.val, out=out / REPORT, device=str(run.group.device), precision=run.recipe.precision,
             batch_size=run.recipe.batch_per_process(run.group.size), workers=run.recipe.data.workers,
             task=type(run.task),
         )  # fmt: skip
