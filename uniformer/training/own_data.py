@@ -18,7 +18,8 @@ UNEVEN = 5  # times as many samples in the largest class as in the smallest: the
 HELD_OUT = 0.2  # share of the samples for validation where the data has no such split
 OF_FEATURES = (  # settings that a classifier on features heeds
     "arch", "batch_size", "data.balanced", "data.dataset", "data.label_base", "data.root", "data.separator", "data.val",
-    "data.workers", "init.", "input.", "keep.metric", "loop.", "model.", "name", "seed", "title",
+    "data.workers", "init.", "input.", "keep.metric", "loop.compile", "loop.eval_every", "loop.grad_checkpointing",
+    "loop.log_every", "loop.max_bad_fraction", "model.", "name", "seed", "title",
 )  # fmt: skip
 
 

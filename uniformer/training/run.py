@@ -133,10 +133,10 @@ def _own_sets(source: str, data: Data) -> tuple[Manifest, Manifest, list[str]]:
         train_set, val_set, how = with_validation(reading(source, classes=of_dataset))
         return train_set, val_set, [how]
     train_set = reading(source, split="train" if len(splits) > 1 else None, classes=of_dataset)
-    held_out: str | None = "val" if "val" in splits else "test"
     if data.val is not None:
         source = _beside(data.root, data.val)
-        held_out = "val" if "val" in find_splits(source) else None
+        splits = find_splits(source)
+    held_out = next((split for split in ("val", "test") if split in splits), None)
     several = train_set.is_multi_label or None
     return train_set, reading(source, split=held_out, classes=train_set.classes, multi_label=several), []
 
