@@ -228,8 +228,8 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(tmp_path: Path) 
         uniformer.export(model, contract, tmp_path / "network.pb")
     with refused("expected a contract that describes the input"):
         uniformer.export(model, Contract(model.config), tmp_path / "network.xml")
-    with refused("expected the folder .*gone to exist"):
-        uniformer.export(model, contract, tmp_path / "gone" / "network.xml")
+    with refused("cannot write /dev/null/gone"):
+        uniformer.export(model, contract, "/dev/null/gone/network.xml")
     backbone = tiny_model(output="maps", num_classes=0)
     with refused("expected a network with a classifier, got a backbone"):
         uniformer.export(backbone, Contract(backbone.config, input=IMAGES), tmp_path / "network.xml")

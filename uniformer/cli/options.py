@@ -41,7 +41,11 @@ def add_data(p: argparse.ArgumentParser) -> None:
     """A checkpoint and a data set, for `eval` and `features`."""
     p.add_argument("checkpoint", metavar="CHECKPOINT", help="published id, file, folder or hub repository")
     p.add_argument("data", metavar="DATA", help="a folder, a list of files or a saved manifest")
-    p.add_argument("--split", help="train, val or test, where DATA holds several (default: val, else test)")
+    p.add_argument(
+        "--split",
+        help="train, val or test, where DATA holds several (default: val, else test); held-out leaves out what "
+        "CHECKPOINT was trained on",
+    )
     p.add_argument("--classes", metavar="FILE|NAME", help="names of DATA's labels: a file, or such as Kinetics-400")
     p.add_argument("--root", metavar="DIR", help="where the paths of a list begin")
     p.add_argument("--separator", default="auto", choices=("auto", "comma", "tab", "semicolon", "space"))

@@ -25,7 +25,7 @@ class FileRecord:
     """What a scan found out about one file, or folder of frames."""
 
     path: str
-    mtime: int  #: nanoseconds; with `size` and `looked_for`, what says that the record still holds
+    sum: int  #: `content_sum` of the file; with `looked_for`, what says that the record still holds
     size: int  #: bytes, of a folder of frames all together
     looked_for: str
     error: str | None = None  #: why it cannot be read

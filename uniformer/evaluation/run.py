@@ -19,6 +19,7 @@ from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.open import open_for_evaluation
 from uniformer.errors import InputError, counted
 from uniformer.evaluation.features import KEY_NAME, Features, extract_features, load_features
+from uniformer.evaluation.learnt import HELD_OUT, both_figures, held_out, learnt_rows
 from uniformer.evaluation.probe import Probe, probe_scores
 from uniformer.evaluation.scoring import Reading, recorded_form, score
 from uniformer.inference.networks import is_exported, open_network
@@ -60,7 +61,7 @@ class Evaluation:
 
     def write(self, folder: str | os.PathLike[str], form: Literal["npz", "parquet"] = "npz") -> Evaluation:
         """Scores, metrics.json and report.html, into a folder; returns this with their paths."""
-        paths = _paths(folder, form)
+        paths = result_paths(folder, form)
         make_folder(folder)
         self.scores.save(paths["scores"])
         with atomic_path(paths["metrics"]) as temporary:
@@ -109,7 +110,8 @@ def evaluate(
 
     Args:
         checkpoint: as `Predictor` takes it, an exported file too.
-        data: what `open_dataset` takes, or a manifest. `split`: val, else test, where it holds several.
+        data: what `open_dataset` takes, or a manifest. `split`: val, else test, where it holds several; "held-out"
+            leaves out of it what the checkpoint was trained on, which is otherwise said.
         classes, root, separator, label_base: of the data, as in `open_dataset`.
         clips, crops, backend, follow_seconds: how items are read; the checkpoint's own views by default.
         device, precision, batch_size, compute: as in `Predictor`. `workers`: processes that read.
@@ -131,7 +133,7 @@ def evaluate(
         raise InputError("expected out, the folder that the features of a probe are kept in, got none")
     with process_group(device) as group, _alone(group, out, form, [checkpoint, data, train], overwrite) as unlocked:
         data_options = (classes, root, separator, label_base)
-        manifest = open_for_evaluation(data, split, *data_options)
+        manifest = open_for_evaluation(data, None if split == HELD_OUT else split, *data_options)
         notes, known = [unlocked] if unlocked else [], ("", dict[str, float](), "")
         reading = Reading(group.device, precision, batch_size, workers, backend, follow_seconds, compute)
         if probe:
@@ -139,6 +141,7 @@ def evaluate(
             model, contract, _ = load_model(checkpoint, **told)  # type: ignore[arg-type]
             warn_of_assumed(contract)
             spec = with_views(contract.input_of_classifier(), clips, crops)
+            manifest = held_out(contract, manifest) if split == HELD_OUT else manifest
             manifest, fitted, tested = _features(
                 model.float(), trained, manifest, spec, Path(out or ""), reading, progress if group.is_main else None
             )
@@ -155,18 +158,21 @@ def evaluate(
             )
             contract = network.contract
             spec = with_views(contract.input_of_classifier(), clips, crops)
+            manifest = held_out(contract, manifest) if split == HELD_OUT else manifest
             metric = (task or type(task_of(contract)))(contract).metric(manifest, label_order=class_order)
             scores = score(network, metric, spec, reading, group, store=store, progress=progress, pace=pace)
             scores, odd = metric.examine(scores)
             manifest, notes, known = metric.manifest, [*notes, *metric.notes], known_scores(contract)
+        learnt = group.broadcast(lambda: learnt_rows(contract, manifest))
+        both, parts = both_figures(scores, learnt, contract, missing)
         name = contract.id or contract.arch or "model"
         about = About(
             title=f"{f'{probe} probe of ' if probe else ''}{name} on {Path(_name(data)).name}",
             lines=(f"checkpoint {_name(checkpoint)}", manifest.origin, f"{views_in_words(spec)}, {precision}"),
-            notes=(*notes, *odd),
+            notes=(*both, *notes, *odd),
             known=known[2],
         )
-        facts = {"probe": probe, **({} if probe else {known[0]: known[1]})}
+        facts = {"probe": probe, **({} if probe else {known[0]: known[1]}), **parts}
         metrics = scores.metrics(missing)
         result = Evaluation(scores, metrics, about, manifest, spec, facts, is_main=group.is_main)
         return result.write(out, form) if out and group.is_main else result
@@ -197,7 +203,7 @@ def _in_both(train: Manifest, test: Manifest) -> list[str]:
     return [f"fitted to {train.origin}", *([f"in the training set as well: {counted(both, 'file')}"] if both else [])]
 
 
-def _paths(folder: str | os.PathLike[str], form: str) -> dict[str, Path]:
+def result_paths(folder: str | os.PathLike[str], form: str = "npz") -> dict[str, Path]:
     """What is written."""
     names = {"scores": f"scores.{form}", "metrics": "metrics.json", "report": "report.html"}
     return {what: Path(folder, name) for what, name in names.items()}
@@ -211,7 +217,7 @@ def _alone(
     if not out:
         yield ""
         return
-    outputs = list(_paths(out, form).values())
+    outputs = list(result_paths(out, form).values())
     goes_on = any(Path(out, claim).exists() for claim in (f"answers/{ROWS_KEY}", f"features-test/{KEY_NAME}"))
     files = [path for path in inputs if isinstance(path, str | os.PathLike) and not os.path.isdir(path)]
     with group.alone_in(Path(out)) as unlocked:

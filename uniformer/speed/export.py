@@ -24,6 +24,7 @@ from uniformer.network.model import UniFormer
 from uniformer.speed.preparation import prepare
 from uniformer.speed.runtimes import METADATA, SUFFIXES, import_openvino, open_exported
 from uniformer.speed.timings import view_size
+from uniformer.support.files import folder_to_fill
 
 TOLERANCE = 1e-4  # of the largest logit; float32 in another order of summation moves logits by some 1e-6
 PACKAGES = {".xml": ("openvino", ("openvino",)), ".onnx": ("onnx", ("onnxruntime", "onnxscript"))}  # extra, what of it
@@ -46,10 +47,8 @@ def write_checked(model: UniFormer, size: Sequence[int], out: Path, contract: Co
     """`export` for inputs (any batch, *size), whatever the contract says of them."""
     if out.suffix not in SUFFIXES:
         raise InputError(f"expected a name that ends in {' or '.join(SUFFIXES)}, got {out}")
-    if not out.parent.is_dir():
-        raise InputError(f"cannot write {out}: expected the folder {out.parent} to exist")
     example = torch.randn(3, *size, generator=torch.Generator().manual_seed(0))
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+    with folder_to_fill(out.parent), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         written = Path(folder, out.name)
         write_graph(model, size, written, contract)
         off = _largest_error(model, written, example)

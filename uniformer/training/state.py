@@ -120,7 +120,8 @@ def check_same_run(
 ) -> None:
     """Raises `InputError` where a state is of a run with other settings or other data.
 
-    Settings that the state does not have yet are as they were before there was a choice: at their defaults.
+    Settings that the state does not have yet are as they were before there was a choice: at their defaults. What it
+    does not say of the data, as earlier versions did not, is not compared.
     """
     old, new = (_flat(tomllib.loads(resolved(r))) for r in (recipe_from(tomllib.loads(state["recipe"])), recipe))
     changed = [k for k in sorted(old.keys() | new.keys()) if not k.startswith(FREE) and old.get(k) != new.get(k)]
@@ -132,8 +133,7 @@ def check_same_run(
             "give another --out, or the same settings to go on"
         )
     for key, value in data.items():
-        if state["data"].get(key) != value:
-            there = state["data"].get(key)
+        if (there := state["data"].get(key, value)) != value:
             raise InputError(
                 f"{path} is of a run on other data ({key}: {there} there, {value} here): give another --out"
             )
