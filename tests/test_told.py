@@ -111,7 +111,8 @@ def test_what_was_assumed_stays_so_in_our_form(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("always")  # as in a process of its own each time
-def test_every_door_says_it_in_a_line(cli: Cli, tmp_path: Path) -> None:
+def test_every_door_says_it_in_a_line(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # where `bench` keeps its times
     path, video = nano(tmp_path / "a.pth", 20), odd_media.h264(tmp_path)
     data = tmp_path / "data"
     for number, folder in enumerate(("a", "b")):
