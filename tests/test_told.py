@@ -21,7 +21,9 @@ from uniformer.checkpoints.identify import open_checkpoint
 from uniformer.checkpoints.load import load_model
 from uniformer.checkpoints.records import BUNDLED, get_checkpoint
 from uniformer.checkpoints.save import convert, save_checkpoint
-from uniformer.checkpoints.told import sampled
+from uniformer.checkpoints.told import Told, sampled
+from uniformer.cli.main import build_parser
+from uniformer.cli.options import TOLD, told
 from uniformer.config import InputSpec
 from uniformer.labels import load_classes
 from uniformer.network import variants
@@ -96,8 +98,11 @@ def test_what_was_assumed_stays_so_in_our_form(tmp_path: Path) -> None:
     (line,) = [note for note in contract.notes if note.startswith("assumed input: ")]
     assert line in report.notes
     assert line in again.notes
-    with pytest.warns(UserWarning, match="assumed input: 16 frames spread over the video"):
-        uniformer.Predictor(tmp_path / "a.safetensors")
+    for door in (uniformer.Predictor, uniformer.transforms):
+        with pytest.warns(UserWarning, match="assumed input") as said:
+            door(tmp_path / "a.safetensors")
+        assert [str(warning.message) for warning in said] == list(contract.notes[1:])
+        assert line.startswith("assumed input: 16 frames spread over the video, 224 x 224 bgr pixels, 1 x 3 views, as ")
     save_checkpoint(model, tmp_path / "b.safetensors")  # without a contract, nor by loading into a model of one's own
     uniformer.load_checkpoint(model, tmp_path / "a.pth")
     save_checkpoint(model, tmp_path / "c.safetensors")
@@ -106,7 +111,8 @@ def test_what_was_assumed_stays_so_in_our_form(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("always")  # as in a process of its own each time
-def test_every_door_says_it_in_a_line(cli: Cli, tmp_path: Path) -> None:
+def test_every_door_says_it_in_a_line(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # where `bench` keeps its times
     path, video = nano(tmp_path / "a.pth", 20), odd_media.h264(tmp_path)
     data = tmp_path / "data"
     for number, folder in enumerate(("a", "b")):
@@ -271,6 +277,18 @@ def test_block_eps_is_told_at_every_door(tmp_path: Path) -> None:
             assert torch.equal(same(x), source(x))
     with refused("expected block_eps in .0, 1., got 2"):
         load_model(path, head_dim=16, block_eps=2.0)
+
+
+def test_all_commands_that_take_a_checkpoint_take_the_same_options() -> None:
+    elsewhere = {"demo": {"window", "global_every"}, "eval": {"classes"}, "features": {"classes"}, "train": {"classes"}}
+    words = {"predict": "x", "eval": "x y", "features": "x y --out z", "convert": "x y", "export": "x y", "bench": "x"}
+    values = {"like": SSV2, "sampling": "16x4", "classes": "names.txt", "block_eps": 1e-5}
+    for command in (*words, "demo", "train"):
+        wanted = {name: values.get(name, 7) for name in TOLD if name not in elsewhere.get(command, ())}
+        options = [f"--{name.replace('_', '-')}={value}" for name, value in wanted.items()]
+        args = build_parser().parse_args([command, *words.get(command, "x").split(), *options])
+        assert told(args) == wanted, command
+    assert TOLD.keys() == Told.__annotations__.keys()
 
 
 def test_what_leaves_nothing_open_is_told_nothing(cli: Cli, tmp_path: Path) -> None:
