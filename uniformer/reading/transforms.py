@@ -17,7 +17,7 @@ memory as tensors.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -52,11 +52,22 @@ def view_array(frames: AnyPixels, spec: InputSpec) -> Floats:
     """
     frames = checked_pixels(frames, 5, "(clips, T, H, W, 3)")
     clips, time, height, width, _ = frames.shape
-    cut = _cutter(height, width, spec)
+    pictures = enumerate(frames.reshape(-1, height, width, 3))
+    return views_of((([place], picture) for place, picture in pictures), clips, time, (height, width), spec)
+
+
+def views_of(
+    pictures: Iterable[tuple[Iterable[int], Pixels]], clips: int, time: int, size: tuple[int, int], spec: InputSpec
+) -> Floats:
+    """`view_array` of frames that come one by one: their places among the clips * time, and their pixels, (H, W, 3) of
+    `size`."""
+    cut = _cutter(*size, spec)
     views = np.empty((clips, spec.crops, 3, time, *spec.size), np.float32)
-    for clip, out in zip(frames, views, strict=True):
-        for number, picture in enumerate(clip):
-            for view, pixels in zip(out, cut(picture), strict=True):
+    for places, picture in pictures:
+        crops = cut(picture)
+        for place in places:
+            clip, number = divmod(place, time)
+            for view, pixels in zip(views[clip], crops, strict=True):
                 view[:, number] = pixels  # (3, h, w)
     return normalise(views.reshape(-1, *views.shape[2:]), spec)
 
