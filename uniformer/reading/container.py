@@ -17,7 +17,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from uniformer.errors import InputError
-from uniformer.reading.limits import MAX_PIXELS, PACKET_DECODED, PACKET_READ, Work, check_pixels
+from uniformer.reading.boxes import check_samples
+from uniformer.reading.limits import BYTE_READ, MAX_PIXELS, PACKET_DECODED, PACKET_READ, Work, check_pixels
 from uniformer.reading.pictures import scans_in
 from uniformer.reading.sources import Encoded
 
@@ -35,6 +36,7 @@ MAX_READ_ERRORS = 100  # a damaged container that fails this often gives nothing
 
 def open_container(medium: Encoded) -> tuple[InputContainer, VideoStream]:
     """A fresh container and its main video stream, with limits and threads set. Raises `InputError`."""
+    check_samples(medium)
     file, name = medium.from_start(), medium.name
     try:
         container = av.open(
@@ -84,7 +86,7 @@ def packets_of(container: InputContainer, stream: VideoStream, work: Work) -> It
     for _ in range(MAX_READ_ERRORS):
         try:
             for packet in container.demux(stream):
-                work.spend(PACKET_READ)
+                work.spend(PACKET_READ + BYTE_READ * packet.size)
                 if packet.size:
                     yield packet
             return

@@ -16,6 +16,7 @@ MAX_PIXELS = 1 << 25  #: of one frame: 8K UHD (7680 x 4320) fits. More is refuse
 FREE_WORK = 1 << 32
 WORK_PER_BYTE = 1 << 15
 PACKET_READ = 1 << 12  # taking a packet out of a container
+BYTE_READ = 8  # of one: where packets overlap or are compressed, they come to more than the file
 PACKET_DECODED = 1 << 15  # giving it to a decoder, beside the pixels it gives
 CONVERTED = 2  # a pixel that becomes RGB
 

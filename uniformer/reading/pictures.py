@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 
 from uniformer.errors import InputError, first_line
 from uniformer.reading.limits import MAX_PIXELS, check_pixels, most_passes
@@ -163,6 +163,12 @@ def _loaded(image: ImageFile.ImageFile, file: IO[bytes], least: int | None) -> I
         image.draft("RGB", (least, least))
     elif factor > 1:
         image.draft(None, (image.width // factor, image.height // factor))
+    if factor > 1 and isinstance(
+        image, TiffImagePlugin.TiffImageFile
+    ):  # which has a limit of its own where it makes it
+        image.im = Image.new(
+            image.mode, (image.tag_v2[TiffImagePlugin.IMAGEWIDTH], image.tag_v2[TiffImagePlugin.IMAGELENGTH])
+        ).im
     try:
         image.load()  # which turns a TIFF upright
     except OSError as error:
