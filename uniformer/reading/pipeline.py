@@ -25,7 +25,7 @@ from uniformer.reading.views import Source, frames_within, load_views, open_clip
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_HELD = 1 << 30  # bytes of a clip that is held whole: ten frames of 8K, or forty of 4K
+MAX_HELD = 1 << 29  # bytes of a clip that is held whole: five frames of 8K, or twenty of 4K
 SpecSource: TypeAlias = "InputSpec | Contract | str | os.PathLike[str]"  #: whatever says what a network is fed
 
 
