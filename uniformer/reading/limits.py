@@ -11,8 +11,8 @@ from uniformer.errors import InputError
 
 MAX_PIXELS = 1 << 25  #: of one frame: 8K UHD (7680 x 4320) fits. More is refused before it is allocated
 
-# In pixels decoded, of about half a nanosecond each. Free for any file: 1.5 seconds, 96 frames of 8K. Above that a file's bytes have to
-# account for it: full HD that stands still, with a keyframe every ten seconds, needs 10,000 pixels a byte.
+# In pixels decoded, of about half a nanosecond each. Free for any file: 1.5 seconds, 96 frames of 8K. Above that its
+# bytes have to account for it: full HD that stands still, a keyframe every ten seconds, needs 10,000 pixels a byte.
 FREE_WORK = 3 << 30
 WORK_PER_BYTE = 1 << 15
 PACKET_READ = 1 << 12  # taking a packet out of a container

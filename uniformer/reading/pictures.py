@@ -111,14 +111,12 @@ def _read(file: IO[bytes], name: str, most: int, least: int | None) -> Image.Ima
     except InputError:
         raise
     except Exception:
-        file.seek(0)
-        if file.read(8) != b"\x89PNG\r\n\x1a\n":
+        bare = _without_metadata(file)
+        image = None if bare is None else _opened(bare)
+        if bare is None or image is None:
             raise
-        image = _opened(_bare_png(file))
-        if image is None:
-            raise
-        check_pixels(name, *image.size, min(most, MAX_PHOTO))
-        return _loaded(image, file, least)
+        _check(image, bare, name, most)
+        return _loaded(image, bare, least)
 
 
 def _opened(file: IO[bytes]) -> ImageFile.ImageFile | None:
@@ -197,8 +195,15 @@ def _with_end(file: IO[bytes]) -> ImageFile.ImageFile | None:
     return whole if changed.size and changed[0] >= 0.9 * whole.height else None
 
 
-def _bare_png(file: IO[bytes]) -> IO[bytes]:
-    """A PNG less what is not its picture: text and colour profiles, of which Pillow reads no large ones."""
+def _without_metadata(file: IO[bytes]) -> IO[bytes] | None:
+    """A picture less what may be damaged or too large for Pillow beside it: the text and colour profile of a PNG, the
+    EXIF of an AVIF, which is turned by other means. None for other formats."""
+    file.seek(0)
+    start = file.read(12)
+    if start[4:8] == b"ftyp":
+        return io.BytesIO((start + file.read(1 << 16)).replace(b"Exif", b"skip") + file.read())
+    if not start.startswith(b"\x89PNG"):
+        return None
     file.seek(0)
     out = io.BytesIO()
     out.write(file.read(8))
