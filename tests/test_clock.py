@@ -179,6 +179,8 @@ CLOCKS: dict[str, tuple[list[int | None], list[float] | None, int]] = {
     "none": ([None, None, None], None, 0),
     "all one": ([5, 5, 5, 5], None, 0),
     "mostly missing": ([0, None, None, None, 40], None, 0),
+    "the last one in a thousand years": ([0, 40, 80, 10**16], [0, 40, 80, 120], 1),
+    "the last of three": ([0, 40, 10**16], [0, 40, 80], 1),
     "a frame a quarter of an hour": ([0, 900_000, 1_800_000], [0, 900_000, 1_800_000], 0),
 }
 
@@ -202,3 +204,6 @@ def test_how_long_a_frame_is_shown_is_believed_where_the_whole_is_as_long() -> N
     assert alone is not None
     assert (told.ticks.tolist(), told.hold) == (stamps, None)  # eight seconds are less than the mean
     assert (alone.ticks.tolist(), alone.hold, alone.mended) == ([0, 40, 80, 120], 8000, 1)
+    years = clock_of([0, 40, 80, 10**12], [40, 40, 10**12, 40], 1000.0, 2 * 10**12)
+    assert years is not None
+    assert years.ticks.tolist() == [0, 40, 80, 120]  # whatever the file says

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 LONG = 60  # seconds for which a frame may be shown without the file saying so ...
 UNUSUAL = 100  # ... or as many times as long as usual, in a film of a frame a minute
+DAY = 24 * 3600  # seconds beyond which no file is believed
 HELD = 2  # times the mean: a last frame that is shown so long ends the video when it says, others after the mean
 
 
@@ -38,12 +39,12 @@ def clock_of(stamps: Sequence[int | None], holds: Sequence[int], second: float, 
     steps = np.diff(known)
     if 2 * len(known) < len(stamps) or (len(steps) and not (steps > 0).any()):
         return None
-    usual = float(np.median(steps[steps > 0])) if len(steps) else 0.0
+    usual = float(np.sort(steps[steps > 0])[(np.count_nonzero(steps > 0) - 1) // 2]) if len(steps) else 0.0  # a median
     longest = max(LONG * second, UNUSUAL * usual)
 
     def is_told(place: int, gap: float) -> bool:
         """Whether the frame at `place` is said to be shown for so long, and by the file as a whole too."""
-        return gap <= 1.1 * holds[place] and length is not None and gap <= length
+        return gap <= 1.1 * holds[place] and length is not None and gap <= min(length, DAY * second)
 
     hold = holds[-1] if holds and (holds[-1] <= longest or is_told(-1, holds[-1])) else 0
     if len(known) == len(stamps) and (steps > 0).all():

@@ -18,7 +18,15 @@ from av.video.stream import VideoStream
 
 from uniformer.errors import InputError
 from uniformer.reading.boxes import check_samples
-from uniformer.reading.limits import BYTE_READ, MAX_PIXELS, PACKET_DECODED, PACKET_READ, Work, check_pixels
+from uniformer.reading.limits import (
+    BYTE_READ,
+    MAX_PIXELS,
+    NOTHING_DECODED,
+    PACKET_DECODED,
+    PACKET_READ,
+    Work,
+    check_pixels,
+)
 from uniformer.reading.pictures import scans_in
 from uniformer.reading.sources import Encoded
 
@@ -106,5 +114,6 @@ def frames_of(stream: VideoStream, packets: Iterable[Packet], work: Work) -> Ite
             decoded = []
         if packet is not None:
             passes = scans_in(bytes(packet)) if context.codec.canonical_name == "mjpeg" else 1
-            work.spend(PACKET_DECODED + max(passes, 1) * context.width * context.height)
+            least = PACKET_DECODED if decoded else NOTHING_DECODED
+            work.spend(least + max(passes, 1) * context.width * context.height)
         yield from decoded

@@ -18,6 +18,7 @@ WORK_PER_BYTE = 1 << 15
 PACKET_READ = 1 << 12  # taking a packet out of a container
 BYTE_READ = 8  # of one: where packets overlap or are compressed, they come to more than the file
 PACKET_DECODED = 1 << 15  # giving it to a decoder, beside the pixels it gives
+NOTHING_DECODED = 1 << 20  # where none comes of it: a decoder that looks for a frame in noise takes its time
 CONVERTED = 2  # a pixel that becomes RGB
 
 

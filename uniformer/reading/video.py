@@ -125,7 +125,7 @@ class FileReader(VideoReader):
     def _note_clock(self) -> None:
         if self._index.clock is not None and (mended := self._index.clock.mended):
             what = "1 time is" if mended == 1 else f"{mended} times are"
-            self.notes.append(f"{self._name}: {what} missing, doubled or not in the order of the frames: mended")
+            self.notes.append(f"{what} missing, doubled or not in the order of the frames: mended")
 
     def _work(self) -> Work:
         """What one pass over the file may cost."""
