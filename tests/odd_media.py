@@ -283,6 +283,27 @@ def size_change(folder: Path) -> Path:
     return path
 
 
+def mjpeg_with_exif(folder: Path) -> Path:
+    """Frames as some cameras write them: each a JPEG with an EXIF block, held upright on its side (orientation 6)."""
+    import io
+
+    from PIL import Image
+
+    exif, path = Image.Exif(), folder / "exif.avi"
+    exif[0x0112] = 6
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = HEIGHT, WIDTH, "yuvj420p"
+        for number in range(FRAMES):
+            image = Image.fromarray(picture(number)).transpose(Image.Transpose.ROTATE_90)
+            image.save(data := io.BytesIO(), "JPEG", exif=exif, quality=95)
+            packet = av.Packet(data.getvalue())
+            packet.stream, packet.time_base = stream, Fraction(1, 25)
+            packet.pts = packet.dts = number
+            container.mux(packet)
+    return path
+
+
 def rotated(folder: Path, degrees: int = 90, hflip: bool = False, vflip: bool = False) -> Path:
     name = f"turned_{degrees}_{hflip:d}{vflip:d}.mp4"
     return encode(folder / name, frames=12, orientation=(degrees, hflip, vflip))
@@ -292,7 +313,7 @@ GOOD: tuple[Maker, ...] = (
     h264, h264_long_gop_b_frames, h264_open_gop, h264_intra, h264_odd_size, h264_10_bit, hevc, hevc_10_bit,
     vp8_hidden_frames, vp9, av1, gif, mpeg_ts, mpeg_ts_cut, mpeg_ps, raw_h264, flv, wmv, avi_mpeg4, avi_b_frames,
     avi_h264_b_frames, avi_latin1, avi_mjpeg, mp4_mjpeg, avi_packed_b_frames, variable_rate, late_start,
-    edit_list, fragmented, same_times, one_frame, still, size_change, rotated,
+    edit_list, fragmented, same_times, one_frame, still, size_change, rotated, mjpeg_with_exif,
 )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ PARSED = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v", "mjpeg
 # In the last, packets are cut by guesswork or may hold half a frame: only decoding everything tells how many there are.
 
 MAX_THREADS = 8  # of one decoder; more hardly help
-THREAD_PIXELS = 1 << 27  # of the frames that threads hold, each its own: 4 of 8K
+THREAD_PIXELS = 1 << 25  # of the frames that threads hold, each its own: one of 8K, four of 4K
 MAX_READ_ERRORS = 100  # a damaged container that fails this often gives nothing more
 
 

@@ -59,6 +59,11 @@ class Orientation:
         a stored point (x, y) is shown at (a x + c y, b x + d y)."""
         return cls(False, a < 0, d < 0) if abs(a) >= abs(b) else cls(True, c < 0, b < 0)
 
+    @classmethod
+    def turned(cls, degrees: int) -> Orientation:
+        """By the nearest right angle, counter-clockwise."""
+        return (cls(), cls(True, False, True), cls(False, True, True), cls(True, True, False))[round(degrees / 90) % 4]
+
     @property
     def rotation(self) -> int:
         """Degrees counter-clockwise (0, 90, 180, 270); mirroring, if any, comes before it, left to right."""

@@ -260,5 +260,8 @@ class TorchcodecReader(FileReader):
 
 def _orientation(frame: VideoFrame) -> Orientation:
     """From the display matrix (nine 32-bit numbers) that the container may give."""
-    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV refuses what it has no name for, such as the EXIF in frames of a camera's MJPEG
+        return Orientation.turned(frame.rotation)
     return Orientation() if matrix is None else Orientation.of(*np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].tolist())
