@@ -59,7 +59,7 @@ def test_recordings_put_one_behind_the_other(start: int, film: Film, tmp_path: P
         assert (reader.info.fps, reader.info.duration) == (pytest.approx(25), pytest.approx(4))
         np.testing.assert_allclose(reader.times(range(100)), 0.04 * np.arange(100), atol=1e-4)
         assert len(reader.notes) == 1
-        assert "1 time is missing, doubled or not in the order of the frames: mended" in reader.notes[0]
+        assert "1 time missing, doubled or not in the order of the frames: mended" in reader.notes[0]
     predictor = Predictor(save_tiny(tmp_path / "net.safetensors", CLIPS))
     result = timeline(path, predictor)
     assert result.duration == pytest.approx(4)

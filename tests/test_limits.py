@@ -3,6 +3,7 @@ that are worth it are read."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,9 +58,23 @@ def test_what_is_said_of_them(make: Maker, tmp_path: Path) -> None:
 
 
 def test_samples_are_counted_in_files_and_in_memory(tmp_path: Path) -> None:
-    for source in (path := odd_media.overlapping(tmp_path, 80_000_000), path.read_bytes()):
+    data = (path := odd_media.overlapping(tmp_path, 80_000_000)).read_bytes()
+    for source in (path, data, data.replace(b"moov", b"hoov"), compressed(data)):
         with refused("found one that lists 80000000"):
             open_video(source)
+
+
+def compressed(data: bytes) -> bytes:
+    """An mp4 whose header is compressed, as QuickTime did."""
+
+    def box(kind: bytes, *content: bytes) -> bytes:
+        size = 8 + sum(map(len, content))
+        return size.to_bytes(4, "big") + kind + b"".join(content)
+
+    start = data.index(b"moov") - 4
+    header = data[start:]
+    packed = box(b"cmvd", len(header).to_bytes(4, "big"), zlib.compress(header))
+    return data[:start] + box(b"moov", box(b"cmov", box(b"dcom", b"zlib"), packed))
 
 
 def test_a_clip_of_8k_is_trained_on_at_half_its_size(flat_8k: Path) -> None:

@@ -17,9 +17,11 @@ from PIL import Image
 
 from tests import odd_media
 from tests.tiny import IMAGES, refused
+from uniformer.datasets.scan import inspect
 from uniformer.reading.pictures import load_image, open_image, open_picture, to_pixels, upright_size
 from uniformer.reading.video import open_video
 from uniformer.reading.views import load_views, open_clip
+from uniformer.reports.pictures import thumbnail
 
 COLOURS = odd_media.picture(5, 80, 60)  # (60, 80, 3)
 GREY = COLOURS[:, :, 0]
@@ -221,8 +223,9 @@ def photo(**options: Any) -> bytes:
 
 
 @pytest.mark.parametrize("missing", [1, 2, 3, 10, 100, 1000])
-def test_a_jpeg_without_its_last_bytes(missing: int, tmp_path: Path) -> None:
-    data = photo()
+@pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
+def test_a_jpeg_without_its_last_bytes(options: dict[str, bool], missing: int, tmp_path: Path) -> None:
+    data = photo(**options)
     (path := tmp_path / "a.jpg").write_bytes(data[:-missing])
     whole, cut = to_pixels(Image.open(io.BytesIO(data))), load_image(path)
     assert cut is not None
@@ -234,8 +237,9 @@ def test_a_jpeg_without_its_last_bytes(missing: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [{}, {"progressive": True}])
 def test_half_a_jpeg_is_refused(options: dict[str, bool]) -> None:
     data = photo(**options)
-    with refused("expected an image, found a file that does not open as one: image file is truncated"):
-        open_image(data[: len(data) // 2])
+    for share in (0.1, 0.3, 0.5, 0.7, 0.8):
+        with refused("expected an image, found a file that does not open as one: image file is truncated"):
+            open_image(data[: int(len(data) * share)])
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -273,5 +277,8 @@ def test_a_photo_of_48_megapixels(suffix: str, tmp_path: Path) -> None:
     views, expected = load_views(path, IMAGES), load_views(small.rotate(-90, expand=True), IMAGES)
     assert (views.height, views.width) == (8064, 6048)
     assert np.abs(views.array - expected.array).max() < 0.2
+    record = inspect((str(path), "image"))
+    assert (record.width, record.height, record.error) == (6048, 8064, None)
+    assert thumbnail(str(path), "image")
     with refused(f"{path}: expected at most 33554432 pixels a frame, found 8064x6048"):
         open_video(tmp_path)

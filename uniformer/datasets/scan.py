@@ -21,7 +21,7 @@ from uniformer.datasets.duplicates import MOMENTS, moments, perceptual_hash
 from uniformer.datasets.findings import FileRecord, Finding, find
 from uniformer.datasets.manifest import Kind, Manifest
 from uniformer.errors import InputError
-from uniformer.reading.pictures import Pixels, load_image
+from uniformer.reading.pictures import Pixels, Undecodable, file_to_pixels, open_image, upright_size
 from uniformer.reading.sampling import clip_indices
 from uniformer.reading.video import open_video
 from uniformer.support.files import bytes_of, content_sum
@@ -113,16 +113,17 @@ def inspect(job: tuple[str, Kind], spec: InputSpec | None = None, full: bool = F
 
 
 def _inspect_image(path: Path) -> dict[str, Any]:
-    image = load_image(path)
-    if image is None:
-        raise InputError("expected an image, found a damaged one or another kind of file")
-    height, width, _ = image.shape
+    try:
+        image = open_image(path)
+    except Undecodable:
+        raise InputError("expected an image, found a damaged one or another kind of file") from None
+    height, width = upright_size(image)
     return {
         "frames": 1,
         "width": width,
         "height": height,
         "codec": path.suffix.lower()[1:],
-        "print": _hex(perceptual_hash([image])),
+        "print": _hex(perceptual_hash([file_to_pixels(image, path)])),
     }
 
 

@@ -15,8 +15,10 @@ from uniformer.errors import InputError
 from uniformer.reading.sources import Encoded
 
 MAX_SAMPLES = 1 << 24  # of all tracks; FFmpeg holds 60 bytes of each
-STARTS = frozenset((b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"moof", b"styp", b"junk", b"uuid"))
-HOLDERS = frozenset((b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"cmov"))
+# What FFmpeg looks into, wherever it stands: also a header that was marked as free.
+HOLDERS = frozenset(
+    (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"mvex", b"udta", b"cmov", b"free", b"hoov")
+)
 MAX_HEADER = 1 << 26  # bytes that a compressed header may come to
 
 
@@ -37,11 +39,7 @@ def check_samples(medium: Encoded) -> None:
 
 
 def _check(file: IO[bytes], name: str) -> None:
-    if file.read(8)[4:] not in STARTS:
-        return
-    count = sum(
-        _samples(file, box) for box in _boxes(file, 0, file.seek(0, os.SEEK_END)) if box.kind in (b"moov", b"moof")
-    )
+    count = _samples(file, _Box(b"", 0, file.seek(0, os.SEEK_END)))
     if count > MAX_SAMPLES:
         raise InputError(f"{name}: expected a video of at most {MAX_SAMPLES} samples, found one that lists {count}")
 

@@ -183,16 +183,24 @@ def _loaded(image: ImageFile.ImageFile, file: IO[bytes], least: int | None) -> I
 
 def _with_end(file: IO[bytes]) -> ImageFile.ImageFile | None:
     """A JPEG that lacks its last bytes, where no more than a tenth of the picture can have been in them: what its last
-    bytes that are there change lies below. One of several passes tells nothing by that, and is refused."""
+    bytes that are there change lies below, and of several passes over it the last one has begun."""
     file.seek(0)
     data = file.read()
-    if scans_in(data) > 1:
+    if scans_in(data) > 1 and not _is_last_pass(data):
         return None
     whole, less = (_opened(io.BytesIO(part + END_OF_JPEG)) for part in (data, data[:-64]))
     if whole is None or less is None:
         return None
     changed = np.flatnonzero((np.asarray(whole) != np.asarray(less)).reshape(whole.height, -1).any(axis=1))
     return whole if changed.size and changed[0] >= 0.9 * whole.height else None
+
+
+def _is_last_pass(data: bytes) -> bool:
+    """Whether the last pass that a progressive JPEG begins is the one that encoders make last: the lowest bit of the
+    first component. Its header has its size, the count of components, their tables, first and last frequency, bits."""
+    start = data.rindex(b"\xff\xda") + 4
+    header = data[start : start + 6]
+    return len(header) == 6 and header[0] == 1 and header[1] in (0, 1) and header[3] > 0 and header[5] == 0x10
 
 
 def _without_metadata(file: IO[bytes]) -> IO[bytes] | None:
@@ -217,18 +225,22 @@ def _without_metadata(file: IO[bytes]) -> IO[bytes] | None:
 
 
 def load_image(path: Path) -> Pixels | None:
-    """One image file of up to `MAX_PIXELS` as RGB, (H, W, 3); None if it is there but broken.
+    """One image file that is a frame, of up to `MAX_PIXELS`, as RGB, (H, W, 3); None if it is there but broken.
 
     Raises `InputError` as `open_image` does, and for pixels whose range is not known.
     """
     try:
-        image = open_image(path, MAX_PIXELS)
+        return file_to_pixels(open_image(path, MAX_PIXELS), path)
     except Undecodable:
         return None
+
+
+def file_to_pixels(image: Image.Image, source: object) -> Pixels:
+    """What `open_image` gave as RGB, (H, W, 3). Raises `InputError` that names the source."""
     try:
         return np.asarray(to_rgb(image))
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{name_of_source(source)}: {error}") from None
 
 
 # ---- pictures in memory ----------------------------------------------------------------------------------------------
@@ -238,10 +250,7 @@ def open_picture(source: Any) -> Image.Image | Pixels:
     """Anything that is one picture, decoded: a file as `open_image` takes it, a PIL image, an array, a tensor."""
     if is_media(source):
         image = open_image(source)
-        try:
-            return to_rgb(image) if image.mode in ("I", "F") else image
-        except InputError as error:
-            raise InputError(f"{name_of_source(source)}: {error}") from None
+        return Image.fromarray(file_to_pixels(image, source)) if image.mode in ("I", "F") else image
     if isinstance(source, np.ndarray) or is_tensor(source):
         return channels_last(source, 3, "(H, W, 3)")
     if isinstance(source, Image.Image):

@@ -23,7 +23,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from uniformer.errors import InputError, MissingExtra, first_line
+from uniformer.errors import InputError, MissingExtra, counted, first_line
 from uniformer.reading.container import frames_of, open_container, packets_of
 from uniformer.reading.frames import Orientation, Picture, VideoInfo, VideoReader, open_folder, open_frames
 from uniformer.reading.index import scan
@@ -124,8 +124,8 @@ class FileReader(VideoReader):
 
     def _note_clock(self) -> None:
         if self._index.clock is not None and (mended := self._index.clock.mended):
-            what = "1 time is" if mended == 1 else f"{mended} times are"
-            self.notes.append(f"{what} missing, doubled or not in the order of the frames: mended")
+            found = counted(mended, "time")
+            self.notes.append(f"{found} missing, doubled or not in the order of the frames: mended")
 
     def _work(self) -> Work:
         """What one pass over the file may cost."""
