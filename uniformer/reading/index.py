@@ -86,7 +86,7 @@ def scan(medium: Encoded, work: Work) -> Scanned:
     container, stream = open_container(medium)
     try:
         first, packets, shown = _pass_over(medium.name, container, stream, work)
-        if not shown:
+        if first is not None and not shown:
             container.close()  # a file in memory has one place to read from
             shown = _decoded(medium, work)
             container, stream = open_container(medium)
@@ -156,8 +156,9 @@ def _index(
 
 def _in_order(stored: list[_Shown], may_reorder: bool) -> list[_Shown]:
     """Frames as shown, from packets as stored; none where their times are not in an order that a decoder could give."""
-    if any(frame.pts is None for frame in stored):
-        return stored
+    missing = sum(frame.pts is None for frame in stored)
+    if missing:
+        return [] if may_reorder and missing < len(stored) else stored
     order = sorted(range(len(stored)), key=lambda place: stored[place].pts or 0)
     most = REORDERED if may_reorder else 0
     if any(abs(place - position) > most for position, place in enumerate(order)):

@@ -31,14 +31,11 @@ Pixels: TypeAlias = NDArray[np.uint8]
 AnyPixels: TypeAlias = "Pixels | Tensor"
 
 MAX_PHOTO = 7 * MAX_PIXELS  #: of a single picture: 234 million. One of more than `MAX_PIXELS` is shrunk as it is read
-# No other formats: for some, Pillow runs programs. Those of the second row are decoded whole, by libraries that hold
-# several copies of a picture.
+# No other formats: for some, Pillow runs programs. The last three are decoded by libraries that hold several copies.
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "AVIF", "JPEG2000")
 MOST_PIXELS = dict.fromkeys(("WEBP", "AVIF", "JPEG2000"), 2 * MAX_PIXELS)
 IMAGE_SUFFIXES = frozenset(
-    {
-        *(".avif", ".bmp", ".j2k", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
-    }
+    (".avif", ".bmp", ".j2k", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
 IMAGE_STARTS = (
     *(b"BM", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
@@ -121,6 +118,7 @@ def _read(file: IO[bytes], name: str, most: int, least: int | None) -> Image.Ima
 
 def _opened(file: IO[bytes]) -> ImageFile.ImageFile | None:
     """As `Image.open` opens a file, less its own limit on pixels, which is one for the whole process."""
+    Image.preinit()  # the common formats; all take longer
     file.seek(0)
     start = file.read(16)
     for form in IMAGE_FORMATS:
@@ -161,12 +159,9 @@ def _loaded(image: ImageFile.ImageFile, file: IO[bytes], least: int | None) -> I
         image.draft("RGB", (least, least))
     elif factor > 1:
         image.draft(None, (image.width // factor, image.height // factor))
-    if factor > 1 and isinstance(
-        image, TiffImagePlugin.TiffImageFile
-    ):  # which has a limit of its own where it makes it
-        image.im = Image.new(
-            image.mode, (image.tag_v2[TiffImagePlugin.IMAGEWIDTH], image.tag_v2[TiffImagePlugin.IMAGELENGTH])
-        ).im
+    if factor > 1 and isinstance(image, TiffImagePlugin.TiffImageFile):  # which makes room up to a limit of its own
+        stored = image.tag_v2[TiffImagePlugin.IMAGEWIDTH], image.tag_v2[TiffImagePlugin.IMAGELENGTH]
+        image.im = Image.new(image.mode, stored).im
     try:
         image.load()  # which turns a TIFF upright
     except OSError as error:
