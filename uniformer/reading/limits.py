@@ -25,7 +25,7 @@ CONVERTED = 2  # a pixel that becomes RGB
 def most_passes(pixels: int) -> int:
     """How often a JPEG may go over a picture of so many pixels. A progressive one does ten times, or some more; passes
     that change nothing cost less than decoding."""
-    return max(32, 2 * FREE_WORK // max(pixels, 1))
+    return max(32, 3 * FREE_WORK // max(pixels, 1))
 
 
 def check_pixels(name: object, width: int, height: int, most: int = MAX_PIXELS) -> None:
