@@ -1,6 +1,7 @@
 """Feed damaged files to the reader: `python tests/fuzz_reader.py --count 2000 --seed 0 --workers 2`.
 
-Each case damages a small file (an odd one from `odd_media` or a real clip) and opens and reads it in a child process.
+Each case damages a small video or picture (an odd one from `odd_media` or a real clip) and reads it in a child process:
+bits, bytes and stretches of it, or the sizes, counts, offsets, times and parts that its format is made of.
 Allowed are frames or an `InputError`. All else is a failure: another exception, a crash, more than 10 seconds of
 computing, no answer at all, more than 2 GB. Failures are listed with the numbers that make them again, and the program
 exits with 1.
@@ -26,17 +27,25 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import odd_media
-from memory import peak_kilobytes
-from patience import PATIENCE
+import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests import odd_media
+from tests.media_structure import STRUCTURED, with_checksums
+from tests.memory import peak_kilobytes
+from tests.patience import PATIENCE
+from uniformer.config import InputSpec
 from uniformer.errors import InputError
-from uniformer.reading.video import open_video
+from uniformer.reading.pictures import is_image
+from uniformer.reading.views import load_views
 
 SECONDS = 10  # of computing, for one file: what other work on the machine takes does not count
 MEMORY = 2 << 30  # bytes, of the child at its largest
 LARGEST_SEED = 1_200_000  # bytes: a larger real clip takes long when whole, which proves nothing about damage
 ALLOWED = ("frames", "InputError")
+PICTURE = InputSpec(size=(64, 64), resize=64)
+CLIP = InputSpec(size=(64, 64), resize=64, frames=16, sampling="sparse", interpolation="bilinear")
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class Case:
 
 
 def seed_files(folder: Path) -> list[Path]:
-    made = [make(folder) for make in odd_media.GOOD]
+    made = [make(folder) for make in (*odd_media.GOOD, *odd_media.PICTURES)]
     return made + [clip for clip in odd_media.real_clips() if clip.stat().st_size < LARGEST_SEED]
 
 
@@ -110,9 +119,12 @@ def cases(folder: Path, count: int, seed: int) -> Iterator[Case]:
         draw = random.Random(f"{seed} {number}")
         source = sources[number % len(sources)]
         data, other = bytearray(source.read_bytes()), draw.choice(sources).read_bytes()
-        damages = draw.choices(DAMAGES, k=draw.choice([1, 1, 2]))
+        damages = draw.choices(STRUCTURED if draw.random() < 0.5 else DAMAGES, k=draw.choice([1, 1, 2, 3]))
         for damage in damages:
-            damage(data, other, draw)
+            if len(data) > 16:
+                damage(data, other, draw)
+        if draw.random() < 0.8:
+            with_checksums(data)
         path = folder / f"case_{number}{source.suffix}"
         path.write_bytes(data)
         what = f"{source.name}: {' + '.join(d.__name__ for d in damages)} (--seed {seed} --only {number})"
@@ -120,14 +132,12 @@ def cases(folder: Path, count: int, seed: int) -> Iterator[Case]:
 
 
 def use(path: Path) -> str:
-    """What a caller does: open, and read 16 frames over the whole length."""
+    """What a caller does: make views of a picture, or of 16 frames over the whole length of a video."""
     warnings.simplefilter("ignore")
     try:
-        with open_video(path) as reader:
-            count = reader.info.num_frames
-            numbers = [i * count // 16 for i in range(16)]
-            assert reader.read(numbers).shape == (16, reader.info.height, reader.info.width, 3)
-            assert len(reader.times(numbers)) == 16
+        views = load_views(path, PICTURE if is_image(path) else CLIP)
+        assert views.array.shape == ((1, 3, 64, 64) if is_image(path) else (1, 3, 16, 64, 64))
+        assert np.isfinite(views.array).all()
         return "frames"
     except InputError as error:
         message = str(error)

@@ -111,6 +111,20 @@ def remux(source: Path, path: Path, retime: Callable[[Fraction], Fraction]) -> P
     return path
 
 
+def restamped(source: Path, path: Path, stamps: Sequence[int], last: int = 40, form: str | None = None) -> Path:
+    """Copy the packets of a video, with a time for each in thousandths of a second, shown until the next one's, the
+    last one for `last`."""
+    with av.open(str(source)) as old, av.open(str(path), "w", format=form) as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        packets = [packet for packet in old.demux(video=0) if packet.size]
+        for packet, stamp, then in zip(packets, stamps, [*stamps[1:], stamps[-1] + last], strict=True):
+            packet.stream, packet.time_base = stream, Fraction(1, TICKS)
+            packet.pts = packet.dts = stamp
+            packet.duration = max(then - stamp, 0)
+            new.mux(packet)
+    return path
+
+
 h264 = plain("h264", "h264.mp4", options={"g": "12", "bf": "0"})
 h264_long_gop_b_frames = plain(
     "h264_long_gop_b_frames", "b_frames.mp4", options={"g": "250", "bf": "8", "b_strategy": "0"}
@@ -269,6 +283,27 @@ def size_change(folder: Path) -> Path:
     return path
 
 
+def mjpeg_with_exif(folder: Path) -> Path:
+    """Frames as some cameras write them: each a JPEG with an EXIF block, held upright on its side (orientation 6)."""
+    import io
+
+    from PIL import Image
+
+    exif, path = Image.Exif(), folder / "exif.avi"
+    exif[0x0112] = 6
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = HEIGHT, WIDTH, "yuvj420p"
+        for number in range(FRAMES):
+            image = Image.fromarray(picture(number)).transpose(Image.Transpose.ROTATE_90)
+            image.save(data := io.BytesIO(), "JPEG", exif=exif, quality=95)
+            packet = av.Packet(data.getvalue())
+            packet.stream, packet.time_base = stream, Fraction(1, 25)
+            packet.pts = packet.dts = number
+            container.mux(packet)
+    return path
+
+
 def rotated(folder: Path, degrees: int = 90, hflip: bool = False, vflip: bool = False) -> Path:
     name = f"turned_{degrees}_{hflip:d}{vflip:d}.mp4"
     return encode(folder / name, frames=12, orientation=(degrees, hflip, vflip))
@@ -278,7 +313,34 @@ GOOD: tuple[Maker, ...] = (
     h264, h264_long_gop_b_frames, h264_open_gop, h264_intra, h264_odd_size, h264_10_bit, hevc, hevc_10_bit,
     vp8_hidden_frames, vp9, av1, gif, mpeg_ts, mpeg_ts_cut, mpeg_ps, raw_h264, flv, wmv, avi_mpeg4, avi_b_frames,
     avi_h264_b_frames, avi_latin1, avi_mjpeg, mp4_mjpeg, avi_packed_b_frames, variable_rate, late_start,
-    edit_list, fragmented, same_times, one_frame, still, size_change, rotated,
+    edit_list, fragmented, same_times, one_frame, still, size_change, rotated, mjpeg_with_exif,
+)  # fmt: skip
+
+
+def still_picture(form: str, suffix: str, mode: str = "RGB", **settings: Any) -> Maker:
+    """A maker of one picture, with an orientation of 6 where the format has a place for it."""
+
+    def make(folder: Path) -> Path:
+        from PIL import Image
+
+        exif = Image.Exif()
+        exif[0x0112], exif[0x010F], exif[0x829A] = 6, "a maker", 0.5
+        image = Image.fromarray(picture(5)).convert(mode)
+        path = folder / f"{mode.lower()}_{len(settings)}{suffix}"
+        image.save(path, form, **({} if form in ("BMP", "GIF", "PPM") else {"exif": exif}), **settings)
+        return path
+
+    make.__name__ = f"{form.lower()}_{mode.lower()}_{len(settings)}"
+    return make
+
+
+PICTURES: tuple[Maker, ...] = (
+    still_picture("JPEG", ".jpg"), still_picture("JPEG", ".jpg", progressive=True),
+    still_picture("JPEG", ".jpg", "CMYK"), still_picture("PNG", ".png"), still_picture("PNG", ".png", "P"),
+    still_picture("PNG", ".png", "I;16"), still_picture("WEBP", ".webp"), still_picture("WEBP", ".webp", lossless=True),
+    still_picture("TIFF", ".tif"), still_picture("TIFF", ".tif", compression="tiff_lzw"), still_picture("BMP", ".bmp"),
+    still_picture("PPM", ".ppm"), still_picture("GIF", ".gif", "P"), still_picture("AVIF", ".avif"),
+    still_picture("JPEG2000", ".jp2"),
 )  # fmt: skip
 
 
@@ -348,6 +410,69 @@ def photo(folder: Path) -> Path:
 BAD: tuple[Maker, ...] = (
     empty, text, no_header, header_only, audio_only, huge, huge_inside, playlist, photo,
 )  # fmt: skip
+
+
+# ---- files that ask for more than they are worth ---------------------------------------------------------------------
+
+
+def overlapping(folder: Path, samples: int = 1_000_000) -> Path:
+    """An mp4 whose samples are one byte each, thousands in each of its chunks, which all begin at the same place."""
+    data, each = bytearray(h264(folder).read_bytes()), 5000
+    chunks = data.index(b"stco")
+    place = data[chunks + 12 : chunks + 16]
+    more = samples // each - int.from_bytes(data[chunks + 8 : chunks + 12], "big")
+    for box, at, number in (("stsz", 4, 1), ("stsz", 8, samples), ("stsc", 12, each), ("stts", 8, samples)):
+        start = data.index(box.encode()) + 4 + at
+        data[start : start + 4] = number.to_bytes(4, "big")
+    data[chunks + 8 : chunks + 12] = (samples // each).to_bytes(4, "big")
+    for box in ("moov", "trak", "mdia", "minf", "stbl", "stco"):
+        start = data.index(box.encode()) - 4
+        data[start : start + 4] = (int.from_bytes(data[start : start + 4], "big") + 4 * more).to_bytes(4, "big")
+    data[chunks + 16 : chunks + 16] = bytes(place) * more
+    return _written(folder / f"overlapping_{samples}.mp4", bytes(data))
+
+
+def fragment_of_many(folder: Path, samples: int = 80_000_000) -> Path:
+    """A fragmented mp4 whose first fragment says that it has so many samples, and nothing of each."""
+    data = bytearray(fragmented(folder).read_bytes())
+    place = data.index(b"trun") + 4
+    data[place : place + 8] = bytes(4) + samples.to_bytes(4, "big")
+    return _written(folder / "many.mp4", bytes(data))
+
+
+def flat_8k(folder: Path, frames: int = 3) -> Path:
+    """As large as frames may be, and a few kilobytes."""
+    with av.open(str(folder / "flat.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast", "threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = 7680, 4320, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.full((4320 * 3 // 2, 7680), 100, np.uint8), format="yuv420p")
+        for number in range(frames):
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return folder / "flat.mp4"
+
+
+def wide_gif(folder: Path, frames: int = 2000) -> Path:
+    """Frames of 65535 x 512, of which each changes one pixel."""
+    screen = b"GIF89a\xff\xff\x00\x02\x80\0\0" + bytes(range(6))
+    frame = b"\x21\xf9\x04\x04\x0a\0\0\0" + b"\x2c" + bytes(4) + b"\1\0\1\0\0" + b"\x02\x02\x44\x01\0"
+    return _written(folder / "wide.gif", screen + frames * frame + b";")
+
+
+def many_passes(folder: Path, passes: int = 3000) -> Path:
+    """A progressive JPEG that goes over a large picture again and again."""
+    from PIL import Image
+
+    Image.new("RGB", (16, 16), "red").save(path := folder / "passes.jpg", progressive=True)
+    data = bytearray(path.read_bytes())
+    frame = data.index(b"\xff\xc2") + 5
+    data[frame : frame + 4] = bytes.fromhex("16a016a0")  # 5792 x 5792
+    last = data.rindex(b"\xff\xda")
+    return _written(path, bytes(data[:last]) + bytes(data[last:-2]) * passes + b"\xff\xd9")
+
+
+BOMBS: tuple[Maker, ...] = (overlapping, fragment_of_many, wide_gif, many_passes)  #: to be refused
 
 
 def truncated(folder: Path) -> Path:

@@ -308,8 +308,12 @@ def test_forms_of_input(tmp_path):
     forms = (pixels, torch.from_numpy(pixels.copy()), Image.fromarray(pixels), Image.open(tmp_path / "p.png"))
     views = [augment_image(form, IMAGE, Augment(), np.random.default_rng(1)) for form in forms]
     assert all(torch.equal(views[0], view) for view in views)
-    for wrong in (pixels.astype(np.float32), pixels[..., 0], pixels[None]):
-        with pytest.raises(InputError, match=r"expected uint8 RGB of shape \(H, W, 3\)"):
+    for wrong, said in (
+        (pixels.astype(np.float32), r"expected floats in 0 \.\. 1"),
+        (pixels[..., :2], r"expected uint8 RGB of shape \(H, W, 3\)"),
+        (pixels[None], r"expected uint8 RGB of shape \(H, W, 3\)"),
+    ):
+        with pytest.raises(InputError, match=said):
             augment_image(wrong, IMAGE, Augment(), np.random.default_rng(1))
     with pytest.raises(InputError, match=r"expected uint8 RGB of shape \(T, H, W, 3\)"):
         augment_clip(pixels, CLIP, KINETICS, np.random.default_rng(1))

@@ -239,7 +239,7 @@ def test_a_bad_photograph_among_good_ones_is_left_out(few: Path, tmp_path: Path)
     bad = [name for name in (f"bad{i}.png" for i in range(20)) if photos.split_of_name(name) == "train"]
     for name in bad:
         (folder / name).write_bytes(b"no picture")
-    message = rf"^{len(bad)} of {len(bad) + 7} photographs left out, the first: .*bad\d+\.png: expected a picture"
+    message = rf"^{len(bad)} of {len(bad) + 7} photographs left out, the first: .*bad\d+\.png: expected an image"
     with pytest.warns(UserWarning, match=message):
         make(tmp_path / "set", **FEW, photo_folder=folder, workers=0)
     assert same_clips(few, tmp_path / "set")
@@ -249,7 +249,7 @@ def test_a_bad_photograph_among_good_ones_is_left_out(few: Path, tmp_path: Path)
 
 def test_photographs_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"a\.png: expected a picture, found none that can be read"):
+    with pytest.raises(InputError, match=r"a\.png: expected an image, found a file that does not open as one"):
         photos.load_photo(tmp_path / "a.png")
     Image.new("RGB", (400, 20)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"expected at least 160 x 160 pixels, found 400 x 20"):

@@ -195,7 +195,7 @@ def cut_image(folder: Path) -> Path:
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 80 80\n%%EndComments\nshowpage\n%%EOF\n"
 BAD_CLIPS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "floats": (lambda folder: as_array(folder) / 255, r"expected uint8 RGB of shape \(T, H, W, 3\), got float64"),
+    "floats": (lambda folder: as_array(folder) / 1.0, r"expected floats in 0 \.\. 1, got 0 \.\. 2"),
     "one frame": (lambda folder: as_array(folder)[0], r"expected uint8 RGB .* got uint8 of shape \(96, 128, 3\)"),
     "four channels": (lambda folder: np.zeros((5, 64, 64, 4), np.uint8), r"got uint8 of shape \(5, 64, 64, 4\)"),
     "no frames": (lambda folder: np.zeros((0, 64, 64, 3), np.uint8), r"of shape \(0, 64, 64, 3\)"),
@@ -214,7 +214,7 @@ BAD_IMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a folder": (lambda folder: folder / "frames", "expected an image, found something that is not a regular file"),
     "a clip": (as_array, r"expected uint8 RGB of shape \(H, W, 3\), got uint8 of shape \(60, 96, 128, 3\)"),
     "a list": (lambda folder: [folder / "frames/img_0.png"], "expected one image for a network of images, got list"),
-    "floats": (lambda folder: torch.zeros(3, 64, 65), r"shape \(H, W, 3\), got float32 of shape \(3, 64, 65\)"),
+    "integers": (lambda folder: torch.zeros(3, 64, 65, dtype=torch.int32), "expected pixels as uint8, .* got int32"),
     "cut": (cut_image, "cut.png: expected an image, found a file that does not open as one"),
     "a cut PIL image": (lambda folder: Image.open(cut_image(folder)), "expected an image that can be decoded"),
     "PostScript, which Pillow runs": (lambda folder: written(folder / "a.eps", POSTSCRIPT), "does not open as one"),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from uniformer.camera_motion.geometry import (
@@ -35,7 +35,7 @@ from uniformer.camera_motion.paths import PITCH, ROLL, YAW, CameraPath, X, Y
 from uniformer.camera_motion.visibility import Parallax, is_as_large, is_hidden, size_in_picture, visible_parallax
 from uniformer.errors import InputError, MissingExtra
 from uniformer.reading.foreground import inside_blob
-from uniformer.reading.pictures import IMAGE_SUFFIXES
+from uniformer.reading.pictures import IMAGE_SUFFIXES, open_image, to_rgb
 
 #: The photographs among scikit-image's pictures, by split. No photograph is in two.
 PHOTOS: dict[str, tuple[str, ...]] = {
@@ -141,12 +141,7 @@ def split_of_name(name: str) -> str:
 
 def load_photo(path: Path) -> Photo:
     """The photograph in a file. Raises `InputError` for what is no picture."""
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (_LARGEST, _LARGEST))  # JPEG only: decodes at a fraction of the size
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: expected a picture, found none that can be read: {error}") from None
+    upright = to_rgb(open_image(path, least=_LARGEST))
     upright.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BOX)
     if min(upright.size) < _SMALLEST:
         raise InputError(

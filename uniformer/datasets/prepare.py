@@ -241,7 +241,8 @@ def seconds_to_read(path: str | os.PathLike[str], spec: InputSpec = _TIMED_CLIP)
     begin = time.perf_counter()
     with warnings.catch_warnings(), open_video(path) as reader:
         warnings.simplefilter("ignore")
-        reader.read(clip_indices(spec, reader.info.num_frames)[0])
+        for _ in reader.each(clip_indices(spec, reader.info.num_frames)[0]):
+            pass
     return time.perf_counter() - begin
 
 

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from uniformer.config import InputSpec
-from uniformer.datasets.duplicates import moments, perceptual_hash
+from uniformer.datasets.duplicates import MOMENTS, moments, perceptual_hash
 from uniformer.datasets.findings import FileRecord, Finding, find
 from uniformer.datasets.manifest import Kind, Manifest
 from uniformer.errors import InputError
-from uniformer.reading.pictures import load_image
+from uniformer.reading.pictures import Pixels, Undecodable, file_to_pixels, open_image, upright_size
 from uniformer.reading.sampling import clip_indices
 from uniformer.reading.video import open_video
 from uniformer.support.files import bytes_of, content_sum
@@ -113,16 +113,17 @@ def inspect(job: tuple[str, Kind], spec: InputSpec | None = None, full: bool = F
 
 
 def _inspect_image(path: Path) -> dict[str, Any]:
-    image = load_image(path)
-    if image is None:
-        raise InputError("expected an image, found a damaged one or another kind of file")
-    height, width, _ = image.shape
+    try:
+        image = open_image(path)
+    except Undecodable:
+        raise InputError("expected an image, found a damaged one or another kind of file") from None
+    height, width = upright_size(image)
     return {
         "frames": 1,
         "width": width,
         "height": height,
         "codec": path.suffix.lower()[1:],
-        "print": _hex(perceptual_hash([image])),
+        "print": _hex(perceptual_hash([file_to_pixels(image, path)])),
     }
 
 
@@ -134,8 +135,10 @@ def _inspect_video(path: str, spec: InputSpec | None, full: bool) -> dict[str, A
         if spec is not None and spec.is_video:
             indices = clip_indices(spec, info.num_frames)
             wanted = [int(indices.min()), int(indices.max())]
-        # The fingerprint's frames first. One by one where `full`, so that a long video is never held as a whole.
-        frames = reader.read([*moments(info.num_frames), *wanted])
+        # One by one, of which the fingerprint's are kept: frames may be of 8K, and all of a film where `full`.
+        numbers, frames = [*moments(info.num_frames), *wanted], dict[int, Pixels]()
+        for places, picture in reader.each(numbers):
+            frames |= {place: picture for place in places if place < len(MOMENTS)}
         if full and not reader.warnings:
             readable = sum(1 for _ in reader.all_pictures())
             if readable < info.num_frames:
@@ -148,7 +151,7 @@ def _inspect_video(path: str, spec: InputSpec | None, full: bool) -> dict[str, A
         "width": info.width,
         "height": info.height,
         "codec": info.codec,
-        "print": _hex(perceptual_hash(list(frames[:4]))),
+        "print": _hex(perceptual_hash([frames[place] for place in range(len(MOMENTS))])),
         "warning": warning,
     }
 

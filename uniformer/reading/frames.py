@@ -59,6 +59,11 @@ class Orientation:
         a stored point (x, y) is shown at (a x + c y, b x + d y)."""
         return cls(False, a < 0, d < 0) if abs(a) >= abs(b) else cls(True, c < 0, b < 0)
 
+    @classmethod
+    def turned(cls, degrees: int) -> Orientation:
+        """By the nearest right angle, counter-clockwise."""
+        return (cls(), cls(True, False, True), cls(False, True, True), cls(True, True, False))[round(degrees / 90) % 4]
+
     @property
     def rotation(self) -> int:
         """Degrees counter-clockwise (0, 90, 180, 270); mirroring, if any, comes before it, left to right."""
@@ -83,6 +88,7 @@ class VideoReader(ABC):
     def __init__(self, info: VideoInfo):
         self.info = info
         self.warnings: list[str] = []
+        self.notes: list[str] = []  #: what was found odd in opening it, and mended
         self._is_damaged = False  # found out by a read that missed a frame; such a file is read from end to end
 
     def read(self, indices: Sequence[int] | NDArray[np.integer]) -> Pixels:
@@ -91,18 +97,23 @@ class VideoReader(ABC):
         Raises:
             InputError: an index is outside 0 .. num_frames - 1, or no frame at all can be decoded.
         """
-        numbers = self._checked(indices)
-        out = np.empty((len(numbers), self.info.height, self.info.width, 3), np.uint8)
+        out = np.empty((len(indices), self.info.height, self.info.width, 3), np.uint8)
+        for places, picture in self.each(indices):
+            out[places] = picture
+        return out
+
+    def each(self, indices: Sequence[int] | NDArray[np.integer]) -> Iterator[tuple[list[int], Pixels]]:
+        """Each frame of `indices` once, in no certain order, so that none has to be held: its places among them, and
+        its pixels, uint8 RGB, (H, W, 3). Errors as for `read`."""
         places: dict[int, list[int]] = {}  # frame -> where it goes in the answer
-        for place, number in enumerate(numbers):
+        for place, number in enumerate(self._checked(indices)):
             places.setdefault(number, []).append(place)
         if places and not self._is_damaged:
             for number, picture in self._pictures(sorted(places)):
                 if number in places:
-                    out[places.pop(number)] = picture()
+                    yield places.pop(number), picture()
         if places:
-            self._fill_nearest(out, places)
-        return out
+            yield from self._nearest(places)
 
     def times(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.float64]:
         """Seconds from the first frame to each of `indices`, float64, (N,).
@@ -148,9 +159,9 @@ class VideoReader(ABC):
                 )
         return numbers
 
-    def _fill_nearest(self, out: Pixels, places: dict[int, list[int]]) -> None:
-        """A pass over the file that serves every wanted frame from the nearest readable one, the first time to its end
-        to count those."""
+    def _nearest(self, places: dict[int, list[int]]) -> Iterator[tuple[list[int], Pixels]]:
+        """As `each`, by a pass over the file that serves every wanted frame from the nearest readable one; the first
+        time to its end, to count those."""
         wanted = sorted(places, reverse=True)
         readable = 0
         before: tuple[int, Picture] | None = None  # holds a decoded frame, never more than one
@@ -159,14 +170,14 @@ class VideoReader(ABC):
             while wanted and wanted[-1] <= number:
                 asked = wanted.pop()
                 is_nearer_before = before is not None and asked - before[0] <= number - asked
-                out[places[asked]] = before[1]() if before is not None and is_nearer_before else picture()
+                yield places[asked], before[1]() if before is not None and is_nearer_before else picture()
             before = (number, picture)
             if self._is_damaged and not wanted:  # counted before
                 return
         if before is None:
             raise InputError(f"{self.info.path}: expected a video, found no frame that can be decoded")
         for asked in wanted:
-            out[places[asked]] = before[1]()
+            yield places[asked], before[1]()
         self._is_damaged = True
         if not self.warnings and readable < self.info.num_frames:
             message = (
@@ -174,7 +185,7 @@ class VideoReader(ABC):
                 "the nearest readable frame stands in for each of the others"
             )
             self.warnings.append(message)
-            warnings.warn(message, stacklevel=3)
+            warnings.warn(message, stacklevel=4)
 
 
 def open_frames(paths: Sequence[str | os.PathLike[str]], name: str | None = None) -> VideoReader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -15,14 +16,16 @@ from uniformer.checkpoints.told import warn_of_assumed
 from uniformer.config import InputSpec
 from uniformer.errors import InputError
 from uniformer.labels import flip_sensitive
+from uniformer.reading.frames import VideoReader
 from uniformer.reading.options import Augment
 from uniformer.reading.pictures import Pixels, open_picture
-from uniformer.reading.sampling import random_clip
+from uniformer.reading.sampling import Indices, random_clip
 from uniformer.reading.views import Source, frames_within, load_views, open_clip
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+MAX_HELD = 1 << 29  # bytes of a clip that is held whole: five frames of 8K, or twenty of 4K
 SpecSource: TypeAlias = "InputSpec | Contract | str | os.PathLike[str]"  #: whatever says what a network is fed
 
 
@@ -117,7 +120,19 @@ def read_for_training(
         return open_picture(source)
     with open_clip(source) as reader:
         first, count = frames_within(reader, span)
-        return reader.read(first + random_clip(spec, count, rng, even=augment.even_frames))
+        return _held(reader, first + random_clip(spec, count, rng, even=augment.even_frames))
+
+
+def _held(reader: VideoReader, numbers: Indices) -> Pixels:
+    """The frames, (T, H, W, 3); those of a clip of more than `MAX_HELD` at a whole fraction of their size."""
+    height, width = reader.info.height, reader.info.width
+    factor = math.ceil(math.sqrt(len(numbers) * height * width * 3 / MAX_HELD))
+    if factor == 1:
+        return reader.read(numbers)
+    frames = np.empty((len(numbers), -(-height // factor), -(-width // factor), 3), np.uint8)
+    for places, picture in reader.each(numbers):
+        frames[places] = np.asarray(Image.fromarray(picture).reduce(factor))
+    return frames
 
 
 def augmented(pixels: Pixels | Image.Image, spec: InputSpec, augment: Augment, rng: np.random.Generator) -> Tensor:

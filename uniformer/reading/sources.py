@@ -36,6 +36,11 @@ class Encoded:
     file: Path | IO[bytes]
     is_ours: bool = False  #: made here, to be closed here; a caller's file stays open
 
+    @property
+    def size(self) -> int:
+        """Bytes. To be asked for before others read the file, as it moves the place from which they do."""
+        return self.file.stat().st_size if isinstance(self.file, Path) else self.file.seek(0, os.SEEK_END)
+
     def close(self) -> None:
         """Let go of the memory or the temporary file."""
         if self.is_ours and not isinstance(self.file, Path):

@@ -17,7 +17,7 @@ memory as tensors.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Floats: TypeAlias = npt.NDArray[np.float32]
 Values = TypeVar("Values", "Tensor", Floats)
 
-MAX_RESIZED = 2**26  # pixels of a whole picture resized by Pillow: 256 MB, a short side of 256 and 1000 times that
+ELONGATED = 64  # times as long as wide, from which on a picture is not resized as a whole before it is cropped
 
 
 def to_views(frames: AnyPixels, spec: InputSpec) -> Tensor:
@@ -52,11 +52,22 @@ def view_array(frames: AnyPixels, spec: InputSpec) -> Floats:
     """
     frames = checked_pixels(frames, 5, "(clips, T, H, W, 3)")
     clips, time, height, width, _ = frames.shape
-    cut = _cutter(height, width, spec)
+    pictures = enumerate(frames.reshape(-1, height, width, 3))
+    return views_of((([place], picture) for place, picture in pictures), clips, time, (height, width), spec)
+
+
+def views_of(
+    pictures: Iterable[tuple[Iterable[int], Pixels]], clips: int, time: int, size: tuple[int, int], spec: InputSpec
+) -> Floats:
+    """`view_array` of frames that come one by one: their places among the clips * time, and their pixels, (H, W, 3) of
+    `size`."""
+    cut = _cutter(*size, spec)
     views = np.empty((clips, spec.crops, 3, time, *spec.size), np.float32)
-    for clip, out in zip(frames, views, strict=True):
-        for number, picture in enumerate(clip):
-            for view, pixels in zip(out, cut(picture), strict=True):
+    for places, picture in pictures:
+        crops = cut(picture)
+        for place in places:
+            clip, number = divmod(place, time)
+            for view, pixels in zip(views[clip], crops, strict=True):
                 view[:, number] = pixels  # (3, h, w)
     return normalise(views.reshape(-1, *views.shape[2:]), spec)
 
@@ -71,7 +82,7 @@ def image_views(image: Image.Image | AnyPixels, spec: InputSpec) -> Tensor:
 def image_array(image: Image.Image | AnyPixels, spec: InputSpec) -> Floats:
     """Views of a picture: a PIL image or uint8 RGB (H, W, 3) or (3, H, W) -> float32 (crops, 3, h, w).
 
-    Raises `InputError` as `pictures.to_pixels` does, and for pictures too elongated to resize.
+    Raises `InputError` as `pictures.to_pixels` does.
     """
     return view_array(to_pixels(image)[None, None], spec).squeeze(2)
 
@@ -145,6 +156,9 @@ def _cutter(height: int, width: int, spec: InputSpec) -> Callable[[Pixels], list
         ]
         return lambda picture: [_bilinear(picture, rows, columns) for rows, columns in taps]
 
+    if max(frame.height, frame.width) > ELONGATED * min(frame.height, frame.width):
+        return lambda picture: [_pil_crop(picture, box, spec.size) for box in crop_boxes(height, width, spec)]
+
     def cut(picture: Pixels) -> list[npt.NDArray[Any]]:
         resized = _pil_resize(picture, frame.height, frame.width).transpose(2, 0, 1)
         return [resized[:, top : top + h, left : left + w] for top, left in frame.corners]
@@ -154,9 +168,16 @@ def _cutter(height: int, width: int, spec: InputSpec) -> Callable[[Pixels], list
 
 def _pil_resize(image: Pixels, height: int, width: int) -> Pixels:
     """(H, W, 3) -> (height, width, 3); Pillow's bicubic widens its filter when shrinking, which is the antialiasing."""
-    if height * width > MAX_RESIZED:
-        raise InputError(f"expected a picture less elongated than {image.shape[0]} x {image.shape[1]} pixels")
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _pil_crop(picture: Pixels, box: tuple[float, float, float, float], size: tuple[int, int]) -> Pixels:
+    """A part of a picture (top, left, height, width) resized alone: (H, W, 3) -> (3, h, w). As `_pil_resize` and a crop
+    give it, nearly."""
+    top, left, height, width = box
+    part = (left, top, min(left + width, picture.shape[1]), min(top + height, picture.shape[0]))
+    resized = Image.fromarray(picture).resize(size[::-1], Image.Resampling.BICUBIC, box=part)
+    return np.asarray(resized).transpose(2, 0, 1)
 
 
 class _Taps(NamedTuple):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,16 +33,15 @@ from uniformer.reading.pictures import (
 )
 from uniformer.reading.sampling import clip_indices, effective_stride
 from uniformer.reading.sources import Media, is_media, is_path
-from uniformer.reading.transforms import Floats, crop_boxes, image_array, view_array
+from uniformer.reading.transforms import Floats, crop_boxes, image_array, views_of
 from uniformer.reading.video import open_video
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Decoder = Literal["pyav", "torchcodec"]
+T = TypeVar("T")
 Source: TypeAlias = "Media | np.ndarray | Tensor | Image.Image | Sequence[Any]"
-
-MAX_HELD = 1 << 29  # of frames held at once; clips of very large videos are read one after the other
 
 
 @dataclass(frozen=True)
@@ -79,11 +78,11 @@ def load_views(
 ) -> Views:
     """The views of one source as `spec` wants them.
 
-    A network for clips takes a video, a folder of frames, a list of images, or uint8 RGB frames (T, H, W, 3) or
-    (T, 3, H, W); `fps` is the rate of frames that have no clock of their own. A network for images takes an image, or
-    uint8 RGB (H, W, 3) or (3, H, W). Videos and images are files: paths, bytes, file objects or http(s) addresses (see
-    `sources.encoded`); images may be PIL's too. `span`, start and end in seconds, takes a part of a video as if it
-    were the whole.
+    A network for clips takes a video, a folder of frames, a list of images, or frames (T, H, W, 3) or (T, 3, H, W);
+    `fps` is the rate of frames that have no clock of their own. A network for images takes an image, or pixels
+    (H, W, 3), (3, H, W) or (H, W). Values and channels of arrays are as `pictures.channels_last` takes them. Videos and
+    images are files: paths, bytes, file objects or http(s) addresses (see `sources.encoded`); images may be PIL's too.
+    `span`, start and end in seconds, takes a part of a video as if it were the whole.
 
     Raises `InputError` for a source that is of the other kind, missing, unreadable or of another shape.
     """
@@ -120,17 +119,10 @@ def _clips(reader: VideoReader, spec: InputSpec, follow_seconds: bool, span: tup
     if count < window:
         notes.append(f"only {counted(count, 'frame')} where a clip spans {window:.4g}: frames repeat")
 
-    start = time.perf_counter()
-    at_once = max(1, MAX_HELD // (spec.frames * info.width * info.height * 3))
-    arrays, reading = [], 0.0
-    for first in range(0, len(frames), at_once):
-        begin = time.perf_counter()
-        some = frames[first : first + at_once]
-        read = reader.read(some.ravel()).reshape(*some.shape, info.height, info.width, 3)
-        reading += time.perf_counter() - begin
-        arrays.append(view_array(read, spec))
+    pace = _Pace()
+    clips, length = frames.shape
     return Views(
-        array=np.concatenate(arrays) if len(arrays) > 1 else arrays[0],
+        array=views_of(pace.of(reader.each(frames.ravel())), clips, length, (info.height, info.width), spec),
         height=info.height,
         width=info.width,
         boxes=tuple(crop_boxes(info.height, info.width, spec)),
@@ -138,9 +130,28 @@ def _clips(reader: VideoReader, spec: InputSpec, follow_seconds: bool, span: tup
         seconds=None if info.fps is None else reader.times(frames.ravel()).reshape(frames.shape),
         num_frames=info.num_frames,
         fps=info.fps,
-        notes=(*notes, *reader.warnings),
-        timings={"read": reading, "transform": time.perf_counter() - start - reading},
+        notes=(*notes, *reader.notes, *reader.warnings),
+        timings=pace.timings(),
     )
+
+
+class _Pace:
+    """How long frames were waited for, and how long all else took."""
+
+    def __init__(self) -> None:
+        self._start, self._read = time.perf_counter(), 0.0
+
+    def of(self, frames: Iterator[T]) -> Iterator[T]:
+        while True:
+            begin = time.perf_counter()
+            frame = next(frames, None)
+            self._read += time.perf_counter() - begin
+            if frame is None:
+                return
+            yield frame
+
+    def timings(self) -> dict[str, float]:
+        return {"read": self._read, "transform": time.perf_counter() - self._start - self._read}
 
 
 def open_clip(source: Source, backend: Decoder = "pyav", fps: float | None = None) -> VideoReader:
@@ -161,14 +172,12 @@ def open_clip(source: Source, backend: Decoder = "pyav", fps: float | None = Non
     frames = [_frame(item) for item in source]
     if len({f.shape for f in frames}) > 1:
         raise InputError(f"expected frames of one size, got {frames[0].shape} and others")
-    return ArrayReader(channels_last(np.stack(frames), 4, "(T, H, W, 3)"), fps)
+    return ArrayReader(np.stack(frames), fps)
 
 
-def _frame(item: Any) -> np.ndarray:
-    """One item of a list of frames as an array."""
-    if isinstance(item, np.ndarray) or is_tensor(item):
-        return np.asarray(item)
-    if isinstance(item, Image.Image):
+def _frame(item: Any) -> Pixels:
+    """One item of a list of frames, (H, W, 3)."""
+    if isinstance(item, np.ndarray | Image.Image) or is_tensor(item):
         return to_pixels(item)
     if is_media(item) and not is_path(item):
         return to_pixels(open_image(item))

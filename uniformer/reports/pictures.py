@@ -6,13 +6,12 @@ import base64
 import io
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 from PIL import Image
 
 from uniformer.datasets.manifest import Kind
 from uniformer.errors import InputError
-from uniformer.reading.pictures import Pixels, load_image
+from uniformer.reading.pictures import Pixels, file_to_pixels, open_image
 from uniformer.reading.video import open_video
 from uniformer.reading.views import frames_within
 
@@ -45,7 +44,7 @@ def thumbnail(path: str, kind: Kind, span: tuple[float, float] | None = None) ->
 def _middle(path: str, kind: Kind, span: tuple[float, float] | None) -> Pixels | None:
     try:
         if kind == "image":
-            return load_image(Path(path))
+            return file_to_pixels(open_image(path), path)
         with warnings.catch_warnings(), open_video(path) as reader:
             warnings.simplefilter("ignore")  # of damage, which others tell of
             first, count = frames_within(reader, span)

@@ -376,6 +376,7 @@ def _middles(windows: Sequence[Window]) -> NDArray[np.float64]:
 
 
 def _notes(film: _Film, shots: Sequence[_Shot], windows: Mapping[int, Sequence[Window]]) -> Iterator[str]:
+    yield from film.reader.notes
     count = film.reader.info.num_frames
     if film.seen < count:
         lost = film.seen if film.first_lost is None else film.first_lost

@@ -1,0 +1,119 @@
+"""A video file taken apart by FFmpeg (in PyAV): its container, the packets in it, the frames that they decode to."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.error import ArgumentError, FFmpegError
+from av.packet import Packet
+from av.stream import Discard, Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from uniformer.errors import InputError
+from uniformer.reading.boxes import check_samples
+from uniformer.reading.limits import (
+    BYTE_READ,
+    MAX_PIXELS,
+    NOTHING_DECODED,
+    PACKET_DECODED,
+    PACKET_READ,
+    Work,
+    check_pixels,
+)
+from uniformer.reading.pictures import scans_in
+from uniformer.reading.sources import Encoded
+
+# Containers (FFmpeg's names), by what their packets are worth. Playlists and all else that can name further files or
+# addresses are in no list, so they are refused: a file that came from outside must not make us open another one.
+SEEKABLE = frozenset({"mov", "matroska"})  # a packet is a frame with its own time; keyframes are found
+FRAMED = frozenset({"avi", "gif", "flv", "asf", "ogg", "ivf", "nut"})  # a packet is a frame; decode in order
+PARSED = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v", "mjpeg", "obu", "mxf", "wtv", "dv"})
+# In the last, packets are cut by guesswork or may hold half a frame: only decoding everything tells how many there are.
+
+MAX_THREADS = 8  # of one decoder; more hardly help
+THREAD_PIXELS = 1 << 25  # of the frames that threads hold, each its own: one of 8K, four of 4K
+MAX_READ_ERRORS = 100  # a damaged container that fails this often gives nothing more
+
+
+def open_container(medium: Encoded) -> tuple[InputContainer, VideoStream]:
+    """A fresh container and its main video stream, with limits and threads set. Raises `InputError`."""
+    check_samples(medium)
+    file, name = medium.from_start(), medium.name
+    try:
+        container = av.open(
+            # The prefix keeps a colon in a name from being taken for a protocol
+            f"file:{file.absolute()}" if isinstance(file, Path) else file,
+            "r",
+            metadata_errors="ignore",  # old AVI files carry Latin-1
+            options={"max_pixels": str(MAX_PIXELS)},
+            container_options={
+                "protocol_whitelist": "file",
+                "format_whitelist": ",".join(sorted(SEEKABLE | FRAMED | PARSED)),
+            },
+        )
+    except FFmpegError as error:
+        reason = "not a format that is read" if isinstance(error, ArgumentError) else error.strerror
+        raise InputError(f"{name}: expected a video, found a file that does not open as one: {reason}") from None
+    try:
+        stream = container.streams.best("video")
+        if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
+            raise InputError(f"{name}: expected a video, found no video stream in it")
+        if stream.codec_context is None:
+            raise InputError(f"{name}: expected a video, found one in a codec that this FFmpeg cannot decode")
+        check_pixels(name, stream.width, stream.height)
+    except BaseException:
+        container.close()
+        raise
+    if "mov" in container.format.name.split(","):  # whose other streams may lie over all of the file, many times
+        for other in container.streams:
+            other.discard = Discard.default if other is stream else Discard.all
+    threads = _threads(stream.width * stream.height)
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+    stream.codec_context.thread_type = "AUTO" if threads > 1 else "NONE"
+    stream.codec_context.thread_count = threads
+    return container, stream
+
+
+def _threads(pixels: int) -> int:
+    """One in a worker process (of a DataLoader, say), where the others use the other cores; else what pays, and what
+    frames of so many pixels allow."""
+    if multiprocessing.parent_process() is not None:
+        return 1
+    return max(1, min(os.cpu_count() or 1, MAX_THREADS, THREAD_PIXELS // max(pixels, 1)))
+
+
+def packets_of(container: InputContainer, stream: VideoStream, work: Work) -> Iterator[Packet]:
+    """What is left of the packets, less the empty ones (which would end decoding); goes on after errors of reading."""
+    for _ in range(MAX_READ_ERRORS):
+        try:
+            for packet in container.demux(stream):
+                work.spend(PACKET_READ + BYTE_READ * packet.size)
+                if packet.size:
+                    yield packet
+            return
+        except FFmpegError:
+            continue
+        except IndexError:  # PyAV's own, after the last packet, where a damaged file grew a stream on the way
+            return
+
+
+def frames_of(stream: VideoStream, packets: Iterable[Packet], work: Work) -> Iterator[VideoFrame]:
+    """Decoded frames as shown one after the other; packets that fail to decode are passed over."""
+    context = stream.codec_context
+    for packet in chain(packets, [None]):  # None drains the decoder
+        try:
+            decoded = stream.decode(packet)
+        except FFmpegError:
+            decoded = []
+        if packet is not None:
+            passes = scans_in(bytes(packet)) if context.codec.canonical_name == "mjpeg" else 1
+            least = PACKET_DECODED if decoded else NOTHING_DECODED
+            work.spend(least + max(passes, 1) * context.width * context.height)
+        yield from decoded
