@@ -100,7 +100,7 @@ def test_names_that_are_not_utf8(cli: Cli, media: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_bytes(b"caf\xe9.png\n")
     assert predict(cli, media, tmp_path / "list.txt", "--out", out, net="images").status == 0
     again = predict(cli, media, name, "--out", out, "--resume", net="images")
-    assert (again.status, again.err) == (0, "1 files had a result already\n")
+    assert (again.status, again.err) == (0, "1 file had a result already\n")
     assert out.read_bytes().count(b"\n") == 1
     table = predict(cli, media, name, net="images")
     assert table.status == 0
@@ -133,7 +133,7 @@ def test_bad_input_is_one_line(cli: Cli, media: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "args",
     [
-        (), ("sing",), ("predict",), ("predict", "a", "--top-k", "many"), ("predict", "a", "--crops", "2"),
+        ("sing",), ("predict",), ("predict", "a", "--top-k", "many"), ("predict", "a", "--crops", "2"),
         ("predict", "a", "--precision", "int8"), ("predict", "a", "--backend", "x"), ("predict", "a", "--no-such"),
         ("models", "a", "b"), ("verify",), ("convert", "a"),
     ],
