@@ -52,7 +52,7 @@ def test_a_relative_path_without_folder(tmp_path: Path, monkeypatch: pytest.Monk
     [
         ({"a": 'base = "b.toml"', "b": 'base = "a.toml"'}, r"circular base: \S+a\.toml -> \S+b\.toml -> \S+a\.toml$"),
         ({"a": 'base = "./a.toml"'}, r"circular base: \S+a\.toml -> \S+a\.toml$"),
-        ({"a": 'base = "gone.toml"'}, r"cannot read recipe \S+gone\.toml: No such file or directory$"),
+        ({"a": 'base = "gone.toml"'}, r"gone\.toml: expected a recipe, found no readable file: no such file or d"),
         ({"a": 'base = "uniformer_s16x4_k40"'}, r"unknown recipe \S+ \(did you mean 'uniformer_s16x4_k400' or "),
         ({"a": "base = 3"}, r"a\.toml: expected base as the name or path of a recipe, got 3$"),
         ({"a": "arch = "}, r"a\.toml is not TOML: "),
@@ -77,7 +77,7 @@ def test_a_bad_file_is_one_line(tmp_path: Path, files: dict[str, str], message: 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"^cannot read recipe \S+a\.toml: "):
+    with pytest.raises(InputError, match=r"a\.toml: expected a recipe, found no UTF-8 text at byte 0$"):
         load_recipe(tmp_path / "a.toml")
 
 

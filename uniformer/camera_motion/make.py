@@ -28,6 +28,7 @@ from uniformer.support.files import atomic_path
 from uniformer.support.jobs import run_parallel
 from uniformer.support.progress import OnProgress
 from uniformer.support.resume import open_journal
+from uniformer.support.texts import parse_json, read_whole
 
 WORLDS = ("doom", "photos")
 SPLITS = ("train", "val", "test")
@@ -191,12 +192,12 @@ def _begin(out: Path, recipe: Request, pictures: Pictures) -> None:
         if not (out / ABOUT).exists():
             with atomic_path(out / ABOUT) as temporary:
                 temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        old = json.loads((out / ABOUT).read_text("utf-8"))
+        old = parse_json(read_whole(out / ABOUT, "what a set was made with"), str(out / ABOUT))
         settings = {"recipe": old["recipe"], "photographs": old["photographs"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         expected = "expected a folder to write to or a set to go on with"
         raise InputError(f"{out}: {expected}, found neither: {error}") from None
-    wanted = json.loads(json.dumps({name: about[name] for name in settings}))
+    wanted = parse_json(json.dumps({name: about[name] for name in settings}), "the settings")
     if settings != wanted:
         before = {**settings["recipe"], "photographs": settings["photographs"]}
         now = {**wanted["recipe"], "photographs": wanted["photographs"]}

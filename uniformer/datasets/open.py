@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +32,7 @@ from uniformer.datasets.manifest import Item, Kind, Manifest, is_saved_manifest
 from uniformer.datasets.tables import LIST_SUFFIXES, ListRow, is_whole
 from uniformer.errors import InputError
 from uniformer.labels import DATASETS, alphabetical, load_classes, match_names, normal_form
+from uniformer.support.texts import parse_json, read_text
 
 MANIFEST_SUFFIX = ".manifest"  #: of a saved manifest found in a folder
 CLASSES_FILE = "classes.txt"  #: beside a list: the classes' names, one a line, in the order of the labels
@@ -182,12 +182,9 @@ def _class_names(classes: Sequence[str] | str | None) -> tuple[str, ...] | None:
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
-    try:
-        text = path.read_text("utf-8-sig")
-        names = json.loads(text) if path.suffix == ".json" else None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected names of classes, found another kind of file: {error}") from None
+    text = read_text(path, "names of classes")
     if path.suffix == ".json":
+        names = parse_json(text, str(path), "names of classes")
         if not isinstance(names, list):
             raise InputError(f"{path}: expected a JSON array of names, found {type(names).__name__}")
         return tuple(map(str, names))

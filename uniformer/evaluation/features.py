@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from uniformer.checkpoints.load import load_model
 from uniformer.config import InputSpec, Precision
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.open import open_for_evaluation
-from uniformer.errors import InputError
+from uniformer.errors import InputError, shown
 from uniformer.evaluation.scoring import Reading, check_fits, item_groups, run_items, run_key
 from uniformer.inference.engine import Outcome
 from uniformer.inference.networks import TorchNetwork, evaluating, pooled_features
@@ -32,11 +32,13 @@ from uniformer.support.distributed import current_process_group, process_group
 from uniformer.support.files import atomic_path, clear_away
 from uniformer.support.progress import OnProgress
 from uniformer.support.resume import claim, read_claim
+from uniformer.support.texts import parse_json
 from uniformer.tasks.scores import load_pyarrow
 
 ShardFormat = Literal["safetensors", "parquet"]
 Arrays = dict[str, npt.NDArray[Any]]
 
+MOST_SHARDS = 10**6  # of a folder
 KEY_NAME = "features.json"  # what the shards are features of
 SHARD_ITEMS, SHARD_MAPS = 64, 8  # items of a shard; with stage maps, which are a thousand times larger
 
@@ -174,7 +176,12 @@ def load_features(folder: str | os.PathLike[str]) -> Features:
     about = read_claim(folder / KEY_NAME)
     if about is None:
         raise InputError(f"{folder}: expected a folder of features, found no {KEY_NAME} in it")
-    paths = [_shard_path(folder, number, about["form"]) for number in range(about["shards"])]
+    count, classes = about.get("shards"), about.get("classes")
+    if type(count) is not int or not 1 <= count <= MOST_SHARDS or about.get("form") not in get_args(ShardFormat):
+        raise InputError(f"{folder / KEY_NAME}: expected shards from 1 up and their form, found {shown(about)}")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise InputError(f"{folder / KEY_NAME}: expected classes as a list of names, found {shown(classes)}")
+    paths = [_shard_path(folder, number, about["form"]) for number in range(count)]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         raise InputError(
@@ -185,7 +192,7 @@ def load_features(folder: str | os.PathLike[str]) -> Features:
     names = tuple(chain.from_iterable(names for _, names, _ in parts))
     why = list(chain.from_iterable(errors for _, _, errors in parts))
     errors = {row: text for row, text in enumerate(why) if text is not None}
-    return Features(**joined, paths=names, classes=tuple(about["classes"]), errors=errors)
+    return Features(**joined, paths=names, classes=tuple(classes), errors=errors)
 
 
 def _check(model: UniFormer, manifest: Manifest, spec: InputSpec, stages: Sequence[int], form: str) -> None:
@@ -278,7 +285,8 @@ def _read_shard(path: Path, wanted: Sequence[str]) -> tuple[Arrays, list[str], l
             with safe_open(path, framework="np") as f:
                 facts = f.metadata()
                 arrays = {name: f.get_tensor(name) for name in wanted}
-                return arrays, json.loads(facts["paths"]), json.loads(facts["errors"])
+                names, why = (parse_json(facts[name], str(path)) for name in ("paths", "errors"))
+                return arrays, names, why
         except (SafetensorError, OSError, KeyError, TypeError, ValueError):
             raise InputError(f"{path}: expected a shard of features, found a damaged or another kind of file") from None
     arrow, parquet = load_pyarrow()

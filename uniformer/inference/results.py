@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from uniformer.errors import InputError, shown
 from uniformer.inference.predictor import Failure
 from uniformer.support.resume import whole_lines
+from uniformer.support.texts import parse_json
 from uniformer.tasks.task import Result
 
 AnswerFormat = Literal["table", "jsonl", "csv"]
@@ -75,10 +76,10 @@ class _Row(NamedTuple):
 def _jsonl_rows(data: bytes, path: Path) -> Iterator[_Row]:
     for number, line in enumerate(whole_lines(data), start=1):
         try:
-            result = json.loads(line.decode("utf-8", "surrogateescape"))
+            result = parse_json(line.decode("utf-8", "surrogateescape"), f"{path}, line {number}")
             hash(result["source"])
             yield _Row(number, result["source"], None if "error" in result else result["weights"], True, line)
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             raise _foreign(path, number) from None
 
 

@@ -6,6 +6,7 @@ processes and of training processes, and a run goes on at any step as if it had 
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from uniformer.checkpoints.pickles import read_pickle
 from uniformer.config import InputSpec
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.samples import LabelledRows
@@ -26,6 +28,7 @@ from uniformer.reading.augment import augment_labelled_image
 from uniformer.reading.options import Augment
 from uniformer.reading.pipeline import augmented
 from uniformer.support.distributed import WORKER_START
+from uniformer.support.texts import check_file
 
 ORDER, SAMPLE, MIXING, NETWORK = range(4)  # what draws are for: each has its own stream of numbers
 SUBSTITUTES = 20  # tries to replace an unreadable file before the run gives up
@@ -149,14 +152,23 @@ class Plan:
 class TrainingSet(Dataset[Sample]):
     """Samples by `Place`, each augmented `augment.repeats` times from one decoding.
 
-    `label_maps` is the folder of token labeling's maps: <class folder>/<name>.pt for each picture.
+    `label_maps` is the folder of token labeling's maps: <class folder>/<name>.pt for each picture, whose classes are
+    below `num_classes`.
     """
 
     def __init__(
-        self, manifest: Manifest, spec: InputSpec, augment: Augment, *, seed: int = 0, label_maps: str | None = None
+        self,
+        manifest: Manifest,
+        spec: InputSpec,
+        augment: Augment,
+        *,
+        seed: int = 0,
+        label_maps: str | None = None,
+        num_classes: int | None = None,
     ):
         self.manifest, self.spec, self.augment = manifest, spec, augment
         self.seed, self.label_maps = seed, None if spec.is_video else label_maps
+        self._num_classes = num_classes
         self._rows = LabelledRows(manifest, spec, augment)
 
     def __len__(self) -> int:
@@ -181,30 +193,32 @@ class TrainingSet(Dataset[Sample]):
         if self.label_maps is None:
             views = [augmented(pixels, self.spec, self.augment, copy) for copy in copies]
             return Sample(torch.stack(views), label, [], [], unreadable)
-        whole = read_label_map(self.label_maps, self.manifest.path(row))
+        whole = read_label_map(self.label_maps, self.manifest.path(row), self._num_classes)
         drawn = [augment_labelled_image(pixels, whole, self.spec, self.augment, copy) for copy in copies]
         views, maps, crops = map(list, zip(*drawn, strict=True))
         return Sample(torch.stack(views), label, maps, crops, unreadable)
 
 
-def read_label_map(folder: str, path: str) -> Tensor:
+def read_label_map(folder: str, path: str, num_classes: int | None = None) -> Tensor:
     """The published map of a picture, float32 (2, k, M, M): scores and classes.
 
     It has the picture's name and lies in a folder of the same name as the picture's, as in the published archive.
-    Raises `InputError` where there is none.
+    Raises `InputError` where there is none, and for classes that are not below `num_classes`.
     """
     file = Path(folder, Path(path).parent.name, Path(path).stem + ".pt")
+    check_file(file, f"the label map of {path}")
     try:
-        label_map = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InputError(
-            f"{file}: expected the label map of {path}, found no readable file: {error.strerror}"
-        ) from None
-    except Exception as error:  # pickle's, zip's and torch's own
-        raise InputError(f"{file}: expected a label map, found another kind of file: {type(error).__name__}") from None
+        label_map = read_pickle(file)
+    except InputError as error:
+        why = str(error).replace(str(file), "it")
+        raise InputError(f"{file}: expected a label map, found another kind of file: {why}") from None
     if not isinstance(label_map, Tensor) or label_map.ndim != 4 or label_map.shape[0] != 2:
         raise InputError(f"{file}: expected a label map (2, k, M, M), found {getattr(label_map, 'shape', 'no tensor')}")
-    return label_map.float()
+    label_map = label_map.float()
+    most = math.inf if num_classes is None else num_classes
+    if not (label_map.isfinite().all() and (label_map[1] >= 0).all() and (label_map[1] < most).all()):
+        raise InputError(f"{file}: expected finite scores, and classes from 0 up to below {most}, found others")
+    return label_map
 
 
 # ---- batches ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
@@ -23,6 +22,7 @@ from uniformer.errors import Checked, InputError
 from uniformer.network.variants import default_input, get_config
 from uniformer.reading.options import Augment
 from uniformer.support.settings import Table, from_table, keys, leaves, merged, nearest, nested, parse_override, to_toml
+from uniformer.support.texts import parse_toml, read_text
 from uniformer.tasks.options import Loss, Mixing
 
 ALIASES = {"lr": "optimizer.lr", "epochs": "schedule.epochs"}  # of overrides, never of files
@@ -291,10 +291,7 @@ def _read(source: str | os.PathLike[str], chain: tuple[str, ...]) -> Table:
     text, label, folder = _text(source)
     if label in chain:
         raise InputError(f"circular base: {' -> '.join((*chain, label))}")
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{label} is not TOML: {error}") from None
+    table = parse_toml(text, label)
     base = table.pop("base", None)
     if base is None:
         return table
@@ -313,10 +310,7 @@ def _text(source: str | os.PathLike[str]) -> tuple[str, str, Path]:
     """Text of a recipe file, what to call it, and the folder that paths in it start from."""
     if _is_path(source):
         path = Path(source).resolve()
-        try:
-            return path.read_text(encoding="utf-8"), str(path), path.parent
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read recipe {path}: {getattr(error, 'strerror', None) or error}") from None
+        return read_text(path, "a recipe"), str(path), path.parent
     recipes = files("uniformer").joinpath("assets", "recipes")
     for place in (recipes, recipes.joinpath("bases")):
         entry = place.joinpath(f"{source}.toml")
