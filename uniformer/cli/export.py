@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from uniformer.cli.options import add_head_dim
+from uniformer.cli.tables import say
 from uniformer.support.files import check_outputs
 
 HELP = "write a network for OpenVINO or ONNX Runtime"
@@ -27,5 +28,5 @@ def run(args: argparse.Namespace) -> int:
     check_outputs(files, [args.checkpoint], overwrite=args.overwrite)
     model, contract, _ = load_model(args.checkpoint, head_dim=args.head_dim)
     off = export(model, contract, args.out)
-    print(f"wrote {args.out}: its logits are off by {off:.0e} of the largest")
+    say(f"wrote {args.out}: its logits are off by {off:.0e} of the largest")
     return 0

@@ -12,7 +12,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from uniformer.cli.options import add_reading, add_window, call
+from uniformer.cli.options import add_reading, add_window, call, whole
+from uniformer.cli.tables import say
 from uniformer.errors import InputError
 from uniformer.support.files import check_outputs, locked, make_folder
 from uniformer.support.progress import progress_bar
@@ -33,7 +34,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--untrained", metavar="ARCH", help="a network with random weights instead: tries the way, needs no download"
     )
-    p.add_argument("--top-k", type=int, default=5, metavar="K", help="labels per file (default: 5)")
+    p.add_argument("--top-k", type=whole(1), default=5, metavar="K", help="labels per file (default: 5)")
     add_reading(p)
     add_window(p)
     p.add_argument(
@@ -93,11 +94,11 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
                 kept.add(result)
             bar(number, len(sources))
     if done:
-        print(f"{len(done)} files had a result already", file=sys.stderr)
+        say(f"{len(done)} files had a result already", file=sys.stderr)
     if failures:
-        print(f"{len(failures)} of {len(sources)} files failed:", file=sys.stderr)
+        say(f"{len(failures)} of {len(sources)} files failed:", file=sys.stderr)
         for failure in failures:
-            print(f"  {failure.source}", file=sys.stderr)
+            say(f"  {failure.source}", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -122,7 +123,7 @@ def _network(args: argparse.Namespace) -> Any:
     from uniformer.network.variants import default_input
 
     model = create_model(args.untrained)
-    print(f"{args.untrained} with random weights: its labels mean nothing", file=sys.stderr)
+    say(f"{args.untrained} with random weights: its labels mean nothing", file=sys.stderr)
     return model, Contract(model.config, args.untrained, default_input(model.config))
 
 
@@ -140,10 +141,10 @@ def _usual(path: str) -> str:
     from uniformer.inference.predictor import default_or_bundled
 
     usual = _default_checkpoint(path)
-    print(f"no --checkpoint given: {usual}", file=sys.stderr)
+    say(f"no --checkpoint given: {usual}", file=sys.stderr)
     checkpoint, note = default_or_bundled(usual)
     if note:
-        print(note, file=sys.stderr)
+        say(note, file=sys.stderr)
     return checkpoint
 
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from uniformer.cli.options import add_device, call
+from uniformer.cli.tables import say
 
 HELP = "train or fine-tune on a data set"
 
@@ -31,6 +32,6 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(resolved(plan.recipe))
         return 0
     if plan.reasons:
-        print("\n".join(plan.reasons), flush=True)
+        say("\n".join(plan.reasons), flush=True)
     result = call(run_plan, args, plan=plan)
     return 128 + result.stopped_by if result.stopped_by else 0

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from uniformer.errors import visible
+
 OnProgress = Callable[[int, int], None]  #: called with the number done, and of how many
 
 DATA_BOUND = 0.2  # share of the time waiting for data from which on loading is what limits a run
@@ -30,7 +32,7 @@ class Bar:
 def progress_bar(name: str, *, shown: bool = True) -> Iterator[Bar]:
     """A bar while the block runs; one that draws nothing when not `shown`, or where no one watches."""
     if not (shown and sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"):  # one bar of all processes of a run
-        yield Bar(None, lambda line: print(line, file=sys.stderr))
+        yield Bar(None, lambda line: print(visible(line), file=sys.stderr))
         return
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -40,7 +42,7 @@ def progress_bar(name: str, *, shown: bool = True) -> Iterator[Bar]:
         task = bar.add_task(name, total=None)
 
         def say(line: str) -> None:
-            bar.console.print(line, markup=False, highlight=False)
+            bar.console.print(visible(line), markup=False, highlight=False)
 
         yield Bar(lambda done, total: bar.update(task, completed=done, total=total), say)
 

@@ -14,7 +14,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from uniformer.errors import InputError, first_line, reason
+from uniformer.errors import ACTING, InputError, first_line, reason
 
 LARGEST = 1 << 28  #: bytes of a file read whole: contracts, caches and lists are far smaller
 DEEPEST = 50  #: levels of tables and arrays within each other
@@ -80,6 +80,11 @@ def parse_json(text: str | bytes, where: str, expected: str = "JSON") -> Any:
     if _is_deep(value):
         raise NotJson(_too_deep(where, expected))
     return value
+
+
+def to_json_line(value: Any) -> str:
+    """A value as one line of JSON, which may be printed: what a terminal would act on is escaped."""
+    return ACTING.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False)) + "\n"
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:

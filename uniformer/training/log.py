@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from uniformer.errors import InputError, MissingExtra
+from uniformer.errors import InputError, MissingExtra, visible
 from uniformer.support.files import atomic_path
 
 STEP_METRICS = ("epoch", "step", "lr", "loss", "grad_norm", "samples_per_s", "waiting", "epoch_loss")
@@ -45,6 +45,7 @@ class Log:
     def say(self, line: str) -> None:
         if self._quiet:
             return
+        line = visible(line, keep="\n")
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False)
         else:
