@@ -66,9 +66,11 @@ def start(
     return child
 
 
-def start_several(processes: int, recipe: Path, out: Path, *, says: Path | None = None) -> list[Child]:
+def start_several(
+    processes: int, recipe: Path, out: Path, *, says: Path | None = None, **variables: str
+) -> list[Child]:
     """With the variables that torchrun would set."""
-    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), **variables}
     ranks = map(str, range(processes))
     return [start(recipe, out, says=says, RANK=rank, LOCAL_RANK=rank, **shared) for rank in ranks]
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from uniformer.cli.options import add_device, call
 from uniformer.cli.tables import say
@@ -33,5 +37,31 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if plan.reasons:
         say("\n".join(plan.reasons), flush=True)
-    result = call(run_plan, args, plan=plan)
+    with noted_signals() as signals:
+        result = call(run_plan, args, plan=plan, signals=signals)
     return 128 + result.stopped_by if result.stopped_by else 0
+
+
+@contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """SIGTERM and SIGINT go into a list instead of ending the process; a third SIGINT interrupts as usual
+    (the second may be torchrun passing on what the terminal sent to all).
+
+    Only in the main thread of a process, as Python has it; in others signals do what they did.
+    """
+    seen: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        if number == signal.SIGINT and seen.count(number) >= 2:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -7,9 +7,10 @@ processes and of training processes, and a run goes on at any step as if it had 
 from __future__ import annotations
 
 import math
-import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from uniformer.checkpoints.pickles import read_pickle
 from uniformer.config import InputSpec
@@ -27,7 +28,8 @@ from uniformer.errors import InputError
 from uniformer.reading.augment import augment_labelled_image
 from uniformer.reading.options import Augment
 from uniformer.reading.pipeline import augmented
-from uniformer.support.distributed import WORKER_START
+from uniformer.support.distributed import CPU
+from uniformer.support.readers import read_in_order
 from uniformer.support.texts import check_file
 
 ORDER, SAMPLE, MIXING, NETWORK = range(4)  # what draws are for: each has its own stream of numbers
@@ -225,19 +227,42 @@ def read_label_map(folder: str, path: str, num_classes: int | None = None) -> Te
 
 
 def batches(
-    dataset: TrainingSet, plan: Plan, *, start: int = 0, workers: int = 0, pin: bool = False
+    dataset: TrainingSet,
+    plan: Plan,
+    *,
+    start: int = 0,
+    workers: int = 0,
+    device: torch.device = CPU,
+    is_to_stop: Callable[[], object] = lambda: False,
 ) -> Iterator[Batch]:
-    """Every pass of this process from step `start` of the run to its end, read ahead by `workers` processes."""
-    loader = DataLoader(
-        dataset,
-        batch_sampler=_Places(plan, start),
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=pin,
-        worker_init_fn=_leave_signals_to_the_trainer if workers else None,
-        multiprocessing_context=WORKER_START if workers else None,
-    )
-    return iter(loader)
+    """Every pass of this process from step `start` of the run to its end, read ahead by `workers` processes.
+
+    For a GPU, `device`, they lie in memory that is copied to it quickly. `is_to_stop`: as in `read_in_order`.
+    """
+    read = read_in_order(partial(_read_batch, dataset), plan.places(start), workers, is_to_stop=is_to_stop)
+    return read if device.type == "cpu" else _pinned(read, device)
+
+
+def _read_batch(dataset: TrainingSet, places: list[Place]) -> Batch:
+    return collate([dataset[place] for place in places])
+
+
+def _pinned(source: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """The batches, put into pinned memory by a thread while the one before is computed on."""
+
+    def following() -> Batch | None:
+        torch.cuda.set_device(device)  # of this thread, which would else use the first
+        batch = next(source, None)
+        if batch is None:
+            return None
+        maps, crops = (None if part is None else part.pin_memory() for part in (batch.label_maps, batch.crops))
+        return batch._replace(x=batch.x.pin_memory(), labels=batch.labels.pin_memory(), label_maps=maps, crops=crops)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="pin") as pool:
+        future = pool.submit(following)
+        while (batch := future.result()) is not None:
+            future = pool.submit(following)
+            yield batch
 
 
 def collate(samples: list[Sample]) -> Batch:
@@ -251,17 +276,3 @@ def collate(samples: list[Sample]) -> Batch:
         tuple(bad for sample in samples for bad in sample.unreadable),
         sum(bool(sample.unreadable) for sample in samples),
     )
-
-
-class _Places(Sampler[list[Place]]):
-    def __init__(self, plan: Plan, start: int):
-        self._plan, self._start = plan, start
-
-    def __iter__(self) -> Iterator[list[Place]]:
-        return self._plan.places(self._start)
-
-
-def _leave_signals_to_the_trainer(_worker: int) -> None:
-    """A signal to the whole group must not take the data away from the step that is to be finished and saved."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import shutil
 import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from uniformer.checkpoints.identify import Opened
 from uniformer.datasets.manifest import Manifest
@@ -26,7 +26,7 @@ from uniformer.evaluation.scoring import Reading, score
 from uniformer.inference.networks import TorchNetwork, evaluating
 from uniformer.network.model import UniFormer
 from uniformer.speed.timings import Compute
-from uniformer.support.distributed import process_group
+from uniformer.support.distributed import ProcessGroup, process_group
 from uniformer.support.files import atomic_path, clear_away
 from uniformer.support.progress import Pace
 from uniformer.tasks.task import Task
@@ -53,13 +53,15 @@ def fit(
     network: Network | None = None,
     task: type[Task] | None = None,
     opened: Opened | None = None,
+    signals: Sequence[int] = (),
 ) -> TrainingResult:
     """Train what `recipe` says on `train_set`; the folder `out` gets everything, and the same call goes on from there.
 
     In `out`: state.pt (to go on from), metrics.csv, recipe.toml, best.safetensors (the best epoch's weights),
     average.safetensors (where the recipe keeps an average), model.safetensors (the result), unreadable.csv.
-    SIGTERM and SIGINT end the run after the step at hand, with its state saved. Under torchrun every process calls
-    this; `recipe.batch_size` is that of all of them together. Seeds torch's global generator at each step.
+    The first of `signals`, a list that may grow meanwhile, ends the run after the step at hand, with its state saved:
+    the command line notes SIGTERM and SIGINT there. Under torchrun every process calls this; `recipe.batch_size` is
+    that of all of them together.
 
     `task` is what the network is for, classification by default. `network` makes what is trained of `recipe.model` in
     the task's place: for comparisons it may be another than `UniFormer` that takes the same input, gives the same
@@ -72,7 +74,7 @@ def fit(
     out = Path(out)
     with (
         process_group(device) as group,
-        noted_signals() as signals,
+        own_random_numbers(group),
         group.alone_in(out) as unlocked,
         Log(out, quiet=not group.is_main, tensorboard=recipe.loop.tensorboard) as log,
     ):
@@ -93,14 +95,21 @@ def fit(
         return finish(run)
 
 
+def own_random_numbers(group: ProcessGroup) -> AbstractContextManager[None]:
+    """Torch's global generators, which each step seeds, are afterwards where they were."""
+    return torch.random.fork_rng([group.device] if group.device.type == "cuda" else [])
+
+
 # ---- the loop --------------------------------------------------------------------------------------------------------
 
 
-def follow(run: Run, signals: list[int]) -> int | None:
+def follow(run: Run, signals: Sequence[int]) -> int | None:
     """Train until the run is finished, goes back to an earlier state, or is stopped: then by which signal."""
     recipe, progress, log = run.recipe, run.learner.progress, run.log
-    cuda = run.group.device.type == "cuda"
-    source = batches(run.samples, run.plan, start=progress.step, workers=recipe.data.workers, pin=cuda)
+    source = batches(
+        run.samples, run.plan,
+        start=progress.step, workers=recipe.data.workers, device=run.group.device, is_to_stop=lambda: bool(signals),
+    )  # fmt: skip
     window, epoch = Pace(), Pace()
     train_mode(run.learner.model)
     while not progress.finished:
@@ -274,28 +283,3 @@ def finish(run: Run) -> TrainingResult:
         run.log.say(f"{progress.left_out} steps were left out, as a number was not finite")
     run.log.say(f"result: {out / RESULT}" + (f", the weights of epoch {progress.best_epoch}" if best else ""))
     return TrainingResult(out, progress.best_scores if best else progress.scores)
-
-
-@contextmanager
-def noted_signals() -> Iterator[list[int]]:
-    """SIGTERM and SIGINT go into a list instead of ending the process; a third SIGINT interrupts as usual
-    (the second may be torchrun passing on what the terminal sent to all).
-
-    Only in the main thread of a process, as Python has it; in others signals do what they did.
-    """
-    seen: list[int] = []
-
-    def note(number: int, _frame: object) -> None:
-        if number == signal.SIGINT and seen.count(number) >= 2:
-            raise KeyboardInterrupt
-        seen.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -89,8 +89,9 @@ def run_plan(
     out: str | os.PathLike[str] | None = None,
     device: str = "auto",
     task: type[Task] | None = None,
+    signals: Sequence[int] = (),
 ) -> TrainingResult:
-    """Do what was planned."""
+    """Do what was planned. `signals`: as in `loop.fit`."""
     recipe = plan.recipe
     folder = Path(out or Path("runs", recipe.name))
     train_set, val_set = plan.sets or open_for_recipe(recipe)
@@ -100,7 +101,7 @@ def run_plan(
         return fit_head(recipe, train_set, val_set, out=folder, device=device, opened=plan.opened)
     from uniformer.training.loop import fit
 
-    return fit(recipe, train_set, val_set, out=folder, device=device, task=task, opened=plan.opened)
+    return fit(recipe, train_set, val_set, out=folder, device=device, task=task, opened=plan.opened, signals=signals)
 
 
 def _own_sets(source: str) -> tuple[Manifest, Manifest | None, list[str]]:
