@@ -66,6 +66,18 @@ def start(
     return child
 
 
+def start_command(arguments: list[str], folder: Path) -> Child:
+    """A command run in a folder, its output in the file `said` beside that."""
+    child = SERVER.Process(target=_command, args=(arguments, folder))
+    child.start()
+    return child
+
+
+def _command(arguments: list[str], folder: Path) -> None:
+    os.chdir(folder)
+    _main(arguments, folder.with_name(f"{folder.name}.0.said"), None, False, {})
+
+
 def start_several(
     processes: int, recipe: Path, out: Path, *, says: Path | None = None, **variables: str
 ) -> list[Child]:

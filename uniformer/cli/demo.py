@@ -11,13 +11,12 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from uniformer.cli.options import number, whole
 from uniformer.cli.tables import print_table, say
 from uniformer.errors import InputError
-from uniformer.support.files import atomic_path, check_outputs, make_folder
+from uniformer.support.files import atomic_path, check_outputs, make_folder, system_folder
 from uniformer.support.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -74,8 +73,8 @@ def _made_film(args: argparse.Namespace, predictor: Predictor) -> int:
     page, seed = Path(args.out or PAGE), args.seed or 0
     _check_names(predictor)
     make_folder(page.parent)
-    with TemporaryDirectory(prefix="uniformer-demo-") as folder:
-        film = Path(folder) / "film.mp4"
+    with system_folder("demo") as folder:
+        film = folder / "film.mp4"
         begin = time.perf_counter()
         takes = make_film(film, seed)
         made = time.perf_counter()

@@ -285,7 +285,8 @@ def _entry(path: str, encoding: Encoding, *, frames: int | None = None, error: s
 def _is_done(entry: dict[str, Any] | None, path: str, target: Path, encoding: Encoding) -> bool:
     if entry is None or {**entry, "frames": None, "error": None} != _entry(path, encoding):
         return False
-    return entry["error"] is not None or target.is_file()
+    error, frames = (entry.get(name) for name in ("error", "frames"))
+    return isinstance(error, str) if error is not None else type(frames) is int and target.is_file()
 
 
 class _Unreadable(InputError):

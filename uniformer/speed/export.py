@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from uniformer.network.model import UniFormer
 from uniformer.speed.preparation import prepare
 from uniformer.speed.runtimes import METADATA, SUFFIXES, import_openvino, open_exported
 from uniformer.speed.timings import view_size
+from uniformer.support.files import temporary_folder
 
 TOLERANCE = 1e-4  # of the largest logit; float32 in another order of summation moves logits by some 1e-6
 PACKAGES = {".xml": ("openvino", ("openvino",)), ".onnx": ("onnx", ("onnxruntime", "onnxscript"))}  # extra, what of it
@@ -47,13 +47,13 @@ def write_checked(model: UniFormer, size: Sequence[int], out: Path, contract: Co
     if not out.parent.is_dir():
         raise InputError(f"cannot write {out}: expected the folder {out.parent} to exist")
     example = torch.randn(3, *size, generator=torch.Generator().manual_seed(0))
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        written = Path(folder, out.name)
+    with temporary_folder(out) as folder:
+        written = folder / out.name
         write_graph(model, size, written, contract)
         off = _largest_error(model, written, example)
         if not off <= TOLERANCE:  # also catches NaN
             raise InputError(f"{out}: expected the model's logits of the exported file, they are off by {off:.1e}")
-        for path in sorted(Path(folder).iterdir()):  # .bin before .xml
+        for path in sorted(folder.iterdir()):  # .bin before .xml
             path.replace(out.parent / path.name)
     return off
 
