@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     from uniformer.speed.export import export
 
     out = Path(args.out)
-    files = [out, out.with_suffix(".bin")] if out.suffix == ".xml" else [out]
+    files = [out, out.with_suffix(".bin")] if out.suffix.lower() == ".xml" else [out]
     check_outputs(files, [args.checkpoint], overwrite=args.overwrite)
     model, contract, _ = load_model(args.checkpoint, head_dim=args.head_dim)
     off = export(model, contract, args.out)
