@@ -73,15 +73,21 @@ def test_convert(cli: Cli, tmp_path: Path) -> None:
 # ---- names -----------------------------------------------------------------------------------------------------------
 
 NET, DATA, OUT = "-my net.safetensors", "my clips", "-the out"
+SCORES = ("scores.npz", "metrics.json", "report.html")
+QUICK = ("schedule.epochs=1", "schedule.warmup_epochs=0", "data.workers=0", "optimizer.freeze=[]")
+PREPARED = [f"class of number {k}/{n}.mp4" for k in range(2) for n in range(3)]
+NO_OTHERS = ("--val=0", "--test=0")
+RUN = ("recipe.toml", "state.pt", "metrics.csv", "best.safetensors")
+CLASSES = ("class of number 0", "class of number 1")  # two of the network's
 VERBS = {  # from another folder than that of the inputs, relative to it, what is said to be written, and what else is
-    "predict": (["predict", f"{DATA}/a", "--checkpoint", f"./{NET}", f"--out={OUT}.csv"], [], [f"{OUT}.csv"]),
+    "predict": (["predict", DATA, "--checkpoint", f"./{NET}", f"--out={OUT}.csv"], [], [f"{OUT}.csv"]),
     "predict a picture": (
-        ["predict", f"{DATA}/a/0.mp4", "--checkpoint", f"./{NET}", f"--show-sampling={OUT}"],
+        ["predict", f"{DATA}/{CLASSES[0]}/0.mp4", "--checkpoint", f"./{NET}", f"--show-sampling={OUT}"],
         [], [f"{OUT}/0.mp4.sampling.png"],
     ),
     "eval": (
         ["eval", f"./{NET}", DATA, f"--out={OUT}", "--workers", "1"],
-        [OUT], [f"{OUT}/{name}" for name in ("scores.npz", "metrics.json", "report.html", "answers/run.json", "answers/rows-0.bin")],
+        [OUT], [f"{OUT}/{name}" for name in (*SCORES, "answers/run.json", "answers/rows-0.bin")],
     ),
     "features": (
         ["features", f"./{NET}", DATA, f"--out={OUT}", "--workers", "0"],
@@ -97,21 +103,22 @@ VERBS = {  # from another folder than that of the inputs, relative to it, what i
     ),
     "data prepare": (
         ["data", "prepare", DATA, f"--out={OUT}", "--short-side", "32", "--workers", "0"],
-        [], [f"{OUT}/prepared.jsonl", f"{OUT}/prepared.manifest", *(f"{OUT}/{k}/{n}.mp4" for k in "ab" for n in range(3))],
+        [],
+        [f"{OUT}/{name}" for name in ("prepared.jsonl", "prepared.manifest", *PREPARED)],
     ),
     "data make": (
-        ["data", "make", "camera-motion", "--worlds=photos", "--train=1", "--val=0", "--test=0", "--workers=0", "--", OUT],
+        ["data", "make", "camera-motion", "--worlds=photos", "--train=1", *NO_OTHERS, "--workers=0", "--", OUT],
         [OUT], [f"{OUT}/about.json", f"{OUT}/paths.jsonl"],
     ),
     "convert": (["convert", "--", NET, f"{OUT}.pth"], [f"{OUT}.pth"], []),
     "convert to a folder": (["convert", "--", NET, OUT], [OUT], [f"{OUT}/config.json", f"{OUT}/model.safetensors"]),
     "demo": (
-        ["demo", f"{DATA}/a/0.mp4", f"--out={OUT}", f"--checkpoint=./{NET}"],
+        ["demo", f"{DATA}/{CLASSES[0]}/0.mp4", f"--out={OUT}", f"--checkpoint=./{NET}"],
         [OUT], [f"{OUT}/timeline.{form}" for form in ("json", "csv", "srt", "html")],
     ),
     "train": (
-        ["train", DATA, f"--checkpoint=./{NET}", f"--out={OUT}", "schedule.epochs=1", "data.workers=0", "optimizer.freeze=[]"],
-        [f"{OUT}/model.safetensors"], [f"{OUT}/{name}" for name in ("recipe.toml", "state.pt", "metrics.csv", "best.safetensors")],
+        ["train", DATA, f"--checkpoint=./{NET}", f"--out={OUT}", *QUICK],
+        [f"{OUT}/model.safetensors"], [f"{OUT}/{name}" for name in RUN],
     ),
 }  # fmt: skip
 
@@ -124,7 +131,7 @@ def test_names_are_relative_with_spaces_and_a_dash_and_what_is_said_to_be_writte
         pytest.importorskip("skimage")
     inputs, work = tmp_path / "inputs", tmp_path / "work"
     work.mkdir()
-    for name in ("a", "b"):
+    for name in CLASSES:
         (inputs / DATA / name).mkdir(parents=True)
         for number in range(3):
             odd_media.encode(inputs / DATA / name / f"{number}.mp4", frames=9)
