@@ -25,6 +25,7 @@ from uniformer.support.settings import Table, from_table, keys, leaves, merged, 
 from uniformer.support.texts import parse_toml, read_text
 from uniformer.tasks.options import Loss, Mixing
 
+MOST_WORKERS = 1024  # of one training process
 ALIASES = {"lr": "optimizer.lr", "epochs": "schedule.epochs"}  # of overrides, never of files
 
 
@@ -53,8 +54,8 @@ class Data(Checked):
     def _problems(self) -> Iterable[str]:
         if self.repeated_augmentation < 1:
             yield f"expected data.repeated_augmentation of 1 or more, got {self.repeated_augmentation}"
-        if self.workers < 0:
-            yield f"expected data.workers of 0 or more, got {self.workers}"
+        if not 0 <= self.workers <= MOST_WORKERS:
+            yield f"expected data.workers of 0 or more, up to {MOST_WORKERS}, got {self.workers}"
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,8 @@ class Recipe(Checked):
         if self.batch_size < 1 or self.batch_size % self.optimizer.accumulate:
             passes = self.optimizer.accumulate
             yield f"expected a batch_size that optimizer.accumulate {passes} divides, got {self.batch_size}"
+        if self.seed < 0:
+            yield f"expected a seed of 0 or more, got {self.seed}"
 
     @property
     def record(self) -> Checkpoint | None:
