@@ -79,6 +79,7 @@ def check_kills(command: str, more: str, folder: Path, same: Callable[[Path], ob
     with `more`, ends well and leaves what it leaves unharmed, `same`."""
     whole, count = folder / "whole", 0
     whole.mkdir()
+    ended(start_command(["models"], whole))  # the server that processes come from takes its time to start
     begin = time.monotonic()
     assert ended(start_command(command.split(), whole)) == 0
     took = time.monotonic() - begin

@@ -12,14 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import odd_media
 from tests.patience import PATIENCE
 from tests.tiny import IMAGES, save_tiny
 from uniformer.checkpoints.load import load_model
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.open import open_dataset
+from uniformer.datasets.prepare import reencode
+from uniformer.datasets.scan import scan
 from uniformer.errors import InputError
 from uniformer.evaluation.features import load_features
 from uniformer.speed.timings import NAME, remembered
+from uniformer.support.files import stamp
 from uniformer.support.resume import Journal, read_claim
 from uniformer.support.settings import parse_override
 from uniformer.support.texts import DEEPEST, parse_json, parse_toml, read_whole
@@ -169,6 +173,30 @@ def test_a_journal_of_something_else(tmp_path: Path) -> None:
         assert said(lambda: Journal(tmp_path / "files.jsonl")).endswith(
             "files.jsonl, line 2: expected an entry of a journal, found another"
         )
+
+
+ENTRIES: tuple[dict[str, object], ...] = (
+    {}, {"mtime": 1}, {"error": None, "frames": "x"}, {"frames": None, "error": 3}, {"print": "no hex"}, {"fps": "?"},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_entries_of_a_journal_that_say_something_else_are_made_anew(entry: dict[str, object], tmp_path: Path) -> None:
+    clip = odd_media.encode(tmp_path / "a.mp4", frames=9)
+    (tmp_path / "list.csv").write_text("path,label\na.mp4,0\n")
+    data = open_dataset(tmp_path / "list.csv")
+    mtime, size = stamp(clip)
+    for work, journal in (
+        (lambda: scan({"all": data}, tmp_path / "scan", workers=0), "scan/files.jsonl"),
+        (lambda: reencode(data, tmp_path / "out", short_side=32, workers=0), "out/prepared.jsonl"),
+    ):
+        work()
+        (first, *_) = (tmp_path / journal).read_text().splitlines()
+        whole = json.loads(first)
+        for tampered in ({**whole, **entry}, {"path": whole["path"], "mtime": mtime, "size": size, **entry}):
+            (tmp_path / journal).write_text(json.dumps(tampered) + "\n")
+            work()
+            assert json.loads((tmp_path / journal).read_text().splitlines()[-1]).keys() == whole.keys()
 
 
 def test_scores_of_something_else(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from uniformer.support.files import stamp
 from uniformer.support.jobs import run_parallel
 from uniformer.support.progress import OnProgress
 from uniformer.support.resume import Journal, open_journal
+from uniformer.support.settings import from_table
 
 JOURNAL, REPORT = "files.jsonl", "report.html"
 
@@ -197,12 +198,11 @@ def _inspect_all(
 
     def left() -> Iterator[tuple[str, Kind]]:
         for path, kind in files.items():
-            known = journal.entries.get(path)
-            if known and (known["mtime"], known["size"]) == _stamp(path, kind):
-                record = _record(known)
-                if record is not None and record.looked_for == _looked_for(spec, full):
-                    records[path] = record
-                    continue
+            record = _record(journal.entries.get(path, {}))
+            looked_for = record and (record.mtime, record.size, record.looked_for)
+            if record is not None and looked_for == (*_stamp(path, kind), _looked_for(spec, full)):
+                records[path] = record
+                continue
             yield path, kind
 
     for (path, kind), answer in run_parallel(partial(inspect, spec=spec, full=full), left(), workers):
@@ -217,11 +217,13 @@ def _inspect_all(
 
 
 def _record(entry: dict[str, Any]) -> FileRecord | None:
-    """None for an entry that another version wrote."""
+    """None for an entry that another version wrote, or something else."""
     try:
-        return FileRecord(**entry)
-    except TypeError:
+        record = from_table(FileRecord, entry)
+        bytes.fromhex(record.print or "")
+    except (TypeError, ValueError):
         return None
+    return record
 
 
 def _digest_all(
