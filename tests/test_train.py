@@ -119,8 +119,8 @@ def test_a_signal_ends_the_run_after_its_step_and_the_same_call_goes_on(tmp_path
     chosen = recipe({**changes, "optimizer": {"name": optimizer}})
     fit(chosen, *sets, out=tmp_path / "whole", device="cpu")
     out = tmp_path / "cut"
-    with contextlib.redirect_stdout(Signalling(f"step {moment}/")), noted_signals() as signals:
-        outcome = fit(chosen, *sets, out=out, device="cpu", signals=signals)
+    with contextlib.redirect_stdout(Signalling(f"step {moment}/")):
+        outcome = fit(chosen, *sets, out=out, device="cpu", signals=noted_signals)
     assert outcome.stopped_by == signal.SIGTERM
     assert read_state(out / STATE)["progress"]["step"] == moment + 1
     assert not (out / "model.safetensors").exists()

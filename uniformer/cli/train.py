@@ -37,8 +37,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if plan.reasons:
         say("\n".join(plan.reasons), flush=True)
-    with noted_signals() as signals:
-        result = call(run_plan, args, plan=plan, signals=signals)
+    result = call(run_plan, args, plan=plan, signals=noted_signals)
     return 128 + result.stopped_by if result.stopped_by else 0
 
 

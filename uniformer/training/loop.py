@@ -12,8 +12,8 @@ from __future__ import annotations
 import shutil
 import signal
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,8 @@ from uniformer.training.step import Run, Step, find_non_finite, train_step
 IN_A_ROW = 3  # steps with a number that is not finite before the run goes back to its last state
 RETURNS = 3  # of them before it ends
 
+Signals = Callable[[], AbstractContextManager[list[int]]]
+
 
 def fit(
     recipe: Recipe,
@@ -53,15 +55,15 @@ def fit(
     network: Network | None = None,
     task: type[Task] | None = None,
     opened: Opened | None = None,
-    signals: Sequence[int] = (),
+    signals: Signals | None = None,
 ) -> TrainingResult:
     """Train what `recipe` says on `train_set`; the folder `out` gets everything, and the same call goes on from there.
 
     In `out`: state.pt (to go on from), metrics.csv, recipe.toml, best.safetensors (the best epoch's weights),
     average.safetensors (where the recipe keeps an average), model.safetensors (the result), unreadable.csv.
-    The first of `signals`, a list that may grow meanwhile, ends the run after the step at hand, with its state saved:
-    the command line notes SIGTERM and SIGINT there. Under torchrun every process calls this; `recipe.batch_size` is
-    that of all of them together.
+    `signals` makes a list, for as long as the run goes on, whose first number ends it after the step at hand, with its
+    state saved: the command line notes SIGTERM and SIGINT there. Under torchrun every process calls this;
+    `recipe.batch_size` is that of all of them together.
 
     `task` is what the network is for, classification by default. `network` makes what is trained of `recipe.model` in
     the task's place: for comparisons it may be another than `UniFormer` that takes the same input, gives the same
@@ -75,6 +77,7 @@ def fit(
     with (
         process_group(device) as group,
         own_random_numbers(group),
+        nullcontext([]) if signals is None else signals() as seen,
         group.alone_in(out) as unlocked,
         Log(out, quiet=not group.is_main, tensorboard=recipe.loop.tensorboard) as log,
     ):
@@ -88,7 +91,7 @@ def fit(
         log.rewind(run.learner.progress.step)
         log.start(run.total, run.learner.progress.step)
         while not run.learner.progress.finished:
-            stopped_by = follow(run, signals)
+            stopped_by = follow(run, seen)
             if stopped_by and not run.learner.progress.finished:
                 log.say(f"stopped by signal {stopped_by} at step {run.learner.progress.step}, ready to go on")
                 return TrainingResult(out, run.learner.progress.scores, stopped_by)
@@ -103,7 +106,7 @@ def own_random_numbers(group: ProcessGroup) -> AbstractContextManager[None]:
 # ---- the loop --------------------------------------------------------------------------------------------------------
 
 
-def follow(run: Run, signals: Sequence[int]) -> int | None:
+def follow(run: Run, signals: list[int]) -> int | None:
     """Train until the run is finished, goes back to an earlier state, or is stopped: then by which signal."""
     recipe, progress, log = run.recipe, run.learner.progress, run.log
     source = batches(

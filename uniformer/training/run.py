@@ -20,6 +20,7 @@ from uniformer.training.recipe import Recipe, list_recipes, load_recipe
 if TYPE_CHECKING:
     from uniformer.checkpoints.identify import Opened
     from uniformer.tasks.task import Task
+    from uniformer.training.loop import Signals
     from uniformer.training.result import TrainingResult
 
 
@@ -89,7 +90,7 @@ def run_plan(
     out: str | os.PathLike[str] | None = None,
     device: str = "auto",
     task: type[Task] | None = None,
-    signals: Sequence[int] = (),
+    signals: Signals | None = None,
 ) -> TrainingResult:
     """Do what was planned. `signals`: as in `loop.fit`."""
     recipe = plan.recipe
