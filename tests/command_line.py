@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -50,6 +51,11 @@ def at_a_terminal(*args: object, columns: int) -> str:
     os.close(here)
     assert process.wait() == 0
     return data.decode()
+
+
+def without_progress(text: str) -> str:
+    """What a command said on standard error, less the lines on how far it has come, which only slow machines see."""
+    return re.sub(r"^.*: \d+ of \d+ \(\d+%\) in [\d:]+(, about [\d:]+ to go)?\n", "", text, flags=re.M)
 
 
 def one_line(ended: Ended, *words: str) -> None:

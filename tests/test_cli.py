@@ -120,7 +120,7 @@ def test_bad_input_is_one_line(cli: Cli, media: Path, tmp_path: Path) -> None:
     one_line(cli("predict", photo, *net, "--device", "abacus"), "cannot compute on device 'abacus'")
     one_line(cli("predict", photo, *net, "--resume"), "--resume needs --out")
     one_line(cli("predict", photo, *net, "--resume", "--out", tmp_path / "a.txt"), "--format jsonl or csv")
-    one_line(cli("predict", photo, *net, "--out", tmp_path / "no/such/a.jsonl"), "cannot write", "no/such/a.jsonl")
+    one_line(cli("predict", photo, *net, "--out", photo / "no/such/a.jsonl"), "cannot write", "no/such")
     one_line(cli("predict", photo, *net, "--out", tmp_path), "cannot write")
     one_line(cli("predict", photo, *net, "--show-sampling", photo / "x"), "cannot write")
     one_line(cli("predict", media / "*.nothing", *net), "nothing matches")

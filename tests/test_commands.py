@@ -13,10 +13,13 @@ import pytest
 import torch
 
 from tests import odd_media
-from tests.command_line import Cli, Ended, at_a_terminal, one_line, predict, spawn
+from tests.command_line import Cli, Ended, at_a_terminal, one_line, predict, spawn, without_progress
 from tests.tiny import CLIPS, IMAGES, save_tiny, tiny_model
 from uniformer.checkpoints.keys import to_reference
+from uniformer.checkpoints.save import save_checkpoint
 from uniformer.cli.tables import print_table
+from uniformer.errors import counted
+from uniformer.support.progress import Lines
 
 
 def test_models(cli: Cli) -> None:
@@ -77,7 +80,10 @@ SCORES = ("scores.npz", "metrics.json", "report.html")
 QUICK = ("schedule.epochs=1", "schedule.warmup_epochs=0", "data.workers=0", "optimizer.freeze=[]")
 PREPARED = [f"class of number {k}/{n}.mp4" for k in range(2) for n in range(3)]
 NO_OTHERS = ("--val=0", "--test=0")
-RUN = ("recipe.toml", "state.pt", "metrics.csv", "best.safetensors")
+RUN = (
+    "recipe.toml", "state.pt", "metrics.csv", "best.safetensors", "split/train.csv", "split/val.csv",
+    "split/classes.txt", *(f"held-out/{name}" for name in (*SCORES, "answers/run.json", "answers/rows-0.bin")),
+)  # fmt: skip
 CLASSES = ("class of number 0", "class of number 1")  # two of the network's
 VERBS = {  # from another folder than that of the inputs, relative to it, what is said to be written, and what else is
     "predict": (["predict", DATA, "--checkpoint", f"./{NET}", f"--out={OUT}.csv"], [], [f"{OUT}.csv"]),
@@ -157,6 +163,55 @@ def test_names_are_relative_with_spaces_and_a_dash_and_what_is_said_to_be_writte
 
 def files_in(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+# ---- how far it has come ---------------------------------------------------------------------------------------------
+
+
+def test_progress_in_a_log_is_a_line_now_and_then() -> None:
+    """By a clock of the test's own: a short work says nothing, a day of it some hundred lines."""
+    said: list[str] = []
+    seconds = [0.0]
+    for length, step, least, most in ((9, 1, 0, 0), (65, 1, 6, 6), (86_400, 1, 60, 120)):
+        said.clear()
+        seconds[0] = 0
+        lines = Lines("files", said.append, lambda: seconds[0])
+        for done in range(length + 1):
+            seconds[0] = done * step
+            lines(done, length)
+        assert least <= len(said) <= most, said
+        assert without_progress("\n".join([*said, ""])) == ""
+    assert said[0] == "files: 10 of 86400 (0%) in 0:10, about 23:59:50 to go"
+    lines = Lines("files", said.append, lambda: seconds[0])
+    seconds[0] += 60
+    lines(0, 5)  # nothing is known yet of how long it will take
+    assert said[-1] == "files: 0 of 5 (0%) in 1:00"
+
+
+def test_progress_at_a_terminal_is_a_bar_unless_quiet(media: Path) -> None:
+    command = ("predict", media / "videos", "--checkpoint", media / "clips.safetensors")
+    assert "2/2" in at_a_terminal(*command, columns=90)
+    quiet = at_a_terminal(*command, "--quiet", columns=90)
+    assert "2/2" not in quiet
+    assert "h264.mp4" in quiet
+
+
+def test_one_of_a_thing_is_no_plural(cli: Cli, tmp_path: Path) -> None:
+    assert [counted(n, noun) for n in (0, 1, 2) for noun in ("row", "class")] == [
+        "0 rows", "0 classes", "1 row", "1 class", "2 rows", "2 classes"
+    ]  # fmt: skip
+    save_checkpoint(tiny_model(num_classes=1), tmp_path / "one.safetensors")
+    assert cli("verify", tmp_path / "one.safetensors").out.endswith("(own architecture, 1 class)\n")
+    assert cli("models", "uniformer_small.k400_16x?").out.splitlines()[-1].startswith("2 checkpoints. ")
+    assert cli("recipes", "uniformer_s16x4_k400*").out.splitlines()[-1].startswith("1 recipe. ")
+
+
+def test_nothing_asked_is_answered_with_help(cli: Cli) -> None:
+    ended = cli()
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out == cli("--help").out
+    one_line(cli("--nothing"), "unrecognized arguments: --nothing")
+    one_line(cli("nothing"), "invalid choice: 'nothing'")
 
 
 # ---- processes -------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import pytest
 
 import uniformer
 from tests import odd_media
+from tests.command_line import without_progress
 from tests.films import pan, shake, write
 from tests.patience import PATIENCE
 from tests.test_report_page import browser, colours, contrast, count, opened, preferring  # noqa: F401 - a fixture
@@ -66,7 +67,7 @@ def test_the_demo_as_a_new_user_sees_it(browser: Any, tmp_path: Path) -> None:  
     ended = subprocess.run(
         command, cwd=tmp_path, env=env, text=True, capture_output=True, timeout=PATIENCE, check=False
     )
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (ended.returncode, without_progress(ended.stderr)) == (0, "")
     verdicts = [line for line in ended.stdout.splitlines() if re.search(r"\d %  (right|WRONG)$", line)]
     assert len(verdicts) == SHOTS
     right = sum(line.endswith("right") for line in verdicts)
@@ -76,6 +77,29 @@ def test_the_demo_as_a_new_user_sees_it(browser: Any, tmp_path: Path) -> None:  
     opened(browser, tmp_path / "uniformer-demo.html")
     assert count(browser, "b.good") == count(browser, "rect.right") == right
     assert count(browser, "b.bad") == count(browser, "rect.wrong") == SHOTS - right
+
+
+def test_a_second_demo_leaves_the_page_of_the_first(
+    namer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_film, "SHOTS", 2)
+    monkeypatch.chdir(tmp_path)
+    said = []
+    for more in ((), (), ("--overwrite",), ("--out", "uniformer-demo.html")):
+        before = {page.name: page.read_text() for page in tmp_path.iterdir()}
+        assert main(["demo", "--checkpoint", str(namer), *more]) == (2 if "--out" in more else 0)
+        said.append(capsys.readouterr().out.splitlines()[-1:])
+        kept = {page.name for page in tmp_path.iterdir() if page.read_text() == before.get(page.name)}
+        assert kept == before.keys() - ({"uniformer-demo.html"} if "--overwrite" in more else set())
+        for page in tmp_path.iterdir():
+            page.write_text(f"the user's own, once {page.name}")
+    later = " (uniformer-demo.html is there already; --overwrite replaces it)"
+    assert said == [
+        ["page: uniformer-demo.html"],
+        [f"page: uniformer-demo-2.html{later}"],
+        ["page: uniformer-demo.html"],
+        [],  # a name that was given is never another
+    ]
 
 
 def test_the_film_is_what_it_says(tmp_path: Path, namer: Path) -> None:
@@ -172,6 +196,52 @@ def test_several_videos_of_which_one_is_none(
     assert err.splitlines()[1:] == ["1 of 3 files failed"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [video.name, f"{video.name}.2"]
     assert len(re.findall(r"shot +start +end +motion +confidence", out)) == 2
+
+
+def test_folders_patterns_and_lists_of_videos(
+    video: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "two films"
+    folder.mkdir()
+    for name in ("b.mp4", "a.mp4"):
+        shutil.copy(video, folder / name)
+    (folder / "notes.md").touch()
+    listed = tmp_path / "list.txt"
+    listed.write_text("two films/a.mp4\ntwo films/b.mp4\n")
+    for number, argument in enumerate((folder, folder / "*.mp4", listed)):
+        out = tmp_path / f"out {number}"
+        assert main(["demo", str(argument), "--checkpoint", str(tiny), "--out", str(out), "--no-cuts", "--quiet"]) == 0
+        shown, err = capsys.readouterr()
+        assert [line for line in shown.splitlines() if line.endswith(".mp4")] == [
+            str(folder / "a.mp4"), str(folder / "b.mp4")
+        ]  # fmt: skip
+        assert err == ""
+        assert sorted(path.name for path in out.iterdir()) == ["a.mp4", "b.mp4"]
+    for argument, words in (
+        (tmp_path / "none*.mp4", "nothing matches"),
+        (tiny.parent, "expected a folder with videos or frames in it, found none"),
+    ):
+        assert main(["demo", str(argument), "--checkpoint", str(tiny)]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_the_page_alone_of_one_video(
+    video: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "deep" / "page.html"
+    command = ["demo", str(video), "--checkpoint", str(tiny), "--out", str(page)]
+    assert main(command) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"page: {page}"
+    assert [path.name for path in page.parent.iterdir()] == ["page.html"]
+    shown = page.read_text("utf-8")
+    assert "What is seen when, by tiny.test" in shown  # of seven classes that are no motions of the camera
+    assert "Label by label" in shown
+    assert "motion" not in re.sub(r"<style>.*?</style>|<img[^>]*>|<source[^>]*>", "", shown, flags=re.S).lower()
+    assert main(command) == 2
+    assert f"cannot write {page}: it is there already" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+    assert main(["demo", str(video), *command[1:]]) == 2
+    assert f"expected a folder for the timelines of 2 videos, got the page {page}" in capsys.readouterr().err
 
 
 def test_without_a_folder_nothing_is_written(

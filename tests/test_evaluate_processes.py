@@ -56,7 +56,7 @@ def test_one_two_and_three_processes_give_the_same_digits(checkpoint: Path, many
         kept = list((tmp_path / str(count) / "answers").glob("rows-*.bin"))
         assert len(kept) == count
         # Each readable item once: its number, logits, probabilities, a checksum.
-        assert sum(path.stat().st_size for path in kept) == 11 * (8 + 2 * 4 * 7 + 4)
+        assert sum(path.stat().st_size for path in kept) == 11 * (8 + 8 + 2 * 4 * 7 + 4)
     one, two, three = (Scores.load(tmp_path / str(count) / "scores.npz") for count in (1, 2, 3))
     assert one.ok.tolist() == [True] * 11 + [False]
     assert list(one.errors) == [11]

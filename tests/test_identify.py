@@ -63,7 +63,7 @@ def test_head_dim_is_told_by_the_caller(tmp_path: Path) -> None:
         load_model(path)
     model, contract, report = load_model(path, head_dim=16)
     assert model.config == TINY
-    assert contract.notes == ("head_dim 16 from the caller",)
+    assert contract.notes[0] == "head_dim 16 from the caller"
     assert "head_dim 16 from the caller" in report.notes
     with refused("expected head_dim to divide the width 64 of a global stage, got head_dim 48"):
         load_model(path, head_dim=48)

@@ -22,7 +22,7 @@ from tests.tiny import IMAGES, refused, save_tiny
 from tests.training_runs import make_images
 from uniformer.cli.main import main
 from uniformer.errors import InputError
-from uniformer.support.files import LOCK_NAME, locked
+from uniformer.support.files import LOCK_NAME, atomic_path, locked
 
 # Holds the output until its standard input ends; a child of it, as loading processes are, lives on.
 HOLDER = """
@@ -117,7 +117,7 @@ def test_without_locks_a_note_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
     with locked(tmp_path / "a") as note:
         assert note.endswith("nothing keeps a second run out of it")
     (tmp_path / "file").touch()
-    with refused("cannot write .*file/run.lock: "), locked(tmp_path / "file"):
+    with refused("cannot write .*file: "), locked(tmp_path / "file"):
         pass
 
 
@@ -141,8 +141,22 @@ def test_a_file_is_held_under_all_its_names_and_its_folder_is_not(tmp_path: Path
     assert not Path("/dev/.null.lock").exists()
     with refused(f"cannot write {tmp_path}: it is a folder"), locked(tmp_path, is_file=True):
         pass
-    with refused("cannot write .*/gone/out.csv: "), locked(tmp_path / "gone" / "out.csv", is_file=True):
+    with refused("cannot write .*/out.csv/in: "), locked(tmp_path / "out.csv" / "in" / "out.csv", is_file=True):
         pass
+
+
+def test_a_missing_folder_is_made_and_goes_again_where_nothing_comes_into_it(tmp_path: Path) -> None:
+    for place, is_file in ((tmp_path / "a" / "b", False), (tmp_path / "a" / "b" / "out.csv", True)):
+        with refused("no"), locked(place, is_file=is_file):
+            assert (tmp_path / "a" / "b").is_dir()
+            raise InputError("no")
+        assert not list(tmp_path.iterdir())
+    (tmp_path / "mine").mkdir()
+    with locked(tmp_path / "mine"):
+        pass
+    with locked(tmp_path / "a" / "b"), atomic_path(tmp_path / "a" / "c" / "file") as temporary:
+        temporary.write_text("x")
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["a", "a/c", "a/c/file", "mine"]
 
 
 @pytest.mark.parametrize("command", ["eval", "features", "predict", "data scan", "data prepare", "data make"])

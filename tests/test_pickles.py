@@ -319,7 +319,7 @@ def test_texts_of_a_file_are_shown_in_one_line(tmp_path: Path) -> None:
         ("", "$"),
     ):
         torch.save(state | {strange: torch.ones(1)}, tmp_path / "a.pth")
-        with refused(f"a.pth has 1 keys that no UniFormer has: {said}"):
+        with refused(f"a.pth has 1 key that no UniFormer has: {said}"):
             load_model(tmp_path / "a.pth", head_dim=16)
     name = ("m" * 9999).encode()
     (tmp_path / "b.pth").write_bytes(archive(b"\x80\x02c" + name + b"\nx\n."))

@@ -142,7 +142,7 @@ def test_strides_can_follow_seconds(folder: Path) -> None:
 def test_a_short_video_is_noted(tmp_path: Path, clips: Predictor) -> None:
     result = clips(odd_media.one_frame(tmp_path))
     assert result.frames == [[0, 0, 0, 0]] * 2
-    assert result.notes == ("only 1 frames where a clip spans 8: frames repeat",)
+    assert result.notes == ("only 1 frame where a clip spans 8: frames repeat",)
 
 
 def test_a_damaged_video_is_noted(tmp_path: Path, clips: Predictor) -> None:

@@ -236,13 +236,13 @@ def test_saving_over_a_file_replaces_it(tmp_path: Path) -> None:
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for path in (tmp_path / "file", tmp_path / "file/inside", tmp_path / "no/such/a.safetensors"):
+    for path in (tmp_path / "file", tmp_path / "file/inside", tmp_path / "file/no/such/a.safetensors"):
         with refused("cannot write"):
             save_checkpoint(tiny_model(), path)
     with refused("expected a name ending in .safetensors, or a folder"):
         save_checkpoint(tiny_model(), tmp_path / "a.bin")
     with refused("cannot write"):
-        convert(save_tiny(tmp_path / "a.safetensors", IMAGES), tmp_path / "no/such/a.pth")
+        convert(save_tiny(tmp_path / "a.safetensors", IMAGES), tmp_path / "file/no/such/a.pth")
 
 
 # ---- create_model ----------------------------------------------------------------------------------------------------

@@ -18,8 +18,10 @@ import pytest
 from PIL import Image
 
 from tests import odd_media
+from tests.command_line import Cli
 from tests.patience import wait_until
 from tests.test_report_page import browser, count, opened  # noqa: F401 - a fixture
+from uniformer.checkpoints.records import BUNDLED
 from uniformer.config import InputSpec
 from uniformer.datasets.duplicates import BYTES, near_groups, perceptual_hash
 from uniformer.datasets.manifest import Item, Manifest
@@ -105,6 +107,45 @@ def test_every_fault_is_found(scanned: ScanResult) -> None:
     assert "v_Turn_g01 train, val" in examples["recordings across splits"]
     assert "near.mp4" in examples["near copies across splits"]
     assert "r2.mp4" in examples["near copies across splits"]
+
+
+def test_the_command_names_what_is_broken_and_what_to_do_next(bad_set: Path, tmp_path: Path, cli: Cli) -> None:
+    ended = cli("data", "scan", bad_set, "--out", tmp_path / "my scan", "--workers", 0, "--quiet")
+    assert ended.status == 1
+    after = ended.out.split("error: files that cannot be read, marked in the saved manifests: 2\n")[1].splitlines()
+    assert [line.split(": ")[0] for line in after[:2]] == [
+        f"  {bad_set}/train/turn left/{name}" for name in ("empty.mp4", "headless.mp4")
+    ]
+    assert "expected a video, found an empty file" in after[0]
+    assert after[-1] == "next: mend what the errors say, and scan again: only new and changed files are looked at"
+    many = tmp_path / "many"
+    for name in "ab":
+        clip(many / name / "good.mp4", ord(name))
+    for number in range(7):
+        (many / "a" / f"{number}.mp4").touch()
+    ended = cli("data", "scan", many, "--out", tmp_path / "my scan 2", "--workers", 0)
+    lines = ended.out.splitlines()
+    assert "  and 2 more in the report" in lines
+    assert lines[-1] == f"next: uniformer train '{tmp_path}/my scan 2', which leaves out what cannot be read"
+    for number in range(7):
+        (many / "a" / f"{number}.mp4").unlink()
+    ended = cli("data", "scan", many, "--out", tmp_path / "3", "--workers", 0, "--checkpoint", BUNDLED)
+    assert (ended.status, ended.out.splitlines()[-1]) == (
+        0,
+        f"next: uniformer train {tmp_path}/3 --checkpoint {BUNDLED}",
+    )
+
+
+def test_lengths_that_no_clip_has_are_left_out(tmp_path: Path) -> None:
+    for number, frames in enumerate((12, 16, 120)):
+        clip(tmp_path / "data" / "ab"[number % 2] / f"{number}.mp4", number, frames=frames)
+    result = scan(open_dataset(tmp_path / "data"), tmp_path / "scan", workers=0)
+    write_dataset_page(result.report, result)
+    page = result.report.read_text("utf-8")
+    lengths = page.split('id="lengths-all"')[1].split("</ul>")[0]
+    assert re.findall(r"<li><span>(.*?)</span>.*<span>(\d+)</span></li>", lengths) == [
+        ("12 to 16 frames", "2"), ("117 to 121 frames", "1")
+    ]  # fmt: skip
 
 
 def test_each_file_is_described(scanned: ScanResult) -> None:

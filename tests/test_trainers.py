@@ -394,7 +394,8 @@ def test_names_of_any_number_of_classes_are_kept(tmp_path: Path, cli: Any) -> No
 
 SHORT = {"depths": (1, 1, 1, 1), "dims": (64, 128, 320, 512), "num_classes": 3}
 OPEN: dict[str, tuple[dict[str, Any], int | None]] = {
-    "images": ({}, 64),
+    "images, which may be of token labeling less its second classifier": ({}, None),
+    "images with layer scale": ({"layer_scale": 1e-6, "layer_scale_stages": (3, 4)}, 64),
     "clips": ({"ndim": 3}, 64),
     "clips, split": ({"ndim": 3, "split_attention": True}, 64),
     "normed maps": ({"num_classes": 0, "output": "normed_maps"}, 64),

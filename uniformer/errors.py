@@ -38,6 +38,11 @@ class Checked:
         return ()
 
 
+def counted(count: int, noun: str) -> str:
+    """'1 row', '2 rows', '2 classes'."""
+    return f"{count} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
 def shown(text: object, most: int = 80) -> str:
     """What a file says, as it may stand in a line: control characters made visible, and cut where it is longer."""
     line = str(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from uniformer.config import did_you_mean
 from uniformer.errors import InputError
+from uniformer.support.texts import parse_json, read_text
 
 #: Data sets with a list of names in this package, in the order of the published classifiers' rows.
 DATASETS = {
@@ -38,9 +39,27 @@ def load_classes(dataset: str) -> tuple[str, ...]:
     if dataset not in DATASETS:
         known = [*DATASETS, _IMAGENET]
         raise InputError(f"no class names for the data set {dataset!r}{did_you_mean(dataset, known)}")
-    return tuple(
-        json.loads((resources.files("uniformer") / "assets" / "labels" / DATASETS[dataset]).read_text("utf-8"))
-    )
+    text = (resources.files("uniformer") / "assets" / "labels" / DATASETS[dataset]).read_text("utf-8")
+    return tuple(parse_json(text, dataset))
+
+
+def read_class_names(classes: Sequence[str] | str | os.PathLike[str]) -> tuple[str, ...]:
+    """Class names as a caller gives them: themselves, the name of a data set, or a file: one a line, or a JSON array.
+
+    Raises `InputError` for a file that holds no names and a data set without a list here.
+    """
+    if not isinstance(classes, str | os.PathLike):
+        return tuple(classes)
+    if not os.path.isfile(classes):
+        return load_classes(os.fspath(classes))
+    path = Path(classes)
+    text = read_text(path, "names of classes")
+    if path.suffix == ".json":
+        names = parse_json(text, str(path), "names of classes")
+        if not isinstance(names, list):
+            raise InputError(f"{path}: expected a JSON array of names, found {type(names).__name__}")
+        return tuple(map(str, names))
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 def kinetics400_permutation() -> list[int]:

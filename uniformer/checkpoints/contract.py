@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from uniformer.checkpoints.trained_on import TrainedOn
 from uniformer.config import Config, InputSpec, WrongType, check_types, to_dict
 from uniformer.errors import InputError, first_line
 from uniformer.support.texts import NotJson, parse_json
@@ -61,6 +62,7 @@ class Contract:
     notes: tuple[str, ...] = ()
     proof: Proof | None = None
     task: str = "classification"  #: `tasks.task_of` knows it; not written where it is that
+    trained_on: TrainedOn | None = None  #: the items that it learnt from; not written where that is not known
 
     def __post_init__(self) -> None:
         for name in ("classes", "notes"):
@@ -88,6 +90,10 @@ class Contract:
         plain["scores"] = dict(self.scores)
         if self.task == "classification":
             del plain["task"]
+        if self.trained_on is None:
+            del plain["trained_on"]
+        else:
+            plain["trained_on"] = asdict(self.trained_on)
         plain["proof"] = self.proof and {f.name: getattr(self.proof, f.name) for f in fields(Proof)}
         return json.dumps({"uniformer": VERSION, **plain}, indent=2, ensure_ascii=False) + "\n"
 
@@ -104,6 +110,8 @@ class Contract:
             d["config"] = Config(**d["config"])
             d["input"] = InputSpec(**d["input"]) if d["input"] is not None else None
             d["proof"] = Proof.from_json(d["proof"]) if d["proof"] is not None else None
+            if d.get("trained_on") is not None:
+                d["trained_on"] = TrainedOn(**d["trained_on"])
             return cls(**d)
         except InputError as error:
             if not isinstance(error, WrongType | NotJson):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -15,9 +15,10 @@ from torch import Tensor
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.files import Weights, read_object, read_weights
 from uniformer.checkpoints.records import Checkpoint, get_checkpoint, list_checkpoints
+from uniformer.checkpoints.told import Told, as_told, checked, usual_input
 from uniformer.config import Config, with_options
-from uniformer.errors import InputError
-from uniformer.network.variants import VARIANTS, default_input
+from uniformer.errors import InputError, counted
+from uniformer.network.variants import VARIANTS
 
 CheckpointSource = (
     str | os.PathLike[str] | Mapping[str, Tensor]
@@ -35,16 +36,19 @@ class Opened:
     told_by: str = ""  #: who says so: contract, record, caller, or the only possibility
     attention: Mapping[str, int | None] = field(default_factory=dict)  #: `window` and `global_every`, where told
     attention_told_by: str = ""
+    told: Told = field(default_factory=Told)  #: by the caller
 
     @cached_property
     def contract(self) -> Contract:
-        """Its own contract, else the record's, else what the tensors tell; and windows as they are told.
+        """Its own contract, else the record's, else what the tensors tell; and what the caller says.
 
-        Raises `InputError` without a head_dim.
+        Raises `InputError` without a head_dim, and where what is said does not go with the network.
         """
         contract = self.weights.contract or self._from_outside()
-        config = with_options(contract.config, self.attention)
-        return contract if config == contract.config else replace(contract, config=config, proof=None)
+        said = {"block_eps": self.told["block_eps"]} if "block_eps" in self.told else {}
+        config = with_options(contract.config, {**self.attention, **said})
+        told = as_told(replace(contract, config=config), self.told)
+        return contract if told == contract else replace(told, proof=None)
 
     def _from_outside(self) -> Contract:
         if self.record is not None:
@@ -52,16 +56,21 @@ class Opened:
         if self.head_dim is None:
             published = ", ".join(map(str, _head_dims(_dims(self.weights.state)))) or "none"
             raise InputError(
-                f"expected head_dim for {self.name}: tensors do not tell it; published with these widths: {published}"
+                f"expected head_dim for {self.name}: tensors do not tell it; published with these widths: {published} "
+                "(head_dim= or like= says it, --head-dim or --like)"
             )
-        config = identify(self.weights.state, self.head_dim)
-        arch, classes = name_of(with_options(config, self.attention)), self.weights.classes
-        return Contract(config, arch, default_input(config), classes, notes=(self.head_dim_note,))
+        config, classes = identify(self.weights.state, self.head_dim), self.weights.classes
+        arch = name_of(with_options(config, self.attention))
+        spec, assumed = usual_input(config, arch, is_named=bool(classes))
+        notes = (self.head_dim_note, *assumed)
+        if self.weights.form == "openmmlab" and "block_eps" not in self.told:
+            notes = (*notes, f"block_eps {config.block_eps}: models trained in mmaction2 and mmpose have 1e-5")
+        return Contract(config, arch, spec, classes, notes=notes)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The classifier's rows by name; empty where nobody says."""
-        is_told = self.weights.contract is not None or self.record is not None
+        is_told = self.weights.contract or self.record or {"like", "classes"} & self.told.keys()
         return self.contract.classes if is_told else self.weights.classes
 
     @property
@@ -80,20 +89,15 @@ class Opened:
 
 
 def open_checkpoint(
-    source: CheckpointSource,
-    *,
-    head_dim: int | None = None,
-    window: int | None = None,
-    global_every: int | None = None,
-    averaged: bool = False,
-    published_order: bool = True,
+    source: CheckpointSource, *, averaged: bool = False, published_order: bool = True, **told: Unpack[Told]
 ) -> Opened:
     """Read a published id (fetched when it is not here yet), a path, a hub repository or a state dict, once.
 
-    `head_dim` is the caller's word where nothing else tells it, `window` (0 for none) and `global_every` go before what
-    others say; `averaged` takes a training file's EMA weights; without `published_order` an OpenMMLab classifier keeps
-    its order of classes. Raises `InputError` for what cannot be read, and where `head_dim` contradicts who knows it.
+    `told` is the caller's word, `Told`; `averaged` takes a training file's EMA weights; without `published_order` an
+    OpenMMLab classifier keeps its order of classes. Raises `InputError` for what cannot be read, and where `head_dim`
+    contradicts who knows it.
     """
+    said = checked(told)
     if isinstance(source, Mapping):
         name, record = "the state dict", None
         weights = read_object(source, averaged=averaged, published_order=published_order)
@@ -106,13 +110,17 @@ def open_checkpoint(
         name = os.fspath(source)
         weights = read_weights(resolve(source), averaged=averaged, published_order=published_order)
         record = _record_of(source) if weights.contract is None else None
-    told, told_by = _told_head_dim(weights, record)
-    if told is None:
-        told, told_by = (head_dim, "the caller") if head_dim is not None else _published_head_dim(weights.state)
-    if head_dim not in (None, told):
-        raise InputError(f"{told_by} says head_dim {told}, the caller {head_dim}")
-    attention, attention_by = _told_attention(weights, window, global_every)
-    return Opened(name, weights, record, told, told_by, attention, attention_by)
+    head_dim, caller = said.get("head_dim"), "the caller"
+    like = get_checkpoint(said["like"] or "") if "like" in said else None
+    if head_dim is None and like is not None:
+        head_dim, caller = like.config.head_dim, like.id
+    known, known_by = _told_head_dim(weights, record)
+    if known is None:
+        known, known_by = (head_dim, caller) if head_dim is not None else _published_head_dim(weights.state)
+    if head_dim not in (None, known):
+        raise InputError(f"{known_by} says head_dim {known}, {caller} {head_dim}")
+    attention, attention_by = _told_attention(weights, said, like)
+    return Opened(name, weights, record, known, known_by, attention, attention_by, said)
 
 
 def _told_head_dim(weights: Weights, record: Checkpoint | None) -> tuple[int | None, str]:
@@ -127,21 +135,22 @@ def _told_head_dim(weights: Weights, record: Checkpoint | None) -> tuple[int | N
 def _published_head_dim(state: Mapping[str, Tensor]) -> tuple[int | None, str]:
     """The one value that was published with these widths for this kind of network; None where there are several."""
     dims, kind = _dims(state), _kind(state)
-    # A network of images without a classifier may be what is left of one with token labeling, where it differs.
-    is_stripped = kind == (2, 0, False, False, False) and "head.weight" not in state
-    of_kind = [] if is_stripped else _head_dims(dims, kind)
+    # What looks like a plain network of images may be one of token labeling, where it differs, less its `aux_head`.
+    is_plain = kind == (2, kind[1], False, False, False) and not any(key.endswith(".scale1") for key in state)
+    of_kind = [] if is_plain else _head_dims(dims, kind)
     if len(of_kind) == 1 and len(_head_dims(dims)) > 1:
         return of_kind[0], f"the published models of its kind and widths {dims}"
     published = of_kind or _head_dims(dims)
     return (published[0], f"the only published model of widths {dims}") if len(published) == 1 else (None, "")
 
 
-def _told_attention(
-    weights: Weights, window: int | None, global_every: int | None
-) -> tuple[dict[str, int | None], str]:
+def _told_attention(weights: Weights, told: Told, like: Checkpoint | None) -> tuple[dict[str, int | None], str]:
     """`window` and `global_every` as the caller or the settings of a training say, and which of them."""
+    window, global_every = told.get("window"), told.get("global_every")
     if window is not None or global_every is not None:
         return {"window": window or None, "global_every": global_every}, "the caller"
+    if like is not None and like.config.window is not None:
+        return {"window": like.config.window, "global_every": like.config.global_every}, like.id
     if weights.contract is None and "window" in weights.told and "stages.0.norm.weight" in weights.state:
         said = {name: weights.told[name] for name in ("window", "global_every")}
         return said, "the training's settings in the file"
@@ -251,7 +260,8 @@ def contract_of_record(record: Checkpoint, weights: Weights) -> Contract:
     config, head, notes = record.config, weights.state.get("head.weight"), record.notes
     classes = record.classes
     if config.num_classes and head is not None and head.shape[0] != config.num_classes:
-        said = f"the file has {head.shape[0]} classes where the record says {config.num_classes}: no class names"
+        found = counted(head.shape[0], "class")
+        said = f"the file has {found} where the record says {config.num_classes}: no class names"
         notes, config, classes = (*notes, said), replace(config, num_classes=head.shape[0]), ()
     return Contract(
         config, record.arch, record.input, classes, record.id, record.dataset, record.scores, record.licence, notes

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,9 @@ from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.identify import CheckpointSource, Opened, attention_in_words, open_checkpoint
 from uniformer.checkpoints.keys import reference_key
 from uniformer.checkpoints.records import default_checkpoint
+from uniformer.checkpoints.told import Told, assumed_input
 from uniformer.config import Config, with_options
-from uniformer.errors import InputError, shown
+from uniformer.errors import InputError, counted, shown
 from uniformer.network.description import STAGES, stage_indices
 from uniformer.network.model import UniFormer
 from uniformer.network.variants import get_config
@@ -42,7 +43,7 @@ class LoadReport:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.source}: {len(self.loaded)} tensors loaded, {len(self.inflated)} inflated, "
+            f"{self.source}: {counted(len(self.loaded), 'tensor')} loaded, {len(self.inflated)} inflated, "
             f"{len(self.new)} new, {len(self.ignored)} ignored"
         ]
         for name in ("new", "ignored"):
@@ -148,7 +149,7 @@ def _fit(
     report = LoadReport(source)
     strange = [key for key in unknown if not _matches(key, allow_ignored)]
     if strange:
-        raise InputError(f"{source} has {len(strange)} keys that no UniFormer has: {_few(strange)}")
+        raise InputError(f"{source} has {counted(len(strange), 'key')} that no UniFormer has: {_few(strange)}")
     report.ignored += unknown
     problems: list[str] = []
     own, fitted = model.state_dict(), {}
@@ -173,13 +174,13 @@ def _fit(
             fitted[key] = _reshaped(key, value, want.shape, inflate, adapt_stem, source)
             report.inflated.append(key)
     if problems:
-        raise InputError(f"{source} has {len(problems)} tensors that the model has not: {_few(problems)}")
+        raise InputError(f"{source} has {counted(len(problems), 'tensor')} that the model has not: {_few(problems)}")
     missing = [key for key in own if key not in state]
     allow_new = (*allow_new, *CLASSIFIER) if new_classifier else allow_new
     report.new += [key for key in missing if _matches(key, allow_new)]
     missing = [key for key in missing if not _matches(key, allow_new)]
     if missing:
-        raise InputError(f"{source} lacks {len(missing)} tensors of the model: {_few(missing)}")
+        raise InputError(f"{source} lacks {counted(len(missing), 'tensor')} of the model: {_few(missing)}")
     return fitted, report
 
 
@@ -210,13 +211,15 @@ def _reshaped(
     ):
         if not adapt_stem:
             raise InputError(
-                f"{source} takes {value.shape[1]} input channels, the model {want[1]}: adapt_stem=True adapts the stem"
+                f"{source} takes {counted(value.shape[1], 'input channel')}, the model {want[1]}: "
+                "adapt_stem=True adapts the stem"
             )
         value = adapt_channels(value, want[1])
     if value.shape != want:
         if _matches(key, CLASSIFIER) and shape[1:] == tuple(want[1:]) and shape:
             raise InputError(
-                f"{source} has {shape[0]} classes, the model {want[0]}: begin a new classifier with new_classifier=True"
+                f"{source} has {counted(shape[0], 'class')}, the model {want[0]}: "
+                "begin a new classifier with new_classifier=True"
             )
         raise InputError(f"{key} has shape {shape} in {source}, the model expects {tuple(want)}")
     return value
@@ -310,26 +313,31 @@ def _with_weights(
 
 
 def load_model(
-    source: CheckpointSource | Opened,
-    *,
-    head_dim: int | None = None,
-    window: int | None = None,
-    global_every: int | None = None,
-    averaged: bool = False,
-    published_order: bool = True,
+    source: CheckpointSource | Opened, *, averaged: bool = False, published_order: bool = True, **told: Unpack[Told]
 ) -> tuple[UniFormer, Contract, LoadReport]:
-    """Build the model a file is of, in evaluation mode, with its contract. `head_dim` where nothing else tells it.
+    """Build the model a file is of, in evaluation mode, with its contract.
 
-    `window` and `global_every` choose what stage 3 of a dense backbone attends to, 0 for no windows: all weights fit
-    all. `source` and the other options as in `load_checkpoint`; each tensor keeps its precision. Raises `InputError`
-    when the file does not tell what it is.
+        load_model("bare.pth", like="uniformer_small.ssv2_16_prek400", classes="names.txt")
+
+    `source`, `averaged` and `published_order` as in `load_checkpoint`; each tensor keeps its precision. What a file
+    does not tell the caller may. What nobody tells is assumed where the published models agree: the report's notes, and
+    the contract's, say what.
+
+    Args:
+        head_dim: channels per attention head, which no tensor tells.
+        window, global_every: what stage 3 of a dense backbone attends to, 0 for no windows: all weights fit all.
+        block_eps: of the blocks' layer norms; 1e-5 for models trained in mmaction2 and mmpose.
+        like: a published id of such a network: its head_dim, windows and input, and its class names where the count
+            is the same.
+        sampling: which frames make a clip: "16x4" (16 of stride 4), "16" (spread over the video), "dense" or "sparse".
+        classes: the names of the classifier's rows, a file of them (one a line, or a JSON array), or a data set with a
+            list here, such as "Kinetics-400".
+
+    Raises `InputError` when the file does not tell what it is, or something else than the caller.
     """
     opened = source
     if not isinstance(opened, Opened):
-        opened = open_checkpoint(
-            opened, head_dim=head_dim, window=window, global_every=global_every, averaged=averaged,
-            published_order=published_order,
-        )  # fmt: skip
+        opened = open_checkpoint(opened, averaged=averaged, published_order=published_order, **told)
     contract = opened.contract
     state, report = _fit_before_building(contract.config, opened)
     model = UniFormer(contract.config)
@@ -341,7 +349,7 @@ def load_model(
     head_dim_note = [] if opened.head_dim is None else [opened.head_dim_note]
     attention_note = [opened.attention_note] if opened.attention_note else []
     report.notes += dict.fromkeys([*opened.weights.notes, *head_dim_note, *attention_note, *contract.notes])
-    model.input_spec = contract.input
+    model.input_spec = None if assumed_input(contract) else contract.input
     return model.eval(), contract, report
 
 
@@ -349,8 +357,8 @@ def _fit_before_building(config: Config, opened: Opened) -> tuple[dict[str, Tens
     """`_fit` of a file's tensors to a network that no memory has been taken for yet."""
     if sum(config.depths) > len(opened.weights.state):
         raise InputError(
-            f"{opened.name} has {len(opened.weights.state)} tensors, too few for the {sum(config.depths)} blocks that "
-            "its description says"
+            f"{opened.name} has {counted(len(opened.weights.state), 'tensor')}, too few for the "
+            f"{sum(config.depths)} blocks that its description says"
         )
     with torch.device("meta"):
         plan = UniFormer(config)

@@ -20,7 +20,7 @@ from uniformer.config import Config, InputSpec, did_you_mean, with_options
 from uniformer.errors import InputError
 from uniformer.labels import load_classes
 from uniformer.network.variants import default_input, get_config
-from uniformer.support.safetensors_header import read_header
+from uniformer.support.safetensors_header import Header, read_header
 from uniformer.support.texts import parse_json, parse_toml
 
 
@@ -77,6 +77,8 @@ class Checkpoint:
     @property
     def classes(self) -> tuple[str, ...]:
         """The rows of the classifier by name; none of a dense model."""
+        if self.path:
+            return tuple(_contract_in(Path(self.path))[0]["classes"])
         return load_classes(self.dataset.removesuffix(" split 1")) if self.config.num_classes else ()
 
     @property
@@ -161,10 +163,7 @@ def _in_package() -> Mapping[str, Checkpoint]:
 
 def _record_of_file(path: Path) -> Checkpoint:
     """What a file in our own form says of itself; its name, less the ending, is the id."""
-    header = read_header(path)
-    if header is None:
-        raise InputError(f"{path}: expected a model of this package, found another kind of file")
-    contract = parse_json(header.metadata["uniformer"], str(path))
+    contract, header = _contract_in(path)
     sizes = {key: math.prod(tensor.shape) for key, tensor in header.tensors.items()}
     return Checkpoint(
         id=path.stem,
@@ -181,6 +180,14 @@ def _record_of_file(path: Path) -> Checkpoint:
         notes=tuple(contract["notes"]),
         path=str(path),
     )
+
+
+def _contract_in(path: Path) -> tuple[Any, Header]:
+    """The contract of a file in our own form, as JSON has it, and the whole header."""
+    header = read_header(path)
+    if header is None:
+        raise InputError(f"{path}: expected a model of this package, found another kind of file")
+    return parse_json(header.metadata["uniformer"], str(path)), header
 
 
 def _rows(table: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -5,30 +5,33 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.files import CONFIG_NAME, WEIGHTS_NAME, write_ours, write_reference
 from uniformer.checkpoints.identify import CheckpointSource, name_of, open_checkpoint
 from uniformer.checkpoints.load import LoadReport, load_model, unwrapped
 from uniformer.checkpoints.proof import check_proof, with_proof
+from uniformer.checkpoints.told import Told, usual_input
 from uniformer.config import to_dict
 from uniformer.errors import InputError
 from uniformer.network.model import UniFormer
-from uniformer.network.variants import default_input
 from uniformer.support.files import check_outputs
 
 
 def save_checkpoint(model: UniFormer, path: str | os.PathLike[str], contract: Contract | None = None) -> Contract:
     """Write weights and contract: one .safetensors file, or a folder in the form of a hub repository.
 
-    Without a contract it says the architecture, and the input that the weights were loaded with (or that of the
-    published runs of their kind). The proof (logits on the built-in input, digest) is computed anew. Returns the
-    contract as written. Wrappers of torch are taken off; raises `InputError` for an optimised copy of a model.
+    Without a contract it says the architecture, and the input that the weights were loaded with, or as an assumption
+    that of the published runs of their kind. The proof (logits on the built-in input, digest) is computed anew. Returns
+    the contract as written. Wrappers of torch are taken off; raises `InputError` for an optimised copy of a model.
     """
     model = unwrapped(model)
     if contract is None:
-        spec = model.input_spec or default_input(model.config)
-        contract = Contract(model.config, name_of(model.config), spec)
+        arch, spec, assumed = name_of(model.config), model.input_spec, tuple[str, ...]()
+        if spec is None:
+            spec, assumed = usual_input(model.config, arch, is_named=False)
+        contract = Contract(model.config, arch, spec, notes=assumed)
     if to_dict(replace(contract.config, drop_path=0.0)) != to_dict(replace(model.config, drop_path=0.0)):
         raise InputError("the contract describes another network than the model that is to be saved")
     contract = with_proof(contract, model)
@@ -52,23 +55,20 @@ def convert(
     source: CheckpointSource,
     out: str | os.PathLike[str],
     *,
-    head_dim: int | None = None,
-    window: int | None = None,
-    global_every: int | None = None,
     averaged: bool = False,
     published_order: bool = True,
     overwrite: bool = False,
+    **told: Unpack[Told],
 ) -> LoadReport:
     """Any readable file -> ours (.safetensors, or a folder), or the reference's form (.pth). Options: `load_model`.
+
+    What was assumed of a file that does not tell it is in the report, and stays in the written file as such.
 
     Raises `InputError` where `out` would replace the source or, unless `overwrite`, anything else.
     """
     outputs = [Path(out), Path(out, CONFIG_NAME), Path(out, WEIGHTS_NAME)]
     check_outputs(outputs, [source] if isinstance(source, (str, os.PathLike)) else [], overwrite=overwrite)
-    model, contract, report = load_model(
-        source, head_dim=head_dim, window=window, global_every=global_every, averaged=averaged,
-        published_order=published_order,
-    )  # fmt: skip
+    model, contract, report = load_model(source, averaged=averaged, published_order=published_order, **told)
     if Path(out).suffix in (".pth", ".pt"):
         write_reference(model.state_dict(), out)
     else:

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, get_args
 
-from uniformer.cli.options import add_head_dim, whole
+from uniformer.cli.options import add_told, told, whole
 from uniformer.cli.tables import print_table, say
 from uniformer.errors import InputError
 from uniformer.speed.timings import Compute
@@ -33,8 +33,8 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     p.add_argument("--precision", default="float32", choices=("float32", "bfloat16", "float16"))
     p.add_argument("--forms", nargs="+", choices=get_args(Compute), help="beside plain; default: all that run here")
-    add_head_dim(p)
     p.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    add_told(p)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,13 +80,16 @@ def _network(args: argparse.Namespace) -> tuple[UniFormer, InputSpec, bool]:
     from dataclasses import replace
 
     from uniformer.checkpoints.load import create_model, load_model
+    from uniformer.checkpoints.told import refuse_told, warn_of_assumed
     from uniformer.network.variants import default_input, list_models
 
     is_checkpoint = args.network not in list_models()
     if is_checkpoint:
-        model, contract, _ = load_model(args.network, head_dim=args.head_dim)
+        model, contract, _ = load_model(args.network, **told(args))
+        warn_of_assumed(contract)
         spec = contract.input_of_classifier()
     else:
+        refuse_told(told(args), f"the architecture {args.network}")
         model = create_model(args.network)
         spec = default_input(model.config)
     if args.frames and not spec.is_video:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from uniformer.cli.options import add_head_dim, add_window, call
+from uniformer.cli.options import add_told, call, told
 from uniformer.cli.tables import say
 
 HELP = "turn any readable checkpoint into ours, or ours into the reference's form"
@@ -15,8 +15,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "out", metavar="OUT", help="name.safetensors, a folder (hub form), or name.pth (the reference's keys)"
     )
-    add_head_dim(p)
-    add_window(p)
+    add_told(p)
     p.add_argument(
         "--keep-class-order",
         dest="published_order",
@@ -30,6 +29,6 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from uniformer.checkpoints.save import convert
 
-    say(call(convert, args))
+    say(call(convert, args, **told(args)))
     say(f"wrote {args.out}")
     return 0

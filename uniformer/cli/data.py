@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from uniformer.cli.options import whole
+from uniformer.cli.options import add_quiet, whole
 from uniformer.cli.tables import say
+from uniformer.errors import counted
 from uniformer.support.files import check_outputs, make_folder
 from uniformer.support.progress import progress_bar
 
+if TYPE_CHECKING:
+    from uniformer.datasets.findings import Finding
+    from uniformer.datasets.scan import ScanResult
+
+NAMED = 5  # examples of a finding on the terminal
 HELP = "look at a data set, divide it, re-encode it for fast reading, or make one"
 
 
@@ -54,6 +62,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     make.add_argument("--worlds", default="doom,photos", help="default: doom,photos, which take turns")
     make.add_argument("--photos", metavar="DIR", help="photographs to use besides scikit-image's")
     make.add_argument("--workers", type=whole(0, 1024), metavar="N", help="processes (default: one per core)")
+    add_quiet(make)
     make.set_defaults(task=_make)
 
 
@@ -61,6 +70,7 @@ def _add_source(p: argparse.ArgumentParser) -> None:
     p.add_argument("source", metavar="SOURCE", help="folder, list, split files, ...: recognised by looking")
     p.add_argument("--split", help="train, val or test, where the source has several")
     p.add_argument("--root", metavar="DIR", help="where the paths of a list begin")
+    add_quiet(p)
     p.add_argument("--workers", type=whole(0, 1024), metavar="N", help="processes (default: one per core)")
 
 
@@ -84,7 +94,7 @@ def _scan(args: argparse.Namespace) -> int:
     out = Path(args.out or f"{str(args.source).rstrip('/')}.scan")
     _check_journal(args, out / JOURNAL)
     spec = get_checkpoint(args.checkpoint).input if args.checkpoint else None
-    with progress_bar("files") as progress:
+    with progress_bar("files", shown=not args.quiet) as progress:
         result = scan(
             sets,
             out,
@@ -98,10 +108,31 @@ def _scan(args: argparse.Namespace) -> int:
     write_dataset_page(result.report, result)
     for finding in result.findings:
         say(f"{finding.level}: {finding.text}")
+        if finding.level != "note":
+            _print_examples(finding)
     say(f"report: {result.report}")
     for path in result.manifests.values():
         say(f"manifest: {path}")
+    say(f"next: {_next(args, out, result)}")
     return 0 if result.is_fit else 1
+
+
+def _print_examples(finding: Finding) -> None:
+    """Which they are: the first few, and how many more the report has."""
+    for example in finding.examples[:NAMED]:
+        say(f"  {': '.join(example)}")
+    if finding.count > NAMED:
+        say(f"  and {finding.count - NAMED} more in the report")
+
+
+def _next(args: argparse.Namespace, out: Path, result: ScanResult) -> str:
+    """What to do now, as a command where it is one."""
+    worst = {finding.title for finding in result.findings if finding.level == "error"}
+    if worst - {"unreadable"}:
+        return "mend what the errors say, and scan again: only new and changed files are looked at"
+    start = ["--checkpoint", args.checkpoint] if args.checkpoint else []
+    told = ", which leaves out what cannot be read" if worst else ""
+    return shlex.join(["uniformer", "train", os.fspath(out), *start]) + told
 
 
 def _split(args: argparse.Namespace) -> int:
@@ -130,7 +161,7 @@ def _prepare(args: argparse.Namespace) -> int:
 
     manifest = _manifest(args)
     _check_journal(args, Path(args.out, JOURNAL))
-    with progress_bar("videos") as progress:
+    with progress_bar("videos", shown=not args.quiet) as progress:
         result = reencode(
             manifest,
             args.out,
@@ -148,13 +179,12 @@ def _prepare(args: argparse.Namespace) -> int:
 
 
 def _make(args: argparse.Namespace) -> int:
-    import os
     import time
 
     from uniformer.camera_motion.make import make
 
     began = time.monotonic()
-    with progress_bar("clips") as progress:
+    with progress_bar("clips", shown=not args.quiet) as progress:
         made = make(
             Path(args.out),
             train=args.train,
@@ -170,9 +200,11 @@ def _make(args: argparse.Namespace) -> int:
     for split, per_class in made.per_class.items():
         each = sorted(set(per_class.values()))
         balance = (
-            f", {'-'.join(map(str, each[:1] + each[1:][-1:]))} of each of {len(per_class)} classes" if each else ""
+            f", {'-'.join(map(str, each[:1] + each[1:][-1:]))} of each of {counted(len(per_class), 'class')}"
+            if each
+            else ""
         )
-        say(f"{split}: {sum(per_class.values())} clips{balance}")
+        say(f"{split}: {counted(sum(per_class.values()), 'clip')}{balance}")
     if made.new:
         say(f"made {made.new} ({made.drawn} drawn) in {seconds:.0f} s: {made.new / seconds:.1f} clips/s")
     say(f"train on it with data.root={args.out}")

@@ -6,16 +6,18 @@ The model is the one in the package, so nothing is fetched.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uniformer.cli.options import number, whole
+from uniformer.cli.options import add_device, add_quiet, add_told, number, told, whole
 from uniformer.cli.tables import print_table, say
-from uniformer.errors import InputError
+from uniformer.errors import InputError, counted
 from uniformer.support.files import atomic_path, check_outputs, make_folder, system_folder
 from uniformer.support.progress import progress_bar
 
@@ -30,12 +32,17 @@ FILES = tuple(f"timeline.{form}" for form in ("json", "csv", "srt", "html"))  # 
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("videos", nargs="*", metavar="VIDEO", help="your own videos (default: a film made on the spot)")
+    p.add_argument(
+        "videos",
+        nargs="*",
+        metavar="VIDEO",
+        help="your own: files, folders, patterns, lists as .txt (default: a film made on the spot)",
+    )
     p.add_argument(
         "--out",
         metavar="DIR|HTML",
-        help="with videos: a folder for timeline.json, .csv, .srt and page; "
-        f"without: the name of the page (default: {PAGE})",
+        help="with videos: a folder for timeline.json, .csv, .srt and page, or of one video the name of its page; "
+        f"without: the name of the page (default: {PAGE}, or the next free name of its kind)",
     )
     p.add_argument("--overwrite", action="store_true", help="replace what is there of an earlier one")
     p.add_argument("--seed", type=whole(0), metavar="N", help="another film (default: 0)")
@@ -46,31 +53,45 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "--window", type=number(0, 86_400), metavar="SECONDS", help="that the network sees at once (default: about 2)"
     )
     p.add_argument("--no-cuts", action="store_true", help="take each video for one shot")
-    p.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU when there is one)")
+    add_quiet(p)
+    add_device(p)
+    add_told(p, but=["window", "global_every"])  # a window of time has that name here, and clips have no other
 
 
 def run(args: argparse.Namespace) -> int:
     """Returns 1 if one of several videos failed."""
     from uniformer.checkpoints.records import BUNDLED
     from uniformer.inference.predictor import Predictor
+    from uniformer.reading.paths import expand
 
     if args.videos and args.seed is not None:
         raise InputError("--seed is for the demo's own film: expected no videos with it")
-    files = [place / name for place in _places(args.out, args.videos) if place for name in FILES]
+    is_own = bool(args.videos)
+    args.videos = list(expand(args.videos, clips=True))
+    places = list(_places(args.out, args.videos))
+    page = Path(args.out) if args.out else _free_page(args.overwrite)
+    files = [file for place in places if place for file in _files(place)] if is_own else [page]
     inputs = [*args.videos, *filter(None, [args.checkpoint])]
-    check_outputs(files if args.videos else [args.out or PAGE], inputs, overwrite=args.overwrite)
-    predictor = Predictor(args.checkpoint or BUNDLED, device=args.device)
-    return _own_videos(args, predictor) if args.videos else _made_film(args, predictor)
+    check_outputs(files, inputs, overwrite=args.overwrite)
+    predictor = Predictor(args.checkpoint or BUNDLED, device=args.device, **told(args))
+    return _own_videos(args, predictor, places) if is_own else _made_film(args, predictor, page)
 
 
 # ---- the film made on the spot ---------------------------------------------------------------------------------------
 
 
-def _made_film(args: argparse.Namespace, predictor: Predictor) -> int:
+def _free_page(overwrite: bool) -> Path:
+    """The usual page or, so that an earlier demo's stays, the next name that is free."""
+    page = Path(PAGE)
+    later = (page.with_stem(f"{page.stem}-{number}") for number in count(2))
+    return page if overwrite else next(name for name in chain([page], later) if not os.path.lexists(name))
+
+
+def _made_film(args: argparse.Namespace, predictor: Predictor, page: Path) -> int:
     from uniformer.camera_motion.film import judge, make_film
     from uniformer.reports.film import write_film_page
 
-    page, seed = Path(args.out or PAGE), args.seed or 0
+    seed = args.seed or 0
     _check_names(predictor)
     make_folder(page.parent)
     with system_folder("demo") as folder:
@@ -88,7 +109,8 @@ def _made_film(args: argparse.Namespace, predictor: Predictor) -> int:
         right = sum(verdict.is_right for verdict in verdicts)
         say(f"\n{right} of {len(verdicts)} right; {_cuts_found(takes, timeline)}")
         write_film_page(page, timeline, film, verdicts, title="What is the camera doing?")
-    say(f"page: {page}")
+    is_later = not args.out and page != Path(PAGE)
+    say(f"page: {page}" + f" ({PAGE} is there already; --overwrite replaces it)" * is_later)
     return 0
 
 
@@ -128,10 +150,10 @@ def _cuts_found(takes: Sequence[Take], timeline: Timeline) -> str:
 # ---- the user's videos -----------------------------------------------------------------------------------------------
 
 
-def _own_videos(args: argparse.Namespace, predictor: Predictor) -> int:
-    places = list(_places(args.out, args.videos))
+def _own_videos(args: argparse.Namespace, predictor: Predictor, places: Sequence[Path | None]) -> int:
     if args.out is not None:
-        make_folder(Path(args.out))  # what cannot be written to is said before hours of work
+        out = Path(args.out)
+        make_folder(out.parent if _is_page(out) else out)  # what cannot be written to is said before hours of work
     failures = 0
     for video, place in zip(args.videos, places, strict=True):
         try:
@@ -145,14 +167,14 @@ def _own_videos(args: argparse.Namespace, predictor: Predictor) -> int:
             say(f"uniformer: {error}", file=sys.stderr)
             failures += 1
     if failures:
-        say(f"{failures} of {len(args.videos)} files failed", file=sys.stderr)
+        say(f"{failures} of {counted(len(args.videos), 'file')} failed", file=sys.stderr)
     return 1 if failures else 0
 
 
 def _timeline(video: Path, args: argparse.Namespace, predictor: Predictor) -> Timeline:
     from uniformer.timelines.timeline import timeline
 
-    with progress_bar(video.name) as bar:
+    with progress_bar(video.name, shown=not args.quiet) as bar:
         return timeline(
             video,
             predictor,
@@ -163,8 +185,10 @@ def _timeline(video: Path, args: argparse.Namespace, predictor: Predictor) -> Ti
 
 
 def _places(out: str | None, videos: Sequence[str]) -> Iterator[Path | None]:
-    """The folder of each video's results: `out`, or one in it for each of several, by their names."""
+    """Where each video's results go: to `out`, a folder or a page, or a folder in it for each of several, by name."""
     seen = Counter[str]()
+    if out is not None and len(videos) > 1 and _is_page(Path(out)):
+        raise InputError(f"expected a folder for the timelines of {len(videos)} videos, got the page {out}")
     for video in videos:
         name = Path(video).name
         seen[name] += 1
@@ -172,16 +196,25 @@ def _places(out: str | None, videos: Sequence[str]) -> Iterator[Path | None]:
         yield None if out is None else Path(out) if len(videos) == 1 else Path(out, name + again)
 
 
-def _save(timeline: Timeline, video: Path, folder: Path) -> None:
+def _is_page(out: Path) -> bool:
+    return out.suffix.lower() in (".html", ".htm") and not out.is_dir()
+
+
+def _files(place: Path) -> list[Path]:
+    """What is written of a video: a page alone, or all in a folder."""
+    return [place] if _is_page(place) else [place / name for name in FILES]
+
+
+def _save(timeline: Timeline, video: Path, place: Path) -> None:
     from uniformer.reports.timeline import write_timeline_page
 
-    make_folder(folder)
-    *texts, page = (folder / name for name in FILES)
-    for path, text in zip(texts, (timeline.to_json(), timeline.to_csv(), timeline.to_srt()), strict=True):
+    *texts, page = _files(place)
+    make_folder(page.parent)
+    for path, text in zip(texts, (timeline.to_json(), timeline.to_csv(), timeline.to_srt()), strict=False):
         with atomic_path(path) as temporary:
             temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
     write_timeline_page(page, timeline, video, title=video.name)
-    say(f"{folder}: {', '.join(FILES)}")
+    say(f"{place}: {', '.join(FILES)}" if texts else f"page: {page}")
 
 
 def _print_timeline(timeline: Timeline) -> None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from uniformer.cli.options import add_data, add_reading, call, number, whole
+from uniformer.cli.options import add_data, add_quiet, add_reading, add_told, call, number, told, whole
 from uniformer.cli.tables import print_table, say
 from uniformer.errors import InputError
 from uniformer.support.progress import Pace, progress_bar
@@ -20,6 +20,8 @@ HELP = "test a checkpoint on a data set"
 def add_arguments(p: argparse.ArgumentParser) -> None:
     add_data(p)
     add_reading(p)
+    add_told(p, but=["classes"])  # there, those of the data
+    add_quiet(p)
     p.add_argument("--missing", default="error", choices=("error", "skip"), help="how files without an answer count")
     p.add_argument(
         "--class-order",
@@ -49,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
     if args.probe and not args.out:
         raise InputError("--probe needs --out: the features are kept there")
     pace = Pace()
-    with progress_bar("items") as bar:
-        result = call(evaluate, args, progress=bar, pace=pace)
+    with progress_bar("items", shown=not args.quiet) as bar:
+        result = call(evaluate, args, progress=bar, pace=pace, **told(args))
     if not result.is_main:
         return 0
     if pace.samples:

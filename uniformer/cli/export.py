@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from uniformer.cli.options import add_head_dim
+from uniformer.cli.options import add_told, told
 from uniformer.cli.tables import say
 from uniformer.support.files import check_outputs
 
@@ -15,18 +15,20 @@ HELP = "write a network for OpenVINO or ONNX Runtime"
 def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("checkpoint", metavar="CHECKPOINT", help="published id, file, folder or hub repository")
     p.add_argument("out", metavar="OUT", help="name.xml (OpenVINO; the weights go to name.bin) or name.onnx")
-    add_head_dim(p)
+    add_told(p)
     p.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
 
 
 def run(args: argparse.Namespace) -> int:
     from uniformer.checkpoints.load import load_model
+    from uniformer.checkpoints.told import warn_of_assumed
     from uniformer.speed.export import export
 
     out = Path(args.out)
     files = [out, out.with_suffix(".bin")] if out.suffix.lower() == ".xml" else [out]
     check_outputs(files, [args.checkpoint], overwrite=args.overwrite)
-    model, contract, _ = load_model(args.checkpoint, head_dim=args.head_dim)
+    model, contract, _ = load_model(args.checkpoint, **told(args))
+    warn_of_assumed(contract)
     off = export(model, contract, args.out)
     say(f"wrote {args.out}: its logits are off by {off:.0e} of the largest")
     return 0

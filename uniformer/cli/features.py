@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from uniformer.cli.options import add_data, add_reading, call
+from uniformer.cli.options import add_data, add_quiet, add_reading, add_told, call, told
 from uniformer.cli.tables import say
+from uniformer.errors import counted
 from uniformer.support.progress import progress_bar
 
 HELP = "write the embeddings of a data set"
@@ -15,6 +16,8 @@ HELP = "write the embeddings of a data set"
 def add_arguments(p: argparse.ArgumentParser) -> None:
     add_data(p)
     add_reading(p)
+    add_told(p, but=["classes"])  # there, those of the data
+    add_quiet(p)
     p.add_argument("--out", metavar="DIR", required=True, help="folder of the shards; a run cut short goes on there")
     p.add_argument("--per-view", action="store_true", help="keep every view instead of their mean")
     p.add_argument(
@@ -27,13 +30,13 @@ def run(args: argparse.Namespace) -> int:
     """Returns 1 if a file could not be read."""
     from uniformer.evaluation.features import write_features
 
-    with progress_bar("items") as bar:
-        written = call(write_features, args, progress=bar)
+    with progress_bar("items", shown=not args.quiet) as bar:
+        written = call(write_features, args, progress=bar, **told(args))
     if written.is_main:
         if written.note:
             say(f"note: {written.note}")
         count = len(written.manifest) - len(written.errors)
-        say(f"{written.manifest.origin}\nwrote features of {count} items to {args.out}")
+        say(f"{written.manifest.origin}\nwrote features of {counted(count, 'item')} to {args.out}")
         for row, why in written.errors.items():
             say(f"uniformer: row {row + 1}: {why}", file=sys.stderr)
     return 1 if written.errors else 0

@@ -8,7 +8,8 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NoReturn, TextIO
 
 import uniformer
@@ -134,6 +135,17 @@ class _Parser(argparse.ArgumentParser):
         self.exit(BAD_INPUT, f"{self.prog}: {shown(message, 500)} (see `{self.prog} --help`)\n")
 
 
+def _with_packages(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """`run`, where a package of ours may be missing: exported files are run in installations without torch."""
+    try:
+        return run(args)
+    except ModuleNotFoundError as error:
+        package = (error.name or "uniformer").partition(".")[0]
+        if package == "uniformer":
+            raise
+        raise InputError(f"this needs the package {package!r}, which is not installed: pip install {package}") from None
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="uniformer",
@@ -141,11 +153,17 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="`uniformer COMMAND --help` tells more. Documentation: docs/quickstart.md",
     )
     parser.add_argument("--version", action="version", version=f"uniformer {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def help_(_: argparse.Namespace) -> int:
+        parser.print_help()
+        return 0
+
+    parser.set_defaults(run=help_)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, module in COMMANDS.items():
         sub = commands.add_parser(name, help=module.HELP, description=module.__doc__)
         module.add_arguments(sub)
-        sub.set_defaults(run=module.run)
+        sub.set_defaults(run=partial(_with_packages, module.run))
     return parser
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from uniformer.cli.tables import print_table, say
-from uniformer.errors import InputError
+from uniformer.errors import InputError, counted
 from uniformer.support.texts import to_json_line
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _plain(record: Checkpoint) -> dict[str, Any]:
 def _show_table(records: list[Checkpoint]) -> None:
     header = ("checkpoint", "data set", "input", "views", "params", "GMACs", "score", "weights")
     print_table(header, [tuple(_row(record)) for record in records], right=(3, 4, 5, 6))
-    say(f"{len(records)} checkpoints. `uniformer models ID` shows one whole; GMACs are of one view.")
+    say(f"{counted(len(records), 'checkpoint')}. `uniformer models ID` shows one whole; GMACs are of one view.")
 
 
 def _row(r: Checkpoint) -> Iterator[str]:
@@ -94,7 +94,7 @@ def _show_one(r: Checkpoint) -> None:
 
     say(r.id)
     show("architecture", r.arch)
-    show("task", f"{r.task}, {r.dataset}, {r.num_classes} classes")
+    show("task", f"{r.task}, {r.dataset}, {counted(r.num_classes, 'class')}")
     show("scores", ", ".join(f"{k} {v:g}" for k, v in r.scores.items()))
     show("parameters", f"{r.params:,}" if r.params else f"{r.params_m:g} M" if r.params_m else None)
     show("GMACs", f"{r.macs_g:.2f} for one view" if r.macs_g else None)

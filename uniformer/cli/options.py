@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar, get_args
 
 from uniformer.config import Precision
@@ -67,7 +67,6 @@ def add_reading(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--follow-seconds", action="store_true", help="scale strides by the frame rate, as long clips as in training"
     )
-    add_head_dim(p)
     p.add_argument(
         "--compute", choices=get_args(Compute), help="form of the network (default: the best by `uniformer bench`)"
     )
@@ -78,7 +77,11 @@ def add_data(p: argparse.ArgumentParser) -> None:
     """A checkpoint and a data set, for `eval` and `features`."""
     p.add_argument("checkpoint", metavar="CHECKPOINT", help="published id, file, folder or hub repository")
     p.add_argument("data", metavar="DATA", help="a folder, a list of files or a saved manifest")
-    p.add_argument("--split", help="train, val or test, where DATA holds several (default: val, else test)")
+    p.add_argument(
+        "--split",
+        help="train, val or test, where DATA holds several (default: val, else test); held-out leaves out what "
+        "CHECKPOINT was trained on",
+    )
     p.add_argument("--classes", metavar="FILE|NAME", help="names of DATA's labels: a file, or such as Kinetics-400")
     p.add_argument("--root", metavar="DIR", help="where the paths of a list begin")
     p.add_argument("--separator", default="auto", choices=("auto", "comma", "tab", "semicolon", "space"))
@@ -87,20 +90,36 @@ def add_data(p: argparse.ArgumentParser) -> None:
     )
 
 
+def add_quiet(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--quiet", action="store_true", help="no progress; warnings and errors are still said")
+
+
 def add_device(p: argparse.ArgumentParser) -> None:
     p.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU when there is one)")
 
 
-def add_head_dim(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "--head-dim", type=whole(1, 100_000), metavar="D", help="channels per attention head, where nothing tells it"
-    )
+TOLD: dict[str, dict[str, Any]] = {  # options by their names in `checkpoints.told.Told`
+    "head_dim": {"type": whole(1, 100_000), "metavar": "D", "help": "channels per head, where nothing tells it"},
+    "window": {"type": whole(0, 100_000), "metavar": "N", "help": "size of stage 3's attention windows (0: none)"},
+    "global_every": {"type": whole(1, 1000), "metavar": "N", "help": "with windows: every N-th block attends globally"},
+    "block_eps": {"type": number(0, 1), "metavar": "E", "help": "of layer norms: 1e-5 if from mmaction2 or mmpose"},
+    "like": {"metavar": "ID", "help": "what CHECKPOINT does not tell is as in this published one: input, head_dim"},
+    "sampling": {
+        "metavar": "HOW", "help": "which frames make a clip: 16x4 (frames x stride), 16 (spread), dense or sparse"
+    },
+    "classes": {"metavar": "FILE|NAME", "help": "names of the classifier's rows: a file, or such as Kinetics-400"},
+}  # fmt: skip
 
 
-def add_window(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "--window", type=whole(0, 100_000), metavar="N", help="size of stage 3's attention windows (0: none)"
-    )
-    p.add_argument(
-        "--global-every", type=whole(1, 1000), metavar="N", help="with windows: every N-th block attends globally"
-    )
+def add_told(p: argparse.ArgumentParser, *, but: Collection[str] = ()) -> None:
+    """What may be said of a checkpoint that does not tell it itself, for all commands that take one."""
+    group = p.add_argument_group("what a checkpoint does not tell")
+    names = [name for name in TOLD if name not in but]
+    for name in names:
+        group.add_argument(f"--{name.replace('_', '-')}", **TOLD[name])
+    p.set_defaults(tellable=names)
+
+
+def told(args: argparse.Namespace) -> dict[str, Any]:
+    """What `add_told` has parsed, for a function that takes it."""
+    return {name: getattr(args, name) for name in args.tellable}

@@ -12,9 +12,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from uniformer.cli.options import add_reading, add_window, call, whole
+from uniformer.cli.options import add_quiet, add_reading, add_told, call, told, whole
 from uniformer.cli.tables import say
-from uniformer.errors import InputError
+from uniformer.errors import InputError, counted
 from uniformer.support.files import check_outputs, locked, make_folder
 from uniformer.support.progress import progress_bar
 
@@ -36,13 +36,14 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--top-k", type=whole(1), default=5, metavar="K", help="labels per file (default: 5)")
     add_reading(p)
-    add_window(p)
+    add_told(p)
     p.add_argument(
         "--format", choices=("table", "jsonl", "csv"), help="default: table, or by the name given with --out"
     )
     p.add_argument("--out", metavar="FILE", help="write results there instead of to standard output")
     p.add_argument("--resume", action="store_true", help="with --out: leave out files that have a result there already")
     p.add_argument("--overwrite", action="store_true", help="replace what is at --out and --show-sampling")
+    add_quiet(p)
     p.add_argument(
         "--show-sampling", metavar="PNG|FOLDER", help="picture the frames and crops that the network was fed"
     )
@@ -72,7 +73,7 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
     from uniformer.reading.paths import expand
     from uniformer.support.resume import Records
 
-    predictor = call(Predictor, args, model=_network(args))
+    predictor = call(Predictor, args, model=_network(args), **told(args))
     answers = Answers(form, "" if form == "table" else predictor.network.weights, predictor.task.result)
     kept = Records(Path(args.out), answers, resume=args.resume) if args.out else None
     done = set(kept.read()) if kept else set()
@@ -80,7 +81,7 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
     sheets = _sheets(args.show_sampling, sources)
     _check_outputs(args, [*filter(None, [args.out]), *sheets.values()], sources)
     failures = []
-    with kept or nullcontext(), progress_bar("files", shown=len(sources) > 1) as bar:
+    with kept or nullcontext(), progress_bar("files", shown=len(sources) > 1 and not args.quiet) as bar:
         on_views = _sampling_pictures(sheets, predictor)
         if kept is None:
             print(answers.header.decode(), end="")
@@ -94,9 +95,9 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
                 kept.add(result)
             bar(number, len(sources))
     if done:
-        say(f"{len(done)} files had a result already", file=sys.stderr)
+        say(f"{counted(len(done), 'file')} had a result already", file=sys.stderr)
     if failures:
-        say(f"{len(failures)} of {len(sources)} files failed:", file=sys.stderr)
+        say(f"{len(failures)} of {counted(len(sources), 'file')} failed:", file=sys.stderr)
         for failure in failures:
             say(f"  {failure.source}", file=sys.stderr)
     return 1 if failures else 0
@@ -120,8 +121,10 @@ def _network(args: argparse.Namespace) -> Any:
         raise InputError("--untrained and --checkpoint exclude each other")
     from uniformer.checkpoints.contract import Contract
     from uniformer.checkpoints.load import create_model
+    from uniformer.checkpoints.told import refuse_told
     from uniformer.network.variants import default_input
 
+    refuse_told(told(args), f"the architecture {args.untrained}")
     model = create_model(args.untrained)
     say(f"{args.untrained} with random weights: its labels mean nothing", file=sys.stderr)
     return model, Contract(model.config, args.untrained, default_input(model.config))

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from uniformer.cli.tables import print_table
+from uniformer.errors import counted
 
 if TYPE_CHECKING:
     from uniformer.training.recipe import Recipe
@@ -34,7 +35,10 @@ def run(args: argparse.Namespace) -> int:
     if not names:
         load_recipe(args.pattern)  # raises, naming the nearest
     print_table(("recipe", "score", "run"), [(name, *_facts(load_recipe(name))) for name in names])
-    print(f"{len(names)} recipes. `uniformer recipes NAME --print` shows one whole, `uniformer train NAME` runs it.")
+    print(
+        f"{counted(len(names), 'recipe')}. `uniformer recipes NAME --print` shows one whole, "
+        "`uniformer train NAME` runs it."
+    )
     return 0
 
 

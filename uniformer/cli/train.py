@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from uniformer.cli.options import add_device, call
+from uniformer.cli.options import add_device, add_told, call, told
 from uniformer.cli.tables import say
 
 HELP = "train or fine-tune on a data set"
@@ -24,6 +24,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--out", metavar="DIR", help="folder of the run; going on is the same command (default: runs/NAME)")
     add_device(p)
     p.add_argument("--print", action="store_true", help="print the whole recipe and stop")
+    add_told(p, but=["classes"])  # they are those of the data
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from uniformer.training.recipe import resolved
     from uniformer.training.run import plan_training, run_plan
 
-    plan = call(plan_training, args)
+    plan = call(plan_training, args, **told(args))
     if args.print:
         sys.stdout.write(resolved(plan.recipe))
         return 0

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from uniformer.cli.tables import say
-from uniformer.errors import shown
+from uniformer.errors import counted, shown
 
 HELP = "prove that a saved checkpoint is intact"
 
@@ -24,5 +24,5 @@ def run(args: argparse.Namespace) -> int:
     if problems:
         return 1
     name = contract.id or contract.arch or "own architecture"
-    say(f"{args.file}: intact ({shown(name)}, {contract.config.num_classes} classes)")
+    say(f"{args.file}: intact ({shown(name)}, {counted(contract.config.num_classes, 'class')})")
     return 0

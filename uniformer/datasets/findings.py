@@ -11,6 +11,7 @@ import numpy as np
 from uniformer.config import InputSpec
 from uniformer.datasets.duplicates import groups_of, near_groups
 from uniformer.datasets.manifest import Manifest
+from uniformer.errors import counted
 from uniformer.labels import flip_sensitive
 
 Level = Literal["error", "warning", "note"]
@@ -24,7 +25,7 @@ class FileRecord:
     """What a scan found out about one file, or folder of frames."""
 
     path: str
-    mtime: int  #: nanoseconds; with `size` and `looked_for`, what says that the record still holds
+    sum: int  #: `content_sum` of the file; with `looked_for`, what says that the record still holds
     size: int  #: bytes, of a folder of frames all together
     looked_for: str
     error: str | None = None  #: why it cannot be read
@@ -102,7 +103,7 @@ def _shorter(sets: Sets, records: Records, spec: InputSpec | None) -> Iterator[F
                 frames = min(frames, round((item.end - item.start) * record.fps))
             if frames is not None and frames < window:
                 short.append((frames, item.path))
-    table = [(path, f"{frames} frames") for frames, path in sorted(short)]
+    table = [(path, counted(frames, "frame")) for frames, path in sorted(short)]
     text = f"clips shorter than the network's window of {window} frames"
     yield _finding("warning", "short", text, table, _firsts(table))
 
@@ -172,7 +173,7 @@ def _same_source(sets: Sets, rows: list[SetRow]) -> Iterator[Finding]:
 def _classes(sets: Sets) -> Iterator[Finding]:
     names = {manifest.classes for manifest in sets.values()}
     if len(names) > 1:
-        lists = [(split, f"{len(m.classes)} classes", ", ".join(m.classes[:5])) for split, m in sets.items()]
+        lists = [(split, counted(len(m.classes), "class"), ", ".join(m.classes[:5])) for split, m in sets.items()]
         yield _finding("error", "classes differ", "splits with classes of their own (open one with the other's)", lists)
     for split, manifest in sets.items():
         counts = manifest.class_counts()
@@ -181,8 +182,8 @@ def _classes(sets: Sets) -> Iterator[Finding]:
         yield _finding(level, f"empty classes in {split}", "classes without a row", empty)
         if len(counts) and counts.max() >= _MANY * max(counts[counts > 0].min(initial=counts.max()), 1):
             order = np.argsort(counts)
-            table = [(manifest.classes[i], f"{counts[i]} rows") for i in (*order[:5], *order[-5:])]
-            text = f"classes: the largest has {counts.max()} rows, the smallest {counts[counts > 0].min()}"
+            table = [(manifest.classes[i], counted(counts[i], "row")) for i in (*order[:5], *order[-5:])]
+            text = f"classes: the largest has {counted(counts.max(), 'row')}, the smallest {counts[counts > 0].min()}"
             yield Finding("note", f"unbalanced in {split}", text, len(counts), tuple(table))
     pairs = flip_sensitive(next(iter(sets.values())).classes)
     yield _finding(

@@ -23,7 +23,7 @@ from uniformer.datasets.tables import (
     is_whole,
     read_rows,
 )
-from uniformer.errors import InputError
+from uniformer.errors import InputError, counted
 from uniformer.labels import load_classes
 from uniformer.reading.frames import VIDEO_SUFFIXES
 from uniformer.reading.pictures import IMAGE_SUFFIXES
@@ -119,13 +119,13 @@ def class_folders(folder: Path, options: OpenOptions) -> Listing | None:
     names = sorted({p.name for part in splits.values() or [chosen] for p in subfolders(part) if _first_media(p)})
     kind = _kind_of_folders(chosen)
     where = f"{chosen.name}/ of " if splits else f"{folder.name}/ alone: " if split_of(folder.name) else ""
-    origin = f"a folder per class ({where}{len(names)} classes)"
+    origin = f"a folder per class ({where}{counted(len(names), 'class')})"
     renamed = None
     if len(names) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in names):
         renamed = dict(zip(names, load_classes("ImageNet-1K"), strict=True))
         origin = f"ImageNet folders ({where}1000 classes in the order of their ids)"
     elif all(re.fullmatch(r"n\d{8}", name) for name in names):
-        origin = f"some ImageNet folders ({where}{len(names)} classes, named and ordered by their ids)"
+        origin = f"some ImageNet folders ({where}{counted(len(names), 'class')}, named and ordered by their ids)"
     return Listing(
         origin=origin,
         rows=partial(_walk_classes, chosen, kind),

@@ -30,9 +30,8 @@ from uniformer.datasets.layouts import (
 )
 from uniformer.datasets.manifest import Item, Kind, Manifest, is_saved_manifest
 from uniformer.datasets.tables import LIST_SUFFIXES, ListRow, is_whole
-from uniformer.errors import InputError
-from uniformer.labels import DATASETS, alphabetical, load_classes, match_names, normal_form
-from uniformer.support.texts import parse_json, read_text
+from uniformer.errors import InputError, counted
+from uniformer.labels import DATASETS, alphabetical, load_classes, match_names, normal_form, read_class_names
 
 MANIFEST_SUFFIX = ".manifest"  #: of a saved manifest found in a folder
 CLASSES_FILE = "classes.txt"  #: beside a list: the classes' names, one a line, in the order of the labels
@@ -158,7 +157,7 @@ def _nothing_found(path: Path, split: str | None) -> str:
     if lists:
         seen = f"the lists {', '.join(lists[:4])}: name the one to use"
     elif media:
-        seen = f"{len(media)} media files without classes, such as {media[0]}"
+        seen = f"{counted(len(media), 'media file')} without classes, such as {media[0]}"
     else:
         seen = f"{len(here)} entries" + (f", such as {here[0].name}" if here else "")
     return (
@@ -170,25 +169,10 @@ def _nothing_found(path: Path, split: str | None) -> str:
 def _class_names(classes: Sequence[str] | str | None) -> tuple[str, ...] | None:
     if classes is None:
         return None
-    if not isinstance(classes, str):
-        names = tuple(classes)
-    elif os.path.isfile(classes):
-        names = _read_classes(Path(classes))
-    else:
-        names = load_classes(classes)
+    names = read_class_names(classes)
     if not names or len(set(names)) < len(names):
         raise InputError(f"expected different names of classes, got {len(names)} names, {len(set(names))} different")
     return names
-
-
-def _read_classes(path: Path) -> tuple[str, ...]:
-    text = read_text(path, "names of classes")
-    if path.suffix == ".json":
-        names = parse_json(text, str(path), "names of classes")
-        if not isinstance(names, list):
-            raise InputError(f"{path}: expected a JSON array of names, found {type(names).__name__}")
-        return tuple(map(str, names))
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 def _saved(path: Path, names: tuple[str, ...] | None) -> Manifest:
@@ -231,7 +215,8 @@ def _build(source: Path, listing: Listing, options: OpenOptions) -> Manifest:
         labels=table[raw.labels],
         classes=classes,
         label_offsets=None if is_single and not options.multi_label else raw.label_offsets,
-        origin=f"{source}: {listing.origin}; {len(raw)} {kind} items, {len(classes)} classes {how}, files in {base}",
+        origin=f"{source}: {listing.origin}; {counted(len(raw), f'{kind} item')}, "
+        f"{counted(len(classes), 'class')} {how}, files in {base}",
     )
     if not options.allow_duplicates:
         _refuse_duplicates(source, manifest, np.frombuffer(keys, np.int64))
@@ -289,7 +274,7 @@ def _resolve(
     if known is None and listing.classes is not None:
         known, how = listing.classes, "as the data set names them"
     elif known is None and beside.is_file():
-        known, how = _read_classes(beside), f"from {beside.name}"
+        known, how = read_class_names(os.fspath(beside)), f"from {beside.name}"
     if all(map(is_whole, seen)) and not (known and seen.keys() <= set(known)):
         return *_by_number(source, known, seen, options.label_base), how if known else "by number"
     if listing.renamed is not None:

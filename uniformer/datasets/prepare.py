@@ -22,11 +22,11 @@ from av.video.stream import VideoStream
 from uniformer.config import InputSpec, did_you_mean
 from uniformer.datasets.manifest import Manifest, Strings
 from uniformer.datasets.open import CLASSES_FILE
-from uniformer.errors import InputError
+from uniformer.errors import InputError, counted
 from uniformer.reading.frames import VideoReader
 from uniformer.reading.sampling import clip_indices
 from uniformer.reading.video import open_video
-from uniformer.support.files import atomic_path, stamp
+from uniformer.support.files import atomic_path, bytes_of, content_sum
 from uniformer.support.jobs import run_parallel
 from uniformer.support.progress import OnProgress
 from uniformer.support.resume import open_journal
@@ -164,7 +164,7 @@ class PrepareResult:
         return (
             f"{self.bytes_before / 1e6:.1f} MB became {self.bytes_after / 1e6:.1f} MB; a clip of 16 frames is read in "
             f"{1000 * self.seconds_after:.0f} instead of {1000 * self.seconds_before:.0f} ms; "
-            f"{len(self.failed)} files could not be read"
+            f"{counted(len(self.failed), 'file')} could not be read"
         )
 
 
@@ -231,7 +231,7 @@ def _result(
         path=out / MANIFEST,
         failed={path: entry["error"] for path, entry in entries.items() if entry["error"] is not None},
         bytes_before=sum(entries[path]["size"] for path in good),
-        bytes_after=sum(stamp(out / target)[1] for target in good.values()),
+        bytes_after=sum(bytes_of(out / target) for target in good.values()),
         seconds_before=float(np.median([seconds_to_read(path) for path in some])),
         seconds_after=float(np.median([seconds_to_read(out / good[path]) for path in some])),
     )
@@ -278,8 +278,8 @@ def _moved(manifest: Manifest, good: Mapping[str, str], entries: Mapping[str, di
 
 
 def _entry(path: str, encoding: Encoding, *, frames: int | None = None, error: str | None = None) -> dict[str, Any]:
-    mtime, size = stamp(path)
-    return {"path": path, "mtime": mtime, "size": size, "as": str(encoding), "frames": frames, "error": error}
+    held = {"sum": content_sum(path, with_time=True), "size": bytes_of(path)}
+    return {"path": path, **held, "as": str(encoding), "frames": frames, "error": error}
 
 
 def _is_done(entry: dict[str, Any] | None, path: str, target: Path, encoding: Encoding) -> bool:

@@ -30,6 +30,8 @@ class LabelledRows:
         kinds = ("video", "frames") if spec.is_video else ("image",)
         if manifest.kind not in kinds:
             raise InputError(f"expected {' or '.join(kinds)} items for this network, got {manifest.kind} items")
+        for problem in () if spec.is_video else augment.not_for_images():
+            raise InputError(problem)
         self.manifest, self.spec, self.augment = manifest, spec, augment
         self._mirrored = mirrored_classes(manifest.classes) if augment.mirror else []
         self._reversed = reversed_classes(manifest.classes, augment.reverse_pairs) if augment.reverse else []

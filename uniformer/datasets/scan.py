@@ -24,7 +24,7 @@ from uniformer.errors import InputError
 from uniformer.reading.pictures import load_image
 from uniformer.reading.sampling import clip_indices
 from uniformer.reading.video import open_video
-from uniformer.support.files import stamp
+from uniformer.support.files import bytes_of, content_sum
 from uniformer.support.jobs import run_parallel
 from uniformer.support.progress import OnProgress
 from uniformer.support.resume import Journal, open_journal
@@ -105,7 +105,7 @@ def _silent(done: int, total: int) -> None: ...
 def inspect(job: tuple[str, Kind], spec: InputSpec | None = None, full: bool = False) -> FileRecord:
     """Open one file (path, kind), decode the frames wanted of it, and say what it is. Raises nothing for a bad file."""
     path, kind = job
-    record = FileRecord(path, *_stamp(path, kind), _looked_for(spec, full))
+    record = FileRecord(path, *_stamp(path), _looked_for(spec, full))
     try:
         facts = _inspect_image(Path(path)) if kind == "image" else _inspect_video(path, spec, full)
     except InputError as error:
@@ -160,12 +160,9 @@ def _looked_for(spec: InputSpec | None, full: bool) -> str:
     return f"{clip}, every frame" if full else clip
 
 
-def _stamp(path: str, kind: Kind) -> tuple[int, int]:
-    """Of a folder of frames: the latest change, and all bytes."""
-    if kind != "frames" or not os.path.isdir(path):
-        return stamp(path)
-    stamps = [stamp(path), *map(stamp, _files_in(path))]
-    return max(time for time, _ in stamps), sum(size for _, size in stamps[1:])
+def _stamp(path: str) -> tuple[int, int]:
+    """What tells a file, or a folder of frames, from others, and its bytes."""
+    return content_sum(path, with_time=True), bytes_of(path)
 
 
 def _files_in(path: str) -> list[str]:
@@ -199,16 +196,16 @@ def _inspect_all(
     def left() -> Iterator[tuple[str, Kind]]:
         for path, kind in files.items():
             record = _record(journal.entries.get(path, {}))
-            looked_for = record and (record.mtime, record.size, record.looked_for)
-            if record is not None and looked_for == (*_stamp(path, kind), _looked_for(spec, full)):
+            wanted = (*_stamp(path), _looked_for(spec, full))
+            if record is not None and (record.sum, record.size, record.looked_for) == wanted:
                 records[path] = record
                 continue
             yield path, kind
 
-    for (path, kind), answer in run_parallel(partial(inspect, spec=spec, full=full), left(), workers):
+    for (path, _), answer in run_parallel(partial(inspect, spec=spec, full=full), left(), workers):
         if answer is None:
             crashed = "expected a file that can be decoded, found one that crashes the decoder"
-            answer = FileRecord(path, *_stamp(path, kind), _looked_for(spec, full), error=crashed)
+            answer = FileRecord(path, *_stamp(path), _looked_for(spec, full), error=crashed)
         records[path] = answer
         journal.add(asdict(answer))
         progress(len(records), len(files))

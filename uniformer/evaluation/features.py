@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, Unpack, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +18,13 @@ import numpy.typing as npt
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.identify import CheckpointSource
 from uniformer.checkpoints.load import load_model
+from uniformer.checkpoints.told import NetworkTold, warn_of_assumed
 from uniformer.config import InputSpec, Precision
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.open import open_for_evaluation
+from uniformer.datasets.sums import item_sums
 from uniformer.errors import InputError, shown
+from uniformer.evaluation.learnt import HELD_OUT, held_out
 from uniformer.evaluation.scoring import Reading, check_fits, item_groups, run_items, run_key
 from uniformer.inference.engine import Outcome
 from uniformer.inference.networks import TorchNetwork, evaluating, pooled_features
@@ -37,6 +41,7 @@ from uniformer.tasks.scores import load_pyarrow
 
 ShardFormat = Literal["safetensors", "parquet"]
 Arrays = dict[str, npt.NDArray[Any]]
+Labels = Callable[[list[int]], npt.NDArray[Any]]  #: of rows, as `label_array`
 
 MOST_SHARDS = 10**6  # of a folder
 KEY_NAME = "features.json"  # what the shards are features of
@@ -86,7 +91,8 @@ def extract_features(
     their positions, NaN where a source has no clock. The items' names and errors are in each shard, too.
 
     A shard is written whole or not at all, so a run that was cut short goes on; shards with unreadable items are made
-    anew. Within a torch.distributed group the processes share the shards out: the folder must be one for all.
+    anew, and those with items whose labels or files are others by now. Within a torch.distributed group the processes
+    share the shards out: the folder must be one for all.
     Raises `InputError` where things do not fit or the folder holds other features.
     """
     reading = reading or Reading()
@@ -115,16 +121,19 @@ def extract_features(
             "classes": list(manifest.classes),
             **run_key(network, manifest, spec, reading),
         }
-        unfinished = group.broadcast(lambda: _unfinished(Path(out), about))
+        labels = partial(_labels, manifest, max(len(manifest.classes), model.config.num_classes))
+        sums = group.broadcast(lambda: item_sums(manifest, with_time=True))
+        unfinished = group.broadcast(lambda: _unfinished(Path(out), about, shards, labels, sums))
         todo = unfinished[group.rank :: group.size]
         wanted = list(chain.from_iterable(shards[n] for n in todo))
         with closing(run_items(network, manifest, spec, wanted, reading, progress=progress)) as outcomes:
             for number in todo:
                 part = list(islice(outcomes, sum(map(len, shards[number]))))
-                mine = {o.source: o.error for o in part if o.error is not None}
-                errors |= mine
-                arrays = _arrays(part, model, manifest, spec, per_view, stages)
-                _write_shard(_shard_path(Path(out), number, form), arrays, manifest, [o.source for o in part], mine)
+                errors |= {o.source: o.error for o in part if o.error is not None}
+                rows = [o.source for o in part]
+                arrays = {"labels": labels(rows), **_arrays(part, model, spec, per_view, stages)}
+                shard = Shard(arrays, manifest.select(rows).item_names(), [o.error for o in part], sums[rows].tolist())
+                _write_shard(_shard_path(Path(out), number, form), shard)
     return dict(sorted((item, why) for part in group.all_gather(errors) for item, why in part.items()))
 
 
@@ -149,9 +158,9 @@ def write_features(
     workers: int = 2,
     backend: Decoder = "pyav",
     follow_seconds: bool = False,
-    head_dim: int | None = None,
     compute: Compute | None = None,
     progress: OnProgress | None = None,
+    **told: Unpack[NetworkTold],
 ) -> Written:
     """`extract_features` of a checkpoint and a data set by name, as `uniformer features` does.
 
@@ -159,9 +168,11 @@ def write_features(
     as both do.
     """
     with process_group(device) as group, group.alone_in(Path(out)) as note:
-        model, contract, _ = load_model(checkpoint, head_dim=head_dim)
+        model, contract, _ = load_model(checkpoint, **told)
+        warn_of_assumed(contract)
         spec = with_views(contract.input_of_classifier(), clips, crops)
-        manifest = open_for_evaluation(data, split, classes, root, separator, label_base)
+        manifest = open_for_evaluation(data, None if split == HELD_OUT else split, classes, root, separator, label_base)
+        manifest = held_out(contract, manifest) if split == HELD_OUT else manifest
         reading = Reading(group.device, precision, batch_size, workers, backend, follow_seconds, compute)
         errors = extract_features(
             model.float(), manifest, spec, out,
@@ -188,9 +199,9 @@ def load_features(folder: str | os.PathLike[str]) -> Features:
             f"{folder}: expected {len(paths)} shards, found {len(paths) - len(missing)}: run it to its end"
         )
     parts = [_read_shard(path, ("features", "labels", "ok")) for path in paths]
-    joined = {name: np.concatenate([arrays[name] for arrays, _, _ in parts]) for name in ("features", "labels", "ok")}
-    names = tuple(chain.from_iterable(names for _, names, _ in parts))
-    why = list(chain.from_iterable(errors for _, _, errors in parts))
+    joined = {name: np.concatenate([part.arrays[name] for part in parts]) for name in ("features", "labels", "ok")}
+    names = tuple(chain.from_iterable(part.names for part in parts))
+    why = list(chain.from_iterable(part.errors for part in parts))
     errors = {row: text for row, text in enumerate(why) if text is not None}
     return Features(**joined, paths=names, classes=tuple(classes), errors=errors)
 
@@ -206,17 +217,10 @@ def _check(model: UniFormer, manifest: Manifest, spec: InputSpec, stages: Sequen
 
 
 def _arrays(
-    part: Sequence[Outcome[int]],
-    model: UniFormer,
-    manifest: Manifest,
-    spec: InputSpec,
-    per_view: bool,
-    stages: Sequence[int],
+    part: Sequence[Outcome[int]], model: UniFormer, spec: InputSpec, per_view: bool, stages: Sequence[int]
 ) -> Arrays:
-    """The columns of one shard. Rows without an answer are zeros, of the shape the others have."""
-    rows = [o.source for o in part]
-    labels = manifest.select(rows).label_array(max(len(manifest.classes), model.config.num_classes))
-    arrays: Arrays = {"labels": labels, "ok": np.array([o.error is None for o in part])}
+    """The columns of one shard but labels. Rows without an answer are zeros, of the shape the others have."""
+    arrays: Arrays = {"ok": np.array([o.error is None for o in part])}
     shapes: list[tuple[int, ...]] = [(spec.views, model.config.dims[-1])]
     grids = model.grids(((spec.frames,) if spec.is_video else ()) + spec.size)
     shapes += [(spec.views, model.config.dims[stage - 1], *grids[stage - 1]) for stage in stages]
@@ -242,29 +246,51 @@ def _arrays(
 # ---- shards ----------------------------------------------------------------------------------------------------------
 
 
-def _unfinished(folder: Path, about: dict[str, Any]) -> list[int]:
-    """The shards that are not there yet, in a folder that is new or holds the same run."""
+class Shard(NamedTuple):
+    """Consecutive items."""
+
+    arrays: Arrays
+    names: Sequence[str]
+    errors: Sequence[str | None]  #: why an item has no features
+    sums: Sequence[int]  #: of their files when they were read; empty in shards of earlier versions
+
+
+def _unfinished(
+    folder: Path, about: dict[str, Any], shards: list[list[range]], labels: Labels, sums: npt.NDArray[np.uint64]
+) -> list[int]:
+    """The shards that are not there as they should be, in a folder that is new or holds the same run."""
     claim(folder / KEY_NAME, about, "features")
-    paths = [_shard_path(folder, n, about["form"]) for n in range(about["shards"])]
+    paths = [_shard_path(folder, n, about["form"]) for n in range(len(shards))]
     clear_away(paths)
-    return [n for n, path in enumerate(paths) if not _is_whole(path)]
+    rows = [list(chain.from_iterable(shard)) for shard in shards]
+    return [n for n, path in enumerate(paths) if not _holds(path, labels(rows[n]), sums[rows[n]])]
 
 
 def _shard_path(folder: Path, number: int, form: str) -> Path:
     return folder / f"features-{number:05}.{form}"
 
 
-def _is_whole(path: Path) -> bool:
-    return path.is_file() and bool(_read_shard(path, ("ok",))[0]["ok"].all())
+def _labels(manifest: Manifest, classes: int, rows: list[int]) -> npt.NDArray[Any]:
+    return manifest.select(rows).label_array(classes)
 
 
-def _write_shard(path: Path, arrays: Arrays, manifest: Manifest, rows: list[int], errors: dict[int, str]) -> None:
-    names, why = manifest.select(rows).item_names(), [errors.get(row) for row in rows]
+def _holds(path: Path, labels: npt.NDArray[Any], sums: npt.NDArray[np.uint64]) -> bool:
+    """Whether a shard is there, of readable items with these labels and files."""
+    if not path.is_file():
+        return False
+    found = _read_shard(path, ("ok", "labels"))
+    is_same = np.array_equal(found.arrays["labels"], labels) and list(found.sums) == sums.tolist()
+    return is_same and bool(found.arrays["ok"].all())
+
+
+def _write_shard(path: Path, shard: Shard) -> None:
+    arrays, names, why, sums = shard
     with atomic_path(path) as temporary:
         if path.suffix == ".safetensors":
             from safetensors.numpy import save_file
 
-            save_file(arrays, temporary, {"paths": json.dumps(names), "errors": json.dumps(why)})
+            facts = {"paths": json.dumps(names), "errors": json.dumps(why), "sums": json.dumps(sums)}
+            save_file(arrays, temporary, facts)
             return
         arrow, parquet = load_pyarrow()
         columns = {
@@ -273,11 +299,11 @@ def _write_shard(path: Path, arrays: Arrays, manifest: Manifest, rows: list[int]
         }
         texts = [name.encode("utf-8", "replace").decode() for name in names]  # Parquet holds UTF-8 only
         columns = {"path": arrow.array(texts, arrow.string()), **columns, "error": arrow.array(why, arrow.string())}
-        parquet.write_table(arrow.table(columns), temporary)
+        parquet.write_table(arrow.table(columns).replace_schema_metadata({"sums": json.dumps(sums)}), temporary)
 
 
-def _read_shard(path: Path, wanted: Sequence[str]) -> tuple[Arrays, list[str], list[str | None]]:
-    """Some arrays, the items' names, and why rows have nothing."""
+def _read_shard(path: Path, wanted: Sequence[str]) -> Shard:
+    """With some of its arrays."""
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError, safe_open
 
@@ -285,8 +311,8 @@ def _read_shard(path: Path, wanted: Sequence[str]) -> tuple[Arrays, list[str], l
             with safe_open(path, framework="np") as f:
                 facts = f.metadata()
                 arrays = {name: f.get_tensor(name) for name in wanted}
-                names, why = (parse_json(facts[name], str(path)) for name in ("paths", "errors"))
-                return arrays, names, why
+                told = facts["paths"], facts["errors"], facts.get("sums", "[]")
+                return Shard(arrays, *(parse_json(text, str(path)) for text in told))
         except (SafetensorError, OSError, KeyError, TypeError, ValueError):
             raise InputError(f"{path}: expected a shard of features, found a damaged or another kind of file") from None
     arrow, parquet = load_pyarrow()
@@ -295,7 +321,8 @@ def _read_shard(path: Path, wanted: Sequence[str]) -> tuple[Arrays, list[str], l
     except (arrow.ArrowException, OSError):
         raise InputError(f"{path}: expected a shard of features, found a damaged or another kind of file") from None
     arrays = {name: np.array(table[name].to_pylist(), _DTYPES.get(name)) for name in wanted}
-    return arrays, table["path"].to_pylist(), table["error"].to_pylist()
+    sums = parse_json((table.schema.metadata or {}).get(b"sums", b"[]"), str(path))
+    return Shard(arrays, table["path"].to_pylist(), table["error"].to_pylist(), sums)
 
 
 _DTYPES = {"features": np.float32, "ok": np.bool_}

@@ -8,16 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.load import load_model
 from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
+from uniformer.checkpoints.told import NetworkTold, warn_of_assumed
 from uniformer.config import InputSpec, Precision, to_dict
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.open import open_for_evaluation
-from uniformer.errors import InputError
+from uniformer.errors import InputError, counted
 from uniformer.evaluation.features import KEY_NAME, Features, extract_features, load_features
+from uniformer.evaluation.learnt import HELD_OUT, both_figures, held_out, learnt_rows
 from uniformer.evaluation.probe import Probe, probe_scores
 from uniformer.evaluation.scoring import Reading, recorded_form, score
 from uniformer.inference.networks import is_exported, open_network
@@ -59,7 +61,7 @@ class Evaluation:
 
     def write(self, folder: str | os.PathLike[str], form: Literal["npz", "parquet"] = "npz") -> Evaluation:
         """Scores, metrics.json and report.html, into a folder; returns this with their paths."""
-        paths = _paths(folder, form)
+        paths = result_paths(folder, form)
         make_folder(folder)
         self.scores.save(paths["scores"])
         with atomic_path(paths["metrics"]) as temporary:
@@ -86,7 +88,6 @@ def evaluate(
     workers: int = 2,
     backend: Decoder = "pyav",
     follow_seconds: bool = False,
-    head_dim: int | None = None,
     compute: Compute | None = None,
     missing: Literal["error", "skip"] = "error",
     class_order: Literal["names", "numbers", "fix"] = "names",
@@ -101,6 +102,7 @@ def evaluate(
     task: type[Task] | None = None,
     progress: OnProgress | None = None,
     pace: Pace | None = None,
+    **told: Unpack[NetworkTold],
 ) -> Evaluation:
     """Test a checkpoint, or an exported network, on a data set, as `uniformer eval` does.
 
@@ -108,10 +110,11 @@ def evaluate(
 
     Args:
         checkpoint: as `Predictor` takes it, an exported file too.
-        data: what `open_dataset` takes, or a manifest. `split`: val, else test, where it holds several.
+        data: what `open_dataset` takes, or a manifest. `split`: val, else test, where it holds several; "held-out"
+            leaves out of it what the checkpoint was trained on, which is otherwise said.
         classes, root, separator, label_base: of the data, as in `open_dataset`.
         clips, crops, backend, follow_seconds: how items are read; the checkpoint's own views by default.
-        device, precision, batch_size, compute, head_dim: as in `Predictor`. `workers`: processes that read.
+        device, precision, batch_size, compute: as in `Predictor`. `workers`: processes that read.
         missing: whether items without an answer count as errors, or are left out ("skip").
         class_order: labels mean what their names say ("names"), rows of the classifier ("numbers"), or are read in the
             usual order of these classes that fits the answers ("fix").
@@ -121,6 +124,7 @@ def evaluate(
         probe: test a plain classifier on the checkpoint's features instead, "linear" or "knn" (`evaluation.probe`),
             fitted to `train`, by default the train split of `data`; features are kept in `out`. `k` and `temperature`
             are of "knn", `c` of "linear": larger is less regularised.
+        told: what the checkpoint does not tell of itself, as in `load_model`, but for the names of its classes.
 
     Under torchrun all processes share the items out and all get the result; the main one writes.
     Raises `InputError` where checkpoint and data do not fit or `out` holds another run's results.
@@ -129,13 +133,15 @@ def evaluate(
         raise InputError("expected out, the folder that the features of a probe are kept in, got none")
     with process_group(device) as group, _alone(group, out, form, [checkpoint, data, train], overwrite) as unlocked:
         data_options = (classes, root, separator, label_base)
-        manifest = open_for_evaluation(data, split, *data_options)
+        manifest = open_for_evaluation(data, None if split == HELD_OUT else split, *data_options)
         notes, known = [unlocked] if unlocked else [], ("", dict[str, float](), "")
         reading = Reading(group.device, precision, batch_size, workers, backend, follow_seconds, compute)
         if probe:
             trained = open_for_evaluation(train or data, None if train else "train", *data_options)
-            model, contract, _ = load_model(checkpoint, head_dim=head_dim)  # type: ignore[arg-type]
+            model, contract, _ = load_model(checkpoint, **told)  # type: ignore[arg-type]
+            warn_of_assumed(contract)
             spec = with_views(contract.input_of_classifier(), clips, crops)
+            manifest = held_out(contract, manifest) if split == HELD_OUT else manifest
             manifest, fitted, tested = _features(
                 model.float(), trained, manifest, spec, Path(out or ""), reading, progress if group.is_main else None
             )
@@ -148,22 +154,25 @@ def evaluate(
                 device=device if is_exported(checkpoint) else group.device,
                 precision=precision,
                 compute=compute or (recorded_form(store) if store else None),
-                head_dim=head_dim,
+                **told,
             )
             contract = network.contract
             spec = with_views(contract.input_of_classifier(), clips, crops)
+            manifest = held_out(contract, manifest) if split == HELD_OUT else manifest
             metric = (task or type(task_of(contract)))(contract).metric(manifest, label_order=class_order)
             scores = score(network, metric, spec, reading, group, store=store, progress=progress, pace=pace)
             scores, odd = metric.examine(scores)
             manifest, notes, known = metric.manifest, [*notes, *metric.notes], known_scores(contract)
+        learnt = group.broadcast(lambda: learnt_rows(contract, manifest))
+        both, parts = both_figures(scores, learnt, contract, missing)
         name = contract.id or contract.arch or "model"
         about = About(
             title=f"{f'{probe} probe of ' if probe else ''}{name} on {Path(_name(data)).name}",
             lines=(f"checkpoint {_name(checkpoint)}", manifest.origin, f"{views_in_words(spec)}, {precision}"),
-            notes=(*notes, *odd),
+            notes=(*both, *notes, *odd),
             known=known[2],
         )
-        facts = {"probe": probe, **({} if probe else {known[0]: known[1]})}
+        facts = {"probe": probe, **({} if probe else {known[0]: known[1]}), **parts}
         metrics = scores.metrics(missing)
         result = Evaluation(scores, metrics, about, manifest, spec, facts, is_main=group.is_main)
         return result.write(out, form) if out and group.is_main else result
@@ -191,10 +200,10 @@ def _features(
 def _in_both(train: Manifest, test: Manifest) -> list[str]:
     seen = {train.path(i) for i in range(len(train))}
     both = sum(test.path(i) in seen for i in range(len(test)))
-    return [f"fitted to {train.origin}", *([f"{both} files are in the training set as well"] if both else [])]
+    return [f"fitted to {train.origin}", *([f"in the training set as well: {counted(both, 'file')}"] if both else [])]
 
 
-def _paths(folder: str | os.PathLike[str], form: str) -> dict[str, Path]:
+def result_paths(folder: str | os.PathLike[str], form: str = "npz") -> dict[str, Path]:
     """What is written."""
     names = {"scores": f"scores.{form}", "metrics": "metrics.json", "report": "report.html"}
     return {what: Path(folder, name) for what, name in names.items()}
@@ -208,7 +217,7 @@ def _alone(
     if not out:
         yield ""
         return
-    outputs = list(_paths(out, form).values())
+    outputs = list(result_paths(out, form).values())
     goes_on = any(Path(out, claim).exists() for claim in (f"answers/{ROWS_KEY}", f"features-test/{KEY_NAME}"))
     files = [path for path in inputs if isinstance(path, str | os.PathLike) and not os.path.isdir(path)]
     with group.alone_in(Path(out)) as unlocked:
@@ -233,7 +242,7 @@ def views_in_words(spec: InputSpec) -> str:
     size = f"{spec.size[1]} x {spec.size[0]}"
     if not spec.is_video:
         return f"{spec.crops} view{'s' * (spec.crops > 1)}, {size}"
-    return f"{spec.clips} x {spec.crops} views of {spec.frames} frames, {size}"
+    return f"{spec.clips} x {spec.crops} views of {counted(spec.frames, 'frame')}, {size}"
 
 
 def known_scores(contract: Contract) -> tuple[str, dict[str, float], str]:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from uniformer.checkpoints.contract import Contract
 from uniformer.config import Config, InputSpec, Precision, to_dict
 from uniformer.datasets.manifest import Manifest
+from uniformer.datasets.sums import item_sums
 from uniformer.errors import InputError
 from uniformer.inference import engine
 from uniformer.inference.networks import TorchNetwork, check_precision, evaluating
@@ -92,12 +93,16 @@ def score(
 
     A file that cannot be read has no answer: the scores' `errors` say why, and it counts as wrong. Each process of
     `group` takes its share of the items and all get the whole result. With `store`, a folder, finished items are kept
-    there and a run that was cut short goes on; items without an answer are tried again.
+    there and a run that was cut short goes on; items without an answer, and those whose file was replaced, are tried
+    again.
     Raises `InputError` when network, data and spec do not fit, or when the folder holds another run's results.
     """
     manifest = metric.manifest
     check_fits(network.contract.config, manifest, spec)
-    log = None if store is None else RowLog(store, run_key(network, manifest, spec, reading), metric.dtype)
+    log = None
+    if store is not None:
+        sums = group.broadcast(lambda: item_sums(manifest, with_time=True))
+        log = RowLog(store, run_key(network, manifest, spec, reading), metric.dtype, sums)
     finished = group.broadcast(lambda: np.empty(0, metric.dtype) if log is None else log.read())
     has = np.zeros(len(manifest), bool)
     has[finished["item"]] = True
@@ -105,7 +110,7 @@ def score(
 
     rows: list[npt.NDArray[Any]] = []
     errors: dict[int, str] = {}
-    with nullcontext() if log is None else log.begin(group.rank) as kept:
+    with nullcontext() if log is None else log.begin(group.rank) as keep:
         for outcome in run_items(
             network, manifest, spec, groups[group.rank :: group.size], reading, progress=progress, pace=pace
         ):
@@ -115,8 +120,8 @@ def score(
                 errors[outcome.source] = outcome.error
                 continue
             rows.append(metric.row(outcome.source, outcome.outputs))
-            if kept is not None:
-                kept.add(rows[-1])
+            if keep is not None:
+                keep(rows[-1])
     parts = group.all_gather((np.array(rows, metric.dtype), errors))
     every = np.concatenate([finished, *(rows for rows, _ in parts)])
     return metric.result(every, {item: why for _, part in parts for item, why in part.items()})
@@ -199,7 +204,10 @@ def check_fits(config: Config, manifest: Manifest, spec: InputSpec) -> None:
 
 
 def run_key(network: Any, manifest: Manifest, spec: InputSpec, reading: Reading) -> dict[str, str]:
-    """Everything that decides the digits of a result, by name. The labels do not; nor does where the data lie."""
+    """Everything that decides the digits of a result, by name, but what the files hold, which is kept item by item.
+
+    The labels do not; nor does where the data lie.
+    """
     items = hashlib.sha256()
     for column in (manifest.paths.blob, manifest.paths.offsets, manifest.start, manifest.end):
         items.update(b"none" if column is None else np.ascontiguousarray(column).tobytes())

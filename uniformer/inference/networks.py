@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Unpack, get_args
 
 import numpy as np
 
 from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.told import Told, refuse_told, warn_of_assumed
 from uniformer.config import Precision
 from uniformer.errors import InputError
 from uniformer.reading.transforms import Floats
@@ -33,33 +34,41 @@ def open_network(
     device: str | torch.device = "auto",
     precision: Precision = "float32",
     compute: Compute | None = None,
-    head_dim: int | None = None,
-    window: int | None = None,
-    global_every: int | None = None,
+    **told: Unpack[Told],
 ) -> Network:
     """The network of a checkpoint or of an exported file, ready to compute.
 
-    A model with its contract is taken over: moved to the device, made float32 and put into evaluation mode.
-    `head_dim`, `window` and `global_every` are for what nothing tells of a file. Raises `InputError` for what cannot be
-    read or computed so.
+    A model with its contract is taken over: moved to the device, made float32 and put into evaluation mode. `told` is
+    what the caller says of a file, as in `load_model`; what is only assumed of its input is a warning. Raises
+    `InputError` for what cannot be read or computed so.
     """
     check_precision(precision)
-    if is_exported(source):
-        if device not in ("auto", "cpu") or precision != "float32":
-            raise InputError(f"{source}: exported networks compute in float32 on the CPU, got {precision} on {device}")
-        if compute is not None:
-            raise InputError(f"{source}: expected a checkpoint to choose a form of, got an exported network")
-        return ExportedNetwork(source)  # type: ignore[arg-type]  # a path, as `is_exported` says
-    from uniformer.checkpoints.load import load_model
+    network = (_exported if is_exported(source) else _in_torch)(source, device, precision, compute, told)
+    warn_of_assumed(network.contract)
+    return network
+
+
+def _in_torch(source: Any, device: Any, precision: Precision, compute: Compute | None, told: Told) -> Network:
+    from uniformer.checkpoints.load import load_model, unwrapped
 
     report = None
     if isinstance(source, tuple):
-        model, contract = source
+        refuse_told(told, "a model with its contract")
+        model, contract = unwrapped(source[0]), source[1]
     else:
-        model, contract, report = load_model(source, head_dim=head_dim, window=window, global_every=global_every)
+        model, contract, report = load_model(source, **told)
     return TorchNetwork(
         model.float().eval(), contract, device=device, precision=precision, compute=compute, report=report
     )
+
+
+def _exported(source: Any, device: Any, precision: Precision, compute: Compute | None, told: Told) -> Network:
+    if device not in ("auto", "cpu") or precision != "float32":
+        raise InputError(f"{source}: exported networks compute in float32 on the CPU, got {precision} on {device}")
+    if compute is not None:
+        raise InputError(f"{source}: expected a checkpoint to choose a form of, got an exported network")
+    refuse_told(told, f"{source}: an exported network")
+    return ExportedNetwork(source)
 
 
 def is_exported(source: Any) -> bool:

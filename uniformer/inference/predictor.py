@@ -9,10 +9,11 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, get_args
 
 import numpy as np
 
+from uniformer.checkpoints.told import Told
 from uniformer.config import InputSpec, Precision
 from uniformer.errors import InputError
 from uniformer.inference import engine
@@ -65,10 +66,11 @@ class Predictor:
         backend: what decodes videos, "pyav" or "torchcodec".
         follow_seconds: scale strides by a video's frame rate, so that clips last as long as in training.
         workers: threads that read ahead.
-        head_dim, window, global_every: for files that nothing else tells it of, as in `load_model`.
         compute: the form of the network: "plain" as it is, "fast" as `uniformer.optimize` makes it, "compiled",
             "openvino" or "onnxruntime"; by default the fastest that `uniformer bench` found here, or "fast".
         task: what the network is for; by default what its contract says.
+        told: what a file does not tell, as in `load_model`: head_dim, window, global_every, block_eps, like, sampling,
+            classes. What is only assumed of its input is a warning.
     """
 
     def __init__(
@@ -84,21 +86,16 @@ class Predictor:
         backend: Decoder = "pyav",
         follow_seconds: bool = False,
         workers: int = 2,
-        head_dim: int | None = None,
-        window: int | None = None,
-        global_every: int | None = None,
         compute: Compute | None = None,
         task: type[Task] | None = None,
+        **told: Unpack[Told],
     ):
         for name, value in (("top_k", top_k), ("batch_size", batch_size), ("workers", workers)):
             if value < 1:
                 raise InputError(f"expected {name} of at least 1, got {value}")
         if backend not in get_args(Decoder):
             raise InputError(f"expected backend {' or '.join(get_args(Decoder))}, got {backend!r}")
-        self.network = open_network(
-            model, device=device, precision=precision, compute=compute,
-            head_dim=head_dim, window=window, global_every=global_every,
-        )  # fmt: skip
+        self.network = open_network(model, device=device, precision=precision, compute=compute, **told)
         self.contract = self.network.contract
         self.report = self.network.report  #: of loading the file
         self.spec = with_views(self.contract.input_of_classifier(), clips, crops)

@@ -79,6 +79,12 @@ class Augment(Checked):
         yield from _not_a_range("ratio", self.ratio)
         yield from _not_a_range("jitter_scales", self.jitter_scales)
 
+    def not_for_images(self) -> Iterable[str]:
+        """What is wrong with these settings where pictures are augmented, which they would leave as they are."""
+        for name in ("mirror", "reverse", "foreground", "even_frames"):
+            if getattr(self, name):
+                yield f"augment.{name} is for clips: images have augment.flip, which leaves the class as it is"
+
 
 def not_shares(**shares: float) -> Iterable[str]:
     """What is wrong with settings that should be shares or probabilities."""

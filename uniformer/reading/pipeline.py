@@ -11,6 +11,7 @@ from PIL import Image
 
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.records import Checkpoint, get_checkpoint, list_checkpoints
+from uniformer.checkpoints.told import warn_of_assumed
 from uniformer.config import InputSpec
 from uniformer.errors import InputError
 from uniformer.labels import flip_sensitive
@@ -92,6 +93,7 @@ def input_of(source: SpecSource) -> tuple[InputSpec, tuple[str, ...]]:
         from uniformer.checkpoints.identify import open_checkpoint
 
         known = open_checkpoint(source).contract
+        warn_of_assumed(known)
     if known.input is None:
         name = source if isinstance(source, str | os.PathLike) else source.id or source.arch or "this network"
         raise InputError(f"{name} does not say what it is fed: expected a checkpoint of a classifier, or an InputSpec")

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from uniformer.config import InputSpec
-from uniformer.errors import InputError
+from uniformer.errors import InputError, counted
 from uniformer.reading.frames import Picture, VideoInfo, VideoReader, open_frames
 from uniformer.reading.pictures import (
     Pixels,
@@ -118,7 +118,7 @@ def _clips(reader: VideoReader, spec: InputSpec, follow_seconds: bool, span: tup
         notes.append(f"stride {spec.stride} at {spec.fps:g} fps followed as {stride:.3g} frames at {info.fps:.4g} fps")
     window = max((stride or 0) * spec.frames, spec.frames)
     if count < window:
-        notes.append(f"only {count} frames where a clip spans {window:.4g}: frames repeat")
+        notes.append(f"only {counted(count, 'frame')} where a clip spans {window:.4g}: frames repeat")
 
     start = time.perf_counter()
     at_once = max(1, MAX_HELD // (spec.frames * info.width * info.height * 3))

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from uniformer.datasets.findings import FileRecord, Finding
 from uniformer.datasets.manifest import Kind, Manifest
 from uniformer.datasets.scan import ScanResult
+from uniformer.errors import counted
 from uniformer.reports.page import write_page
 from uniformer.reports.pictures import thumbnail
 
+BINS = 24  #: of lengths at most
 PICTURES = 48  #: on one page at most: each takes some 10 kB and the decoding of a frame
 
 
@@ -64,11 +67,18 @@ def _charts(split: str, manifest: Manifest, records: Mapping[str, FileRecord]) -
     order = np.argsort(-counts, kind="stable").tolist()
     named = [(manifest.classes[i], int(counts[i])) for i in order]
     yield {"title": f"{split}: rows of each class", "id": f"classes-{split}", "rows": _bars(named)}
-    lengths = np.array([r.frames for i in range(len(manifest)) if (r := records[manifest.path(i)]).frames], np.float64)
+    lengths = np.array([r.frames for i in range(len(manifest)) if (r := records[manifest.path(i)]).frames], np.int64)
     if manifest.kind != "image" and len(lengths):
-        heights, edges = np.histogram(lengths, bins=min(24, max(int(np.ptp(lengths)), 1)))
-        named = [(f"{a:.0f} to {b:.0f} frames", int(n)) for a, b, n in zip(edges, edges[1:], heights, strict=False)]
-        yield {"title": f"{split}: length", "id": f"lengths-{split}", "rows": _bars(named)}
+        yield {"title": f"{split}: length", "id": f"lengths-{split}", "rows": _bars(_binned(lengths))}
+
+
+def _binned(lengths: NDArray[np.int64]) -> list[tuple[str, int]]:
+    """How many clips have which length, in bins of whole frames; those that are empty are left out."""
+    least, step = int(lengths.min()), int(np.ptp(lengths)) // BINS + 1
+    counts = np.bincount((lengths - least) // step).tolist()
+    firsts = [least + step * number for number in range(len(counts))]
+    names = [counted(a, "frame") if step == 1 else f"{a} to {a + step - 1} frames" for a in firsts]
+    return [(name, count) for name, count in zip(names, counts, strict=True) if count]
 
 
 def _bars(named: Sequence[tuple[str, int]]) -> list[tuple[str, float, str]]:

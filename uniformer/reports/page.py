@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from uniformer.errors import counted
 from uniformer.support.files import atomic_path
 
 
@@ -22,6 +23,7 @@ def write_page(path: str | os.PathLike[str], template: str, content: Mapping[str
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["counted"] = counted
     page = environment.get_template(template).render(content)
     with atomic_path(path) as temporary:
         temporary.write_bytes(page.encode("utf-8", "replace"))

@@ -7,6 +7,7 @@ import os
 from PIL import Image, ImageDraw, ImageFont
 
 from uniformer.config import InputSpec
+from uniformer.errors import counted
 from uniformer.reading.transforms import denormalise
 from uniformer.reading.views import Views
 from uniformer.support.files import atomic_path
@@ -64,12 +65,12 @@ def _header(
         box = (left, top, left + width, top + height)
         draw.rectangle(tuple(MARGIN + v * scale for v in box), outline=colour, width=2)
     rate = "" if views.fps is None else f", {views.fps:.4g} fps"
-    length = "" if views.num_frames is None else f", {views.num_frames} frames{rate}"
+    length = "" if views.num_frames is None else f", {counted(views.num_frames, 'frame')}{rate}"
     how = {"dense": f"every {spec.stride} frames", "sparse": "one of each segment", None: "one image"}[spec.sampling]
     lines = [
         os.path.basename(title) or title,
         f"source {views.width} x {views.height}{length}",
-        f"fed: {spec.clips} x {spec.crops} views of {spec.frames} frames, {how}",
+        f"fed: {spec.clips} x {spec.crops} views of {counted(spec.frames, 'frame')}, {how}",
         f"short side {spec.resize}, crop {spec.size[1]} x {spec.size[0]}, {spec.channels.upper()}",
         *views.notes,
     ]

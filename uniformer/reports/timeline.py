@@ -59,20 +59,22 @@ class _Card(NamedTuple):
 
 def write_timeline_page(path: str | os.PathLike[str], timeline: Timeline, video: Path, *, title: str) -> None:
     """Write the page. `video` is read once more for its pictures. Raises `InputError` where it cannot be written."""
-    lines = [f"What the camera does, by {timeline.checkpoint}"]
+    lines = [f"{'What the camera does' if _names_motion(timeline) else 'What is seen when'}, by {timeline.checkpoint}"]
     write_page(path, "timeline.html", {"title": title, "lines": lines, **content(timeline, video)})
 
 
 def content(timeline: Timeline, video: Path, truths: Sequence[Truth] = ()) -> dict[str, Any]:
     """What the template shows: all but title and lines."""
     cards, cuts = list(_cards(timeline, video, truths)), _cuts(timeline)
-    shots, motions = timeline.rows[-1].shot, len({row.motion for row in timeline.rows if row.motion})
+    shots, said = timeline.rows[-1].shot, len({row.motion for row in timeline.rows if row.motion})
+    noun = "motion" if _names_motion(timeline) else "label"
     return {
         "tiles": [
             (shots, "shot found" if shots == 1 else "shots found"),
             (_clock(timeline.duration), "length"),
-            (motions, "motion" if motions == 1 else "different motions"),
+            (said, noun if said == 1 else f"different {noun}s"),
         ],
+        "noun": noun,
         "notes": timeline.notes,
         "chart": _chart(timeline, cards, cuts, truths),
         "cuts": cuts,
@@ -85,6 +87,11 @@ def content(timeline: Timeline, video: Path, truths: Sequence[Truth] = ()) -> di
         "clock": _clock,
         "plain_name": plain_name,
     }
+
+
+def _names_motion(timeline: Timeline) -> bool:
+    """Whether the classes are motions of the camera, and not actions or whatever else another network knows."""
+    return {"pan_left", "tilt_up", "static"} <= set(timeline.classes)
 
 
 def _share(row: Segment) -> str:

@@ -23,7 +23,7 @@ from uniformer.network.model import UniFormer
 from uniformer.speed.preparation import prepare
 from uniformer.speed.runtimes import METADATA, form_of, import_openvino, open_exported
 from uniformer.speed.timings import view_size
-from uniformer.support.files import temporary_folder
+from uniformer.support.files import folder_to_fill, temporary_folder
 
 TOLERANCE = 1e-4  # of the largest logit; float32 in another order of summation moves logits by some 1e-6
 PACKAGES = {".xml": ("openvino", ("openvino",)), ".onnx": ("onnx", ("onnxruntime", "onnxscript"))}  # extra, what of it
@@ -44,10 +44,8 @@ def export(model: UniFormer, contract: Contract, out: str | os.PathLike[str]) ->
 
 def write_checked(model: UniFormer, size: Sequence[int], out: Path, contract: Contract) -> float:
     """`export` for inputs (any batch, *size), whatever the contract says of them."""
-    if not out.parent.is_dir():
-        raise InputError(f"cannot write {out}: expected the folder {out.parent} to exist")
     form, example = form_of(out), torch.randn(3, *size, generator=torch.Generator().manual_seed(0))
-    with temporary_folder(out) as folder:
+    with folder_to_fill(out.parent), temporary_folder(out) as folder:
         written = folder / f"network{form}"
         write_graph(model, size, written, contract)
         off = _largest_error(model, written, example)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.load import unwrapped
 from uniformer.config import Config
 from uniformer.errors import InputError
 from uniformer.network.model import UniFormer
@@ -30,7 +31,8 @@ def optimize(
     backend: Backend = "torch",
     example: Tensor | None = None,
 ) -> nn.Module:
-    """An inference copy of a model, in evaluation mode, that gives the same outputs faster. The model stays as it is.
+    """An inference copy of a model, in evaluation mode, that gives the same outputs faster. The model stays as it is;
+    wrappers of torch (DataParallel, DistributedDataParallel, AveragedModel, `torch.compile`) are taken off.
 
         fast = uniformer.optimize(model)
         fast = uniformer.optimize(model, backend="openvino", example=torch.randn(1, 3, 16, 224, 224))
@@ -48,13 +50,14 @@ def optimize(
             implementations that `uniformer bench --device cuda` found to be the fastest (otherwise torch's own).
 
     Raises:
-        InputError: the model is an optimised one, or the arguments do not go together.
+        InputError: the model is an optimised one or no `UniFormer`, or the arguments do not go together.
         MissingExtra: the backend's packages are not installed.
     """
     if backend not in get_args(Backend):
         raise InputError(f"expected backend {', '.join(get_args(Backend))}, got {backend!r}")
     if dtype is not None and not dtype.is_floating_point:
         raise InputError(f"expected a floating-point dtype, got {dtype}")
+    model = unwrapped(model)
     size = None if example is None else tuple(example.shape[1:])
     if backend == "torch":
         fast = prepare(model, training=False, dtype=dtype, size=size)

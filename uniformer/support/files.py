@@ -1,8 +1,9 @@
-"""Files that are written: whole or not at all, over no input, and by one run at a time."""
+"""Files that are written: whole or not at all, over no input, by one run at a time; and whether one is as it was."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import socket
@@ -25,15 +26,14 @@ _RANDOM = 8  # characters of a temporary name
 def atomic_path(path: StrPath) -> Iterator[Path]:
     """A file of the same name in a folder beside `path`; it becomes `path` when the block ends without an error.
 
-    Raises `InputError` when the folder is missing or the disk refuses; the old file, if any, is then untouched.
+    Its folder is made where it is missing. Raises `InputError` when the disk refuses; the old file, if any, is then
+    untouched.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise InputError(f"cannot write {path}: expected the folder {path.parent} to exist")
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder, expected a file name")
     try:
-        with temporary_folder(path) as folder:
+        with folder_to_fill(path.parent), temporary_folder(path) as folder:
             temporary = folder / f".{path.name}"  # hidden, too: whoever looks for files may look into any folder
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             mode = stat.S_IMODE(os.fstat(handle).st_mode)
@@ -83,6 +83,22 @@ def make_folder(path: StrPath) -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(path, error) from None
+
+
+@contextlib.contextmanager
+def folder_to_fill(path: StrPath) -> Iterator[None]:
+    """Make a folder with those above it; of those that were made, the ones that stayed empty go again at the end.
+
+    Raises `InputError` where that cannot be.
+    """
+    missing = [folder for folder in (Path(path), *Path(path).parents) if not folder.exists()]
+    make_folder(path)
+    try:
+        yield
+    finally:
+        for folder in missing:  # the deepest first
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def clear_away(paths: Iterable[StrPath]) -> None:
@@ -170,13 +186,45 @@ def _identity(path: StrPath) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def stamp(path: StrPath) -> tuple[int, int]:
-    """(time of change in nanoseconds, bytes) of a file: if both are as before it counts as the same. (0, 0): none."""
+# ---- as it was -------------------------------------------------------------------------------------------------------
+
+PIECE = 1 << 17  # bytes of a file's head, and of its tail, that are looked at
+
+
+def content_sum(path: StrPath, *, with_time: bool = False) -> int:
+    """64 bits that tell a file from others: of its size, head and tail; of a folder, of its files by name. 0: none.
+
+    So a file up to 2 x `PIECE` bytes is told by all that it holds, wherever it lies and however it is called. With
+    `with_time` the time of change counts as well for a larger one, whose middle is not looked at.
+    """
+    total = hashlib.blake2b(digest_size=8)
     try:
-        status = os.stat(path)
+        if os.path.isdir(path):
+            names = (entry.name for entry in os.scandir(path) if entry.is_file() and entry.name[0] != ".")
+            for name in sorted(names):
+                total.update(b"%s\0%x\0" % (os.fsencode(name), content_sum(Path(path, name), with_time=with_time)))
+        else:
+            with open(path, "rb") as f:
+                status = os.fstat(f.fileno())
+                is_whole = status.st_size <= 2 * PIECE
+                total.update(f"{status.st_size} {status.st_mtime_ns if with_time and not is_whole else ''}".encode())
+                total.update(f.read(2 * PIECE if is_whole else PIECE))
+                if not is_whole:
+                    f.seek(-PIECE, os.SEEK_END)
+                    total.update(f.read(PIECE))
     except (OSError, ValueError):
-        return 0, 0
-    return status.st_mtime_ns, status.st_size
+        return 0
+    return int.from_bytes(total.digest(), "little")
+
+
+def bytes_of(path: StrPath) -> int:
+    """Of a file, or of all files in a folder; 0 where there is none."""
+    try:
+        if os.path.isdir(path):
+            return sum(entry.stat().st_size for entry in os.scandir(path) if entry.is_file())
+        return os.stat(path).st_size
+    except (OSError, ValueError):
+        return 0
 
 
 # ---- by one run at a time --------------------------------------------------------------------------------------------
@@ -188,9 +236,9 @@ LOCK_NAME = "run.lock"  #: in a folder while a run goes on; says whose it is
 def locked(output: StrPath, *, is_file: bool = False) -> Iterator[str]:
     """Keep other processes' runs out of a folder, made where there is none, or off a file (`is_file`), there or not.
 
-    Gives a note where that is impossible. A process that was killed holds nothing any more, though its lock's file
-    stays until the next run. Raises `InputError` where another process has the output (naming it and its machine), or
-    where it cannot be written.
+    A folder that was made goes again where nothing came into it. Gives a note where locking is impossible. A process
+    that was killed holds nothing any more, though its lock's file stays until the next run. Raises `InputError` where
+    another process has the output (naming it and its machine), or where it cannot be written.
     """
     path = Path(output)
     if is_file and path.exists() and not path.is_file():
@@ -200,19 +248,18 @@ def locked(output: StrPath, *, is_file: bool = False) -> Iterator[str]:
         return
     real = path.resolve() if is_file and path.is_symlink() else path
     lock = real.parent / f".{real.name}.lock" if is_file else path / LOCK_NAME
-    try:
-        if not is_file:
-            path.mkdir(parents=True, exist_ok=True)
-        handle, note = _taken(lock, path, "file" if is_file else "folder")
-    except OSError as error:
-        raise cannot_write(path if is_file else lock, error) from None
-    try:
-        os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        yield note
-    finally:
-        lock.unlink(missing_ok=True)
-        os.close(handle)
+    with folder_to_fill(lock.parent):
+        try:
+            handle, note = _taken(lock, path, "file" if is_file else "folder")
+        except OSError as error:
+            raise cannot_write(path if is_file else lock, error) from None
+        try:
+            os.ftruncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            yield note
+        finally:
+            lock.unlink(missing_ok=True)
+            os.close(handle)
 
 
 def _taken(lock: Path, output: Path, what: str) -> tuple[int, str]:

@@ -1,10 +1,11 @@
-"""How far work has come, and where the time goes: one progress bar for all commands, at a terminal only, so that logs
-stay readable, and one stopwatch."""
+"""How far work has come, and where the time goes: a progress bar at a terminal, now and then a line elsewhere, so that
+logs stay readable; and one stopwatch."""
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from uniformer.errors import visible
 
 OnProgress = Callable[[int, int], None]  #: called with the number done, and of how many
 
+EVERY = 10.0  # seconds between two lines of progress at least
 DATA_BOUND = 0.2  # share of the time waiting for data from which on loading is what limits a run
 
 
@@ -30,9 +32,10 @@ class Bar:
 
 @contextmanager
 def progress_bar(name: str, *, shown: bool = True) -> Iterator[Bar]:
-    """A bar while the block runs; one that draws nothing when not `shown`, or where no one watches."""
-    if not (shown and sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"):  # one bar of all processes of a run
-        yield Bar(None, lambda line: print(visible(line), file=sys.stderr))
+    """A bar while the block runs, or lines where standard error is no terminal; neither when not `shown`."""
+    is_main = os.environ.get("RANK", "0") == "0"  # one bar of all processes of a run
+    if not (shown and is_main and sys.stderr.isatty()):
+        yield Bar(Lines(name, _print) if shown and is_main else None, _print)
         return
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -45,6 +48,33 @@ def progress_bar(name: str, *, shown: bool = True) -> Iterator[Bar]:
             bar.console.print(visible(line), markup=False, highlight=False)
 
         yield Bar(lambda done, total: bar.update(task, completed=done, total=total), say)
+
+
+class Lines:
+    """Progress for a log: a line after ten seconds and every ten from then on, and in long work after every tenth of
+    the time that has gone, so that a day has no thousand of them. `clock` gives seconds."""
+
+    def __init__(self, name: str, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
+        self._name, self._say, self._clock = name, say, clock
+        self._began = self._said = clock()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = self._clock()
+        gone = now - self._began
+        if now - self._said < max(EVERY, (self._said - self._began) / 10) or done >= total:
+            return
+        self._said = now
+        left = f", about {_duration(gone * (total - done) / done)} to go" if done else ""
+        self._say(f"{self._name}: {done} of {total} ({done / total:.0%}) in {_duration(gone)}{left}")
+
+
+def _print(line: str) -> None:
+    print(visible(line), file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
 @dataclass

@@ -10,7 +10,7 @@ import json
 import os
 import warnings
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
@@ -220,22 +220,37 @@ ROWS_KEY = "run.json"  #: in a folder of rows: what they are results of
 class RowLog:
     """Rows of `dtype`, a structured type with the field `item`, in a folder; `key` says what they are results of.
 
-    Each process of a run appends to a file of its own; who wrote a row does not matter. Raises `InputError` where the
-    folder holds rows of another key or cannot be written.
+    With each row lies the sum of the item it was made of, out of `sums`, (items,): a row of another sum, as of a file
+    that was replaced, is none. Each process of a run appends to a file of its own; who wrote a row does not matter.
+    Raises `InputError` where the folder holds rows of another key or cannot be written.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], key: Mapping[str, str], dtype: npt.DTypeLike):
-        self._folder, self._key, self._dtype = Path(folder), key, np.dtype(dtype)
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        key: Mapping[str, str],
+        dtype: npt.DTypeLike,
+        sums: npt.NDArray[np.uint64],
+    ):
+        self._folder, self._key, self._sums = Path(folder), key, sums
+        self._dtype = np.dtype([("sum", "<u8"), ("row", np.dtype(dtype))])
         self._codec = _FixedRows(self._dtype)
 
     def read(self) -> npt.NDArray[Any]:
-        """In one process, before the others begin: the rows of earlier runs, each item once."""
+        """In one process, before the others begin: the rows of earlier runs that still hold, each item once."""
         claim(self._folder / ROWS_KEY, self._key, "answers")
         parts = [Records(path, self._codec).read() for path in sorted(self._folder.glob("rows-*.bin"))]
-        rows = np.concatenate([np.empty(0, self._dtype), *(row for part in parts for row in part)])
+        kept = np.concatenate([np.empty(0, self._dtype), *(row for part in parts for row in part)])
+        rows = kept["row"]
+        holds = rows["item"] < len(self._sums)
+        holds[holds] = kept["sum"][holds] == self._sums[rows["item"][holds]]
+        holds &= kept["sum"] > 0  # of no file there is nothing to go by
+        rows = rows[holds]
         return rows[np.unique(rows["item"], return_index=True)[1]]
 
-    def begin(self, rank: int) -> Records[npt.NDArray[Any]]:
-        """In every process: where its rows go."""
+    @contextmanager
+    def begin(self, rank: int) -> Iterator[Callable[[npt.NDArray[Any]], None]]:
+        """In every process: what keeps its rows."""
         make_folder(self._folder)  # read() did so, unless on another machine
-        return Records(self._folder / f"rows-{rank}.bin", self._codec)
+        with Records(self._folder / f"rows-{rank}.bin", self._codec) as records:
+            yield lambda row: records.add(np.array((self._sums[row["item"]], row), self._dtype))

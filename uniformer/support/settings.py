@@ -58,7 +58,7 @@ def _converted(value: Any, hint: Any, name: str) -> Any:
         return float(value)
     if type(value) is not hint:  # exactly: bool is an int to Python
         raise _mismatch(name, KINDS[hint], value)
-    if hint is int and not -(1 << 63) <= value < 1 << 63:  # TOML's own range
+    if hint is int and not -(1 << 63) <= value < 1 << 64:
         raise InputError(f"{name}: expected a whole number of 64 bits, got {shown(value)}")
     return value
 

@@ -13,17 +13,42 @@ from torch import nn
 
 from uniformer.checkpoints.identify import Opened
 from uniformer.datasets.manifest import Manifest
+from uniformer.errors import counted
 from uniformer.evaluation.features import Features, extract_features, load_features
+from uniformer.evaluation.learnt import both_figures, learnt_rows
 from uniformer.evaluation.probe import linear_probe, probe_scores
+from uniformer.evaluation.run import Evaluation, result_paths, views_in_words
 from uniformer.evaluation.scoring import Reading
 from uniformer.network.model import UniFormer
+from uniformer.reports.evaluation import About
 from uniformer.support.distributed import ProcessGroup, process_group
+from uniformer.support.files import clear_away
 from uniformer.tasks.classification import summary
+from uniformer.tasks.scores import Scores
+from uniformer.tasks.task import Task
 from uniformer.training.batches import epoch_rows
 from uniformer.training.log import Log, time_left
 from uniformer.training.recipe import Recipe
-from uniformer.training.result import RESULT, TrainingResult, write_weights
-from uniformer.training.setup import check_settings, initialised, target_options, task_for
+from uniformer.training.result import (
+    REPORT,
+    RESULT,
+    WRITTEN,
+    TrainingResult,
+    in_short,
+    rank,
+    write_origin,
+    write_weights,
+)
+from uniformer.training.setup import (
+    FEATURES,
+    check_folder,
+    check_settings,
+    initialised,
+    note_learnt,
+    say_sets,
+    target_options,
+    task_for,
+)
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # of the classifier: larger is less regularised
 USUAL = 0.1  # without validation data
@@ -40,49 +65,55 @@ def fit_head(
     out: str | Path,
     device: str = "auto",
     opened: Opened | None = None,
+    own: bool = False,
 ) -> TrainingResult:
     """Fit the classifier of `recipe.init`'s network by logistic regression; the result is as of `loop.fit`.
 
     Features are of the views that `recipe.input` says, without augmentation, kept in `out`/features: a run that was
-    killed goes on. The regularisation is the one with the least loss on `val_set`. Raises `InputError` as `fit`.
+    killed goes on. The regularisation is the one that `val_set` ranks highest (`result.rank`). Raises `InputError` as
+    `fit`.
     """
     out, train_set = Path(out), train_set.usable()
     with process_group(device) as group, group.alone_in(out) as unlocked, Log(out, quiet=not group.is_main) as log:
         log.notes(unlocked)
+        group.broadcast(lambda: check_folder(out))
+        if group.is_main:
+            clear_away([*(out / name for name in WRITTEN), *result_paths(out / REPORT).values()])
         task = task_for(recipe, train_set)
         task.targets_and_loss(target_options(recipe), train_set, val_set)
         check_settings(recipe, task, train_set, val_set)
-        log.say(f"train: {len(train_set)} samples, {train_set.origin}")
-        log.say("val: none" if val_set is None else f"val: {len(val_set)} samples, {val_set.origin}")
+        note_learnt(task, train_set, group)
+        say_sets(train_set, val_set, log)
         model = initialised(recipe, train_set.classes, log, task.build, opened)
-        train_features = _features(model, recipe, train_set, out / "features" / "train", group, log)
-        bad = int((~train_features.ok).sum())
-        log.check_unreadable(bad, len(train_set), "training samples", recipe.loop.max_bad_fraction)
-        val_features = (
-            None if val_set is None else _features(model, recipe, val_set, out / "features" / "val", group, log)
-        )
+        train_features = _features(model, recipe, train_set, out, "train", group, log)
+        val_features = None if val_set is None else _features(model, recipe, val_set, out, "val", group, log)
         if recipe.data.balanced:
             train_features = _balanced(train_features, recipe.seed)
-        strength, scores = _strength(train_features, val_features, log)
+        strength, measures, scores = _strength(recipe, train_features, val_features, log)
         _set_classifier(model, train_features, strength)
         if group.is_main:
+            write_origin(out, recipe, (train_set, val_set) if own else None)
             note = f"trained by the recipe {recipe.name}, classifier fitted to features"
-            write_weights(out / RESULT, model, task, scores, note)
-        log.say(f"result: {out / RESULT}" + "".join(f", {name} {value:.4g}" for name, value in scores.items()))
-        return TrainingResult(out, scores)
+            write_weights(out / RESULT, model, task, measures, note)
+        log.say(f"result: {out / RESULT}" + "".join(f", {name} {value:.4g}" for name, value in measures.items()))
+        if group.is_main and own and val_set is not None and scores is not None:
+            log.say(f"on the validation samples: {in_short(_report(recipe, task, scores, val_set, out))}")
+        return TrainingResult(out, measures)
 
 
 def _features(
-    model: UniFormer, recipe: Recipe, part: Manifest, folder: Path, group: ProcessGroup, log: Log
+    model: UniFormer, recipe: Recipe, part: Manifest, out: Path, name: str, group: ProcessGroup, log: Log
 ) -> Features:
+    """Of the samples for "train" or "val". Raises `InputError` where too many cannot be read."""
+    folder, samples = out / FEATURES / name, {"train": "training samples", "val": "validation samples"}[name]
     at_once = recipe.batch_per_process(group.size)
     if group.device.type == "cpu":
         at_once = min(at_once, CPU_CLIPS if recipe.input.is_video else CPU_IMAGES)
     reading = Reading(group.device, recipe.precision, at_once, recipe.data.workers)
-    log.say(f"features of {len(part)} samples")
+    log.say(f"features of {counted(len(part), 'sample')}")
     progress = _tenths(log) if group.is_main else None
     errors = extract_features(model, part, recipe.input, folder, reading=reading, progress=progress)
-    log.unreadable(((part.path(row), reason) for row, reason in errors.items()), "left out")
+    log.check_read(errors, part, samples, recipe.loop.max_bad_fraction)
     return load_features(folder)
 
 
@@ -106,18 +137,27 @@ def _balanced(features: Features, seed: int) -> Features:
     return replace(features, features=features.features[rows], labels=features.labels[rows], ok=features.ok[rows])
 
 
-def _strength(train: Features, val: Features | None, log: Log) -> tuple[float, dict[str, float]]:
-    """How much to regularise, and the validation's measures with it."""
+def _strength(
+    recipe: Recipe, train: Features, val: Features | None, log: Log
+) -> tuple[float, dict[str, float], Scores | None]:
+    """How much to regularise, and the validation's measures and scores with it."""
     if val is None:
-        return USUAL, {}
-    tried = {}
-    for c in STRENGTHS:
-        found = summary(probe_scores("linear", train, val, c=c))
-        tried[c] = {f"val_{name}": value for name, value in found.items()}
+        return USUAL, {}, None
+    scores = {c: probe_scores("linear", train, val, c=c) for c in STRENGTHS}
+    tried = {c: {f"val_{name}": value for name, value in summary(found).items()} for c, found in scores.items()}
     for c, found in tried.items():
         log.say(f"regularisation 1/{c:g}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
-    best = min(tried, key=lambda c: tried[c]["val_loss"])
-    return best, tried[best]
+    best = max(tried, key=lambda c: rank(tried[c], recipe.keep.metric))
+    return best, tried[best], scores[best]
+
+
+def _report(recipe: Recipe, task: Task, scores: Scores, val_set: Manifest, out: Path) -> Evaluation:
+    """How the result does on the validation set, as `uniformer eval` writes it."""
+    lines = (f"checkpoint {out / RESULT}", val_set.origin, f"{views_in_words(recipe.input)}, {recipe.precision}")
+    learnt = learnt_rows(task.contract, val_set)  # copies of training samples
+    both, parts = both_figures(scores, learnt, task.contract, "error")
+    about = About(f"{recipe.name} on its validation samples", lines, tuple(both))
+    return Evaluation(scores, scores.metrics(), about, val_set, recipe.input, parts).write(out / REPORT)
 
 
 @torch.no_grad()

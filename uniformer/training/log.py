@@ -12,11 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError, MissingExtra, visible
 from uniformer.support.files import atomic_path
 
 STEP_METRICS = ("epoch", "step", "lr", "loss", "grad_norm", "samples_per_s", "waiting", "epoch_loss")
-UNREADABLE = ("path", "reason")
+METRICS, UNREADABLE = "metrics.csv", "unreadable.csv"  #: in a run's folder
+UNREADABLE_COLUMNS = ("path", "reason")
 
 
 class Log:
@@ -28,7 +30,8 @@ class Log:
     def __init__(self, folder: Path, *, quiet: bool = False, tensorboard: bool = False):
         self._folder, self._quiet, self._stack = folder, quiet, ExitStack()
         self._bar: Any = None
-        self._board = _tensorboard(folder) if tensorboard and not quiet else None
+        self._board_type = _tensorboard() if tensorboard and not quiet else None
+        self._board: Any = None
         self._unreadable: set[str] = set()
         self.measures: tuple[str, ...] = ()  #: of a validation: columns for the weights and their average
 
@@ -92,18 +95,20 @@ class Log:
         """Keep the rows of metrics.csv up to `step`, and what unreadable.csv lists."""
         if self._quiet:
             return
-        rows = [r for r in _rows(self._folder / "metrics.csv", self._columns) if int(r["step"]) <= step]
-        _rewrite(self._folder / "metrics.csv", self._columns, rows)
-        listed = {r["path"]: r for r in _rows(self._folder / "unreadable.csv", UNREADABLE)}
+        rows = [r for r in _rows(self._folder / METRICS, self._columns) if int(r["step"]) <= step]
+        _rewrite(self._folder / METRICS, self._columns, rows)
+        listed = {r["path"]: r for r in _rows(self._folder / UNREADABLE, UNREADABLE_COLUMNS)}
         if listed:
-            _rewrite(self._folder / "unreadable.csv", UNREADABLE, listed.values())
+            _rewrite(self._folder / UNREADABLE, UNREADABLE_COLUMNS, listed.values())
         self._unreadable = set(listed)
 
     def metrics(self, **row: float) -> None:
         """Add a row to metrics.csv, and to TensorBoard."""
         if self._quiet:
             return
-        _append(self._folder / "metrics.csv", self._columns, row)
+        _append(self._folder / METRICS, self._columns, row)
+        if self._board is None and self._board_type is not None:
+            self._board = self._board_type(str(self._folder / "tensorboard"))  # which makes the folder
         if self._board is not None:
             for name, value in row.items():
                 if name not in ("epoch", "step"):
@@ -114,16 +119,23 @@ class Log:
         for path, reason in files:
             if not self._quiet and path not in self._unreadable:
                 self._unreadable.add(path)
-                _append(self._folder / "unreadable.csv", UNREADABLE, {"path": path, "reason": reason})
+                _append(self._folder / UNREADABLE, UNREADABLE_COLUMNS, {"path": path, "reason": reason})
                 self.say(f"unreadable, {what_then}: {reason}")
 
     def check_unreadable(self, bad: int, count: int, samples: str, limit: float) -> None:
-        """Raises `InputError` where more than the share `limit` of `count` samples could not be read."""
-        if bad > limit * count:
+        """Raises `InputError` where more than the share `limit` of `count` samples could not be read, or none."""
+        if bad > limit * count or bad == count > 0:
+            allowed = f"more than loop.max_bad_fraction={limit:g}" if bad > limit * count else "which leaves none"
             raise InputError(
-                f"{bad} of {count} {samples} could not be read, more than loop.max_bad_fraction={limit:g}: "
-                f"see {self._folder / 'unreadable.csv'}"
+                f"{bad} of {count} {samples} could not be read, {allowed}: see {self._folder / UNREADABLE}"
             )
+
+    def check_read(
+        self, errors: Mapping[int, str], part: Manifest, samples: str, limit: float, what_then: str = "left out"
+    ) -> None:
+        """List the rows of `part` that could not be read. Raises `InputError` where they are too many."""
+        self.unreadable(((part.path(row), why) for row, why in errors.items()), what_then)
+        self.check_unreadable(len(errors), len(part), samples, limit)
 
 
 def time_left(seconds_per_step: float, steps: int) -> str:
@@ -133,12 +145,12 @@ def time_left(seconds_per_step: float, steps: int) -> str:
     return f"{days} d {clock}" if days else clock
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise MissingExtra("tensorboard", "tensorboard", "writing TensorBoard logs") from None
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter
 
 
 def _line(fields: Iterable[object]) -> str:

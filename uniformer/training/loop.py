@@ -20,8 +20,10 @@ import numpy as np
 import torch
 
 from uniformer.checkpoints.identify import Opened
+from uniformer.checkpoints.load import load_model
 from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError
+from uniformer.evaluation.run import evaluate
 from uniformer.evaluation.scoring import Reading, score
 from uniformer.inference.networks import TorchNetwork, evaluating
 from uniformer.network.model import UniFormer
@@ -34,7 +36,18 @@ from uniformer.training.batches import Batch, batches
 from uniformer.training.log import Log, time_left
 from uniformer.training.optim import train_mode
 from uniformer.training.recipe import Recipe
-from uniformer.training.result import AVERAGE, BEST, RESULT, TrainingResult, write_weights
+from uniformer.training.result import (
+    AVERAGE,
+    BEST,
+    REPORT,
+    RESULT,
+    WRITTEN,
+    TrainingResult,
+    in_short,
+    rank,
+    write_origin,
+    write_weights,
+)
 from uniformer.training.setup import STATE, Network, dry_run, save_state, set_up
 from uniformer.training.state import read_state
 from uniformer.training.step import Run, Step, find_non_finite, train_step
@@ -55,12 +68,15 @@ def fit(
     network: Network | None = None,
     task: type[Task] | None = None,
     opened: Opened | None = None,
+    own: bool = False,
     signals: Signals | None = None,
 ) -> TrainingResult:
     """Train what `recipe` says on `train_set`; the folder `out` gets everything, and the same call goes on from there.
 
     In `out`: state.pt (to go on from), metrics.csv, recipe.toml, best.safetensors (the best epoch's weights),
-    average.safetensors (where the recipe keeps an average), model.safetensors (the result), unreadable.csv.
+    average.safetensors (where the recipe keeps an average), model.safetensors (the result), unreadable.csv. Of one's
+    `own` data, which no recipe names, also split/ (lists of both sets) and held-out/ (how the result does on
+    `val_set`).
     `signals` makes a list, for as long as the run goes on, whose first number ends it after the step at hand, with its
     state saved: the command line notes SIGTERM and SIGINT there. Under torchrun every process calls this;
     `recipe.batch_size` is that of all of them together.
@@ -82,12 +98,14 @@ def fit(
         Log(out, quiet=not group.is_main, tensorboard=recipe.loop.tensorboard) as log,
     ):
         if group.is_main:
-            clear_away(out / name for name in (STATE, RESULT, BEST, AVERAGE))
+            clear_away(out / name for name in (STATE, *WRITTEN))
         log.notes(unlocked)
         run, state = set_up(recipe, train_set, val_set, out, group, log, network=network, task=task, opened=opened)
         if state is None:
             dry_run(run)
             save_state(run)
+        if group.is_main:
+            write_origin(out, run.recipe, (run.samples.manifest, val_set) if own else None)
         log.rewind(run.learner.progress.step)
         log.start(run.total, run.learner.progress.step)
         while not run.learner.progress.finished:
@@ -95,7 +113,7 @@ def fit(
             if stopped_by and not run.learner.progress.finished:
                 log.say(f"stopped by signal {stopped_by} at step {run.learner.progress.step}, ready to go on")
                 return TrainingResult(out, run.learner.progress.scores, stopped_by)
-        return finish(run)
+        return finish(run, own)
 
 
 def own_random_numbers(group: ProcessGroup) -> AbstractContextManager[None]:
@@ -232,7 +250,10 @@ def end_epoch(run: Run, pace: Pace) -> None:
 
 
 def validate(run: Run, val: Manifest) -> dict[str, float]:
-    """Scores of the weights as they are ("val_") and, where the recipe asks, of their average ("ema_")."""
+    """Scores of the weights as they are ("val_") and, where the recipe asks, of their average ("ema_").
+
+    Raises `InputError` where too many files cannot be read.
+    """
     learner, recipe = run.learner, run.recipe
     networks = {"val": learner.model}
     if learner.ema is not None and recipe.ema.evaluate:
@@ -246,6 +267,7 @@ def validate(run: Run, val: Manifest) -> dict[str, float]:
             compute: Compute | None = None if isinstance(model, UniFormer) else "plain"  # others have no other form
             network = TorchNetwork(model, run.task.contract, device=device, precision=recipe.precision, compute=compute)
             scores = score(network, metric, recipe.input, reading, run.group)
+        run.log.check_read(scores.errors, val, "validation samples", recipe.loop.max_bad_fraction, "it counts as wrong")
         found |= {f"{name}_{measure}": value for measure, value in metric.summary(scores).items()}
     train_mode(learner.model)
     return found
@@ -254,12 +276,13 @@ def validate(run: Run, val: Manifest) -> dict[str, float]:
 def note_best(run: Run, epoch: int) -> bool:
     """Whether the last validation is the best so far; then its weights are kept."""
     progress, metric = run.learner.progress, run.recipe.keep.metric
-    value = progress.scores[f"val_{metric}"]
-    better = progress.best is None or (value < progress.best if metric == "loss" else value > progress.best)
-    if not better:
-        progress.stale += 1
+    now = rank(progress.scores, metric)
+    before = None if progress.best is None else rank(progress.best_scores, metric)
+    progress.stale = 0 if before is None or now[0] > before[0] else progress.stale + 1
+    if before is not None and not now > before:
         return False
-    progress.best, progress.best_epoch, progress.stale, progress.best_scores = value, epoch, 0, dict(progress.scores)
+    progress.best, progress.best_epoch = progress.scores[f"val_{metric}"], epoch
+    progress.best_scores = dict(progress.scores)
     keep_weights(run, run.learner.model, BEST, f"epoch {epoch}")
     return True
 
@@ -271,8 +294,8 @@ def keep_weights(run: Run, model: UniFormer, name: str, note: str, whose: str = 
         write_weights(run.out / name, model, run.task, run.learner.progress.scores, note, whose=whose)
 
 
-def finish(run: Run) -> TrainingResult:
-    """Write the result: the last weights or the best ones, as the recipe says."""
+def finish(run: Run, own: bool = False) -> TrainingResult:
+    """Write the result: the last weights or the best ones, as the recipe says; of one's `own` data, how they do."""
     progress, out = run.learner.progress, run.out
     best = run.recipe.keep.result == "best"
     if not best:
@@ -285,4 +308,12 @@ def finish(run: Run) -> TrainingResult:
     if progress.left_out:
         run.log.say(f"{progress.left_out} steps were left out, as a number was not finite")
     run.log.say(f"result: {out / RESULT}" + (f", the weights of epoch {progress.best_epoch}" if best else ""))
+    if own and run.val is not None:
+        model, contract, _ = run.group.broadcast(lambda: load_model(out / RESULT))  # others may not see the folder
+        found = evaluate(
+            (model, contract), run.val, out=out / REPORT, device=str(run.group.device), precision=run.recipe.precision,
+            batch_size=run.recipe.batch_per_process(run.group.size), workers=run.recipe.data.workers,
+            task=type(run.task),
+        )  # fmt: skip
+        run.log.say(f"on the validation samples: {in_short(found)}")
     return TrainingResult(out, progress.best_scores if best else progress.scores)

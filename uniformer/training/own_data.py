@@ -9,14 +9,18 @@ from dataclasses import asdict, dataclass
 from uniformer.checkpoints.contract import Contract
 from uniformer.config import to_dict
 from uniformer.datasets.manifest import Manifest
-from uniformer.errors import InputError
+from uniformer.errors import InputError, counted
 from uniformer.network.variants import get_config
-from uniformer.support.settings import Table, merged, parse_override
-from uniformer.training.recipe import Recipe, recipe_from
+from uniformer.support.settings import Table, leaves, merged
+from uniformer.training.recipe import Recipe, asked, recipe_from, section
 
 UNEVEN = 5  # times as many samples in the largest class as in the smallest: then classes are drawn equally often
 HELD_OUT = 0.2  # share of the samples for validation where the data has no such split
-OF_FEATURES = ("arch", "batch_size", "data.", "input.", "loop.", "model.", "name", "seed", "title")  # settings it heeds
+OF_FEATURES = (  # settings that a classifier on features heeds
+    "arch", "batch_size", "data.balanced", "data.dataset", "data.label_base", "data.root", "data.separator", "data.val",
+    "data.workers", "init.", "input.", "keep.metric", "loop.compile", "loop.eval_every", "loop.grad_checkpointing",
+    "loop.log_every", "loop.max_bad_fraction", "model.", "name", "seed", "title",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ PRESETS = (
         500,
         "the network stays as it is and gets a new classifier, fitted to features that are computed once: "
         "a few hundred samples would not teach it better ones",
-        merged(_TUNING, {"optimizer": {"freeze": ["backbone"]}}),
+        merged(_TUNING, {"optimizer": {"freeze": ["backbone"]}, "schedule": {"epochs": 20, "warmup_epochs": 1}}),
     ),
     Preset(
         "last stage",
@@ -98,12 +102,37 @@ def own_recipe(
     counts = train_set.class_counts()
     counts = counts[counts > 0]
     is_uneven = not train_set.is_multi_label and counts.max() > UNEVEN * counts.min()
-    said = [f"preset '{preset.name}' for {len(train_set)} training samples: {preset.reason}"]
-    if is_uneven:
-        said.append(f"classes have {counts.min()} to {counts.max()} samples: every class is drawn equally often")
     facts = _facts(train_set, contract, checkpoint, name)
     table = merged(merged(preset.table, facts), {"data": {"balanced": bool(is_uneven)}})
-    return recipe_from(table, overrides), said
+    recipe = recipe_from(_in_proportion(table, overrides), overrides)
+    samples = counted(len(train_set), "training sample")
+    said = [f"preset '{preset.name}' for {samples}: {_what_learns(preset, recipe, overrides)}"]
+    if is_uneven or recipe.data.balanced:
+        how = "every class is drawn equally often" if recipe.data.balanced else "drawn as they are, as asked"
+        said.append(f"classes have {counts.min()} to {counts.max()} samples: {how}")
+    return recipe, said
+
+
+def _in_proportion(table: Table, overrides: Sequence[str]) -> Table:
+    """A preset with its warmup in proportion to the epochs asked for, where these are and it is not."""
+    schedule = section(asked(overrides), "schedule")
+    epochs = schedule.get("epochs")
+    if type(epochs) is not int:  # what else it is, `recipe_from` says
+        return table
+    usual = table["schedule"]
+    return merged(table, {"schedule": {"warmup_epochs": usual["warmup_epochs"] * epochs / usual["epochs"]}})
+
+
+def _what_learns(preset: Preset, recipe: Recipe, overrides: Sequence[str]) -> str:
+    """In words, as the recipe has it after the overrides."""
+    if wants_features(recipe, overrides):
+        return preset.reason
+    frozen = recipe.optimizer.freeze
+    if frozen == ("backbone",):
+        return "by steps, as asked: a new classifier learns, the network before it stays as it is"
+    if list(frozen) == preset.table["optimizer"].get("freeze", []):
+        return preset.reason
+    return "as asked, everything learns" + (f" but {', '.join(frozen)}" if frozen else "")
 
 
 def _facts(train_set: Manifest, contract: Contract, checkpoint: str, name: str) -> Table:
@@ -131,16 +160,26 @@ def _facts(train_set: Manifest, contract: Contract, checkpoint: str, name: str) 
 
 def wants_features(recipe: Recipe, overrides: Sequence[str]) -> bool:
     """Whether a new classifier on features computed once does all that the recipe and the overrides ask for."""
-    keys = [parse_override(text)[0] for text in overrides]
+    keys = leaves(asked(overrides))
     plain = recipe.loss.kind != "bce" and recipe.optimizer.freeze == ("backbone",)
     return plain and all(key.startswith(OF_FEATURES) for key in keys)
 
 
 def with_validation(whole: Manifest, *, seed: int = 0) -> tuple[Manifest, Manifest, str]:
-    """Training and validation parts of a set without splits, what was cut from one recording in one part; in words."""
+    """Training and validation parts of a set without splits, what was cut from one recording in one part; in words.
+
+    Raises `InputError` where there is nothing to be held out.
+    """
     from uniformer.datasets.prepare import split
 
     parts = split(whole, {"train": 1 - HELD_OUT, "val": HELD_OUT}, seed=seed)
+    train_set, val_set = parts["train"], parts["val"]
+    there, held_out = (int((part.class_counts() > 0).sum()) for part in (whole, val_set))
+    if not held_out:
+        raise InputError(
+            f"no validation split, and too little to hold a fifth out: expected several samples of a class, found "
+            f"{len(whole)} of {there} classes: give more, or others for validation as data.val=..."
+        )
     how = "recordings kept together" if whole.group is not None else "by class"
-    said = f"no validation split: {len(parts['val'])} of {len(whole)} samples held out, {how}"
-    return parts["train"], parts["val"], said
+    said = f"no validation split: {len(val_set)} of {counted(len(whole), 'sample')} held out, {how}"
+    return train_set, val_set, said + (f", of {held_out} of {there} classes" if held_out < there else "")

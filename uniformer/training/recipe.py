@@ -26,7 +26,10 @@ from uniformer.support.texts import parse_toml, read_text
 from uniformer.tasks.options import Loss, Mixing
 
 MOST_WORKERS = 1024  # of one training process
-ALIASES = {"lr": "optimizer.lr", "epochs": "schedule.epochs"}  # of overrides, never of files
+#: Of overrides, never of files; the last two are what a data set's errors call them.
+ALIASES = {
+    "lr": "optimizer.lr", "epochs": "schedule.epochs", "root": "data.root", "label_base": "data.label_base",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Data(Checked):
     train: str | None = None  #: list file, manifest or folder of class folders
     val: str | None = None
     separator: str = "auto"  #: between the fields of a line of the lists
+    label_base: int = 0  #: the first label, of lists that count from 1
     label_maps: str | None = None  #: folder of dense label maps, for token labeling
     repeated_augmentation: int = 1  #: draws of each sample in a row, over all processes; an epoch keeps its length
     balanced: bool = False  #: draw every class equally often, small ones several times over
@@ -199,6 +203,8 @@ class Recipe(Checked):
             yield f"loss.kind 'token_labeling' needs a model with token labeling, got {self.arch}"
         if self.loss.kind == "token_labeling" and self.mixing.is_on:
             yield "loss.kind 'token_labeling' mixes inside the network: set mixing.prob to 0"
+        if not self.input.is_video:
+            yield from self.augment.not_for_images()
         if self.batch_size < 1 or self.batch_size % self.optimizer.accumulate:
             passes = self.optimizer.accumulate
             yield f"expected a batch_size that optimizer.accumulate {passes} divides, got {self.batch_size}"
@@ -245,13 +251,19 @@ def load_recipe(name_or_path: str | os.PathLike[str], overrides: Sequence[str] =
 
 def recipe_from(table: Table, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of a table such as a file holds, with `name` and `arch`. Overrides and errors as for `load_recipe`."""
+    try:
+        return _recipe(merged(table, asked(overrides)))
+    except InputError as error:
+        raise InputError(f"recipe {table['name']}: {error}") from None
+
+
+def asked(overrides: Sequence[str]) -> Table:
+    """What overrides ask for, as the tables of a file. Raises `InputError` for a text that is none."""
+    table: Table = {}
     for text in overrides:
         key, value = parse_override(text)
         table = merged(table, nested(ALIASES.get(key, key), value))
-    try:
-        return _recipe(table)
-    except InputError as error:
-        raise InputError(f"recipe {table['name']}: {error}") from None
+    return table
 
 
 def resolved(recipe: Recipe) -> str:
@@ -271,18 +283,29 @@ def _recipe(table: Table) -> Recipe:
             raise InputError(f"unknown setting {key!r}{nearest(key, known)}")
     if not isinstance(table.get("arch"), str):
         raise InputError(f"expected arch, the name of an architecture, got {table.get('arch', 'none')}")
-    model = from_table(Config, _section(table, "model"), "model.", get_config(table["arch"]))
-    options = _section(table, "input")
+    model = from_table(Config, section(table, "model"), "model.", get_config(table["arch"]))
+    options = section(table, "input")
     size = options.get("size")
     if type(size) is int:  # one number is a square, and what goes by it (the short side before the crop) follows
         options["size"] = [size, size]
         usual = default_input(model, size)
     else:
         usual = default_input(model)
-    return from_table(Recipe, {**table, "model": model, "input": from_table(InputSpec, options, "input.", usual)})
+    spec = from_table(InputSpec, options, "input.", usual)
+    return from_table(Recipe, {**table, "model": model, "input": spec, "schedule": _with_warmup(table)})
 
 
-def _section(table: Table, name: str) -> Table:
+def _with_warmup(table: Table) -> Table:
+    """The schedule of a table; a warmup that nobody states keeps its share of a run too short for the usual one."""
+    schedule, usual = section(table, "schedule"), Schedule()
+    epochs = schedule.get("epochs", usual.epochs)
+    if "warmup_epochs" in schedule or type(epochs) is not int or not 1 <= epochs <= usual.warmup_epochs:
+        return schedule
+    return {**schedule, "warmup_epochs": usual.warmup_epochs * epochs / usual.epochs}
+
+
+def section(table: Table, name: str) -> Table:
+    """A table's part of this name, empty where it has none. Raises `InputError` for a value in its place."""
     section = table.get(name, {})
     if not isinstance(section, dict):
         raise InputError(f"{name}: expected a table, got {section!r}")

@@ -12,11 +12,33 @@ from safetensors.torch import save_file
 
 from uniformer.checkpoints.identify import name_of
 from uniformer.checkpoints.save import save_checkpoint
+from uniformer.datasets.manifest import Manifest
+from uniformer.datasets.open import CLASSES_FILE
+from uniformer.datasets.prepare import write_list
+from uniformer.evaluation.run import Evaluation
 from uniformer.network.model import UniFormer
+from uniformer.reports.evaluation import figures
 from uniformer.support.files import atomic_path
 from uniformer.tasks.task import Task
+from uniformer.training.log import METRICS, UNREADABLE
+from uniformer.training.recipe import Recipe, resolved
 
-RESULT, BEST, AVERAGE = "model.safetensors", "best.safetensors", "average.safetensors"  #: in a run's folder
+#: In a run's folder. The last two are folders: lists of what was learnt from and validated on; how the result did.
+RESULT, BEST, AVERAGE = "model.safetensors", "best.safetensors", "average.safetensors"
+RECIPE, SPLIT, REPORT = "recipe.toml", "split", "held-out"
+WRITTEN = (
+    RESULT, BEST, AVERAGE, RECIPE, METRICS, UNREADABLE,
+    f"{SPLIT}/train.csv", f"{SPLIT}/val.csv", f"{SPLIT}/{CLASSES_FILE}",
+)  # fmt: skip
+
+
+def rank(scores: Mapping[str, float], metric: str) -> tuple[float, float]:
+    """By which one of several validations is the best, in every preset and recipe: the first of the highest rank.
+
+    First by `metric`, which is high in the best (the loss is low), then by the loss.
+    """
+    value = scores[f"val_{metric}"]
+    return -value if metric == "loss" else value, -scores.get("val_loss", 0.0)
 
 
 @dataclass(frozen=True)
@@ -29,16 +51,33 @@ class TrainingResult:
 
     @property
     def paths(self) -> dict[str, Path]:
-        """The files of the run that are there, by name: model, best, average, metrics, recipe, state, unreadable."""
+        """What is there, by name: model, best, average, metrics, recipe, state, unreadable, split, report."""
         files = {
             "model": RESULT, "best": BEST, "average": AVERAGE,
-            "metrics": "metrics.csv", "recipe": "recipe.toml", "state": "state.pt", "unreadable": "unreadable.csv",
+            "metrics": METRICS, "recipe": RECIPE, "state": "state.pt", "unreadable": UNREADABLE,
+            "split": SPLIT, "report": f"{REPORT}/report.html",
         }  # fmt: skip
         return {name: self.folder / file for name, file in files.items() if (self.folder / file).exists()}
 
     def to_dict(self) -> dict[str, Any]:
         paths = {name: str(path) for name, path in self.paths.items()}
         return {"metrics": dict(self.metrics), "paths": paths, "stopped_by": self.stopped_by}
+
+
+def write_origin(out: Path, recipe: Recipe, sets: tuple[Manifest, Manifest | None] | None) -> None:
+    """What a run came from, where it is not written yet: its recipe, and `sets` as lists that `open_dataset` reads."""
+    if not (out / RECIPE).exists():
+        with atomic_path(out / RECIPE) as temporary:
+            temporary.write_text(resolved(recipe), encoding="utf-8")
+    for name, part in zip(("train", "val"), sets or (), strict=False):
+        if part is not None and not (path := out / SPLIT / f"{name}.csv").exists():
+            write_list(part, path)
+
+
+def in_short(found: Evaluation) -> str:
+    """An evaluation's figures and where its page is, in a line."""
+    said = [", ".join(f"{name} {value}" for name, value in figures(found.metrics)), *found.about.notes]
+    return "; ".join([*said, *(str(found.paths[name]) for name in ("report",) if name in found.paths)])
 
 
 def write_weights(

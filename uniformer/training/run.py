@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from uniformer.checkpoints.records import DEFAULT_IMAGE, DEFAULT_VIDEO
+from uniformer.checkpoints.told import NetworkTold, assumed_input, refuse_told
 from uniformer.config import did_you_mean
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.open import find_splits, open_dataset
 from uniformer.errors import InputError
 from uniformer.labels import DATASETS
+from uniformer.support.settings import Table, from_table
 from uniformer.training.own_data import own_recipe, wants_features, with_validation
-from uniformer.training.recipe import Recipe, list_recipes, load_recipe
+from uniformer.training.recipe import Data, Init, Recipe, asked, list_recipes, load_recipe, section
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.identify import Opened
@@ -43,6 +46,7 @@ def train(
     out: str | os.PathLike[str] | None = None,
     device: str = "auto",
     task: type[Task] | None = None,
+    **told: Unpack[NetworkTold],
 ) -> TrainingResult:
     """Train by a recipe, or fine-tune on one's own data; the same call goes on with a run that was cut short.
 
@@ -56,18 +60,24 @@ def train(
         out: folder of the run, by default runs/NAME.
         device: "auto" takes a GPU when there is one. Under torchrun every process calls this.
         task: what the network is for; classification by default.
+        told: what the checkpoint does not tell of itself, as in `load_model`, for one's own data; a recipe says it.
 
     Raises `InputError` before the first step where recipe, data and checkpoint do not fit, and as `loop.fit` does.
     """
-    return run_plan(plan_training(what, settings, checkpoint=checkpoint), out=out, device=device, task=task)
+    return run_plan(plan_training(what, settings, checkpoint=checkpoint, **told), out=out, device=device, task=task)
 
 
 def plan_training(
-    what: str | os.PathLike[str], settings: Sequence[str] = (), *, checkpoint: str | None = None
+    what: str | os.PathLike[str],
+    settings: Sequence[str] = (),
+    *,
+    checkpoint: str | None = None,
+    **told: Unpack[NetworkTold],
 ) -> TrainingPlan:
     """What `train` would do. The data of a recipe are opened later. Raises `InputError` as `train`."""
     name = os.fspath(what)
     if name in list_recipes() or name.endswith(".toml"):
+        refuse_told(told, f"the recipe {name}")
         start = [f"init.checkpoint={checkpoint}"] if checkpoint else []
         return TrainingPlan(load_recipe(name, [*settings, *start]))
     if not Path(name).exists():
@@ -76,11 +86,13 @@ def plan_training(
         )
     from uniformer.checkpoints.identify import open_checkpoint
 
-    train_set, val_set, reasons = _own_sets(name)
-    start_from = checkpoint or (DEFAULT_IMAGE if train_set.kind == "image" else DEFAULT_VIDEO)
-    opened = open_checkpoint(start_from)
+    table = asked(settings)
+    start_from = _start(table, checkpoint)
+    train_set, val_set, reasons = _own_sets(name, from_table(Data, section(table, "data"), "data."))
+    start_from = start_from or (DEFAULT_IMAGE if train_set.kind == "image" else DEFAULT_VIDEO)
+    opened = open_checkpoint(start_from, **told)
     recipe, why = own_recipe(train_set, opened.contract, start_from, settings, name=Path(name).resolve().stem)
-    reasons = [*reasons, f"starting from {start_from}", *why]
+    reasons = [*reasons, f"starting from {start_from}", *assumed_input(opened.contract), *why]
     return TrainingPlan(recipe, tuple(reasons), (train_set, val_set), opened, wants_features(recipe, settings))
 
 
@@ -99,22 +111,53 @@ def run_plan(
     if plan.by_features and task is None:
         from uniformer.training.fit_head import fit_head
 
-        return fit_head(recipe, train_set, val_set, out=folder, device=device, opened=plan.opened)
+        return fit_head(recipe, train_set, val_set, out=folder, device=device, opened=plan.opened, own=True)
     from uniformer.training.loop import fit
 
-    return fit(recipe, train_set, val_set, out=folder, device=device, task=task, opened=plan.opened, signals=signals)
+    own = plan.sets is not None
+    return fit(
+        recipe, train_set, val_set,
+        out=folder, device=device, task=task, opened=plan.opened, own=own, signals=signals,
+    )  # fmt: skip
 
 
-def _own_sets(source: str) -> tuple[Manifest, Manifest | None, list[str]]:
-    """Training and validation set of one's own data, and what was decided."""
+def _start(settings: Table, checkpoint: str | None) -> str | None:
+    """What one's own training starts from, where it is said: by `checkpoint`, or by a setting. Raises `InputError`."""
+    given = section(settings, "init")
+    init = from_table(Init, given, "init.")
+    if "checkpoint" not in given or init.checkpoint == checkpoint:
+        return checkpoint
+    if init.checkpoint is None:
+        raise InputError("init.checkpoint=none: expected a checkpoint to start from, or a recipe to train from scratch")
+    if checkpoint is not None:
+        two = f"{checkpoint} and init.checkpoint={init.checkpoint}"
+        raise InputError(f"expected one checkpoint to start from, got {two}")
+    return init.checkpoint
+
+
+def _own_sets(source: str, data: Data) -> tuple[Manifest, Manifest, list[str]]:
+    """Training and validation set of one's own data, and what was decided. `data`: the settings that were given."""
+    if data.train is not None:
+        raise InputError(f"data.train={data.train}: expected it for recipes only; here {source} is what is learnt from")
     splits = find_splits(source)
-    if "train" not in splits or len(splits) < 2:
-        train_set, val_set, how = with_validation(open_dataset(source))
+    reading = partial(open_dataset, root=data.root, separator=data.separator, label_base=data.label_base)
+    of_dataset = data.dataset if data.dataset in DATASETS else None
+    if data.val is None and ("train" not in splits or len(splits) < 2):
+        train_set, val_set, how = with_validation(reading(source, classes=of_dataset))
         return train_set, val_set, [how]
-    train_set = open_dataset(source, split="train")
-    held_out = "val" if "val" in splits else "test"
+    train_set = reading(source, split="train" if len(splits) > 1 else None, classes=of_dataset)
+    if data.val is not None:
+        source = _beside(data.root, data.val)
+        splits = find_splits(source)
+    held_out = next((split for split in ("val", "test") if split in splits), None)
     several = train_set.is_multi_label or None
-    return train_set, open_dataset(source, split=held_out, classes=train_set.classes, multi_label=several), []
+    return train_set, reading(source, split=held_out, classes=train_set.classes, multi_label=several), []
+
+
+def _beside(root: str | None, name: str) -> str:
+    """A list or folder of the data: below `root`, where it is there, else as it is written."""
+    below = Path(root or "", name)
+    return str(below) if below.exists() else name
 
 
 def open_for_recipe(recipe: Recipe) -> tuple[Manifest, Manifest | None]:
@@ -124,6 +167,7 @@ def open_for_recipe(recipe: Recipe) -> tuple[Manifest, Manifest | None]:
         raise InputError("expected data.train, the list or folder of the training samples, got none")
     # Other data sets than these, and ImageNet's folders, are recognised, or in the order of the names that are found.
     known: Sequence[str] | str | None = data.dataset if data.dataset in DATASETS else None
+    reading = partial(open_dataset, separator=data.separator, label_base=data.label_base)
     found: list[Manifest] = []
     for split, name in (("train", data.train), ("val", data.val)):
         if name is None:
@@ -131,7 +175,7 @@ def open_for_recipe(recipe: Recipe) -> tuple[Manifest, Manifest | None]:
         source = Path(data.root or "", name)
         part = split if split in find_splits(source) else None  # a source of several splits, or this one alone
         root = data.root if source.is_file() else None
-        found.append(open_dataset(source, split=part, classes=known, separator=data.separator, root=root))
+        found.append(reading(source, split=part, classes=known, root=root))
         names = found[0].classes
         known = names if len(set(names)) == len(names) else None
     return found[0], found[1] if len(found) > 1 else None

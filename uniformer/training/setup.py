@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -17,7 +19,9 @@ from uniformer.checkpoints.identify import Opened, open_checkpoint
 from uniformer.checkpoints.load import load_checkpoint
 from uniformer.config import Config
 from uniformer.datasets.manifest import Manifest
-from uniformer.errors import InputError
+from uniformer.errors import InputError, counted, shown
+from uniformer.evaluation.features import KEY_NAME
+from uniformer.evaluation.learnt import trained_on
 from uniformer.labels import flip_sensitive
 from uniformer.network.model import UniFormer
 from uniformer.speed.timings import view_size
@@ -30,11 +34,12 @@ from uniformer.training.batches import MIXING, Plan, TrainingSet, collate, rng_a
 from uniformer.training.log import Log
 from uniformer.training.optim import freeze, make_optimizer, moving_average, train_mode
 from uniformer.training.recipe import EffectiveLR, Recipe, effective_lr, resolved
+from uniformer.training.result import REPORT, WRITTEN
 from uniformer.training.state import Learner, check_same_run, read_state, write_state
 from uniformer.training.state_check import check_state
 from uniformer.training.step import Run, lower_precision, moved, restore_buffers, total
 
-STATE = "state.pt"  #: in a run's folder
+STATE, FEATURES = "state.pt", Path("features")  #: in a run's folder
 
 Network = Callable[[Config], Any]  #: makes the network; what other than the task's own it may be, `fit` says
 
@@ -56,6 +61,7 @@ def set_up(
     `opened` is the checkpoint of `recipe.init`, where it has been read already.
     """
     train_set = train_set.usable()
+    group.broadcast(lambda: check_folder(out))
     work = task_for(recipe, train_set, task)
     log.measures = work.measures
     make_objective = work.targets_and_loss(target_options(recipe), train_set, val_set)
@@ -64,9 +70,9 @@ def set_up(
     state = group.broadcast(lambda: read_state(out / STATE) if (out / STATE).exists() else None)
     if state is not None:
         check_same_run(out / STATE, state, recipe, fingerprint(train_set, val_set))
+    note_learnt(work, train_set, group)
     log.say(f"{recipe.name}: {recipe.title or recipe.arch}")
-    log.say(f"train: {len(train_set)} samples, {train_set.origin}")
-    log.say("val: none" if val_set is None else f"val: {len(val_set)} samples, {val_set.origin}")
+    say_sets(train_set, val_set, log)
 
     rates = effective_lr(recipe, nodes=group.nodes)
     make = (lambda: network(recipe.model)) if network else work.build
@@ -89,17 +95,16 @@ def set_up(
     )  # fmt: skip
     run = Run(recipe, work, group, out, log, samples, plan, val_set, rates, learner)
     each = recipe.batch_per_process(group.size)
-    log.say(f"{plan.epochs} epochs of {plan.steps} steps; {rates.sentence}")
+    warmup = f", {recipe.schedule.warmup_epochs:g} of warmup"
+    log.say(f"{counted(plan.epochs, 'epoch')}{warmup}, of {counted(plan.steps, 'step')} each; {rates.sentence}")
     log.say(
         f"{group.size} process{'es' * (group.size > 1)} on {group.nodes} machine{'s' * (group.nodes > 1)}, "
-        f"{each} samples each in one pass, on {group.device}"
+        f"{counted(each, 'sample')} each in one pass, on {group.device}"
     )
     if state is not None:
         check_state(out / STATE, state, learner, run.total)
         learner.restore(state)
         log.say(f"going on from step {learner.progress.step} of {run.total}, as in {out / STATE}")
-    elif group.is_main:
-        (out / "recipe.toml").write_text(resolved(recipe), encoding="utf-8")
     return run, state
 
 
@@ -108,6 +113,32 @@ def task_for(recipe: Recipe, train_set: Manifest, task: type[Task] | None = None
     names = train_set.classes if len(train_set.classes) == recipe.model.num_classes else ()
     contract = Contract(recipe.model, recipe.arch, recipe.input, names, dataset=recipe.data.dataset or "")
     return task_of(contract) if task is None else task(contract)
+
+
+def check_folder(out: Path) -> None:
+    """Raises `InputError` where a run's files would replace such as no run left there."""
+    if any((out / mark).exists() for mark in (STATE, FEATURES / "train" / KEY_NAME)):
+        return
+    for name in (*WRITTEN, REPORT):
+        if (out / name).exists():
+            raise InputError(f"cannot write {out / name}: it is there already, and no run's; give another --out")
+
+
+def say_sets(train_set: Manifest, val_set: Manifest | None, log: Log) -> None:
+    """What is learnt from and validated on, and what of the latter nothing can be learnt of."""
+    log.say(f"train: {counted(len(train_set), 'sample')}, {train_set.origin}")
+    log.say("val: none" if val_set is None else f"val: {counted(len(val_set), 'sample')}, {val_set.origin}")
+    if val_set is None:
+        return
+    unlearnt = np.flatnonzero((train_set.class_counts() == 0) & (val_set.class_counts() > 0)).tolist()
+    if unlearnt:
+        names = ", ".join(repr(train_set.classes[k]) for k in unlearnt[:5]) + ", ..." * (len(unlearnt) > 5)
+        log.say(f"note: validated on without a training sample: {counted(len(unlearnt), 'class')}, {shown(names, 300)}")
+
+
+def note_learnt(task: Task, train_set: Manifest, group: ProcessGroup) -> None:
+    """Let the task's contract say which items are learnt from."""
+    task.contract = replace(task.contract, trained_on=group.broadcast(lambda: trained_on(train_set)))
 
 
 def target_options(recipe: Recipe) -> TargetOptions:
@@ -142,7 +173,14 @@ def fingerprint(train_set: Manifest, val_set: Manifest | None) -> dict[str, Any]
         "samples": len(train_set),
         "classes": list(train_set.classes),
         "validated samples": 0 if val_set is None else len(val_set),
+        "labels": labels_sum(train_set),
+        "validated labels": "" if val_set is None else labels_sum(val_set),
     }
+
+
+def labels_sum(manifest: Manifest) -> str:
+    """Of the labels of all rows in their order."""
+    return hashlib.sha256(np.ascontiguousarray(manifest.labels).tobytes()).hexdigest()[:12]
 
 
 def initialised(
@@ -191,7 +229,8 @@ def build(
         size, dtype = view_size(recipe.model, recipe.input), DTYPES[recipe.precision]
         speed.prepare(model, training=True, dtype=dtype, size=size, attention_float32=recipe.attention_float32)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    log.say(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {trained / 1e6:.2f} M to train")
+    some = f"{trained / 1e6:.2f} M" if trained >= 10_000 else f"{trained}"  # a classifier alone
+    log.say(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {some} to train")
 
     optimizer = make_optimizer(model, recipe.optimizer, rates.lr)
     average = None if recipe.ema.decay is None else moving_average(model, recipe.ema.decay)

@@ -157,7 +157,8 @@ def check_same_run(
 ) -> None:
     """Raises `InputError` where a state is of a run with other settings or other data.
 
-    Settings that the state does not have yet are as they were before there was a choice: at their defaults.
+    Settings that the state does not have yet are as they were before there was a choice: at their defaults. What it
+    does not say of the data, as earlier versions did not, is not compared.
     """
     try:
         then = recipe_from(parse_toml(state["recipe"], "its recipe"))
@@ -174,8 +175,8 @@ def check_same_run(
             "give another --out, or the same settings to go on"
         )
     for key, value in data.items():
-        if state["data"].get(key) != value:
-            there, here = shown(state["data"].get(key)), shown(value)
+        if state["data"].get(key, value) != value:
+            there, here = shown(state["data"][key]), shown(value)
             raise InputError(
                 f"{path} is of a run on other data ({key}: {there} there, {here} here): give another --out"
             )
