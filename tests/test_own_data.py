@@ -62,7 +62,7 @@ def test_what_is_validated_on_without_a_training_sample_is_said(own: Path, tmp_p
     (slip / "val" / "red").rename(slip / "val" / "rde")
     ended = train("slip")
     assert ended.status == 0
-    assert "note: validated on without a training sample: 1 classes, 'rde'" in ended.out
+    assert "note: validated on without a training sample: 1 class, 'rde'" in ended.out
 
 
 # ---- settings of the data --------------------------------------------------------------------------------------------
