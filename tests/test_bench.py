@@ -181,7 +181,7 @@ def test_only_forms_that_can_run_are_tried(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_goes_wrong_is_one_line(cli: Cli, clips: Path, cache: Path) -> None:
     one_line(cli("bench", "no_such_network"), "no_such_network")
-    one_line(cli("bench", clips, "--rounds", 0), "expected rounds of at least 1, got 0")
+    one_line(cli("bench", clips, "--rounds", 0), "argument --rounds: expected a whole number from 1")
     one_line(cli("bench", "uniformer_small", "--frames", 8), "expected no --frames")
     cache.mkdir(parents=True)
     for text in ("not JSON", "[1]", '{"key": {"fast": "soon"}}'):

@@ -116,7 +116,7 @@ def test_bad_input_is_one_line(cli: Cli, media: Path, tmp_path: Path) -> None:
     one_line(cli("predict", photo, "--checkpoint", tmp_path / "none.pth"), "no checkpoint at")
     one_line(cli("predict", photo, "--checkpoint", photo), "is no checkpoint, or a damaged one")
     one_line(cli("predict", photo, *net, "--clips", 2), "expected one clip for a network of images")
-    one_line(cli("predict", photo, *net, "--batch-size", 0), "expected batch_size of at least 1, got 0")
+    one_line(cli("predict", photo, *net, "--batch-size", 0), "argument --batch-size: expected a whole number from 1")
     one_line(cli("predict", photo, *net, "--device", "abacus"), "cannot compute on device 'abacus'")
     one_line(cli("predict", photo, *net, "--resume"), "--resume needs --out")
     one_line(cli("predict", photo, *net, "--resume", "--out", tmp_path / "a.txt"), "--format jsonl or csv")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import odd_media
 from tests.command_line import Cli, Ended, at_a_terminal, one_line, predict, spawn, without_progress
-from tests.tiny import IMAGES, save_tiny, tiny_model
+from tests.tiny import CLIPS, IMAGES, save_tiny, tiny_model
 from uniformer.checkpoints.keys import to_reference
 from uniformer.checkpoints.save import save_checkpoint
 from uniformer.cli.tables import print_table
@@ -57,7 +59,7 @@ def test_convert(cli: Cli, tmp_path: Path) -> None:
     state = to_reference(tiny_model().state_dict())
     torch.save({"model": state}, tmp_path / "a.pth")
     one_line(cli("convert", tmp_path / "a.pth", tmp_path / "b"), "expected head_dim")
-    one_line(cli("convert", tmp_path / "a.pth", tmp_path / "b", "--head-dim", 0), "expected head_dim of at least 1")
+    one_line(cli("convert", tmp_path / "a.pth", tmp_path / "b", "--head-dim", 0), "a whole number from 1")
     one_line(cli("convert", tmp_path / "a.pth", tmp_path / "b", "--head-dim", 16, "--averaged"), "no averaged weights")
     ended = cli("convert", tmp_path / "a.pth", tmp_path / "b", "--head-dim", 16)
     assert ended.status == 0
@@ -69,6 +71,98 @@ def test_convert(cli: Cli, tmp_path: Path) -> None:
     back = torch.load(tmp_path / "c.pth", weights_only=True)
     assert list(back) == list(state)
     assert all(torch.equal(back[key], state[key]) for key in state)
+
+
+# ---- names -----------------------------------------------------------------------------------------------------------
+
+NET, DATA, OUT = "-my net.safetensors", "my clips", "-the out"
+SCORES = ("scores.npz", "metrics.json", "report.html")
+QUICK = ("schedule.epochs=1", "schedule.warmup_epochs=0", "data.workers=0", "optimizer.freeze=[]")
+PREPARED = [f"class of number {k}/{n}.mp4" for k in range(2) for n in range(3)]
+NO_OTHERS = ("--val=0", "--test=0")
+RUN = (
+    "recipe.toml", "state.pt", "metrics.csv", "best.safetensors", "split/train.csv", "split/val.csv",
+    "split/classes.txt", *(f"held-out/{name}" for name in (*SCORES, "answers/run.json", "answers/rows-0.bin")),
+)  # fmt: skip
+CLASSES = ("class of number 0", "class of number 1")  # two of the network's
+VERBS = {  # from another folder than that of the inputs, relative to it, what is said to be written, and what else is
+    "predict": (["predict", DATA, "--checkpoint", f"./{NET}", f"--out={OUT}.csv"], [], [f"{OUT}.csv"]),
+    "predict a picture": (
+        ["predict", f"{DATA}/{CLASSES[0]}/0.mp4", "--checkpoint", f"./{NET}", f"--show-sampling={OUT}"],
+        [], [f"{OUT}/0.mp4.sampling.png"],
+    ),
+    "eval": (
+        ["eval", f"./{NET}", DATA, f"--out={OUT}", "--workers", "1"],
+        [OUT], [f"{OUT}/{name}" for name in (*SCORES, "answers/run.json", "answers/rows-0.bin")],
+    ),
+    "features": (
+        ["features", f"./{NET}", DATA, f"--out={OUT}", "--workers", "0"],
+        [OUT], [f"{OUT}/features.json", f"{OUT}/features-00000.safetensors"],
+    ),
+    "data scan": (
+        ["data", "scan", DATA, f"--out={OUT}", "--workers", "0"],
+        [f"{OUT}/report.html", f"{OUT}/all.manifest"], [f"{OUT}/files.jsonl"],
+    ),
+    "data split": (
+        ["data", "split", DATA, f"--out={OUT}"],
+        [f"{OUT}/train.csv", f"{OUT}/val.csv"], [f"{OUT}/classes.txt"],
+    ),
+    "data prepare": (
+        ["data", "prepare", DATA, f"--out={OUT}", "--short-side", "32", "--workers", "0"],
+        [],
+        [f"{OUT}/{name}" for name in ("prepared.jsonl", "prepared.manifest", *PREPARED)],
+    ),
+    "data make": (
+        ["data", "make", "camera-motion", "--worlds=photos", "--train=1", *NO_OTHERS, "--workers=0", "--", OUT],
+        [OUT], [f"{OUT}/about.json", f"{OUT}/paths.jsonl"],
+    ),
+    "convert": (["convert", "--", NET, f"{OUT}.pth"], [f"{OUT}.pth"], []),
+    "convert to a folder": (["convert", "--", NET, OUT], [OUT], [f"{OUT}/config.json", f"{OUT}/model.safetensors"]),
+    "demo": (
+        ["demo", f"{DATA}/{CLASSES[0]}/0.mp4", f"--out={OUT}", f"--checkpoint=./{NET}"],
+        [OUT], [f"{OUT}/timeline.{form}" for form in ("json", "csv", "srt", "html")],
+    ),
+    "train": (
+        ["train", DATA, f"--checkpoint=./{NET}", f"--out={OUT}", *QUICK],
+        [f"{OUT}/model.safetensors"], [f"{OUT}/{name}" for name in RUN],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_names_are_relative_with_spaces_and_a_dash_and_what_is_said_to_be_written_is(
+    verb: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if verb == "data make":
+        pytest.importorskip("skimage")
+    inputs, work = tmp_path / "inputs", tmp_path / "work"
+    work.mkdir()
+    for name in CLASSES:
+        (inputs / DATA / name).mkdir(parents=True)
+        for number in range(3):
+            odd_media.encode(inputs / DATA / name / f"{number}.mp4", frames=9)
+    save_tiny(inputs / NET, CLIPS)
+    for name in (NET, DATA):
+        (work / name).symlink_to(Path("..", "inputs", name))
+    before = files_in(inputs)
+    monkeypatch.chdir(work)
+    words, said, more = VERBS[verb]
+    ended = cli(*words)
+    assert ended.status == 0, ended
+    assert files_in(inputs) == before
+    assert os.getcwd() == str(work)
+    for name in said:
+        assert name in ended.out, "it is not said"
+        assert (work / name).exists()
+    written = {name for name in files_in(work) if not name.startswith((f"{NET}", f"{DATA}/"))}
+    wanted = {name for name in (*said, *more) if (work / name).is_file()}
+    assert set(more) <= wanted
+    if verb != "data make":  # whose clip is in a folder of its class
+        assert written == wanted
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 # ---- how far it has come ---------------------------------------------------------------------------------------------

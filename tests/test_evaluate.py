@@ -338,7 +338,7 @@ def test_the_command_finds_the_order_of_the_labels(
 def test_the_commands_refuse_in_one_line(
     checkpoint: Path, listed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for extra in (["--probe", "knn"], ["--classes", "Kinetics-4000"], ["--device", "cuda:99"], ["--batch-size", "0"]):
+    for extra in (["--probe", "knn"], ["--classes", "Kinetics-4000"], ["--device", "cuda:99"]):
         assert main(["eval", str(checkpoint), str(listed), *extra]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
     stages = ["--stages", "3", "--form", "parquet", "--out", str(tmp_path)]

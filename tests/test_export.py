@@ -224,7 +224,7 @@ def test_optimize_hands_a_model_to_a_runtime(backend: Any, one_thread: None) -> 
 def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     model = tiny_model()
     contract = Contract(model.config, input=IMAGES)
-    with refused("expected a name that ends in .xml or .onnx, got .*network.pb"):
+    with refused("network.pb: expected the name of an exported network, which ends in .xml or .onnx"):
         uniformer.export(model, contract, tmp_path / "network.pb")
     with refused("expected a contract that describes the input"):
         uniformer.export(model, Contract(model.config), tmp_path / "network.xml")
@@ -234,6 +234,25 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(tmp_path: Path) 
     with refused("expected a network with a classifier, got a backbone"):
         uniformer.export(backbone, Contract(backbone.config, input=IMAGES), tmp_path / "network.xml")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_names_are_taken_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = tiny_model()
+    contract = Contract(model.config, input=IMAGES)
+    views = np.zeros((1, 3, 64, 64), np.float32)
+    for name, more in (("-a b.ONNX", []), ("Net.Xml", ["Net.bin"])):
+        pytest.importorskip("onnxscript" if not more else "openvino")
+        uniformer.export(model, contract, name)
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, *more])
+        assert open_exported(name)(views, 1).shape == (1, 7)
+        for path in tmp_path.iterdir():
+            path.unlink()
+    for name in ("net.pb", "net", "-", "net.onnx.txt"):
+        with refused(f"^{name}: expected the name of an exported network, which ends in .xml or .onnx$"):
+            uniformer.export(model, contract, name)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_with_other_logits_is_not_kept(tmp_path: Path, one_thread: None) -> None:

@@ -16,8 +16,8 @@ PACKAGE = ROOT / "uniformer"
 ORDER = (
     "errors",
     "config",
-    "labels",
     "support",
+    "labels",
     "network",
     "checkpoints",
     "reading",

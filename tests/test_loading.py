@@ -206,6 +206,28 @@ def test_label_maps_are_found_beside_the_class_and_follow_the_crop(tmp_path, ima
         read_label_map(str(tmp_path), "red/odd.png")
 
 
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (torch.zeros(2, 5, 3), r"expected a label map \(2, k, M, M\), found torch.Size"),
+        (torch.zeros(3, 5, 3, 3), r"expected a label map \(2, k, M, M\), found"),
+        ({"map": torch.zeros(2, 5, 3, 3)}, "found no tensor"),
+        (torch.full((2, 5, 3, 3), 7.0), "expected finite scores, and classes from 0 up to below 7, found others"),
+        (torch.full((2, 5, 3, 3), -1.0), "classes from 0 up"),
+        (torch.full((2, 5, 3, 3), torch.nan), "expected finite scores"),
+        (torch.zeros(1, 1, 1, 1).expand(2, 5, 3, 3), "found no tensor"),
+        (torch.zeros(2, 5, 3, 3).to_sparse(), "found no tensor"),
+        (Path("harm"), "found no tensor"),
+    ],
+)
+def test_label_maps_of_something_else_are_one_line(tmp_path, found, message):
+    (tmp_path / "red").mkdir()
+    torch.save(found, tmp_path / "red" / "odd.pt")
+    with pytest.raises(InputError, match=message) as caught:
+        read_label_map(str(tmp_path), "red/odd.png", 7)
+    assert "odd.pt: expected" in str(caught.value)
+
+
 # ---- clips turned round with their class
 
 

@@ -221,10 +221,8 @@ def test_the_rule(place: Path) -> None:
 def test_only_what_a_kill_left_is_cleared_away(tmp_path: Path) -> None:
     for name in ("a.csv", "b", "c.manifest"):
         with atomic_path(tmp_path / name) as temporary:
-            temporary.touch()
-            left = tmp_path / temporary.name
-            shutil.copy(temporary, tmp_path / "copy")
-        (tmp_path / "copy").rename(left)
+            shutil.copytree(temporary.parent, tmp_path / "copy")
+        (tmp_path / "copy").rename(tmp_path / temporary.parent.name)
     others = [
         ".a.csv.lock",
         ".a.csv.0a1b2c3.csv",

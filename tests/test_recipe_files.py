@@ -52,7 +52,7 @@ def test_a_relative_path_without_folder(tmp_path: Path, monkeypatch: pytest.Monk
     [
         ({"a": 'base = "b.toml"', "b": 'base = "a.toml"'}, r"circular base: \S+a\.toml -> \S+b\.toml -> \S+a\.toml$"),
         ({"a": 'base = "./a.toml"'}, r"circular base: \S+a\.toml -> \S+a\.toml$"),
-        ({"a": 'base = "gone.toml"'}, r"cannot read recipe \S+gone\.toml: No such file or directory$"),
+        ({"a": 'base = "gone.toml"'}, r"gone\.toml: expected a recipe, found no readable file: no such file or d"),
         ({"a": 'base = "uniformer_s16x4_k40"'}, r"unknown recipe \S+ \(did you mean 'uniformer_s16x4_k400' or "),
         ({"a": "base = 3"}, r"a\.toml: expected base as the name or path of a recipe, got 3$"),
         ({"a": "arch = "}, r"a\.toml is not TOML: "),
@@ -75,9 +75,21 @@ def test_a_bad_file_is_one_line(tmp_path: Path, files: dict[str, str], message: 
     assert "\n" not in str(caught.value)
 
 
+WHOLE = ("batch_size", "epochs", "data.workers", "seed", "input.frames", "keep.every", "optimizer.accumulate")
+
+
+@pytest.mark.parametrize(
+    "setting", [f"{key}={number}" for key in WHOLE for number in (-1, 10**30, "1e30", "nan", "inf")]
+)
+def test_whole_numbers_out_of_range_are_one_line(setting: str) -> None:
+    with pytest.raises(InputError, match=r"expected") as caught:
+        load_recipe("uniformer_s16x4_k400", [setting])
+    assert str(caught.value).isprintable()
+
+
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"^cannot read recipe \S+a\.toml: "):
+    with pytest.raises(InputError, match=r"a\.toml: expected a recipe, found no UTF-8 text at byte 0$"):
         load_recipe(tmp_path / "a.toml")
 
 
@@ -172,7 +184,7 @@ def test_resolved_loads_back_to_the_same_recipe(tmp_path: Path) -> None:
 def test_resolved_keeps_odd_values(tmp_path: Path) -> None:
     odd = 'a "b" \\ \t \n \x7f \x01 é 漢 \U0001f600 none'
     recipe = load_recipe("uniformer_small", ["input.size=[160, 96]", "data.workers=0", "optimizer.freeze=['stages.0']"])
-    recipe = replace(recipe, data=replace(recipe.data, root=odd), title=odd, notes=("none", ""), seed=-1)
+    recipe = replace(recipe, data=replace(recipe.data, root=odd), title=odd, notes=("none", ""), seed=7)
     (tmp_path / "whole.toml").write_text(resolved(recipe), encoding="utf-8")
     assert load_recipe(tmp_path / "whole.toml") == recipe
 

@@ -28,6 +28,7 @@ from tests.training_runs import (
 )
 from uniformer import predict
 from uniformer.checkpoints import save as checkpoint
+from uniformer.cli.train import noted_signals
 from uniformer.datasets.manifest import Item, Manifest
 from uniformer.datasets.open import open_dataset
 from uniformer.errors import InputError
@@ -119,7 +120,7 @@ def test_a_signal_ends_the_run_after_its_step_and_the_same_call_goes_on(tmp_path
     fit(chosen, *sets, out=tmp_path / "whole", device="cpu")
     out = tmp_path / "cut"
     with contextlib.redirect_stdout(Signalling(f"step {moment}/")):
-        outcome = fit(chosen, *sets, out=out, device="cpu")
+        outcome = fit(chosen, *sets, out=out, device="cpu", signals=noted_signals)
     assert outcome.stopped_by == signal.SIGTERM
     assert read_state(out / STATE)["progress"]["step"] == moment + 1
     assert not (out / "model.safetensors").exists()
@@ -147,7 +148,7 @@ def test_going_on_with_other_settings_or_data_is_refused(tmp_path, pictures, set
     with pytest.raises(InputError, match=r"other data \(samples: 16 there, 12 here\)"):
         fit(recipe({"schedule": {"epochs": 1}}), fewer, sets[1], out=out, device="cpu")
     (out / STATE).write_bytes(b"half a file")
-    with pytest.raises(InputError, match="expected the state of a run, found another kind of file"):
+    with pytest.raises(InputError, match=r"expected the state of a run \(.*\), found another kind of file"):
         fit(recipe({"schedule": {"epochs": 1}}), *sets, out=out, device="cpu")
 
 

@@ -212,7 +212,8 @@ def test_processes_agree_that_a_state_is_damaged(tmp_path, alone):
     children = start_several(2, recipe, tmp_path / "out")
     assert ended(*children) == children[1].exitcode == cli.BAD_INPUT
     for rank in (0, 1):
-        assert "state.pt: expected the state of a run, found another kind of file" in said(tmp_path / "out", rank)
+        line = "state.pt: expected the state of a run ('uniformer run 1'), found another kind of file: it is no"
+        assert line in said(tmp_path / "out", rank)
 
 
 def test_processes_agree_on_steps_to_leave_out(tmp_path, images):

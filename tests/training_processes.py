@@ -66,9 +66,23 @@ def start(
     return child
 
 
-def start_several(processes: int, recipe: Path, out: Path, *, says: Path | None = None) -> list[Child]:
+def start_command(arguments: list[str], folder: Path) -> Child:
+    """A command run in a folder, its output in the file `said` beside that."""
+    child = SERVER.Process(target=_command, args=(arguments, folder))
+    child.start()
+    return child
+
+
+def _command(arguments: list[str], folder: Path) -> None:
+    os.chdir(folder)
+    _main(arguments, folder.with_name(f"{folder.name}.0.said"), None, False, {})
+
+
+def start_several(
+    processes: int, recipe: Path, out: Path, *, says: Path | None = None, **variables: str
+) -> list[Child]:
     """With the variables that torchrun would set."""
-    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), **variables}
     ranks = map(str, range(processes))
     return [start(recipe, out, says=says, RANK=rank, LOCAL_RANK=rank, **shared) for rank in ranks]
 

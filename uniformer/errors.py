@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+
+#: What a terminal acts on instead of showing it: control characters, ends of lines, changes of the writing's direction.
+ACTING = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 class InputError(ValueError):
@@ -44,6 +48,11 @@ def shown(text: object, most: int = 80) -> str:
     line = str(text)
     line = line if len(line) <= most else line[: most - 3] + "..."
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+def visible(text: object, *, keep: str = "") -> str:
+    """A text for a terminal: what that would act on, but for the characters in `keep`, is written as an escape."""
+    return ACTING.sub(lambda found: found[0] if found[0] in keep else ascii(found[0])[1:-1], str(text))
 
 
 def first_line(error: BaseException, most: int = 200) -> str:

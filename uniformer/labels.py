@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 from collections import Counter
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from uniformer.config import did_you_mean
 from uniformer.errors import InputError
+from uniformer.support.texts import parse_json, read_text
 
 #: Data sets with a list of names in this package, in the order of the published classifiers' rows.
 DATASETS = {
@@ -39,9 +39,8 @@ def load_classes(dataset: str) -> tuple[str, ...]:
     if dataset not in DATASETS:
         known = [*DATASETS, _IMAGENET]
         raise InputError(f"no class names for the data set {dataset!r}{did_you_mean(dataset, known)}")
-    return tuple(
-        json.loads((resources.files("uniformer") / "assets" / "labels" / DATASETS[dataset]).read_text("utf-8"))
-    )
+    text = (resources.files("uniformer") / "assets" / "labels" / DATASETS[dataset]).read_text("utf-8")
+    return tuple(parse_json(text, dataset))
 
 
 def read_class_names(classes: Sequence[str] | str | os.PathLike[str]) -> tuple[str, ...]:
@@ -54,12 +53,9 @@ def read_class_names(classes: Sequence[str] | str | os.PathLike[str]) -> tuple[s
     if not os.path.isfile(classes):
         return load_classes(os.fspath(classes))
     path = Path(classes)
-    try:
-        text = path.read_text("utf-8-sig")
-        names = json.loads(text) if path.suffix == ".json" else None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected names of classes, found another kind of file: {error}") from None
+    text = read_text(path, "names of classes")
     if path.suffix == ".json":
+        names = parse_json(text, str(path), "names of classes")
         if not isinstance(names, list):
             raise InputError(f"{path}: expected a JSON array of names, found {type(names).__name__}")
         return tuple(map(str, names))

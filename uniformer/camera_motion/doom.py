@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from uniformer.camera_motion.geometry import Array, picture, rays, rotations, wh
 from uniformer.camera_motion.paths import PITCH, ROLL, YAW, CameraPath, X, Y, Z
 from uniformer.camera_motion.visibility import Parallax, is_as_large, is_hidden, size_in_picture, visible_parallax
 from uniformer.errors import MissingExtra
+from uniformer.support.files import system_folder
 
 _FREEDOOM1 = tuple(f"E{episode}M{level}" for episode in range(1, 5) for level in range(1, 10))
 _FREEDOOM2 = tuple(f"MAP{level:02d}" for level in range(1, 33))
@@ -143,7 +143,7 @@ def open_level(wad: str, name: str, seed: int) -> Iterator[Level]:
     import vizdoom
 
     game = vizdoom.DoomGame()
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+    with system_folder("game") as folder, contextlib.chdir(folder):
         _configure(game, vizdoom, wad, name, seed)
         try:
             game.init()

@@ -28,6 +28,7 @@ from uniformer.support.files import atomic_path
 from uniformer.support.jobs import run_parallel
 from uniformer.support.progress import OnProgress
 from uniformer.support.resume import open_journal
+from uniformer.support.texts import parse_json, read_whole
 
 WORLDS = ("doom", "photos")
 SPLITS = ("train", "val", "test")
@@ -119,7 +120,7 @@ def make(
         worlds: "doom", "photos" or both, by turns.
         photo_folder: photographs to use besides scikit-image's, found at any depth. What cannot be read or is smaller
             than 160 pixels is left out, with a warning.
-        workers: processes; 0 works in this one.
+        workers: processes; 0 works in this one, but for games, which need one of their own.
         progress: called with (clips there, of how many).
 
     Raises `InputError` for numbers, worlds and folders that cannot be used, and where `out` holds a set that was made
@@ -143,6 +144,8 @@ def make(
         there = {path for path, entry in journal.entries.items() if _is_whole(out, entry)}
         waiting = [chunk for chunk in chunks if not all(chunk.path(label) in there for label in chunk.labels)]
         done = total - sum(len(chunk.labels) for chunk in waiting)
+        if "doom" in recipe.worlds:
+            workers = max(workers, 1)  # a game changes its process's folder: never this one's
         for chunk, entries in run_parallel(job, waiting, workers):
             if entries is None:
                 raise RuntimeError(f"the process that made {chunk} died")
@@ -191,12 +194,12 @@ def _begin(out: Path, recipe: Request, pictures: Pictures) -> None:
         if not (out / ABOUT).exists():
             with atomic_path(out / ABOUT) as temporary:
                 temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        old = json.loads((out / ABOUT).read_text("utf-8"))
+        old = parse_json(read_whole(out / ABOUT, "what a set was made with"), str(out / ABOUT))
         settings = {"recipe": old["recipe"], "photographs": old["photographs"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         expected = "expected a folder to write to or a set to go on with"
         raise InputError(f"{out}: {expected}, found neither: {error}") from None
-    wanted = json.loads(json.dumps({name: about[name] for name in settings}))
+    wanted = parse_json(json.dumps({name: about[name] for name in settings}), "the settings")
     if settings != wanted:
         before = {**settings["recipe"], "photographs": settings["photographs"]}
         now = {**wanted["recipe"], "photographs": wanted["photographs"]}
@@ -215,8 +218,10 @@ def _package_version(name: str) -> str | None:
 
 def _is_whole(out: Path, entry: dict[str, Any]) -> bool:
     try:
-        return (out / entry["path"]).stat().st_size == entry["bytes"]
-    except OSError:
+        split, label, _ = entry["path"].split("/")
+        is_same = (entry["split"], entry["class"]) == (split, label)
+        return is_same and (out / entry["path"]).stat().st_size == entry["bytes"]
+    except (OSError, KeyError, AttributeError, ValueError):  # an entry of something else
         return False
 
 

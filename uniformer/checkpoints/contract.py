@@ -14,6 +14,7 @@ from typing import Any
 from uniformer.checkpoints.trained_on import TrainedOn
 from uniformer.config import Config, InputSpec, WrongType, check_types, to_dict
 from uniformer.errors import InputError, first_line
+from uniformer.support.texts import NotJson, parse_json
 
 VERSION = 1
 
@@ -100,7 +101,7 @@ class Contract:
     def from_json(cls, text: str | bytes, where: str) -> Contract:
         """Raises `InputError` when `text`, found in `where`, is not a contract this version can read."""
         try:
-            d = json.loads(text)
+            d = parse_json(text, "its text")
             version = d.pop("uniformer")
             if type(version) is not int:
                 raise WrongType("expected a whole number for its format")
@@ -113,10 +114,10 @@ class Contract:
                 d["trained_on"] = TrainedOn(**d["trained_on"])
             return cls(**d)
         except InputError as error:
-            if not isinstance(error, WrongType):
+            if not isinstance(error, WrongType | NotJson):
                 raise InputError(f"{where}: {error}") from None
             problem = str(error)
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             problem = f"{type(error).__name__}: {first_line(error)}"
         raise InputError(f"{where} holds no readable description of a uniformer model ({problem})")
 

@@ -24,6 +24,7 @@ from uniformer.checkpoints.wrappers import find_network, no_averaged, some_keys,
 from uniformer.errors import InputError, cannot_write, first_line, shown
 from uniformer.support.files import atomic_path
 from uniformer.support.safetensors_header import read_header
+from uniformer.support.texts import parse_json, read_whole
 
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 INDEX_ENDING = ".safetensors.index.json"
@@ -93,21 +94,21 @@ def _read_folder(path: Path) -> tuple[dict[str, Tensor], Contract | None]:
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (path / name).is_file():
             raise InputError(f"{path} is no saved model: expected a file {name} in it")
-    contract = Contract.from_json((path / CONFIG_NAME).read_bytes(), str(path / CONFIG_NAME))
+    contract = Contract.from_json(read_whole(path / CONFIG_NAME, "a contract"), str(path / CONFIG_NAME))
     return _read_safetensors(path / WEIGHTS_NAME)[0], contract
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
     """The tensors of several safetensors files, of which `index` says which is where."""
+    expected = "an index of safetensors files"
+    told = parse_json(read_whole(index, expected), str(index), expected)
     try:
-        places = json.loads(index.read_bytes())["weight_map"]
+        places = told["weight_map"]
         names = sorted(set(places.values()))
         if not all(Path(name).name == name and name.endswith(".safetensors") for name in names):
             raise ValueError("names that are not of files beside it")
-    except OSError as error:
-        raise InputError(f"cannot read {index}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{index}: expected an index of safetensors files, found {first_line(error)}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{index}: expected {expected}, found {first_line(error)}") from None
     state: dict[str, Tensor] = {}
     for name in names:
         if not (index.parent / name).is_file():
@@ -234,7 +235,7 @@ def _write_safetensors(state: Mapping[str, Tensor], contract: Contract, path: Pa
     from safetensors.torch import save_file
 
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    compact = json.dumps(json.loads(contract.to_json()), ensure_ascii=False, separators=(",", ":"))
+    compact = json.dumps(parse_json(contract.to_json(), str(path)), ensure_ascii=False, separators=(",", ":"))
     with atomic_path(path) as temporary:
         try:
             save_file(tensors, temporary, metadata={"format": "pt", "uniformer": compact})

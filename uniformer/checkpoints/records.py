@@ -6,9 +6,7 @@ asked for. Checkpoints of our own lie in the package, `assets/weights/`: each fi
 
 from __future__ import annotations
 
-import json
 import math
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -23,6 +21,7 @@ from uniformer.errors import InputError
 from uniformer.labels import load_classes
 from uniformer.network.variants import default_input, get_config
 from uniformer.support.safetensors_header import Header, read_header
+from uniformer.support.texts import parse_json, parse_toml
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,8 @@ _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of batch no
 
 @cache
 def _records() -> Mapping[str, Checkpoint]:
-    table = tomllib.loads(files("uniformer").joinpath("assets", "checkpoints.toml").read_text(encoding="utf-8"))
+    text = files("uniformer").joinpath("assets", "checkpoints.toml").read_text(encoding="utf-8")
+    table = parse_toml(text, "checkpoints.toml")
     return MappingProxyType({id: _record(id, row, table) for id, row in _rows(table)})
 
 
@@ -187,7 +187,7 @@ def _contract_in(path: Path) -> tuple[Any, Header]:
     header = read_header(path)
     if header is None:
         raise InputError(f"{path}: expected a model of this package, found another kind of file")
-    return json.loads(header.metadata["uniformer"]), header
+    return parse_json(header.metadata["uniformer"], str(path)), header
 
 
 def _rows(table: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

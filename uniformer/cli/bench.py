@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any, get_args
 
-from uniformer.cli.options import add_told, told
-from uniformer.cli.tables import print_table
+from uniformer.cli.options import add_told, told, whole
+from uniformer.cli.tables import print_table, say
 from uniformer.errors import InputError
 from uniformer.speed.timings import Compute
+from uniformer.support.texts import to_json_line
 
 if TYPE_CHECKING:
     from uniformer.config import InputSpec
@@ -23,11 +23,13 @@ HELP = "find the fastest form of a network on this machine"
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("network", metavar="CHECKPOINT|ARCH", help="published id, file, folder, repository or architecture")
-    p.add_argument("--frames", type=int, metavar="T", help="frames of a clip (default: the checkpoint's)")
-    p.add_argument("--size", type=int, metavar="S", help="height and width of a view (default: the checkpoint's)")
-    p.add_argument("--batch-size", type=int, default=1, metavar="N", help="views at a time (default: 1)")
-    p.add_argument("--rounds", type=int, default=10, metavar="N", help="each form once a round (default: 10)")
-    p.add_argument("--threads", type=int, metavar="N", help="default: as torch chooses, or OMP_NUM_THREADS")
+    p.add_argument("--frames", type=whole(1, 10_000), metavar="T", help="frames of a clip (default: the checkpoint's)")
+    p.add_argument("--size", type=whole(1, 10_000), metavar="S", help="height and width (default: the checkpoint's)")
+    p.add_argument("--batch-size", type=whole(1, 100_000), default=1, metavar="N", help="views at a time (default: 1)")
+    p.add_argument(
+        "--rounds", type=whole(1, 1_000_000), default=10, metavar="N", help="each form once a round (default: 10)"
+    )
+    p.add_argument("--threads", type=whole(1, 1024), metavar="N", help="default: as torch chooses, or OMP_NUM_THREADS")
     p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     p.add_argument("--precision", default="float32", choices=("float32", "bfloat16", "float16"))
     p.add_argument("--forms", nargs="+", choices=get_args(Compute), help="beside plain; default: all that run here")
@@ -36,9 +38,6 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    for name in ("frames", "size", "batch_size", "rounds", "threads"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise InputError(f"expected {name.replace('_', ' ')} of at least 1, got {getattr(args, name)}")
     if args.threads:
         os.environ["OMP_NUM_THREADS"] = str(args.threads)  # read by torch when it is imported, and by the runtimes
     import torch
@@ -63,16 +62,16 @@ def run(args: argparse.Namespace) -> int:
         device=device,
         precision=args.precision,
         keep=is_checkpoint,
-        say=lambda line: print(line, file=sys.stderr),
+        say=lambda line: say(line, file=sys.stderr),
     )
     situation = situation_of(model.config, size, device, DTYPES[args.precision])
     path = remember(situation, {t.form: t.median for t in benchmark.timings if t.form in forms})
     about = {"network": args.network, "views": [args.batch_size, *size], "situation": situation}
     if args.json:
-        print(json.dumps(about | _plain(benchmark)))
+        print(to_json_line(about | _plain(benchmark)), end="")
     else:
         _show(about, benchmark)
-        print(f"remembered in {path}")
+        say(f"remembered in {path}")
     return 0
 
 
@@ -107,13 +106,13 @@ def _plain(benchmark: Benchmark) -> dict[str, Any]:
 
 
 def _show(about: dict[str, Any], benchmark: Benchmark) -> None:
-    print(f"{about['network']}, views of {' x '.join(map(str, about['views']))}\n{about['situation']}")
+    say(f"{about['network']}, views of {' x '.join(map(str, about['views']))}\n{about['situation']}")
     work, rate, floor = benchmark.macs / 1e9, benchmark.macs_per_second / 1e9, 1e3 * benchmark.floor
-    print(f"{work:.2f} G multiply-adds; {rate:.0f} G a second in matrix products, so no less than {floor:.1f} ms\n")
+    say(f"{work:.2f} G multiply-adds; {rate:.0f} G a second in matrix products, so no less than {floor:.1f} ms\n")
     reference, rows = benchmark.timings[0].median, []
     for t in benchmark.timings:
         times = (f"{1e3 * seconds:.1f}" for seconds in (t.median, min(t.seconds), max(t.seconds)))
         ratios = (f"{reference / t.median:.2f}", f"{t.median / benchmark.floor:.2f}")
         rows.append((t.form, *times, *ratios, f"{t.off:.0e}"))
     print_table(("form", "ms", "least", "most", "x faster", "x floor", "off"), rows, right=range(1, 7))
-    print()
+    say()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from uniformer.cli.options import add_told, call, told
+from uniformer.cli.tables import say
 
 HELP = "turn any readable checkpoint into ours, or ours into the reference's form"
 
@@ -28,6 +29,6 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from uniformer.checkpoints.save import convert
 
-    print(call(convert, args, **told(args)))
-    print(f"wrote {args.out}")
+    say(call(convert, args, **told(args)))
+    say(f"wrote {args.out}")
     return 0

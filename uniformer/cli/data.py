@@ -8,7 +8,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uniformer.cli.options import add_quiet
+from uniformer.cli.options import add_quiet, whole
+from uniformer.cli.tables import say
 from uniformer.errors import counted
 from uniformer.support.files import check_outputs, make_folder
 from uniformer.support.progress import progress_bar
@@ -36,7 +37,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     split = tasks.add_parser("split", help="divide a data set by groups, with each class in proportion")
     _add_source(split)
     split.add_argument("--fractions", default="train=0.8,val=0.2", help="default: train=0.8,val=0.2")
-    split.add_argument("--seed", type=int, default=0)
+    split.add_argument("--seed", type=whole(0), default=0)
     split.add_argument("--out", metavar="DIR", required=True, help="a list for each part is written there")
     split.add_argument("--overwrite", action="store_true", help="replace lists that are there")
     split.set_defaults(task=_split)
@@ -44,8 +45,10 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     prepare = tasks.add_parser("prepare", help="re-encode videos to a short side and a short GOP")
     _add_source(prepare)
     prepare.add_argument("--out", metavar="DIR", required=True)
-    prepare.add_argument("--short-side", type=int, default=256, metavar="PIXELS")
-    prepare.add_argument("--gop", type=int, default=16, metavar="FRAMES", help="frames from one keyframe to the next")
+    prepare.add_argument("--short-side", type=whole(2, 100_000), default=256, metavar="PIXELS")
+    prepare.add_argument(
+        "--gop", type=whole(1, 1_000_000), default=16, metavar="FRAMES", help="frames from one keyframe to the next"
+    )
     prepare.add_argument("--overwrite", action="store_true", help="replace files that no earlier run wrote")
     prepare.add_argument("--codec", default="h264", help="h264 (default), or mjpeg: larger, and quickest to read")
     prepare.set_defaults(task=_prepare)
@@ -54,11 +57,11 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     make.add_argument("benchmark", metavar="NAME", choices=["camera-motion"], help="camera-motion")
     make.add_argument("out", metavar="OUT", help="folder to write to")
     for part, count in (("train", 10_000), ("val", 1_000), ("test", 2_000)):
-        make.add_argument(f"--{part}", type=int, default=count, metavar="CLIPS", help=f"default: {count}")
-    make.add_argument("--seed", type=int, default=0)
+        make.add_argument(f"--{part}", type=whole(0, 10**8), default=count, metavar="CLIPS", help=f"default: {count}")
+    make.add_argument("--seed", type=whole(0), default=0)
     make.add_argument("--worlds", default="doom,photos", help="default: doom,photos, which take turns")
     make.add_argument("--photos", metavar="DIR", help="photographs to use besides scikit-image's")
-    make.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
+    make.add_argument("--workers", type=whole(0, 1024), metavar="N", help="processes (default: one per core)")
     add_quiet(make)
     make.set_defaults(task=_make)
 
@@ -68,7 +71,7 @@ def _add_source(p: argparse.ArgumentParser) -> None:
     p.add_argument("--split", help="train, val or test, where the source has several")
     p.add_argument("--root", metavar="DIR", help="where the paths of a list begin")
     add_quiet(p)
-    p.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
+    p.add_argument("--workers", type=whole(0, 1024), metavar="N", help="processes (default: one per core)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,7 +90,7 @@ def _scan(args: argparse.Namespace) -> int:
     if not splits:
         sets = {"all": open_dataset(args.source, root=args.root)}
     for name, manifest in sets.items():
-        print(f"{name}: {manifest.origin}")
+        say(f"{name}: {manifest.origin}")
     out = Path(args.out or f"{str(args.source).rstrip('/')}.scan")
     _check_journal(args, out / JOURNAL)
     spec = get_checkpoint(args.checkpoint).input if args.checkpoint else None
@@ -104,22 +107,22 @@ def _scan(args: argparse.Namespace) -> int:
         )
     write_dataset_page(result.report, result)
     for finding in result.findings:
-        print(f"{finding.level}: {finding.text}")
+        say(f"{finding.level}: {finding.text}")
         if finding.level != "note":
             _print_examples(finding)
-    print(f"report: {result.report}")
+    say(f"report: {result.report}")
     for path in result.manifests.values():
-        print(f"manifest: {path}")
-    print(f"next: {_next(args, out, result)}")
+        say(f"manifest: {path}")
+    say(f"next: {_next(args, out, result)}")
     return 0 if result.is_fit else 1
 
 
 def _print_examples(finding: Finding) -> None:
     """Which they are: the first few, and how many more the report has."""
     for example in finding.examples[:NAMED]:
-        print(f"  {': '.join(example)}")
+        say(f"  {': '.join(example)}")
     if finding.count > NAMED:
-        print(f"  and {finding.count - NAMED} more in the report")
+        say(f"  and {finding.count - NAMED} more in the report")
 
 
 def _next(args: argparse.Namespace, out: Path, result: ScanResult) -> str:
@@ -149,7 +152,7 @@ def _split(args: argparse.Namespace) -> int:
     make_folder(args.out)
     for path, part in lists.items():
         write_list(part, path)
-        print(f"{path}: {len(part)} of {len(manifest)}")
+        say(f"{path}: {len(part)} of {len(manifest)}")
     return 0
 
 
@@ -169,9 +172,9 @@ def _prepare(args: argparse.Namespace) -> int:
             overwrite=args.overwrite,
             progress=progress,
         )
-    print(result)
+    say(result)
     for path, reason in result.failed.items():
-        print(f"  {path}: {reason}")
+        say(f"  {path}: {reason}")
     return 1 if result.failed else 0
 
 
@@ -201,10 +204,10 @@ def _make(args: argparse.Namespace) -> int:
             if each
             else ""
         )
-        print(f"{split}: {counted(sum(per_class.values()), 'clip')}{balance}")
+        say(f"{split}: {counted(sum(per_class.values()), 'clip')}{balance}")
     if made.new:
-        print(f"made {made.new} ({made.drawn} drawn) in {seconds:.0f} s: {made.new / seconds:.1f} clips/s")
-    print(f"train on it with data.root={args.out}")
+        say(f"made {made.new} ({made.drawn} drawn) in {seconds:.0f} s: {made.new / seconds:.1f} clips/s")
+    say(f"train on it with data.root={args.out}")
     return 0
 
 
@@ -217,5 +220,5 @@ def _manifest(args: argparse.Namespace) -> Any:
     from uniformer.datasets.open import open_dataset
 
     manifest = open_dataset(args.source, split=args.split, root=args.root)
-    print(manifest.origin)
+    say(manifest.origin)
     return manifest

@@ -13,13 +13,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, count
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from uniformer.cli.options import add_device, add_quiet, add_told, told
-from uniformer.cli.tables import print_table
+from uniformer.cli.options import add_device, add_quiet, add_told, number, told, whole
+from uniformer.cli.tables import print_table, say
 from uniformer.errors import InputError, counted
-from uniformer.support.files import atomic_path, check_outputs, make_folder
+from uniformer.support.files import atomic_path, check_outputs, make_folder, system_folder
 from uniformer.support.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -46,11 +45,13 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         f"without: the name of the page (default: {PAGE}, or the next free name of its kind)",
     )
     p.add_argument("--overwrite", action="store_true", help="replace what is there of an earlier one")
-    p.add_argument("--seed", type=int, metavar="N", help="another film (default: 0)")
+    p.add_argument("--seed", type=whole(0), metavar="N", help="another film (default: 0)")
     p.add_argument(
         "--checkpoint", metavar="ID|FILE|REPO", help="another network of clips (default: the one in the package)"
     )
-    p.add_argument("--window", type=float, metavar="SECONDS", help="that the network sees at once (default: about 2)")
+    p.add_argument(
+        "--window", type=number(0, 86_400), metavar="SECONDS", help="that the network sees at once (default: about 2)"
+    )
     p.add_argument("--no-cuts", action="store_true", help="take each video for one shot")
     add_quiet(p)
     add_device(p)
@@ -91,27 +92,25 @@ def _made_film(args: argparse.Namespace, predictor: Predictor, page: Path) -> in
     from uniformer.reports.film import write_film_page
 
     seed = args.seed or 0
-    if seed < 0:
-        raise InputError(f"expected a seed from 0 up, got {seed}")
     _check_names(predictor)
     make_folder(page.parent)
-    with TemporaryDirectory(prefix="uniformer-demo-") as folder:
-        film = Path(folder) / "film.mp4"
+    with system_folder("demo") as folder:
+        film = folder / "film.mp4"
         begin = time.perf_counter()
         takes = make_film(film, seed)
         made = time.perf_counter()
         timeline = _timeline(film, args, predictor)
         verdicts = judge(takes, timeline)
-        print(
+        say(
             f"{len(takes)} shots filmed from photographs (seed {seed}) in {made - begin:.1f} s, "
             f"seen by {timeline.checkpoint} in {time.perf_counter() - made:.1f} s\n"
         )
         _print_verdicts(verdicts)
         right = sum(verdict.is_right for verdict in verdicts)
-        print(f"\n{right} of {len(verdicts)} right; {_cuts_found(takes, timeline)}")
+        say(f"\n{right} of {len(verdicts)} right; {_cuts_found(takes, timeline)}")
         write_film_page(page, timeline, film, verdicts, title="What is the camera doing?")
     is_later = not args.out and page != Path(PAGE)
-    print(f"page: {page}" + f" ({PAGE} is there already; --overwrite replaces it)" * is_later)
+    say(f"page: {page}" + f" ({PAGE} is there already; --overwrite replaces it)" * is_later)
     return 0
 
 
@@ -165,10 +164,10 @@ def _own_videos(args: argparse.Namespace, predictor: Predictor, places: Sequence
         except InputError as error:
             if len(args.videos) == 1:
                 raise
-            print(f"uniformer: {error}", file=sys.stderr)
+            say(f"uniformer: {error}", file=sys.stderr)
             failures += 1
     if failures:
-        print(f"{failures} of {counted(len(args.videos), 'file')} failed", file=sys.stderr)
+        say(f"{failures} of {counted(len(args.videos), 'file')} failed", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -215,15 +214,15 @@ def _save(timeline: Timeline, video: Path, place: Path) -> None:
         with atomic_path(path) as temporary:
             temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
     write_timeline_page(page, timeline, video, title=video.name)
-    print(f"{place}: {', '.join(FILES)}" if texts else f"page: {page}")
+    say(f"{place}: {', '.join(FILES)}" if texts else f"page: {page}")
 
 
 def _print_timeline(timeline: Timeline) -> None:
     rows = [(str(row.shot), _minutes(row.start), _minutes(row.end), *_answer(row)) for row in timeline.rows]
-    print(timeline.source)
+    say(timeline.source)
     print_table(("shot", "start", "end", "motion", "confidence"), rows, right=(0, 1, 2, 4))
     for note in timeline.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
 
 
 def _answer(row: Segment) -> tuple[str, str]:

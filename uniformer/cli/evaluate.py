@@ -6,7 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from uniformer.cli.options import add_data, add_quiet, add_reading, add_told, call, told
+from uniformer.cli.options import add_data, add_quiet, add_reading, add_told, call, number, told, whole
+from uniformer.cli.tables import print_table, say
 from uniformer.errors import InputError
 from uniformer.support.progress import Pace, progress_bar
 
@@ -36,9 +37,11 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--form", default="npz", choices=("npz", "parquet"), help="of the scores (default: npz)")
     p.add_argument("--probe", choices=("linear", "knn"), help="test a plain classifier on the checkpoint's features")
     p.add_argument("--train", metavar="DATA", help="what to fit the probe to (default: the train split of DATA)")
-    p.add_argument("--k", type=int, default=20, help="neighbours of --probe knn (default: 20)")
-    p.add_argument("--temperature", type=float, default=0.07, help="of --probe knn (default: 0.07)")
-    p.add_argument("--c", type=float, default=1.0, help="of --probe linear: larger is less regularised (default: 1)")
+    p.add_argument("--k", type=whole(1), default=20, help="neighbours of --probe knn (default: 20)")
+    p.add_argument("--temperature", type=number(0, 1e6), default=0.07, help="of --probe knn (default: 0.07)")
+    p.add_argument(
+        "--c", type=number(0, 1e9), default=1.0, help="of --probe linear: larger is less regularised (default: 1)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,25 +56,24 @@ def run(args: argparse.Namespace) -> int:
     if not result.is_main:
         return 0
     if pace.samples:
-        print(pace.verdict("clips" if result.spec.is_video else "images"), file=sys.stderr)
+        say(pace.verdict("clips" if result.spec.is_video else "images"), file=sys.stderr)
     _show(result)
     if args.out:
-        print(f"wrote scores, metrics.json and report.html to {args.out}")
+        say(f"wrote scores, metrics.json and report.html to {args.out}")
     return 1 if args.missing == "error" and not result.scores.ok.all() else 0
 
 
 def _show(result: Evaluation) -> None:
-    from uniformer.cli.tables import print_table
     from uniformer.reports.evaluation import figures
 
     about = result.about
-    print(about.title)
+    say(about.title)
     for line in about.lines[1:]:
-        print(f"  {line}")
+        say(f"  {line}")
     print_table((), figures(result.metrics), right=(0,))
     if about.known:
-        print(f"  {about.known}")
+        say(f"  {about.known}")
     for note in about.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
     for row, why in result.scores.errors.items():
-        print(f"uniformer: row {row + 1}: {why}", file=sys.stderr)
+        say(f"uniformer: row {row + 1}: {why}", file=sys.stderr)

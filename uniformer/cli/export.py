@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from uniformer.cli.options import add_told, told
+from uniformer.cli.tables import say
 from uniformer.support.files import check_outputs
 
 HELP = "write a network for OpenVINO or ONNX Runtime"
@@ -24,10 +25,10 @@ def run(args: argparse.Namespace) -> int:
     from uniformer.speed.export import export
 
     out = Path(args.out)
-    files = [out, out.with_suffix(".bin")] if out.suffix == ".xml" else [out]
+    files = [out, out.with_suffix(".bin")] if out.suffix.lower() == ".xml" else [out]
     check_outputs(files, [args.checkpoint], overwrite=args.overwrite)
     model, contract, _ = load_model(args.checkpoint, **told(args))
     warn_of_assumed(contract)
     off = export(model, contract, args.out)
-    print(f"wrote {args.out}: its logits are off by {off:.0e} of the largest")
+    say(f"wrote {args.out}: its logits are off by {off:.0e} of the largest")
     return 0

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from uniformer.cli.options import add_data, add_quiet, add_reading, add_told, call, told
+from uniformer.cli.tables import say
 from uniformer.errors import counted
 from uniformer.support.progress import progress_bar
 
@@ -33,9 +34,9 @@ def run(args: argparse.Namespace) -> int:
         written = call(write_features, args, progress=bar, **told(args))
     if written.is_main:
         if written.note:
-            print(f"note: {written.note}")
+            say(f"note: {written.note}")
         count = len(written.manifest) - len(written.errors)
-        print(f"{written.manifest.origin}\nwrote features of {counted(count, 'item')} to {args.out}")
+        say(f"{written.manifest.origin}\nwrote features of {counted(count, 'item')} to {args.out}")
         for row, why in written.errors.items():
-            print(f"uniformer: row {row + 1}: {why}", file=sys.stderr)
+            say(f"uniformer: row {row + 1}: {why}", file=sys.stderr)
     return 1 if written.errors else 0

@@ -28,7 +28,8 @@ from uniformer.cli import (
     train,
     verify,
 )
-from uniformer.errors import InputError
+from uniformer.cli.unforeseen import is_out_of_memory, unforeseen
+from uniformer.errors import InputError, first_line, shown
 
 COMMANDS = {
     "demo": demo,
@@ -44,38 +45,54 @@ COMMANDS = {
     "export": export,
     "bench": bench,
 }
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT, UNFORESEEN, INTERRUPTED = 2, 3, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Bad input is one line on standard error and exit status 2; no traceback."""
+    """Run one command. Bad input is one line on standard error and exit status 2; no traceback.
+
+    What nobody foresaw is one line too, and status 3: it says where the report with the traceback lies.
+    """
+    try:
+        args = parsed(argv)
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to stop
+            sys.stdout.reconfigure(errors="backslashreplace")
+        with _warnings_in_one_line():
+            status: int = args.run(args)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader of our output has gone, as in `uniformer models | head`
+        _drop_output()
+        return 0
+    except KeyboardInterrupt:
+        return _ended("interrupted", INTERRUPTED)
+    except InputError as error:
+        return _ended(str(error), BAD_INPUT)
+    except OSError as error:  # a full disk behind standard output, a file system that fails
+        _drop_output()
+        place = f"{shown(error.filename, 500)}: " if error.filename else ""
+        return _ended(f"{place}{shown(error.strerror or first_line(error), 500)}", BAD_INPUT)
+    except Exception as error:
+        if is_out_of_memory(error):
+            return _ended(f"out of memory: {shown(first_line(error))}; smaller batches or views need less", BAD_INPUT)
+        return _ended(unforeseen(error, sys.argv[1:] if argv is None else argv), UNFORESEEN)
+
+
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of one command. Ends the process where they are none."""
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     if any(text.startswith("-") for text in rest) or (rest and "settings" not in args):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:  # argparse takes key=value settings up to the first option only
         args.settings += rest
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to stop
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        with _warnings_in_one_line():
-            status: int = args.run(args)
-        sys.stdout.flush()
-        return status
-    except InputError as error:
-        print(f"uniformer: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("uniformer: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has gone, as in `uniformer models | head`
-        _drop_output()
-        return 0
-    except OSError as error:  # a full disk behind standard output, a file system that fails
-        _drop_output()
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"uniformer: {place}{error.strerror or error}", file=sys.stderr)
-        return BAD_INPUT
+    return args
+
+
+def _ended(line: str, status: int) -> int:
+    with contextlib.suppress(OSError):  # nobody reads standard error any more
+        print(f"uniformer: {line}", file=sys.stderr, flush=True)
+    return status
 
 
 @contextlib.contextmanager
@@ -92,7 +109,7 @@ def _warnings_in_one_line() -> Iterator[None]:
         line: str | None = None,
     ) -> None:
         if category is UserWarning and filename.startswith(here):
-            print(f"uniformer: warning: {message}", file=sys.stderr)
+            print(f"uniformer: warning: {shown(message, 2000)}", file=sys.stderr)
         else:
             others(message, category, filename, lineno, file, line)
 
@@ -115,7 +132,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
+        self.exit(BAD_INPUT, f"{self.prog}: {shown(message, 500)} (see `{self.prog} --help`)\n")
 
 
 def _with_packages(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:

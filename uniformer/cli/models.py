@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from uniformer.cli.tables import print_table
+from uniformer.cli.tables import print_table, say
 from uniformer.errors import InputError, counted
+from uniformer.support.texts import to_json_line
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.records import Checkpoint
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     records = [get_checkpoint(id) for id in ids]
     if args.json:
         for record in records:
-            print(json.dumps(_plain(record), ensure_ascii=False))
+            print(to_json_line(_plain(record)), end="")
     elif args.pattern == ids[0]:
         _show_one(records[0])
     else:
@@ -62,7 +62,7 @@ def _plain(record: Checkpoint) -> dict[str, Any]:
 def _show_table(records: list[Checkpoint]) -> None:
     header = ("checkpoint", "data set", "input", "views", "params", "GMACs", "score", "weights")
     print_table(header, [tuple(_row(record)) for record in records], right=(3, 4, 5, 6))
-    print(f"{counted(len(records), 'checkpoint')}. `uniformer models ID` shows one whole; GMACs are of one view.")
+    say(f"{counted(len(records), 'checkpoint')}. `uniformer models ID` shows one whole; GMACs are of one view.")
 
 
 def _row(r: Checkpoint) -> Iterator[str]:
@@ -90,9 +90,9 @@ def _show_one(r: Checkpoint) -> None:
 
     def show(name: str, value: object) -> None:
         if value not in (None, "", ()):
-            print(f"{name + ':':14}{value}")
+            say(f"{name + ':':14}{value}")
 
-    print(r.id)
+    say(r.id)
     show("architecture", r.arch)
     show("task", f"{r.task}, {r.dataset}, {counted(r.num_classes, 'class')}")
     show("scores", ", ".join(f"{k} {v:g}" for k, v in r.scores.items()))

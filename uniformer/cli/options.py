@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import math
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar, get_args
 
 from uniformer.config import Precision
+from uniformer.errors import shown
 from uniformer.speed.timings import Compute
 
 R = TypeVar("R")
@@ -19,14 +21,48 @@ def call(function: Callable[..., R], args: argparse.Namespace, **more: Any) -> R
     return function(**{name: value for name, value in vars(args).items() if name in names} | more)
 
 
+def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    """The type of an option that takes a whole number from `least` to `most`."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {shown(text)}")
+        return number
+
+    return parse
+
+
+def number(above: float, most: float) -> Callable[[str], float]:
+    """The type of an option that takes a number above `above`, up to `most`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not above < value <= most:
+            raise argparse.ArgumentTypeError(f"expected a number above {above:g} up to {most:g}, got {shown(text)}")
+        return value
+
+    return parse
+
+
 def add_reading(p: argparse.ArgumentParser) -> None:
     """How sources are read and computed: the same for `predict`, `eval` and `features`."""
-    p.add_argument("--clips", type=int, help="clips per video (default: the checkpoint's)")
+    p.add_argument("--clips", type=whole(1, 1000), help="clips per video (default: the checkpoint's)")
     p.add_argument("--crops", type=int, choices=(1, 3), help="crops per clip (default: the checkpoint's)")
     add_device(p)
     p.add_argument("--precision", default="float32", choices=get_args(Precision))
-    p.add_argument("--batch-size", type=int, default=8, metavar="N", help="views per forward pass (default: 8)")
-    p.add_argument("--workers", type=int, default=2, metavar="N", help="that read and decode ahead (default: 2)")
+    p.add_argument(
+        "--batch-size", type=whole(1, 100_000), default=8, metavar="N", help="views per forward pass (default: 8)"
+    )
+    p.add_argument(
+        "--workers", type=whole(0, 1024), default=2, metavar="N", help="that read and decode ahead (default: 2)"
+    )
     p.add_argument("--backend", default="pyav", choices=("pyav", "torchcodec"), help="video decoder")
     p.add_argument(
         "--follow-seconds", action="store_true", help="scale strides by the frame rate, as long clips as in training"
@@ -49,7 +85,9 @@ def add_data(p: argparse.ArgumentParser) -> None:
     p.add_argument("--classes", metavar="FILE|NAME", help="names of DATA's labels: a file, or such as Kinetics-400")
     p.add_argument("--root", metavar="DIR", help="where the paths of a list begin")
     p.add_argument("--separator", default="auto", choices=("auto", "comma", "tab", "semicolon", "space"))
-    p.add_argument("--label-base", type=int, default=0, metavar="N", help="the first label, of lists that count from 1")
+    p.add_argument(
+        "--label-base", type=whole(-(2**31)), default=0, metavar="N", help="the first label, of lists that count from 1"
+    )
 
 
 def add_quiet(p: argparse.ArgumentParser) -> None:
@@ -61,10 +99,10 @@ def add_device(p: argparse.ArgumentParser) -> None:
 
 
 TOLD: dict[str, dict[str, Any]] = {  # options by their names in `checkpoints.told.Told`
-    "head_dim": {"type": int, "metavar": "D", "help": "channels per attention head, where nothing tells it"},
-    "window": {"type": int, "metavar": "N", "help": "size of stage 3's attention windows (0: none)"},
-    "global_every": {"type": int, "metavar": "N", "help": "with windows: every N-th block attends globally"},
-    "block_eps": {"type": float, "metavar": "E", "help": "of the layer norms: 1e-5 if trained in mmaction2 or mmpose"},
+    "head_dim": {"type": whole(1, 100_000), "metavar": "D", "help": "channels per head, where nothing tells it"},
+    "window": {"type": whole(0, 100_000), "metavar": "N", "help": "size of stage 3's attention windows (0: none)"},
+    "global_every": {"type": whole(1, 1000), "metavar": "N", "help": "with windows: every N-th block attends globally"},
+    "block_eps": {"type": number(0, 1), "metavar": "E", "help": "of layer norms: 1e-5 if from mmaction2 or mmpose"},
     "like": {"metavar": "ID", "help": "what CHECKPOINT does not tell is as in this published one: input, head_dim"},
     "sampling": {
         "metavar": "HOW", "help": "which frames make a clip: 16x4 (frames x stride), 16 (spread), dense or sparse"

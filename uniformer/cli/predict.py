@@ -12,7 +12,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from uniformer.cli.options import add_quiet, add_reading, add_told, call, told
+from uniformer.cli.options import add_quiet, add_reading, add_told, call, told, whole
+from uniformer.cli.tables import say
 from uniformer.errors import InputError, counted
 from uniformer.support.files import check_outputs, locked, make_folder
 from uniformer.support.progress import progress_bar
@@ -33,7 +34,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--untrained", metavar="ARCH", help="a network with random weights instead: tries the way, needs no download"
     )
-    p.add_argument("--top-k", type=int, default=5, metavar="K", help="labels per file (default: 5)")
+    p.add_argument("--top-k", type=whole(1), default=5, metavar="K", help="labels per file (default: 5)")
     add_reading(p)
     add_told(p)
     p.add_argument(
@@ -94,11 +95,11 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
                 kept.add(result)
             bar(number, len(sources))
     if done:
-        print(f"{counted(len(done), 'file')} had a result already", file=sys.stderr)
+        say(f"{counted(len(done), 'file')} had a result already", file=sys.stderr)
     if failures:
-        print(f"{len(failures)} of {counted(len(sources), 'file')} failed:", file=sys.stderr)
+        say(f"{len(failures)} of {counted(len(sources), 'file')} failed:", file=sys.stderr)
         for failure in failures:
-            print(f"  {failure.source}", file=sys.stderr)
+            say(f"  {failure.source}", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -125,7 +126,7 @@ def _network(args: argparse.Namespace) -> Any:
 
     refuse_told(told(args), f"the architecture {args.untrained}")
     model = create_model(args.untrained)
-    print(f"{args.untrained} with random weights: its labels mean nothing", file=sys.stderr)
+    say(f"{args.untrained} with random weights: its labels mean nothing", file=sys.stderr)
     return model, Contract(model.config, args.untrained, default_input(model.config))
 
 
@@ -143,10 +144,10 @@ def _usual(path: str) -> str:
     from uniformer.inference.predictor import default_or_bundled
 
     usual = _default_checkpoint(path)
-    print(f"no --checkpoint given: {usual}", file=sys.stderr)
+    say(f"no --checkpoint given: {usual}", file=sys.stderr)
     checkpoint, note = default_or_bundled(usual)
     if note:
-        print(note, file=sys.stderr)
+        say(note, file=sys.stderr)
     return checkpoint
 
 

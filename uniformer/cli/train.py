@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from uniformer.cli.options import add_device, add_told, call, told
+from uniformer.cli.tables import say
 
 HELP = "train or fine-tune on a data set"
 
@@ -32,6 +37,31 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(resolved(plan.recipe))
         return 0
     if plan.reasons:
-        print("\n".join(plan.reasons), flush=True)
-    result = call(run_plan, args, plan=plan)
+        say("\n".join(plan.reasons), flush=True)
+    result = call(run_plan, args, plan=plan, signals=noted_signals)
     return 128 + result.stopped_by if result.stopped_by else 0
+
+
+@contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """SIGTERM and SIGINT go into a list instead of ending the process; a third SIGINT interrupts as usual
+    (the second may be torchrun passing on what the terminal sent to all).
+
+    Only in the main thread of a process, as Python has it; in others signals do what they did.
+    """
+    seen: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        if number == signal.SIGINT and seen.count(number) >= 2:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

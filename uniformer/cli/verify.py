@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from uniformer.cli.tables import say
 from uniformer.errors import counted, shown
 
 HELP = "prove that a saved checkpoint is intact"
@@ -19,9 +20,9 @@ def run(args: argparse.Namespace) -> int:
 
     contract, problems = verify(args.file)
     for problem in problems:
-        print(f"{args.file}: {problem}", file=sys.stderr)
+        say(f"{args.file}: {problem}", file=sys.stderr)
     if problems:
         return 1
     name = contract.id or contract.arch or "own architecture"
-    print(f"{args.file}: intact ({shown(name)}, {counted(contract.config.num_classes, 'class')})")
+    say(f"{args.file}: intact ({shown(name)}, {counted(contract.config.num_classes, 'class')})")
     return 0

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from uniformer.errors import InputError
 from uniformer.support.files import atomic_path
 from uniformer.support.safetensors_header import TensorEntry, read_header
+from uniformer.support.texts import parse_json
 
 if TYPE_CHECKING:
     from uniformer.datasets.samples import TorchDataset
@@ -271,7 +272,7 @@ class Manifest:
         """Map a saved manifest: nothing is read until it is used. Raises `InputError` for any other file."""
         metadata, arrays = _map_file(Path(path))
         try:
-            facts = json.loads(metadata["manifest"])
+            facts = parse_json(metadata["manifest"], str(path), "a saved manifest")
             strings: dict[str, Any] = {
                 name: Strings(arrays.pop(f"{name}.blob"), arrays.pop(f"{name}.offsets"))
                 for name in ("paths", "group_names")

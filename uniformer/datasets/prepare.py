@@ -30,6 +30,7 @@ from uniformer.support.files import atomic_path, bytes_of, content_sum
 from uniformer.support.jobs import run_parallel
 from uniformer.support.progress import OnProgress
 from uniformer.support.resume import open_journal
+from uniformer.support.texts import read_text
 
 JOURNAL, MANIFEST = "prepared.jsonl", "prepared.manifest"
 
@@ -103,7 +104,7 @@ def write_list(manifest: Manifest, path: str | os.PathLike[str]) -> None:
     extra = [name for name, is_there in columns.items() if is_there]
     names = "".join(f"{name}\n" for name in manifest.classes)
     beside = path.parent / CLASSES_FILE
-    if beside.exists() and beside.read_text("utf-8") != names:
+    if beside.exists() and read_text(beside, "names of classes") != names:
         raise InputError(f"{beside}: expected the names of the {len(manifest.classes)} classes of {path}, found others")
     here = os.path.abspath(path.parent)
     with (
@@ -285,7 +286,8 @@ def _entry(path: str, encoding: Encoding, *, frames: int | None = None, error: s
 def _is_done(entry: dict[str, Any] | None, path: str, target: Path, encoding: Encoding) -> bool:
     if entry is None or {**entry, "frames": None, "error": None} != _entry(path, encoding):
         return False
-    return entry["error"] is not None or target.is_file()
+    error, frames = (entry.get(name) for name in ("error", "frames"))
+    return isinstance(error, str) if error is not None else type(frames) is int and target.is_file()
 
 
 class _Unreadable(InputError):

@@ -28,6 +28,7 @@ from uniformer.support.files import bytes_of, content_sum
 from uniformer.support.jobs import run_parallel
 from uniformer.support.progress import OnProgress
 from uniformer.support.resume import Journal, open_journal
+from uniformer.support.settings import from_table
 
 JOURNAL, REPORT = "files.jsonl", "report.html"
 
@@ -197,8 +198,7 @@ def _inspect_all(
 
     def left() -> Iterator[tuple[str, Kind]]:
         for path, kind in files.items():
-            known = journal.entries.get(path)
-            record = _record(known) if known else None
+            record = _record(journal.entries.get(path, {}))
             wanted = (*_stamp(path), _looked_for(spec, full))
             if record is not None and (record.sum, record.size, record.looked_for) == wanted:
                 records[path] = record
@@ -217,11 +217,13 @@ def _inspect_all(
 
 
 def _record(entry: dict[str, Any]) -> FileRecord | None:
-    """None for an entry that another version wrote."""
+    """None for an entry that another version wrote, or something else."""
     try:
-        return FileRecord(**entry)
-    except TypeError:
+        record = from_table(FileRecord, entry)
+        bytes.fromhex(record.print or "")
+    except (TypeError, ValueError):
         return None
+    return record
 
 
 def _digest_all(

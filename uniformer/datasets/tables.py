@@ -6,7 +6,6 @@ What a column means is read off its name where there is a header, else off the s
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from uniformer.errors import InputError, MissingExtra, first_line
 from uniformer.labels import normal_form
 from uniformer.reading.frames import VIDEO_SUFFIXES
 from uniformer.reading.pictures import IMAGE_SUFFIXES
+from uniformer.support.texts import check_file, parse_json
 
 TABLE_SUFFIXES = frozenset({".csv", ".list", ".tsv", ".txt"})
 LIST_SUFFIXES = TABLE_SUFFIXES | {".json", ".jsonl", ".ndjson", ".parquet"}
@@ -149,8 +149,8 @@ def _labels(value: Any, place: str, split_labels: bool) -> tuple[str, ...]:
         text = value.strip()
         if split_labels and text.startswith("[") and text.endswith("]"):
             try:
-                value = json.loads(text)
-            except ValueError:
+                value = parse_json(text, place)
+            except InputError:
                 value = text  # "[something] falling on [something]"
         elif split_labels and "|" in text:
             value = text.split("|")
@@ -296,6 +296,7 @@ def _cells(path: Path, separator: str, count: int | None) -> Iterator[tuple[int,
 
 def text_of(path: Path, newline: str | None = None) -> Iterator[str]:
     """The lines of a list. Raises `InputError` where it cannot be read."""
+    check_file(path, "a list of files")
     try:
         # Names of files need not be valid UTF-8; a byte order mark is what spreadsheets begin with.
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline=newline) as f:
@@ -346,10 +347,7 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _parsed(text: str, path: Path, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}, {place}: expected JSON, found something else: {error}") from None
+    return parse_json(text, f"{path}, {place}")
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Unpack
+from typing import Any, Literal, NamedTuple, Unpack, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from uniformer.config import InputSpec, Precision
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.open import open_for_evaluation
 from uniformer.datasets.sums import item_sums
-from uniformer.errors import InputError
+from uniformer.errors import InputError, shown
 from uniformer.evaluation.learnt import HELD_OUT, held_out
 from uniformer.evaluation.scoring import Reading, check_fits, item_groups, run_items, run_key
 from uniformer.inference.engine import Outcome
@@ -36,12 +36,14 @@ from uniformer.support.distributed import current_process_group, process_group
 from uniformer.support.files import atomic_path, clear_away
 from uniformer.support.progress import OnProgress
 from uniformer.support.resume import claim, read_claim
+from uniformer.support.texts import parse_json
 from uniformer.tasks.scores import load_pyarrow
 
 ShardFormat = Literal["safetensors", "parquet"]
 Arrays = dict[str, npt.NDArray[Any]]
 Labels = Callable[[list[int]], npt.NDArray[Any]]  #: of rows, as `label_array`
 
+MOST_SHARDS = 10**6  # of a folder
 KEY_NAME = "features.json"  # what the shards are features of
 SHARD_ITEMS, SHARD_MAPS = 64, 8  # items of a shard; with stage maps, which are a thousand times larger
 
@@ -185,7 +187,12 @@ def load_features(folder: str | os.PathLike[str]) -> Features:
     about = read_claim(folder / KEY_NAME)
     if about is None:
         raise InputError(f"{folder}: expected a folder of features, found no {KEY_NAME} in it")
-    paths = [_shard_path(folder, number, about["form"]) for number in range(about["shards"])]
+    count, classes = about.get("shards"), about.get("classes")
+    if type(count) is not int or not 1 <= count <= MOST_SHARDS or about.get("form") not in get_args(ShardFormat):
+        raise InputError(f"{folder / KEY_NAME}: expected shards from 1 up and their form, found {shown(about)}")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise InputError(f"{folder / KEY_NAME}: expected classes as a list of names, found {shown(classes)}")
+    paths = [_shard_path(folder, number, about["form"]) for number in range(count)]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         raise InputError(
@@ -196,7 +203,7 @@ def load_features(folder: str | os.PathLike[str]) -> Features:
     names = tuple(chain.from_iterable(part.names for part in parts))
     why = list(chain.from_iterable(part.errors for part in parts))
     errors = {row: text for row, text in enumerate(why) if text is not None}
-    return Features(**joined, paths=names, classes=tuple(about["classes"]), errors=errors)
+    return Features(**joined, paths=names, classes=tuple(classes), errors=errors)
 
 
 def _check(model: UniFormer, manifest: Manifest, spec: InputSpec, stages: Sequence[int], form: str) -> None:
@@ -304,8 +311,8 @@ def _read_shard(path: Path, wanted: Sequence[str]) -> Shard:
             with safe_open(path, framework="np") as f:
                 facts = f.metadata()
                 arrays = {name: f.get_tensor(name) for name in wanted}
-                names, errors, sums = facts["paths"], facts["errors"], facts.get("sums", "[]")
-                return Shard(arrays, json.loads(names), json.loads(errors), json.loads(sums))
+                told = facts["paths"], facts["errors"], facts.get("sums", "[]")
+                return Shard(arrays, *(parse_json(text, str(path)) for text in told))
         except (SafetensorError, OSError, KeyError, TypeError, ValueError):
             raise InputError(f"{path}: expected a shard of features, found a damaged or another kind of file") from None
     arrow, parquet = load_pyarrow()
@@ -314,7 +321,7 @@ def _read_shard(path: Path, wanted: Sequence[str]) -> Shard:
     except (arrow.ArrowException, OSError):
         raise InputError(f"{path}: expected a shard of features, found a damaged or another kind of file") from None
     arrays = {name: np.array(table[name].to_pylist(), _DTYPES.get(name)) for name in wanted}
-    sums = json.loads((table.schema.metadata or {}).get(b"sums", b"[]"))
+    sums = parse_json((table.schema.metadata or {}).get(b"sums", b"[]"), str(path))
     return Shard(arrays, table["path"].to_pylist(), table["error"].to_pylist(), sums)
 
 

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -128,7 +128,9 @@ def _read_ahead(
         yield from ((source, guarded(source)) for source in sources)
     elif processes:
         assert isinstance(sources, Sequence)
-        yield from zip(sources, _by_processes(sources, guarded, workers), strict=True)
+        from uniformer.support.readers import read_in_order
+
+        yield from zip(sources, read_in_order(guarded, sources, min(workers, len(sources))), strict=True)
     else:
         yield from _by_threads(sources, guarded, workers)
 
@@ -164,36 +166,3 @@ def _by_threads(sources: Iterable[S], load: Callable[[S], Read], workers: int) -
         finally:
             for _, future in queue:
                 future.cancel()
-
-
-def _by_processes(sources: Sequence[S], load: Callable[[S], Read], workers: int) -> Iterator[Read]:
-    """By torch's DataLoader; views travel in shared memory."""
-    from torch.utils.data import DataLoader
-
-    from uniformer.support.distributed import WORKER_START
-
-    workers = min(workers, len(sources))
-    loader: DataLoader[Any] = DataLoader(
-        _Shared(sources, load),  # type: ignore[arg-type]  # of a length and items: all that a loader asks for
-        batch_size=None,
-        num_workers=workers,
-        multiprocessing_context=WORKER_START if workers else None,
-    )
-    for pixels, read in loader:
-        yield replace(read, array=pixels.numpy()) if isinstance(read, Views) else read
-
-
-class _Shared(Generic[S]):
-    """What each worker reads: the views as a tensor, and the rest of what is known of them, or the error."""
-
-    def __init__(self, sources: Sequence[S], load: Callable[[S], Read]):
-        self._sources, self._load = sources, load
-
-    def __len__(self) -> int:
-        return len(self._sources)
-
-    def __getitem__(self, place: int) -> tuple[Any, Read]:
-        read = self._load(self._sources[place])
-        if isinstance(read, str):
-            return None, read
-        return read.pixels, replace(read, array=np.empty(0, np.float32))

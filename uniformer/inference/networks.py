@@ -73,7 +73,7 @@ def _exported(source: Any, device: Any, precision: Precision, compute: Compute |
 
 def is_exported(source: Any) -> bool:
     """Whether a source is the name of a file that `export` wrote."""
-    return isinstance(source, str | os.PathLike) and os.fspath(source).endswith(tuple(RUNTIMES.values()))
+    return isinstance(source, str | os.PathLike) and os.fspath(source).lower().endswith(tuple(RUNTIMES.values()))
 
 
 def check_precision(precision: str) -> None:

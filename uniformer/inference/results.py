@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from uniformer.errors import InputError, shown
+from uniformer.errors import InputError, shown, visible
 from uniformer.inference.predictor import Failure
 from uniformer.support.resume import whole_lines
+from uniformer.support.texts import parse_json, to_json_line
 from uniformer.tasks.task import Result
 
 AnswerFormat = Literal["table", "jsonl", "csv"]
@@ -32,14 +32,14 @@ class Answers:
     def text(self, result: Result | Failure) -> str:
         """One answer, or why there is none; in a table failures are left to standard error."""
         if self._form == "jsonl":
-            return json.dumps(result.to_dict() | {"weights": self._weights}, ensure_ascii=False) + "\n"
+            return to_json_line(result.to_dict() | {"weights": self._weights})
         if isinstance(result, Failure):
             empty = [""] * (len(self._fields) - 2)
             return _csv_text([(result.source, *empty, result.error)]) if self._form == "csv" else ""
         if self._form == "csv":
             return _csv_text((result.source, *row, self._weights, "") for row in result.csv_rows())
         lines = [*(f"  {line}" for line in result.lines()), *(f"  note: {note}" for note in result.notes)]
-        return "\n".join([result.source, *(shown(line, 400) for line in lines)]) + "\n"
+        return "\n".join([visible(result.source), *(shown(line, 400) for line in lines)]) + "\n"
 
     def encode(self, result: Result | Failure) -> bytes:
         # Names of files need not be UTF-8: Python holds their stray bytes as surrogates, which go back to the same.
@@ -75,10 +75,10 @@ class _Row(NamedTuple):
 def _jsonl_rows(data: bytes, path: Path) -> Iterator[_Row]:
     for number, line in enumerate(whole_lines(data), start=1):
         try:
-            result = json.loads(line.decode("utf-8", "surrogateescape"))
+            result = parse_json(line.decode("utf-8", "surrogateescape"), f"{path}, line {number}")
             hash(result["source"])
             yield _Row(number, result["source"], None if "error" in result else result["weights"], True, line)
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             raise _foreign(path, number) from None
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import stat
 import string
 import tempfile
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias, TypeGuard
 
 from uniformer.errors import InputError, reason
+from uniformer.support.texts import check_file
 
 Media: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]"
 
@@ -92,20 +92,6 @@ def _not_empty(medium: Encoded, expected: str) -> Encoded:
 
 def _seeks(file: IO[bytes]) -> bool:
     return file.seekable() if hasattr(file, "seekable") else hasattr(file, "seek") and hasattr(file, "tell")
-
-
-def check_file(path: Path, expected: str) -> None:
-    """Raises `InputError` unless `path` is a readable, regular, non-empty file: a FIFO would block for ever."""
-    try:
-        status = path.stat()
-        if stat.S_ISREG(status.st_mode):
-            path.open("rb").close()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise InputError(f"{path}: expected {expected}, found no readable file: {reason(error)}") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{path}: expected {expected}, found something that is not a regular file")
-    if not status.st_size:
-        raise InputError(f"{path}: expected {expected}, found an empty file")
 
 
 def is_media(source: object) -> TypeGuard[Media]:

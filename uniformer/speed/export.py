@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,9 +21,9 @@ from uniformer.checkpoints.load import unwrapped
 from uniformer.errors import InputError, MissingExtra
 from uniformer.network.model import UniFormer
 from uniformer.speed.preparation import prepare
-from uniformer.speed.runtimes import METADATA, SUFFIXES, import_openvino, open_exported
+from uniformer.speed.runtimes import METADATA, form_of, import_openvino, open_exported
 from uniformer.speed.timings import view_size
-from uniformer.support.files import folder_to_fill
+from uniformer.support.files import folder_to_fill, temporary_folder
 
 TOLERANCE = 1e-4  # of the largest logit; float32 in another order of summation moves logits by some 1e-6
 PACKAGES = {".xml": ("openvino", ("openvino",)), ".onnx": ("onnx", ("onnxruntime", "onnxscript"))}  # extra, what of it
@@ -45,35 +44,34 @@ def export(model: UniFormer, contract: Contract, out: str | os.PathLike[str]) ->
 
 def write_checked(model: UniFormer, size: Sequence[int], out: Path, contract: Contract) -> float:
     """`export` for inputs (any batch, *size), whatever the contract says of them."""
-    if out.suffix not in SUFFIXES:
-        raise InputError(f"expected a name that ends in {' or '.join(SUFFIXES)}, got {out}")
-    example = torch.randn(3, *size, generator=torch.Generator().manual_seed(0))
-    with folder_to_fill(out.parent), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        written = Path(folder, out.name)
+    form, example = form_of(out), torch.randn(3, *size, generator=torch.Generator().manual_seed(0))
+    with folder_to_fill(out.parent), temporary_folder(out) as folder:
+        written = folder / f"network{form}"
         write_graph(model, size, written, contract)
         off = _largest_error(model, written, example)
         if not off <= TOLERANCE:  # also catches NaN
             raise InputError(f"{out}: expected the model's logits of the exported file, they are off by {off:.1e}")
-        for path in sorted(Path(folder).iterdir()):  # .bin before .xml
-            path.replace(out.parent / path.name)
+        for path in sorted(folder.iterdir()):  # .bin before .xml
+            path.replace(out if path.suffix == form else out.with_suffix(path.suffix))
     return off
 
 
 def write_graph(model: UniFormer, size: Sequence[int], out: Path, contract: Contract) -> None:
     """The inference form as a file, for inputs (any batch, *size)."""
+    form = form_of(out)
     if model.config.output != "logits" or not model.config.num_classes:
         raise InputError("expected a network with a classifier, got a backbone")
-    extra, packages = PACKAGES[out.suffix]
+    extra, packages = PACKAGES[form]
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise MissingExtra(package, extra, f"writing {out.suffix} files")
+            raise MissingExtra(package, extra, f"writing {form} files")
     inference = prepare(model, training=False).float().cpu()
     example = torch.zeros(2, *size)  # a batch of one would be taken for a constant
     batch = torch.export.Dim("batch", min=1)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of deprecations within the exporters
         program = torch.export.export(inference, (example,), dynamic_shapes=({0: batch},), strict=False)
-        (_write_openvino if out.suffix == ".xml" else _write_onnx)(program, out, contract)
+        (_write_openvino if form == ".xml" else _write_onnx)(program, out, contract)
 
 
 def _write_openvino(program: Any, out: Path, contract: Contract) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -17,6 +15,7 @@ from uniformer.errors import InputError
 from uniformer.network.model import UniFormer
 from uniformer.speed.preparation import prepare
 from uniformer.speed.timings import RUNTIMES, Compute, best_at_hand, exported_path, processor_name, situation
+from uniformer.support.files import system_folder
 
 if TYPE_CHECKING:
     from uniformer.speed.runtimes import Exported
@@ -72,8 +71,8 @@ def optimize(
     from uniformer.speed.export import write_graph
     from uniformer.speed.runtimes import open_exported
 
-    with tempfile.TemporaryDirectory(prefix="uniformer-", ignore_cleanup_errors=True) as folder:
-        path = Path(folder, f"network{RUNTIMES[backend]}")
+    with system_folder("export") as folder:
+        path = folder / f"network{RUNTIMES[backend]}"
         write_graph(model, size, path, Contract(model.config))
         return RuntimeNetwork(open_exported(path), size)
 

@@ -47,8 +47,16 @@ class Exported:
     @property
     def weights(self) -> str:
         """What tells them from all others, whatever they are called."""
-        with open(self._path.with_suffix(".bin") if self._path.suffix == ".xml" else self._path, "rb") as f:
+        with open(self._path.with_suffix(".bin") if form_of(self._path) == ".xml" else self._path, "rb") as f:
             return hashlib.file_digest(f, "sha256").hexdigest()[:12]
+
+
+def form_of(path: Path) -> str:
+    """What kind of exported network a name stands for, as one of `SUFFIXES`. Raises `InputError` for other names."""
+    form = path.suffix.lower()
+    if form not in SUFFIXES:
+        raise InputError(f"{path}: expected the name of an exported network, which ends in {' or '.join(SUFFIXES)}")
+    return form
 
 
 def open_exported(path: str | os.PathLike[str], *, threads: int | None = None) -> Exported:
@@ -57,13 +65,12 @@ def open_exported(path: str | os.PathLike[str], *, threads: int | None = None) -
     Raises `InputError` when there is no such file, or it holds something else; `MissingExtra` without the runtime.
     """
     path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise InputError(f"{path}: expected an exported network, {' or '.join(SUFFIXES)}")
+    form = form_of(path)
     if not path.is_file():
         raise InputError(f"{path}: expected an exported network, found no such file")
     if threads is None and os.environ.get("OMP_NUM_THREADS", "").isdigit():
         threads = int(os.environ["OMP_NUM_THREADS"])
-    run, text, shape = (_openvino if path.suffix == ".xml" else _onnxruntime)(path, threads)
+    run, text, shape = (_openvino if form == ".xml" else _onnxruntime)(path, threads)
     if text is None:
         raise InputError(
             f"{path}: expected a file written by `uniformer export`, found no description of a model in it"

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from uniformer.config import Config, InputSpec, to_dict
 from uniformer.errors import InputError, cannot_write
 from uniformer.support.files import atomic_path
+from uniformer.support.texts import parse_json, read_whole
 
 if TYPE_CHECKING:
     import torch
@@ -121,10 +122,10 @@ def remembered() -> dict[str, dict[str, float]]:
     if not path.is_file():
         return {}
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = parse_json(read_whole(path, "timings"), str(path))
         if all(isinstance(seconds, float) for times in known.values() for seconds in times.values()):
             return dict(known)
-    except (OSError, ValueError, AttributeError):
+    except (ValueError, AttributeError):
         pass
     raise InputError(f"{path}: expected what `uniformer bench` wrote, found something else: delete it")
 

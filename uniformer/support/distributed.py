@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,13 +21,13 @@ from torch import nn
 
 from uniformer.errors import InputError, first_line
 from uniformer.support.files import locked
+from uniformer.support.waiting import EVERY, Silence, gave_no_sign, patience
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
+LOST = 2  #: exit status of a process that gave up another one
+LEFT = 1 << 48  # what a process adds to its count at the end
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}  #: by the names of recipes
-# How loading processes start. Python 3.14 would start them from a server: seconds of imports for each, and torch's
-# workers, which watch whether their parent lives, would outlive a run that was killed.
-WORKER_START = "fork" if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True)
@@ -118,12 +119,72 @@ def process_group(device: str = "auto") -> Iterator[ProcessGroup]:
         return
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    # A process that is done waits for the others: evaluating long videos may take it far beyond the usual minutes.
+    # A process that is done waits for the others: evaluating long videos may take it far beyond the usual minutes. So
+    # what ends a wait is not a time, but that one of them gives no sign of life.
+    limit = patience()
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timedelta(hours=12))
+    with _all_alive(rank, size, limit), _lost_in_one_line():
+        try:
+            yield ProcessGroup(rank, size, max(size // _number("LOCAL_WORLD_SIZE", size), 1), place)
+        finally:
+            dist.destroy_process_group()
+
+
+@contextmanager
+def _lost_in_one_line() -> Iterator[None]:
+    """What gloo and NCCL say where another process has ended, as an `InputError`."""
     try:
-        yield ProcessGroup(rank, size, max(size // _number("LOCAL_WORLD_SIZE", size), 1), place)
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            why = first_line(error).rpartition("] ")[2].split(". ")[0]
+            raise InputError(f"another process of this run has ended: expected its answer ({why})") from None
+        raise
+
+
+@contextmanager
+def _all_alive(rank: int, size: int, limit: float) -> Iterator[None]:
+    """While the block runs, a process that none of the others hears of for `limit` seconds ends all of them.
+
+    Each counts up a number of its own in the store by which the processes met. What waits for a process that was
+    stopped waits in C, from where nothing can be raised: this process then says who is lost, and exits.
+    """
+    heard: dict[str, object] = {}
+    is_over = threading.Event()
+
+    def beat() -> None:
+        with suppress(RuntimeError):  # the store went with the process that kept it
+            store = dist.TCPStore(os.environ["MASTER_ADDR"], _number("MASTER_PORT", 0), None, False)
+            while not is_over.wait(min(EVERY, limit / 8)):
+                store.add(f"uniformer alive {rank}", 1)
+                for other in range(size):
+                    heard[f"process {other}"] = store.add(f"uniformer alive {other}", 0)
+                heard["the store"] = object()  # this loop goes on
+            store.add(f"uniformer alive {rank}", LEFT)
+
+    def watch() -> None:
+        silences = {f"process {other}": Silence() for other in range(size) if other != rank} | {"the store": Silence()}
+        while not is_over.wait(min(EVERY, limit / 4)):
+            for who, silence in silences.items():
+                if silence.look(heard.get(who)) >= limit and not _has_left(heard.get(who)):
+                    name = f"{who} of {size}" if who != "the store" else f"what keeps the {size} processes together"
+                    print(f"uniformer: {gave_no_sign(name, (), limit, 'its answer')}", file=sys.stderr, flush=True)
+                    sys.stdout.flush()
+                    os._exit(LOST)
+
+    beating, watching = (threading.Thread(target=work, daemon=True) for work in (beat, watch))
+    beating.start()
+    watching.start()
+    try:
+        yield
     finally:
-        dist.destroy_process_group()
+        is_over.set()
+        beating.join(EVERY)  # it tells the others
+
+
+def _has_left(count: object) -> bool:
+    """Whether the number that a process counts up says that it is done, and will be silent from now on."""
+    return isinstance(count, int) and count >= LEFT
 
 
 def _number(name: str, usual: int) -> int:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import socket
 import stat
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,7 +24,7 @@ _RANDOM = 8  # characters of a temporary name
 
 @contextlib.contextmanager
 def atomic_path(path: StrPath) -> Iterator[Path]:
-    """A temporary name beside `path`; what was written there becomes `path` when the block ends without an error.
+    """A file of the same name in a folder beside `path`; it becomes `path` when the block ends without an error.
 
     Its folder is made where it is missing. Raises `InputError` when the disk refuses; the old file, if any, is then
     untouched.
@@ -30,9 +32,9 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder, expected a file name")
-    temporary = path.with_name(_temporary(path.name, os.urandom(_RANDOM // 2).hex()))
-    with folder_to_fill(path.parent):
-        try:
+    try:
+        with folder_to_fill(path.parent), temporary_folder(path) as folder:
+            temporary = folder / f".{path.name}"  # hidden, too: whoever looks for files may look into any folder
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             mode = stat.S_IMODE(os.fstat(handle).st_mode)
             os.close(handle)
@@ -41,10 +43,38 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
                 os.fsync(f.fileno())
             temporary.chmod(mode)  # safetensors makes a private file of its own in its place
             temporary.replace(path)
-        except OSError as error:
-            raise cannot_write(path, error) from None
-        finally:
-            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+@contextlib.contextmanager
+def temporary_folder(path: StrPath) -> Iterator[Path]:
+    """A folder beside `path` for what is to become that, and for what libraries leave on the way; it goes at the end.
+
+    A kill leaves it: `clear_away` of the same `path` removes it, unless a process still runs that has it.
+    """
+    path = Path(path)
+    while True:
+        folder = path.with_name(_temporary(path.name, os.urandom(_RANDOM // 2).hex()))
+        folder.mkdir()
+        handle = _held(folder)
+        if folder.exists():  # nobody took it for left behind before it was held
+            break
+        _let_go(handle)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _let_go(handle)
+
+
+@contextlib.contextmanager
+def system_folder(purpose: str) -> Iterator[Path]:
+    """A temporary folder where the system has them; those that killed processes left for the same purpose go."""
+    path = Path(tempfile.gettempdir(), f"uniformer-{purpose}")
+    clear_away([path])
+    with temporary_folder(path) as folder:
+        yield folder
 
 
 def make_folder(path: StrPath) -> None:
@@ -72,7 +102,7 @@ def folder_to_fill(path: StrPath) -> Iterator[None]:
 
 
 def clear_away(paths: Iterable[StrPath]) -> None:
-    """Remove the temporary files that a kill left beside `paths`. Only for who has them `locked`."""
+    """Remove what a kill left of files that were to become `paths`; what a running process still has stays."""
     wanted: dict[Path, set[str]] = defaultdict(set)
     for path in map(Path, paths):
         wanted[path.parent].add(path.name)
@@ -81,7 +111,39 @@ def clear_away(paths: Iterable[StrPath]) -> None:
             for suffix in {left.suffix, ""}:
                 name, dot, _ = left.name.removesuffix(suffix)[1:].rpartition(".")
                 if dot and name in names and left.name == _temporary(name, left.name[len(name) + 2 :][:_RANDOM]):
-                    left.unlink(missing_ok=True)
+                    _remove_unless_held(left)
+
+
+def _remove_unless_held(left: Path) -> None:
+    if left.is_symlink() or (handle := _held(left)) is None:
+        return
+    with contextlib.suppress(OSError):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    _let_go(handle)
+
+
+def _held(path: Path) -> int | None:
+    """A handle that locks a file or folder until it is closed, or its process and those forked from it are gone.
+
+    None where another process has it, and where there is no such thing.
+    """
+    try:
+        import fcntl
+
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (ImportError, OSError):
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def _let_go(handle: int | None) -> None:
+    if handle is not None:
+        os.close(handle)
 
 
 def _temporary(name: str, token: str) -> str:
@@ -95,8 +157,11 @@ def check_outputs(outputs: Iterable[StrPath], inputs: Iterable[StrPath], *, over
     """Raises `InputError` where a file that is to be written is one that is read, or is there and is not to go.
 
     Links are followed. A folder among `inputs` stands for all that is in it; ids, addresses and the like are passed
-    over. With `overwrite` files that are no input may go. To be called before the work.
+    over. With `overwrite` files that are no input may go. To be called before the work: what a kill left of earlier
+    outputs is cleared away.
     """
+    outputs = list(outputs)
+    clear_away(outputs)
     there = {_identity(path): Path(path) for path in outputs if os.path.isfile(path)}
     if not there:
         return

@@ -8,13 +8,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import TypeVar
 
 from uniformer.errors import InputError
+from uniformer.support.waiting import EVERY, Silence, gave_no_sign, patience, work_done
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
@@ -29,7 +30,8 @@ def run_parallel(
     """(job, answer) as they come, from `workers` fresh processes; 0 does the work in this one.
 
     Decoders are C code that a damaged file may crash. A job that takes its process down is answered by None, and the
-    others go on. `function` must be importable by its name, as `multiprocessing` asks. What it raises is raised here.
+    others go on. `function` must be importable by its name, as `multiprocessing` asks. What it raises is raised here,
+    and `InputError` where no process has given a sign of life for `patience()`.
     """
     if workers < 0:
         raise InputError(f"expected a number of worker processes from 0 up, got {workers}")
@@ -51,7 +53,7 @@ def run_parallel(
                     if not running:
                         is_done = True
                         break
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    for future in _done(running, pool):
                         answer = future.result()
                         yield running.pop(future), answer
             except BrokenProcessPool:
@@ -67,10 +69,27 @@ def _one_by_one(function: Callable[[Job], Answer], jobs: list[Job]) -> Iterator[
             while jobs and is_alive:
                 answer: Answer | None = None
                 try:
-                    answer = pool.submit(function, jobs[0]).result()
+                    (future,) = _done([pool.submit(function, jobs[0])], pool)
+                    answer = future.result()
                 except BrokenProcessPool:
                     is_alive = False
                 yield jobs.pop(0), answer
+
+
+def _done(futures: Collection[Future[Answer]], pool: ProcessPoolExecutor) -> Collection[Future[Answer]]:
+    """The next ones that are done. Raises `InputError` where none of the processes gives a sign of life any more."""
+    limit, silence = patience(), Silence()
+    while True:
+        done = wait(futures, min(EVERY, limit / 4), FIRST_COMPLETED).done
+        if done:
+            return done
+        workers = dict(pool._processes)  # no public name tells them
+        silent = silence.look(work_done(workers))
+        if silent >= limit:
+            problem = gave_no_sign(f"worker {' and '.join(map(str, workers))}", workers, silent, "what it works on")
+            for worker in workers.values():  # or leaving the pool would wait for them
+                worker.kill()
+            raise problem
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from uniformer.errors import visible
+
 OnProgress = Callable[[int, int], None]  #: called with the number done, and of how many
 
 EVERY = 10.0  # seconds between two lines of progress at least
@@ -43,7 +45,7 @@ def progress_bar(name: str, *, shown: bool = True) -> Iterator[Bar]:
         task = bar.add_task(name, total=None)
 
         def say(line: str) -> None:
-            bar.console.print(line, markup=False, highlight=False)
+            bar.console.print(visible(line), markup=False, highlight=False)
 
         yield Bar(lambda done, total: bar.update(task, completed=done, total=total), say)
 
@@ -67,7 +69,7 @@ class Lines:
 
 
 def _print(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(visible(line), file=sys.stderr, flush=True)
 
 
 def _duration(seconds: float) -> str:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from uniformer.errors import InputError, cannot_write
 from uniformer.support.files import atomic_path, check_outputs, clear_away, locked, make_folder
+from uniformer.support.texts import parse_json, read_whole
 
 Record = TypeVar("Record")
 
@@ -50,10 +51,8 @@ def read_claim(path: Path) -> dict[str, Any] | None:
     """What a folder's results are of; None where there are none. Raises `InputError` for a damaged file."""
     if not path.is_file():
         return None
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected a description of results, found a damaged one: {error}") from None
+    expected = "a description of results"
+    run = parse_json(read_whole(path, expected), str(path), expected)
     if not isinstance(run, dict):
         raise InputError(f"{path}: expected a description of results, found something else")
     return run
@@ -149,9 +148,9 @@ class _JsonLines:
     def decode(self, data: bytes, path: Path) -> Iterable[tuple[dict[str, Any], bytes]]:
         for number, line in enumerate(whole_lines(data), start=1):
             try:
-                entry = json.loads(line)
+                entry = parse_json(line, str(path))
                 hash(entry["path"])
-            except (ValueError, KeyError, TypeError, RecursionError):
+            except (ValueError, KeyError, TypeError):
                 raise InputError(f"{path}, line {number}: expected an entry of a journal, found another") from None
             yield entry, line
 

@@ -5,12 +5,12 @@ The file: 8 bytes with the length of the header, the header (JSON: name -> dtype
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from uniformer.errors import InputError, reason
+from uniformer.support.texts import LARGEST, parse_json
 
 
 class TensorEntry(NamedTuple):
@@ -38,22 +38,25 @@ def read_header(path: str | os.PathLike[str], expected: str = "a safetensors fil
     """
     wanted = f"cannot read {path}: expected {expected}, found"
     try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise InputError(f"{wanted} something that is not a regular file")
         with open(path, "rb") as f:
             size, first = int.from_bytes(f.read(8), "little"), f.read(1)
             data = Path(path).stat().st_size - 8 - size  # bytes of it
-            if first != b"{" or data < 0:
+            if first != b"{" or data < 0 or size > LARGEST:
                 return None
             text = first + f.read(size - 1)
     except OSError as error:
         raise InputError(f"{wanted} no readable file: {reason(error)}") from None
     try:
-        entries = json.loads(text)
+        entries = parse_json(text, "its header")
         metadata = entries.pop("__metadata__", {})
         if not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("metadata that is no text")
         tensors = {name: _entry(name, entry, data) for name, entry in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{wanted} a damaged safetensors file ({type(error).__name__}: {error})") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        why = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        raise InputError(f"{wanted} a damaged safetensors file ({why})") from None
     return Header(metadata, tensors, 8 + size)
 
 

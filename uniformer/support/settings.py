@@ -6,14 +6,14 @@ TOML has no null: where a setting may be empty, the text "none" says so, in file
 from __future__ import annotations
 
 import json
-import tomllib
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass, replace
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from uniformer.config import did_you_mean
-from uniformer.errors import InputError
+from uniformer.errors import InputError, shown
+from uniformer.support.texts import DEEPEST, NotToml, parse_toml
 
 S = TypeVar("S")
 Table = dict[str, Any]
@@ -58,6 +58,8 @@ def _converted(value: Any, hint: Any, name: str) -> Any:
         return float(value)
     if type(value) is not hint:  # exactly: bool is an int to Python
         raise _mismatch(name, KINDS[hint], value)
+    if hint is int and not -(1 << 63) <= value < 1 << 64:
+        raise InputError(f"{name}: expected a whole number of 64 bits, got {shown(value)}")
     return value
 
 
@@ -94,10 +96,12 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, raw = text.partition("=")
     key = key.strip()
     if not equals or not key or not all(key.split(".")):
-        raise InputError(f"expected an override such as optimizer.lr=1e-4, got {text!r}")
+        raise InputError(f"expected an override such as optimizer.lr=1e-4, got {shown(text)!r}")
+    if key.count(".") >= DEEPEST:
+        raise InputError(f"{shown(key)}: expected at most {DEEPEST} names in a key, found {key.count('.') + 1}")
     try:
-        parsed = tomllib.loads(f"value = {raw.strip()}")
-    except tomllib.TOMLDecodeError:
+        parsed = parse_toml(f"value = {raw.strip()}", key)
+    except NotToml:
         return key, raw.strip()
     return key, parsed["value"] if len(parsed) == 1 else raw.strip()
 

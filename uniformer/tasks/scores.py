@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from uniformer.errors import InputError, MissingExtra
 from uniformer.support.files import atomic_path
+from uniformer.support.texts import parse_json
 
 Floats = npt.NDArray[np.floating]
 Missing = Literal["error", "skip"]
@@ -290,7 +291,7 @@ def _write_npz(scores: Scores, path: Path) -> None:
 def _read_npz(path: Path) -> Scores:
     try:
         with np.load(path, allow_pickle=False) as data:
-            facts = json.loads(data["facts"].tobytes())
+            facts = parse_json(data["facts"].tobytes(), str(path), "a file of scores")
             arrays = {name: data[name] for name in ("probabilities", "logits", "labels", "ok")}
         return _scores(facts, arrays, path)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -330,7 +331,7 @@ def _read_parquet(path: Path) -> Scores:
     arrow, parquet = load_pyarrow()
     try:
         table = parquet.read_table(path)
-        facts = json.loads(table.schema.metadata[b"uniformer"])
+        facts = parse_json(table.schema.metadata[b"uniformer"], str(path), "a file of scores")
     except (arrow.ArrowException, OSError, KeyError, TypeError, ValueError):
         raise InputError(f"{path}: expected a file of scores, found another kind of file or a damaged one") from None
 

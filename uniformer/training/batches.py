@@ -6,9 +6,11 @@ processes and of training processes, and a run goes on at any step as if it had 
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
+from uniformer.checkpoints.pickles import read_pickle
 from uniformer.config import InputSpec
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.samples import LabelledRows
@@ -25,7 +28,9 @@ from uniformer.errors import InputError
 from uniformer.reading.augment import augment_labelled_image
 from uniformer.reading.options import Augment
 from uniformer.reading.pipeline import augmented
-from uniformer.support.distributed import WORKER_START
+from uniformer.support.distributed import CPU
+from uniformer.support.readers import read_in_order
+from uniformer.support.texts import check_file
 
 ORDER, SAMPLE, MIXING, NETWORK = range(4)  # what draws are for: each has its own stream of numbers
 SUBSTITUTES = 20  # tries to replace an unreadable file before the run gives up
@@ -149,14 +154,23 @@ class Plan:
 class TrainingSet(Dataset[Sample]):
     """Samples by `Place`, each augmented `augment.repeats` times from one decoding.
 
-    `label_maps` is the folder of token labeling's maps: <class folder>/<name>.pt for each picture.
+    `label_maps` is the folder of token labeling's maps: <class folder>/<name>.pt for each picture, whose classes are
+    below `num_classes`.
     """
 
     def __init__(
-        self, manifest: Manifest, spec: InputSpec, augment: Augment, *, seed: int = 0, label_maps: str | None = None
+        self,
+        manifest: Manifest,
+        spec: InputSpec,
+        augment: Augment,
+        *,
+        seed: int = 0,
+        label_maps: str | None = None,
+        num_classes: int | None = None,
     ):
         self.manifest, self.spec, self.augment = manifest, spec, augment
         self.seed, self.label_maps = seed, None if spec.is_video else label_maps
+        self._num_classes = num_classes
         self._rows = LabelledRows(manifest, spec, augment)
 
     def __len__(self) -> int:
@@ -181,49 +195,74 @@ class TrainingSet(Dataset[Sample]):
         if self.label_maps is None:
             views = [augmented(pixels, self.spec, self.augment, copy) for copy in copies]
             return Sample(torch.stack(views), label, [], [], unreadable)
-        whole = read_label_map(self.label_maps, self.manifest.path(row))
+        whole = read_label_map(self.label_maps, self.manifest.path(row), self._num_classes)
         drawn = [augment_labelled_image(pixels, whole, self.spec, self.augment, copy) for copy in copies]
         views, maps, crops = map(list, zip(*drawn, strict=True))
         return Sample(torch.stack(views), label, maps, crops, unreadable)
 
 
-def read_label_map(folder: str, path: str) -> Tensor:
+def read_label_map(folder: str, path: str, num_classes: int | None = None) -> Tensor:
     """The published map of a picture, float32 (2, k, M, M): scores and classes.
 
     It has the picture's name and lies in a folder of the same name as the picture's, as in the published archive.
-    Raises `InputError` where there is none.
+    Raises `InputError` where there is none, and for classes that are not below `num_classes`.
     """
     file = Path(folder, Path(path).parent.name, Path(path).stem + ".pt")
+    check_file(file, f"the label map of {path}")
     try:
-        label_map = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InputError(
-            f"{file}: expected the label map of {path}, found no readable file: {error.strerror}"
-        ) from None
-    except Exception as error:  # pickle's, zip's and torch's own
-        raise InputError(f"{file}: expected a label map, found another kind of file: {type(error).__name__}") from None
+        label_map = read_pickle(file)
+    except InputError as error:
+        why = str(error).replace(str(file), "it")
+        raise InputError(f"{file}: expected a label map, found another kind of file: {why}") from None
     if not isinstance(label_map, Tensor) or label_map.ndim != 4 or label_map.shape[0] != 2:
         raise InputError(f"{file}: expected a label map (2, k, M, M), found {getattr(label_map, 'shape', 'no tensor')}")
-    return label_map.float()
+    label_map = label_map.float()
+    most = math.inf if num_classes is None else num_classes
+    if not (label_map.isfinite().all() and (label_map[1] >= 0).all() and (label_map[1] < most).all()):
+        raise InputError(f"{file}: expected finite scores, and classes from 0 up to below {most}, found others")
+    return label_map
 
 
 # ---- batches ---------------------------------------------------------------------------------------------------------
 
 
 def batches(
-    dataset: TrainingSet, plan: Plan, *, start: int = 0, workers: int = 0, pin: bool = False
+    dataset: TrainingSet,
+    plan: Plan,
+    *,
+    start: int = 0,
+    workers: int = 0,
+    device: torch.device = CPU,
+    is_to_stop: Callable[[], object] = lambda: False,
 ) -> Iterator[Batch]:
-    """Every pass of this process from step `start` of the run to its end, read ahead by `workers` processes."""
-    loader = DataLoader(
-        dataset,
-        batch_sampler=_Places(plan, start),
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=pin,
-        worker_init_fn=_leave_signals_to_the_trainer if workers else None,
-        multiprocessing_context=WORKER_START if workers else None,
-    )
-    return iter(loader)
+    """Every pass of this process from step `start` of the run to its end, read ahead by `workers` processes.
+
+    For a GPU, `device`, they lie in memory that is copied to it quickly. `is_to_stop`: as in `read_in_order`.
+    """
+    read = read_in_order(partial(_read_batch, dataset), plan.places(start), workers, is_to_stop=is_to_stop)
+    return read if device.type == "cpu" else _pinned(read, device)
+
+
+def _read_batch(dataset: TrainingSet, places: list[Place]) -> Batch:
+    return collate([dataset[place] for place in places])
+
+
+def _pinned(source: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """The batches, put into pinned memory by a thread while the one before is computed on."""
+
+    def following() -> Batch | None:
+        torch.cuda.set_device(device)  # of this thread, which would else use the first
+        batch = next(source, None)
+        if batch is None:
+            return None
+        maps, crops = (None if part is None else part.pin_memory() for part in (batch.label_maps, batch.crops))
+        return batch._replace(x=batch.x.pin_memory(), labels=batch.labels.pin_memory(), label_maps=maps, crops=crops)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="pin") as pool:
+        future = pool.submit(following)
+        while (batch := future.result()) is not None:
+            future = pool.submit(following)
+            yield batch
 
 
 def collate(samples: list[Sample]) -> Batch:
@@ -237,17 +276,3 @@ def collate(samples: list[Sample]) -> Batch:
         tuple(bad for sample in samples for bad in sample.unreadable),
         sum(bool(sample.unreadable) for sample in samples),
     )
-
-
-class _Places(Sampler[list[Place]]):
-    def __init__(self, plan: Plan, start: int):
-        self._plan, self._start = plan, start
-
-    def __iter__(self) -> Iterator[list[Place]]:
-        return self._plan.places(self._start)
-
-
-def _leave_signals_to_the_trainer(_worker: int) -> None:
-    """A signal to the whole group must not take the data away from the step that is to be finished and saved."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

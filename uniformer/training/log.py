@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from uniformer.datasets.manifest import Manifest
-from uniformer.errors import InputError, MissingExtra
+from uniformer.errors import InputError, MissingExtra, visible
 from uniformer.support.files import atomic_path
 
 STEP_METRICS = ("epoch", "step", "lr", "loss", "grad_norm", "samples_per_s", "waiting", "epoch_loss")
@@ -48,6 +48,7 @@ class Log:
     def say(self, line: str) -> None:
         if self._quiet:
             return
+        line = visible(line, keep="\n")
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False)
         else:

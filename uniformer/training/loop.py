@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import shutil
 import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from uniformer.checkpoints.identify import Opened
 from uniformer.checkpoints.load import load_model
@@ -28,7 +28,7 @@ from uniformer.evaluation.scoring import Reading, score
 from uniformer.inference.networks import TorchNetwork, evaluating
 from uniformer.network.model import UniFormer
 from uniformer.speed.timings import Compute
-from uniformer.support.distributed import process_group
+from uniformer.support.distributed import ProcessGroup, process_group
 from uniformer.support.files import atomic_path, clear_away
 from uniformer.support.progress import Pace
 from uniformer.tasks.task import Task
@@ -55,6 +55,8 @@ from uniformer.training.step import Run, Step, find_non_finite, train_step
 IN_A_ROW = 3  # steps with a number that is not finite before the run goes back to its last state
 RETURNS = 3  # of them before it ends
 
+Signals = Callable[[], AbstractContextManager[list[int]]]
+
 
 def fit(
     recipe: Recipe,
@@ -67,6 +69,7 @@ def fit(
     task: type[Task] | None = None,
     opened: Opened | None = None,
     own: bool = False,
+    signals: Signals | None = None,
 ) -> TrainingResult:
     """Train what `recipe` says on `train_set`; the folder `out` gets everything, and the same call goes on from there.
 
@@ -74,8 +77,9 @@ def fit(
     average.safetensors (where the recipe keeps an average), model.safetensors (the result), unreadable.csv. Of one's
     `own` data, which no recipe names, also split/ (lists of both sets) and held-out/ (how the result does on
     `val_set`).
-    SIGTERM and SIGINT end the run after the step at hand, with its state saved. Under torchrun every process calls
-    this; `recipe.batch_size` is that of all of them together. Seeds torch's global generator at each step.
+    `signals` makes a list, for as long as the run goes on, whose first number ends it after the step at hand, with its
+    state saved: the command line notes SIGTERM and SIGINT there. Under torchrun every process calls this;
+    `recipe.batch_size` is that of all of them together.
 
     `task` is what the network is for, classification by default. `network` makes what is trained of `recipe.model` in
     the task's place: for comparisons it may be another than `UniFormer` that takes the same input, gives the same
@@ -88,7 +92,8 @@ def fit(
     out = Path(out)
     with (
         process_group(device) as group,
-        noted_signals() as signals,
+        own_random_numbers(group),
+        nullcontext([]) if signals is None else signals() as seen,
         group.alone_in(out) as unlocked,
         Log(out, quiet=not group.is_main, tensorboard=recipe.loop.tensorboard) as log,
     ):
@@ -104,11 +109,16 @@ def fit(
         log.rewind(run.learner.progress.step)
         log.start(run.total, run.learner.progress.step)
         while not run.learner.progress.finished:
-            stopped_by = follow(run, signals)
+            stopped_by = follow(run, seen)
             if stopped_by and not run.learner.progress.finished:
                 log.say(f"stopped by signal {stopped_by} at step {run.learner.progress.step}, ready to go on")
                 return TrainingResult(out, run.learner.progress.scores, stopped_by)
         return finish(run, own)
+
+
+def own_random_numbers(group: ProcessGroup) -> AbstractContextManager[None]:
+    """Torch's global generators, which each step seeds, are afterwards where they were."""
+    return torch.random.fork_rng([group.device] if group.device.type == "cuda" else [])
 
 
 # ---- the loop --------------------------------------------------------------------------------------------------------
@@ -117,8 +127,10 @@ def fit(
 def follow(run: Run, signals: list[int]) -> int | None:
     """Train until the run is finished, goes back to an earlier state, or is stopped: then by which signal."""
     recipe, progress, log = run.recipe, run.learner.progress, run.log
-    cuda = run.group.device.type == "cuda"
-    source = batches(run.samples, run.plan, start=progress.step, workers=recipe.data.workers, pin=cuda)
+    source = batches(
+        run.samples, run.plan,
+        start=progress.step, workers=recipe.data.workers, device=run.group.device, is_to_stop=lambda: bool(signals),
+    )  # fmt: skip
     window, epoch = Pace(), Pace()
     train_mode(run.learner.model)
     while not progress.finished:
@@ -305,28 +317,3 @@ def finish(run: Run, own: bool = False) -> TrainingResult:
         )  # fmt: skip
         run.log.say(f"on the validation samples: {in_short(found)}")
     return TrainingResult(out, progress.best_scores if best else progress.scores)
-
-
-@contextmanager
-def noted_signals() -> Iterator[list[int]]:
-    """SIGTERM and SIGINT go into a list instead of ending the process; a third SIGINT interrupts as usual
-    (the second may be torchrun passing on what the terminal sent to all).
-
-    Only in the main thread of a process, as Python has it; in others signals do what they did.
-    """
-    seen: list[int] = []
-
-    def note(number: int, _frame: object) -> None:
-        if number == signal.SIGINT and seen.count(number) >= 2:
-            raise KeyboardInterrupt
-        seen.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
@@ -23,8 +22,10 @@ from uniformer.errors import Checked, InputError
 from uniformer.network.variants import default_input, get_config
 from uniformer.reading.options import Augment
 from uniformer.support.settings import Table, from_table, keys, leaves, merged, nearest, nested, parse_override, to_toml
+from uniformer.support.texts import parse_toml, read_text
 from uniformer.tasks.options import Loss, Mixing
 
+MOST_WORKERS = 1024  # of one training process
 #: Of overrides, never of files; the last two are what a data set's errors call them.
 ALIASES = {
     "lr": "optimizer.lr", "epochs": "schedule.epochs", "root": "data.root", "label_base": "data.label_base",
@@ -57,8 +58,8 @@ class Data(Checked):
     def _problems(self) -> Iterable[str]:
         if self.repeated_augmentation < 1:
             yield f"expected data.repeated_augmentation of 1 or more, got {self.repeated_augmentation}"
-        if self.workers < 0:
-            yield f"expected data.workers of 0 or more, got {self.workers}"
+        if not 0 <= self.workers <= MOST_WORKERS:
+            yield f"expected data.workers of 0 or more, up to {MOST_WORKERS}, got {self.workers}"
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,8 @@ class Recipe(Checked):
         if self.batch_size < 1 or self.batch_size % self.optimizer.accumulate:
             passes = self.optimizer.accumulate
             yield f"expected a batch_size that optimizer.accumulate {passes} divides, got {self.batch_size}"
+        if self.seed < 0:
+            yield f"expected a seed of 0 or more, got {self.seed}"
 
     @property
     def record(self) -> Checkpoint | None:
@@ -314,10 +317,7 @@ def _read(source: str | os.PathLike[str], chain: tuple[str, ...]) -> Table:
     text, label, folder = _text(source)
     if label in chain:
         raise InputError(f"circular base: {' -> '.join((*chain, label))}")
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{label} is not TOML: {error}") from None
+    table = parse_toml(text, label)
     base = table.pop("base", None)
     if base is None:
         return table
@@ -336,10 +336,7 @@ def _text(source: str | os.PathLike[str]) -> tuple[str, str, Path]:
     """Text of a recipe file, what to call it, and the folder that paths in it start from."""
     if _is_path(source):
         path = Path(source).resolve()
-        try:
-            return path.read_text(encoding="utf-8"), str(path), path.parent
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read recipe {path}: {getattr(error, 'strerror', None) or error}") from None
+        return read_text(path, "a recipe"), str(path), path.parent
     recipes = files("uniformer").joinpath("assets", "recipes")
     for place in (recipes, recipes.joinpath("bases")):
         entry = place.joinpath(f"{source}.toml")

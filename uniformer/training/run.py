@@ -23,6 +23,7 @@ from uniformer.training.recipe import Data, Init, Recipe, asked, list_recipes, l
 if TYPE_CHECKING:
     from uniformer.checkpoints.identify import Opened
     from uniformer.tasks.task import Task
+    from uniformer.training.loop import Signals
     from uniformer.training.result import TrainingResult
 
 
@@ -101,8 +102,9 @@ def run_plan(
     out: str | os.PathLike[str] | None = None,
     device: str = "auto",
     task: type[Task] | None = None,
+    signals: Signals | None = None,
 ) -> TrainingResult:
-    """Do what was planned."""
+    """Do what was planned. `signals`: as in `loop.fit`."""
     recipe = plan.recipe
     folder = Path(out or Path("runs", recipe.name))
     train_set, val_set = plan.sets or open_for_recipe(recipe)
@@ -113,7 +115,10 @@ def run_plan(
     from uniformer.training.loop import fit
 
     own = plan.sets is not None
-    return fit(recipe, train_set, val_set, out=folder, device=device, task=task, opened=plan.opened, own=own)
+    return fit(
+        recipe, train_set, val_set,
+        out=folder, device=device, task=task, opened=plan.opened, own=own, signals=signals,
+    )  # fmt: skip
 
 
 def _start(settings: Table, checkpoint: str | None) -> str | None:

@@ -36,6 +36,7 @@ from uniformer.training.optim import freeze, make_optimizer, moving_average, tra
 from uniformer.training.recipe import EffectiveLR, Recipe, effective_lr, resolved
 from uniformer.training.result import REPORT, WRITTEN
 from uniformer.training.state import Learner, check_same_run, read_state, write_state
+from uniformer.training.state_check import check_state
 from uniformer.training.step import Run, lower_precision, moved, restore_buffers, total
 
 STATE, FEATURES = "state.pt", Path("features")  #: in a run's folder
@@ -88,7 +89,10 @@ def set_up(
         repeated=recipe.data.repeated_augmentation,
         balanced=train_set.labels if recipe.data.balanced else None,
     )
-    samples = TrainingSet(train_set, recipe.input, recipe.augment, seed=recipe.seed, label_maps=recipe.data.label_maps)
+    samples = TrainingSet(
+        train_set, recipe.input, recipe.augment, seed=recipe.seed, label_maps=recipe.data.label_maps,
+        num_classes=recipe.model.num_classes,
+    )  # fmt: skip
     run = Run(recipe, work, group, out, log, samples, plan, val_set, rates, learner)
     each = recipe.batch_per_process(group.size)
     warmup = f", {recipe.schedule.warmup_epochs:g} of warmup"
@@ -98,6 +102,7 @@ def set_up(
         f"{counted(each, 'sample')} each in one pass, on {group.device}"
     )
     if state is not None:
+        check_state(out / STATE, state, learner, run.total)
         learner.restore(state)
         log.say(f"going on from step {learner.progress.step} of {run.total}, as in {out / STATE}")
     return run, state

@@ -5,19 +5,21 @@ Random numbers are not among it: each draw follows from the seed and the place i
 
 from __future__ import annotations
 
+import math
 import os
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from uniformer.errors import InputError
+from uniformer.checkpoints.pickles import read_pickle
+from uniformer.errors import InputError, shown
 from uniformer.network.model import UniFormer
 from uniformer.support.files import atomic_path
-from uniformer.support.settings import leaves
+from uniformer.support.settings import KINDS, leaves
+from uniformer.support.texts import check_file, parse_toml
 from uniformer.tasks.objective import Objective
 from uniformer.training.recipe import Recipe, recipe_from, resolved
 
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
     from timm.utils import ModelEmaV3
 
 FORMAT = "uniformer run 1"
+#: What it holds beside its format, and of which kind.
+PARTS = {
+    "recipe": str, "data": dict, "progress": dict, "model": dict, "optimizer": dict, "scaler": dict,
+    "ema": dict | None,
+}  # fmt: skip
 FREE = (
     "loop.",
     "keep.",
@@ -79,6 +86,7 @@ class Learner:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that `state_check` found to fit."""
         self.progress = Progress(**state["progress"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -102,17 +110,46 @@ def write_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read what `write_state` wrote, onto the CPU. Raises `InputError` for any other file."""
+    expected = f"the state of a run ({FORMAT!r})"
+    check_file(path, expected)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InputError(f"{path}: expected the state of a run, found no readable file: {error.strerror}") from None
-    except Exception as error:  # pickle's, zip's and torch's own
-        raise InputError(
-            f"{path}: expected the state of a run, found another kind of file: {type(error).__name__}"
-        ) from None
+        state = read_pickle(path)
+    except InputError as error:
+        why = str(error).replace(str(path), "it")
+        raise InputError(f"{path}: expected {expected}, found another kind of file: {why}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise InputError(f"{path}: expected the state of a run ({FORMAT!r}), found another kind of file")
+        found = shown(state.get("format", "no format")) if isinstance(state, dict) else type(state).__name__
+        raise InputError(f"{path}: expected {expected}, found another kind of file: {found}")
+    for name, kind in PARTS.items():
+        if name not in state or not isinstance(state[name], kind):
+            found = f"{name} that is a {type(state[name]).__name__}" if name in state else f"no {name} in it"
+            raise InputError(f"{path}: expected {expected}, found {found}")
+    problem = next(_odd_progress(state["progress"]), None)
+    if problem is not None:
+        raise InputError(f"{path}: expected {expected}, found progress with {problem}")
     return state
+
+
+def _odd_progress(progress: Mapping[Any, Any]) -> Iterator[str]:
+    """What is wrong with saved `Progress`, whose fields are all there, of their types and in their ranges."""
+    usual = asdict(Progress(best=0.0))
+    if progress.keys() != usual.keys():
+        yield f"{shown(sorted(map(str, progress.keys() ^ usual.keys())))} too much or too little"
+        return
+    for name, value in progress.items():
+        like = usual[name]
+        if isinstance(like, dict):
+            if not (isinstance(value, dict) and all(type(k) is str and type(v) is float for k, v in value.items())):
+                yield f"{name} {shown(value)}, expected numbers by name"
+        elif name == "best":  # NaN where a measure has no value
+            if value is not None and type(value) is not float:
+                yield f"{name} {shown(value)}, expected a number or none"
+        elif type(value) is not type(like):
+            yield f"{name} {shown(value)}, expected {KINDS[type(like)]}"
+        elif name != "loss_sum" and not 0 <= value < 1 << 62:
+            yield f"{name} {shown(value)}, expected at least 0"
+    if not math.isfinite(progress["loss_sum"]) or not 0 < progress["rate_factor"] <= 1:
+        yield f"loss_sum {progress['loss_sum']} and rate_factor {progress['rate_factor']}"
 
 
 def check_same_run(
@@ -123,19 +160,25 @@ def check_same_run(
     Settings that the state does not have yet are as they were before there was a choice: at their defaults. What it
     does not say of the data, as earlier versions did not, is not compared.
     """
-    old, new = (_flat(tomllib.loads(resolved(r))) for r in (recipe_from(tomllib.loads(state["recipe"])), recipe))
+    try:
+        then = recipe_from(parse_toml(state["recipe"], "its recipe"))
+    except InputError as error:
+        raise InputError(f"{path}: expected the state of a run, found one with another recipe: {error}") from None
+    old, new = (_flat(parse_toml(resolved(r), r.name)) for r in (then, recipe))
     changed = [k for k in sorted(old.keys() | new.keys()) if not k.startswith(FREE) and old.get(k) != new.get(k)]
     if changed:
         key = changed[0]
+        there, here = shown(old.get(key)), shown(new.get(key))
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise InputError(
-            f"{path} is of a run with other settings ({key}: {old.get(key)} there, {new.get(key)} here{more}): "
+            f"{path} is of a run with other settings ({key}: {there} there, {here} here{more}): "
             "give another --out, or the same settings to go on"
         )
     for key, value in data.items():
-        if (there := state["data"].get(key, value)) != value:
+        if state["data"].get(key, value) != value:
+            there, here = shown(state["data"][key]), shown(value)
             raise InputError(
-                f"{path} is of a run on other data ({key}: {there} there, {value} here): give another --out"
+                f"{path} is of a run on other data ({key}: {there} there, {here} here): give another --out"
             )
 
 
