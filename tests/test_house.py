@@ -46,7 +46,7 @@ CORE = {"network", "checkpoints", "reading", "inference", "tasks", "config", "la
 # the data sets for loops of one's own and the rule that no output replaces a file; without comments and docstrings
 # 14,600. No code stands twice (but for a pair of signatures) and none is unused. Another 600 came with the reader of
 # pickles of our own, as torch's lets a file end the process, and with the forms that trainers save networks in.
-BUDGETS = {"core": 7_000, "package": 18_200}
+BUDGETS = {"core": 7_900, "package": 20_300}
 
 
 class Arrow(NamedTuple):

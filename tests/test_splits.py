@@ -18,6 +18,7 @@ from tests.test_save import edited
 from tests.tiny import IMAGES, refused, save_tiny, tiny_model
 from tests.training_runs import COLOURS, recipe, splits
 from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.load import load_model
 from uniformer.checkpoints.save import save_checkpoint, verify
 from uniformer.checkpoints.trained_on import MOST_BYTES, TrainedOn
 from uniformer.datasets.manifest import Manifest
@@ -152,6 +153,14 @@ def test_copies_on_both_sides_of_a_split_are_said_at_once(more: list[str], own: 
     assert re.search(
         r"on the validation samples: .*; 3 of 6 items were trained on, top-1 .* %; 3 were not, top-1 ", said
     )
+
+
+def test_of_very_many_items_it_is_said_that_they_are_not_noted(
+    own: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("uniformer.training.setup.MOST_NOTED", 20)
+    assert "which items are learnt from is not noted in the checkpoint: of more than 20" in train(cli, own, tmp_path)
+    assert load_model(tmp_path / "model.safetensors")[1].trained_on is None
 
 
 def test_features_and_probes_leave_out_what_was_trained_on_too(own: Path, tmp_path: Path, cli: Cli) -> None:

@@ -82,7 +82,7 @@ def fit_head(
         task = task_for(recipe, train_set)
         task.targets_and_loss(target_options(recipe), train_set, val_set)
         check_settings(recipe, task, train_set, val_set)
-        note_learnt(task, train_set, group)
+        note_learnt(task, train_set, group, log)
         say_sets(train_set, val_set, log)
         model = initialised(recipe, train_set.classes, log, task.build, opened)
         train_features = _features(model, recipe, train_set, out, "train", group, log)

@@ -39,6 +39,7 @@ from uniformer.training.state import Learner, check_same_run, read_state, write_
 from uniformer.training.state_check import check_state
 from uniformer.training.step import Run, lower_precision, moved, restore_buffers, total
 
+MOST_NOTED = 200_000  # items that a checkpoint is to know as learnt from: each file is opened for it
 STATE, FEATURES = "state.pt", Path("features")  #: in a run's folder
 
 Network = Callable[[Config], Any]  #: makes the network; what other than the task's own it may be, `fit` says
@@ -70,7 +71,7 @@ def set_up(
     state = group.broadcast(lambda: read_state(out / STATE) if (out / STATE).exists() else None)
     if state is not None:
         check_same_run(out / STATE, state, recipe, fingerprint(train_set, val_set))
-    note_learnt(work, train_set, group)
+    note_learnt(work, train_set, group, log)
     log.say(f"{recipe.name}: {recipe.title or recipe.arch}")
     say_sets(train_set, val_set, log)
 
@@ -136,8 +137,11 @@ def say_sets(train_set: Manifest, val_set: Manifest | None, log: Log) -> None:
         log.say(f"note: validated on without a training sample: {counted(len(unlearnt), 'class')}, {shown(names, 300)}")
 
 
-def note_learnt(task: Task, train_set: Manifest, group: ProcessGroup) -> None:
-    """Let the task's contract say which items are learnt from."""
+def note_learnt(task: Task, train_set: Manifest, group: ProcessGroup, log: Log) -> None:
+    """Let the task's contract say which items are learnt from, unless looking into all their files takes too long."""
+    if len(train_set) > MOST_NOTED:
+        log.say(f"which items are learnt from is not noted in the checkpoint: of more than {MOST_NOTED}")
+        return
     task.contract = replace(task.contract, trained_on=group.broadcast(lambda: trained_on(train_set)))
 
 
