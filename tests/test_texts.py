@@ -103,7 +103,7 @@ def place(tmp_path: Path, door: str) -> tuple[Path, Callable[[], object]]:
     return path, lambda: action(path)
 
 
-@pytest.mark.parametrize("door", set(DOORS) - {"claim", "timings", "checkpoint"})
+@pytest.mark.parametrize("door", [door for door in DOORS if door not in ("claim", "timings", "checkpoint")])
 def test_a_pipe_that_nobody_writes_to_is_no_file(door: str, tmp_path: Path) -> None:
     path, action = place(tmp_path, door)
     os.mkfifo(path)
