@@ -277,7 +277,7 @@ def test_rows_without_any_label(media: Path) -> None:
 
 def test_deep_labels_in_a_cell(media: Path) -> None:
     deep = "[" * 900 + "]" * 900
-    assert "line 2: expected a text or a number for label, found [[[" in message(
+    assert "line 2: expected the name of a class, found a name of 1800 characters" in message(
         opened(media, f"path,label\napple/0.mp4,{deep}\n")
     )
 
