@@ -129,3 +129,19 @@ def test_a_data_set_saved_by_the_datasets_library(tmp_path: Path) -> None:
     assert manifest[0].path == data["path"][0]
     assert find_splits(tmp_path / "saved") == []
     assert "found one set" in message(lambda: open_dataset(tmp_path / "saved", split="val"))
+
+
+def test_a_saved_data_set_of_several_labels_or_that_is_damaged(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    touch(tmp_path, "a.mp4")
+    names = datasets.Sequence(datasets.ClassLabel(names=["walk", "run"]))
+    features = datasets.Features({"path": datasets.Value("string"), "label": names})
+    data = {"path": [str(tmp_path / "a.mp4")], "label": [[1, 0]]}
+    datasets.Dataset.from_dict(data, features=features).save_to_disk(str(tmp_path / "saved"))
+    manifest = open_dataset(tmp_path / "saved")
+    assert [manifest.classes[i] for i in manifest[0].labels] == ["run", "walk"]
+    for text in ("{", "[]", '{"splits": ["train"]}', "[" * 100_000):
+        written(tmp_path / "saved" / "state.json", text)
+        assert "saved: expected a set saved by `datasets`, found a damaged one" in message(
+            lambda: open_dataset(tmp_path / "saved")
+        )

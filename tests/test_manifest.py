@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import pickle
 import tracemalloc
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tests.source_files import make, message, some_items
-from uniformer.datasets.manifest import Item, Manifest, Strings
+from uniformer.datasets.manifest import FORMAT, Item, Manifest
+from uniformer.datasets.strings import Strings
 
 
 def test_rows_come_back_as_they_went_in() -> None:
@@ -88,3 +91,77 @@ def test_packed_strings_keep_any_file_name() -> None:
     packed = Strings.pack(texts)
     assert list(packed) == texts
     assert list(packed.take(np.array([4, 0, 3]))) == [texts[4], texts[0], texts[3]]
+
+
+# ---- files that are damaged, or were made to harm --------------------------------------------------------------------
+
+FACTS = {"kind": "video", "classes": ["x", "y", "z"], "root": "/r", "origin": "o"}
+BAD_FACTS = [
+    *({"kind": ["video"]}, {"kind": "sound"}, {"kind": None}, {"classes": None}, {"classes": "xyz"}, {"classes": 3}),
+    *({"classes": ["x", ["y"], "z"]}, {"classes": ["x", {}, "z"]}, {"classes": ["x", 1, "z"]}, {"root": ["r"]}),
+    *({"origin": 1}, {"classes": ["x", "a\nb", "z"]}, {"classes": ["x", "\ud800", "z"]}, {"classes": ["x"]}),
+    *({"classes": ["x", "y" * 10_000, "z"]}, {"numbers_from": "1"}, {"numbers_from": 0}, {"numbers_from": True}),
+    *({"classes": ["7", "8", "9"], "numbers_from": 9}, {"classes": ["7", "8", "9" * 50], "numbers_from": 0}),
+]
+
+
+def saved(path: Path, facts: object, **arrays: np.ndarray) -> Path:
+    """A manifest of three rows as another program might have written it; an array that is None is left out."""
+    whole: dict[str, np.ndarray | None] = {
+        "paths.blob": np.frombuffer(b"abc", np.uint8),
+        "paths.offsets": np.array([0, 1, 2, 3]),
+        "labels": np.array([0, 1, 2], np.int32),
+    }
+    given = {name.replace("__", "."): value for name, value in arrays.items()}
+    text = facts if isinstance(facts, str) else json.dumps(facts)
+    kept = {name: value for name, value in (whole | given).items() if value is not None}
+    save_file(kept, path, {"format": FORMAT, "manifest": text})
+    return path
+
+
+@pytest.mark.parametrize("facts", [*({**FACTS, **bad} for bad in BAD_FACTS), [], "x", "{", "[" * 100_000, 7, None, {}])
+def test_a_manifest_that_says_something_else_is_refused(facts: object, tmp_path: Path) -> None:
+    said = message(lambda: Manifest.load(saved(tmp_path / "m.manifest", facts)))
+    assert said.startswith(f"{tmp_path / 'm.manifest'}: expected a saved manifest, found ")
+    assert len(said) < 500
+    assert said.isprintable()
+
+
+BAD_ARRAYS = {
+    "offsets that fall": {"paths__offsets": np.array([0, 2, 1, 3])},
+    "offsets before the start": {"paths__offsets": np.array([0, -1, 2, 3])},
+    "offsets that begin late": {"paths__offsets": np.array([1, 1, 2, 3])},
+    "offsets beyond the end": {"paths__offsets": np.array([0, 1, 2, 1 << 40])},
+    "offsets that end early": {"paths__offsets": np.array([0, 1, 2, 2])},
+    "no offsets": {"paths__offsets": np.array([], np.int64)},
+    "fewer rows": {"paths__offsets": np.array([0, 3])},
+    "offsets of another type": {"paths__offsets": np.array([0, 1, 2, 3], np.float64)},
+    "offsets in a table": {"paths__offsets": np.array([[0, 1], [2, 3]])},
+    "no paths": {"paths__blob": None, "paths__offsets": None},
+    "paths without offsets": {"paths__offsets": None},
+    "no labels": {"labels": None},
+    "labels of another type": {"labels": np.array([0, 1, 2], np.float64)},
+    "labels below": {"labels": np.array([0, -1, 2], np.int32)},
+    "labels above": {"labels": np.array([0, 3, 2], np.int32)},
+    "labels in a table": {"labels": np.array([[0, 1, 2]], np.int32)},
+    "label offsets that fall": {"label_offsets": np.array([0, 2, 1, 3])},
+    "label offsets before the start": {"label_offsets": np.array([-1, 0, 1, 3])},
+    "fewer label offsets": {"label_offsets": np.array([0, 3])},
+    "segments of another type": {"start": np.zeros(3, np.int32), "end": np.ones(3, np.int32)},
+    "fewer segments": {"start": np.zeros(2), "end": np.ones(2)},
+    "groups without names": {"group": np.zeros(3, np.int32)},
+    "group names that fall": {
+        "group": np.zeros(3, np.int32),
+        "group_names__blob": np.frombuffer(b"ab", np.uint8),
+        "group_names__offsets": np.array([0, 3, 2]),
+    },
+    "a column of another name": {"\x1b[2Jwhat": np.zeros(3, np.int32)},
+}
+
+
+@pytest.mark.parametrize("arrays", BAD_ARRAYS.values(), ids=BAD_ARRAYS.keys())
+def test_arrays_that_do_not_fit_are_refused_before_they_are_used(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+    assert len(Manifest.load(saved(tmp_path / "sound.manifest", FACTS))) == 3
+    said = message(lambda: Manifest.load(saved(tmp_path / "m.manifest", FACTS, **arrays)))
+    assert "m.manifest: expected a saved manifest, found " in said
+    assert said.isprintable()

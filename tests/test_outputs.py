@@ -173,7 +173,9 @@ def test_results_within_a_folder_that_is_read_are_gone_on_with(cli: Cli, place: 
     command = ("predict", "photos", *IMAGE, "--out", "photos/new.jsonl", "--resume")
     assert cli(*command).status == 0
     before = contents(place)
-    assert cli(*command).err == "2 files had a result already\n"
+    assert cli(*command).err == (
+        "uniformer: warning: photos: left out files that are no images: 1 (new.jsonl)\n2 files had a result already\n"
+    )
     assert contents(place) == before
 
 

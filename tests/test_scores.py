@@ -265,14 +265,17 @@ def test_labels_are_matched_by_name_whatever_the_spelling() -> None:
 
 def test_names_that_do_not_match_are_told_or_refused() -> None:
     network = ("a", "b", "c")
-    kept, said = match_labels(of_kind(["x", "y", "z"]), network)
+    with refused("such as 'x', 'y', 'z'"):
+        match_labels(of_kind(["x", "y", "z"]), network)
+    kept, said = match_labels(of_kind(["x", "y", "z"]), network, strict=False)
     assert kept.labels.tolist() == [0, 1, 2]
     assert said is not None
     assert "by number" in said
     with refused("such as"):
         match_labels(of_kind(["a", "x"]), network)
     numbers, said = match_labels(of_kind(["0", "1"]), network)  # labels that are numbers have no names to match
-    assert (numbers.classes, said) == (("0", "1"), None)
+    assert (numbers.classes, said) == (network, "labels taken by number: the data name no classes")
+    assert numbers.labels.tolist() == [0, 1]
     assert match(["a", "A!"], ["a", "b"]) is None
     assert relabelled(of_kind(["a", "b"]), np.array([2, 1]), network).labels.tolist() == [2, 1]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -25,6 +26,8 @@ DATASETS = {
     "HMDB51": "hmdb51.json",
 }
 _IMAGENET = "ImageNet-1K"
+
+LONGEST_NAME = 1000  #: characters of a class name: what is longer is a file misread
 
 
 def load_classes(dataset: str) -> tuple[str, ...]:
@@ -99,10 +102,48 @@ def words(name: str) -> list[str]:
     return re.sub(r"\b(?:(counter|anti) (?=clockwise)|(left|right) (?=hand(ed)?\b))", r"\1\2", spaced).split()
 
 
+_WHOLE = re.compile(r"[+-]?\d{1,1000}(?:\.0*)?", re.ASCII)  # Python refuses to convert much longer ones
+_SIGNS = "#%&*@"  # what Unicode counts as punctuation, and names mean something by: C# is not C
+
+
+def whole_number(name: str) -> int | None:
+    """The integer that a name is: 7 of "7", "07" and "7.0", which is what pandas makes of a column with gaps."""
+    return int(name.partition(".")[0]) if is_whole(name) else None
+
+
+def is_whole(name: str) -> bool:
+    """Is it an integer, so that a label may be a number and not a name?"""
+    return _WHOLE.fullmatch(name) is not None
+
+
 @lru_cache(4096)  # lists of a million rows ask for the same few
 def normal_form(name: str) -> str:
-    """Its letters and digits alone: what the spellings of a name share."""
-    return "".join(words(name))
+    """What the spellings of a name share: letters, digits and symbols, in lower case, accents composed.
+
+    Spaces and punctuation are spelling, but for what tells numbers apart: -90 is not 90, and 1.5 not 15.
+    """
+    name = name.replace("\N{MINUS SIGN}", "-")
+    number = whole_number(name)
+    if number is not None:
+        return str(number)
+    text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    said = "".join(c if _says(c) else " " for c in re.sub(r"(?<![^\W_])-(?=\d)", "\N{MINUS SIGN}", text))
+    return re.sub(r"(?<!\d) | (?!\d)", "", " ".join(said.split()))
+
+
+def _says(character: str) -> bool:
+    """Is it more than spelling? No separators, control characters and punctuation."""
+    kind = unicodedata.category(character)
+    return character in _SIGNS or not (kind[0] in "ZP" or kind in ("Cc", "Cf"))
+
+
+def unfit(name: str) -> str | None:
+    """Why it cannot be the name of a class, which stands in lists, headers and pages; None where it can."""
+    if len(name) > LONGEST_NAME:
+        return f"a name of {len(name)} characters"
+    if any("\ud800" <= c <= "\udfff" for c in name):
+        return "a name that is not UTF-8"
+    return "a name of several lines" if name and name.splitlines() != [name] else None
 
 
 def match_names(names: Iterable[str], known: Sequence[str]) -> list[int | None]:

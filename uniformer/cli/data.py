@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uniformer.cli.options import add_quiet, whole
+from uniformer.cli.options import add_data, add_quiet, call, whole
 from uniformer.cli.tables import say
 from uniformer.errors import counted
 from uniformer.support.files import check_outputs, make_folder
@@ -26,7 +26,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     tasks = p.add_subparsers(dest="task", metavar="TASK", required=True)
 
     scan = tasks.add_parser("scan", help="read every file once; HTML report, and a manifest that training uses")
-    _add_source(scan)
+    _add_source(scan, "default: all")
     scan.add_argument("--out", metavar="DIR", help="default: SOURCE.scan beside it")
     scan.add_argument("--checkpoint", metavar="ID", help="check clip lengths against what this checkpoint is fed")
     scan.add_argument("--full", action="store_true", help="decode every frame, not the first and last wanted ones only")
@@ -66,10 +66,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     make.set_defaults(task=_make)
 
 
-def _add_source(p: argparse.ArgumentParser) -> None:
+def _add_source(p: argparse.ArgumentParser, split: str = "default: what is there must be one set") -> None:
     p.add_argument("source", metavar="SOURCE", help="folder, list, split files, ...: recognised by looking")
-    p.add_argument("--split", help="train, val or test, where the source has several")
-    p.add_argument("--root", metavar="DIR", help="where the paths of a list begin")
+    add_data(p, split)
     add_quiet(p)
     p.add_argument("--workers", type=whole(0, 1024), metavar="N", help="processes (default: one per core)")
 
@@ -83,14 +82,13 @@ def _scan(args: argparse.Namespace) -> int:
     from uniformer.checkpoints.records import get_checkpoint
     from uniformer.datasets.open import find_splits, open_dataset
     from uniformer.datasets.scan import JOURNAL, scan
+    from uniformer.datasets.statement import statement
     from uniformer.reports.dataset import write_dataset_page
 
-    splits = [args.split] if args.split else list(find_splits(args.source))
-    sets = {name: open_dataset(args.source, split=name, root=args.root) for name in splits}
-    if not splits:
-        sets = {"all": open_dataset(args.source, root=args.root)}
-    for name, manifest in sets.items():
-        say(f"{name}: {manifest.origin}")
+    splits = [args.split] if args.split else find_splits(args.source)
+    sets = {name or "all": call(open_dataset, args, split=name) for name in splits or [None]}
+    for line in statement(sets):
+        say(line)
     out = Path(args.out or f"{str(args.source).rstrip('/')}.scan")
     _check_journal(args, out / JOURNAL)
     spec = get_checkpoint(args.checkpoint).input if args.checkpoint else None
@@ -218,7 +216,9 @@ def _check_journal(args: argparse.Namespace, journal: Path) -> None:
 
 def _manifest(args: argparse.Namespace) -> Any:
     from uniformer.datasets.open import open_dataset
+    from uniformer.datasets.statement import statement
 
-    manifest = open_dataset(args.source, split=args.split, root=args.root)
-    say(manifest.origin)
+    manifest = call(open_dataset, args)
+    for line in statement({args.split or "all": manifest}):
+        say(line)
     return manifest

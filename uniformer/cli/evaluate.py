@@ -6,7 +6,16 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from uniformer.cli.options import add_data, add_quiet, add_reading, add_told, call, number, told, whole
+from uniformer.cli.options import (
+    add_checkpoint_and_data,
+    add_quiet,
+    add_reading,
+    add_told,
+    call,
+    number,
+    told,
+    whole,
+)
 from uniformer.cli.tables import print_table, say
 from uniformer.errors import InputError
 from uniformer.support.progress import Pace, progress_bar
@@ -18,7 +27,7 @@ HELP = "test a checkpoint on a data set"
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
-    add_data(p)
+    add_checkpoint_and_data(p)
     add_reading(p)
     add_told(p, but=["classes"])  # there, those of the data
     add_quiet(p)
@@ -52,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--probe needs --out: the features are kept there")
     pace = Pace()
     with progress_bar("items", shown=not args.quiet) as bar:
-        result = call(evaluate, args, progress=bar, pace=pace, **told(args))
+        result = call(evaluate, args, progress=bar, pace=pace, say=say, **told(args))
     if not result.is_main:
         return 0
     if pace.samples:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from uniformer.cli.options import add_data, add_quiet, add_reading, add_told, call, told
+from uniformer.cli.options import add_checkpoint_and_data, add_quiet, add_reading, add_told, call, told
 from uniformer.cli.tables import say
 from uniformer.errors import counted
 from uniformer.support.progress import progress_bar
@@ -14,7 +14,7 @@ HELP = "write the embeddings of a data set"
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
-    add_data(p)
+    add_checkpoint_and_data(p)
     add_reading(p)
     add_told(p, but=["classes"])  # there, those of the data
     add_quiet(p)
@@ -31,12 +31,12 @@ def run(args: argparse.Namespace) -> int:
     from uniformer.evaluation.features import write_features
 
     with progress_bar("items", shown=not args.quiet) as bar:
-        written = call(write_features, args, progress=bar, **told(args))
+        written = call(write_features, args, progress=bar, say=say, **told(args))
     if written.is_main:
         if written.note:
             say(f"note: {written.note}")
         count = len(written.manifest) - len(written.errors)
-        say(f"{written.manifest.origin}\nwrote features of {counted(count, 'item')} to {args.out}")
+        say(f"wrote features of {counted(count, 'item')} to {args.out}")
         for row, why in written.errors.items():
             say(f"uniformer: row {row + 1}: {why}", file=sys.stderr)
     return 1 if written.errors else 0

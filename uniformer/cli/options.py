@@ -73,21 +73,23 @@ def add_reading(p: argparse.ArgumentParser) -> None:
     p.add_argument("--plain", dest="compute", action="store_const", const="plain", help="short for --compute plain")
 
 
-def add_data(p: argparse.ArgumentParser) -> None:
-    """A checkpoint and a data set, for `eval` and `features`."""
+def add_checkpoint_and_data(p: argparse.ArgumentParser) -> None:
+    """What `eval` and `features` are given."""
     p.add_argument("checkpoint", metavar="CHECKPOINT", help="published id, file, folder or hub repository")
     p.add_argument("data", metavar="DATA", help="a folder, a list of files or a saved manifest")
-    p.add_argument(
-        "--split",
-        help="train, val or test, where DATA holds several (default: val, else test); held-out leaves out what "
-        "CHECKPOINT was trained on",
-    )
+    add_data(p, "default: val, else test; held-out leaves out what CHECKPOINT was trained on")
+
+
+def add_data(p: argparse.ArgumentParser, split: str) -> None:
+    """How a data set is read: the same for all that take one; `split` says which part is taken where none is named."""
+    p.add_argument("--split", help=f"train, val or test, where DATA holds several ({split})")
     p.add_argument("--classes", metavar="FILE|NAME", help="names of DATA's labels: a file, or such as Kinetics-400")
     p.add_argument("--root", metavar="DIR", help="where the paths of a list begin")
     p.add_argument("--separator", default="auto", choices=("auto", "comma", "tab", "semicolon", "space"))
     p.add_argument(
         "--label-base", type=whole(-(2**31)), default=0, metavar="N", help="the first label, of lists that count from 1"
     )
+    p.add_argument("--allow-duplicates", action="store_true", help="keep rows that name the same part of a file twice")
 
 
 def add_quiet(p: argparse.ArgumentParser) -> None:

@@ -77,11 +77,19 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
     answers = Answers(form, "" if form == "table" else predictor.network.weights, predictor.task.result)
     kept = Records(Path(args.out), answers, resume=args.resume) if args.out else None
     done = set(kept.read()) if kept else set()
-    sources = [s for s in expand(args.paths, clips=predictor.spec.is_video) if s not in done]
+    failures = list[Failure]()
+    found = expand(
+        args.paths, clips=predictor.spec.is_video, on_error=lambda path, why: failures.append(Failure(path, str(why)))
+    )
+    sources = [source for source in found if source not in done]
+    if len(failures) == 1 and not sources and not done:
+        raise InputError(failures[0].error)
     sheets = _sheets(args.show_sampling, sources)
     _check_outputs(args, [*filter(None, [args.out]), *sheets.values()], sources)
-    failures = []
+    count = len(failures) + len(sources)
     with kept or nullcontext(), progress_bar("files", shown=len(sources) > 1 and not args.quiet) as bar:
+        for failure in failures:
+            bar.say(f"uniformer: {failure.error}")
         on_views = _sampling_pictures(sheets, predictor)
         if kept is None:
             print(answers.header.decode(), end="")
@@ -97,7 +105,7 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
     if done:
         say(f"{counted(len(done), 'file')} had a result already", file=sys.stderr)
     if failures:
-        say(f"{len(failures)} of {counted(len(sources), 'file')} failed:", file=sys.stderr)
+        say(f"{len(failures)} of {counted(count, 'file')} failed:", file=sys.stderr)
         for failure in failures:
             say(f"  {failure.source}", file=sys.stderr)
     return 1 if failures else 0

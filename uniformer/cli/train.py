@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from uniformer.cli.options import add_device, add_told, call, told
+from uniformer.cli.options import add_data, add_device, add_told, call, told
 from uniformer.cli.tables import say
 
 HELP = "train or fine-tune on a data set"
@@ -22,6 +22,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--checkpoint", metavar="ID|FILE|REPO", help="what to start from (default: a small published model)")
     p.add_argument("--out", metavar="DIR", help="folder of the run; going on is the same command (default: runs/NAME)")
+    add_data(p, "default: train, validated on val, else test")
     add_device(p)
     p.add_argument("--print", action="store_true", help="print the whole recipe and stop")
     add_told(p, but=["classes"])  # they are those of the data
@@ -36,9 +37,9 @@ def run(args: argparse.Namespace) -> int:
     if args.print:
         sys.stdout.write(resolved(plan.recipe))
         return 0
-    if plan.reasons:
-        say("\n".join(plan.reasons), flush=True)
-    result = call(run_plan, args, plan=plan, signals=noted_signals)
+    for reason in plan.reasons:
+        say(reason, flush=True)
+    result = call(run_plan, args, plan=plan, signals=noted_signals, say=say)
     return 128 + result.stopped_by if result.stopped_by else 0
 
 

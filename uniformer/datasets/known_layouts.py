@@ -7,19 +7,23 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from uniformer.datasets.columns import meanings
 from uniformer.datasets.layouts import (
     Listing,
     OpenOptions,
+    by_split,
     choose,
     is_part,
     nearby,
     one_set,
+    only_one,
     split_of,
     subfolders,
     visible,
 )
-from uniformer.datasets.tables import ListRow, group_of, read_rows, text_of
-from uniformer.errors import InputError, MissingExtra
+from uniformer.datasets.records import class_names, text_of
+from uniformer.datasets.tables import ListRow, group_of, read_rows, row_of
+from uniformer.errors import InputError, MissingExtra, first_line, shown
 
 # ----------------------------------------------------------------------------------------------------- UCF101, HMDB51
 
@@ -71,7 +75,7 @@ def hmdb51(path: Path, options: OpenOptions) -> Listing | None:
             for number, line in enumerate(_lines(file), 1):
                 clip, _, mark = line.rpartition(" ")
                 if mark not in ("0", "1", "2") or not clip:
-                    raise InputError(f"{file}, line {number}: expected '<clip> <0, 1 or 2>', found {line[:60]!r}")
+                    raise InputError(f"{file}, line {number}: expected '<clip> <0, 1 or 2>', found {shown(line)!r}")
                 if mark == flag:
                     film = clip.rsplit(f"_{label}_", 1)[0]  # clips are named <film>_<class>_<conditions>_<number>
                     yield ListRow(f"{file}, line {number}", clip, (label,), group=film if film != clip else None)
@@ -98,21 +102,23 @@ def hugging_face(folder: Path, options: OpenOptions) -> Listing | None:
     `save_to_disk` wrote, if its files lie on the disk."""
     if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return _saved_to_disk(folder, options)
-    splits = {split_of(p.name): p for p in subfolders(folder) if split_of(p.name)}
-    parts = {split: meta for split, p in splits.items() if (meta := _metadata(p))}
+    folders = {split: list(filter(_metadata, p)) for split, p in by_split(subfolders(folder)).items()}
+    parts = {split: found for split, found in folders.items() if found}
     if parts:
-        chosen = parts[choose(options.split, parts, folder)]
+        split = choose(options.split, parts, folder)
+        chosen = _metadata(only_one(parts[split], split, folder)) or folder
     elif is_part(folder.name, options.split) and _metadata(folder):
         chosen = _metadata(folder) or folder
     else:
         return None
-    parts = parts or {None: chosen}
+    files = [file for part in parts.values() for file in map(_metadata, part) if file] or [chosen]
     return Listing(
         origin=f"{chosen.name} of a `datasets` folder",
         rows=partial(read_rows, chosen, split_labels=options.split_labels),
         roots=(chosen.parent,),
         forms=("{path}",),
-        others=lambda: (row for p in parts.values() for row in read_rows(p, split_labels=options.split_labels)),
+        classes=class_names(chosen),
+        others=lambda: (row for file in files for row in read_rows(file, split_labels=options.split_labels)),
     )
 
 
@@ -125,26 +131,29 @@ def _saved_to_disk(folder: Path, options: OpenOptions) -> Listing:
         import datasets
     except ImportError:
         raise MissingExtra("datasets", "datasets", f"{folder}, written by the `datasets` library,") from None
-    saved = datasets.load_from_disk(str(folder))
+    try:
+        saved = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:  # Arrow's are some of these
+        why = shown(first_line(error), 200)
+        raise InputError(f"{folder}: expected a set saved by `datasets`, found a damaged one: {why}") from None
     if isinstance(saved, datasets.DatasetDict):
         found = {split_of(name) or name: name for name in saved}
+        if len(found) < len(saved):
+            raise InputError(f"{folder}: expected one set of each split, found {', '.join(map(shown, saved))}")
         saved = saved[found[choose(options.split, found, folder)]]
     elif not is_part(folder.name, options.split):
         raise one_set(folder, options.split)
-    features = saved.features
-    column = next((name for name in ("video", "image", "file_name", "path") if name in features), None)
-    if column is None or "label" not in features:
-        raise InputError(f"{folder}: expected the columns image or video, and label; found {', '.join(features)}")
-    if hasattr(features[column], "decode"):
-        saved = saved.cast_column(column, type(features[column])(decode=False))
+    of_use = {
+        name: m for name, m in zip(saved.features, meanings(tuple(saved.features), str(folder)), strict=True) if m
+    }
+    for name in of_use:
+        if hasattr(saved.features[name], "decode"):
+            saved = saved.cast_column(name, type(saved.features[name])(decode=False))
 
     def rows() -> Iterator[ListRow]:
-        for number, record in enumerate(saved.select_columns([column, "label"])):
-            value = record[column]
-            path = value["path"] if isinstance(value, dict) else value
-            if not path or (isinstance(value, dict) and value.get("bytes") is not None):
-                raise InputError(f"{folder}, row {number}: expected the path of a file, found its content")
-            yield ListRow(f"{folder}, row {number}", path, (str(record["label"]),), group=group_of(path))
+        for number, record in enumerate(saved.select_columns(list(of_use))):
+            yield row_of(record, folder, f"row {number}", split_labels=options.split_labels)
 
-    names = getattr(features["label"], "names", None)
+    label = next((saved.features[name] for name, m in of_use.items() if m in ("label", "class")), None)
+    names = getattr(getattr(label, "feature", label), "names", None)  # several labels a row have it one deeper
     return Listing("a data set saved by `datasets`", rows, (folder,), ("{path}",), tuple(names) if names else None)

@@ -8,31 +8,35 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from uniformer.datasets.manifest import Kind
+from uniformer.datasets.records import class_names
 from uniformer.datasets.tables import (
     LIST_SUFFIXES,
     ListRow,
     columns_of,
     describe,
     group_of,
-    is_whole,
+    has_header,
     read_rows,
 )
-from uniformer.errors import InputError, counted
-from uniformer.labels import load_classes
+from uniformer.errors import InputError, counted, shown
+from uniformer.labels import is_whole, load_classes, normal_form
 from uniformer.reading.frames import VIDEO_SUFFIXES
+from uniformer.reading.paths import LeftOut, folders_below
 from uniformer.reading.pictures import IMAGE_SUFFIXES
 
 SPLITS = {
     "train": ("train", "training"),
-    "val": ("val", "valid", "validate", "validation"),
-    "test": ("test", "testing"),
+    "val": ("val", "valid", "validate", "validation", "dev", "devel", "development", "eval", "evaluation"),
+    "test": ("test", "testing", "holdout", "heldout"),
 }
+CLASSES_FILE = "classes.txt"  #: beside a list: the classes' names, one a line, in the order of the labels
 ANY_SUFFIX = ("{path}", *(f"{{path}}{s}" for s in (".mp4", ".webm", ".avi", ".mkv", ".jpg", ".png")))
 _KINETICS_PLACES = ("", "{split}/", "{label}/", "{label_}/", "{split}/{label}/", "{split}/{label_}/")
 
@@ -50,6 +54,8 @@ class Listing:
     renamed: dict[str, str] | None = None  #: labels as written -> names
     kind: Kind | None = None  #: None: by the files
     others: Callable[[], Iterator[ListRow]] | None = None  #: rows of the other splits, whose classes count too
+    has_header: bool = True  #: or what could be one is taken for a row
+    left_out: LeftOut = field(default_factory=LeftOut)  #: filled while `rows` are gone through
 
 
 @dataclass(frozen=True)
@@ -73,8 +79,17 @@ class OpenOptions:
 def split_of(name: str) -> str | None:
     """'val' for validation, Val, my-val-list, valid_2: the split that a file's or folder's name tells, if one."""
     words = [re.sub(r"\d+$", "", word) for word in re.split(r"[^a-z0-9]+", name.lower())]
+    words.append(normal_form(name))  # held-out
     found = {split for split, names in SPLITS.items() if set(words) & set(names)}
     return found.pop() if len(found) == 1 else None
+
+
+class NoSuchSplit(InputError):
+    """A source has other splits than the one asked for; `there` names them, none where it is one set."""
+
+    def __init__(self, message: str, there: Sequence[str] = ()):
+        super().__init__(message)
+        self.there = there
 
 
 def is_part(name: str, split: str | None) -> bool:
@@ -95,6 +110,24 @@ def visible(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
+def by_split(paths: Iterable[Path]) -> dict[str, list[Path]]:
+    """The paths whose names, less a suffix, tell a split, by that."""
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        if split := split_of(path.stem if path.is_file() else path.name):
+            found.setdefault(split, []).append(path)
+    return found
+
+
+def only_one(paths: list[Path], split: str, where: Path) -> Path:
+    """Raises `InputError` where several are of one split: to take one of them would be a guess."""
+    if len(paths) > 1:
+        what = "list" if paths[0].is_file() else "folder"
+        names = ", ".join(shown(path.name) for path in paths)
+        raise InputError(f"{where}: expected one {what} of split {split}, found {names}: name the one to use")
+    return paths[0]
+
+
 def media_kind(path: str | os.PathLike[str]) -> Kind | None:
     """What a file is by its suffix."""
     suffix = os.path.splitext(path)[1].lower()
@@ -109,45 +142,70 @@ def class_folders(folder: Path, options: OpenOptions) -> Listing | None:
 
     `train/` itself is that split, whatever lies beside it.
     """
-    splits = {split_of(p.name): p for p in subfolders(folder) if split_of(p.name) and _holds_classes(p)}
+    splits = {split: parts for split, found in by_split(subfolders(folder)).items() if (parts := _of_classes(found))}
     if splits:
-        chosen = splits[choose(options.split, splits, folder)]
+        split = choose(options.split, splits, folder)
+        chosen = only_one(splits[split], split, folder)
     elif is_part(folder.name, options.split) and _holds_classes(folder):
         chosen = folder
     else:
         return None
-    names = sorted({p.name for part in splits.values() or [chosen] for p in subfolders(part) if _first_media(p)})
+    parts = list(chain.from_iterable(splits.values())) or [chosen]
+    names = sorted({p.name for part in parts for p in subfolders(part) if _first_media(p)})
     kind = _kind_of_folders(chosen)
     where = f"{chosen.name}/ of " if splits else f"{folder.name}/ alone: " if split_of(folder.name) else ""
-    origin = f"a folder per class ({where}{counted(len(names), 'class')})"
-    renamed = None
-    if len(names) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in names):
-        renamed = dict(zip(names, load_classes("ImageNet-1K"), strict=True))
-        origin = f"ImageNet folders ({where}1000 classes in the order of their ids)"
-    elif all(re.fullmatch(r"n\d{8}", name) for name in names):
-        origin = f"some ImageNet folders ({where}{counted(len(names), 'class')}, named and ordered by their ids)"
+    origin, renamed = _named_folders(names, where)
+    left_out = LeftOut()
     return Listing(
         origin=origin,
-        rows=partial(_walk_classes, chosen, kind),
+        rows=partial(_walk_classes, chosen, kind, left_out, beside=[] if chosen == folder else _beside(folder, parts)),
         roots=(chosen,),
         forms=("{path}",),
         classes=tuple(renamed.values()) if renamed else tuple(names) if all(map(is_whole, names)) else None,
         renamed=renamed,
         kind=kind,
         others=lambda: (ListRow(name, name, (name,)) for name in names),
+        left_out=left_out,
     )
 
 
-def _walk_classes(folder: Path, kind: Kind) -> Iterator[ListRow]:
-    for label in subfolders(folder):
-        for path in _media_below(label, kind):
+def _named_folders(names: list[str], where: str) -> tuple[str, dict[str, str] | None]:
+    """What folders of classes are, in words, and the classes' names where they are others."""
+    are_ids = all(re.fullmatch(r"n\d{8}", name) for name in names)
+    if are_ids and len(names) == 1000:
+        renamed = dict(zip(names, load_classes("ImageNet-1K"), strict=True))
+        return f"ImageNet folders ({where}1000 classes in the order of their ids)", renamed
+    if are_ids:
+        return f"some ImageNet folders ({where}{counted(len(names), 'class')}, named and ordered by their ids)", None
+    return f"a folder per class ({where}{counted(len(names), 'class')})", None
+
+
+def _beside(folder: Path, parts: list[Path]) -> list[Path]:
+    """What else lies beside the folders of splits, less what is of use."""
+    return [path for path in visible(folder) if path not in parts and path.name != CLASSES_FILE]
+
+
+def _walk_classes(folder: Path, kind: Kind, left_out: LeftOut, beside: list[Path]) -> Iterator[ListRow]:
+    left_out.clear()
+    for other in beside:
+        left_out.add("beside the splits", other.name)
+    for label in visible(folder):
+        if not label.is_dir():
+            if label.name != CLASSES_FILE:
+                left_out.add("beside the classes", label.name)
+            continue
+        is_empty = True
+        for path in _media_below(label, kind, left_out):
+            is_empty = False
             relative = os.path.relpath(path, folder)
             yield ListRow(relative, relative, (label.name,), group=group_of(relative))
+        if is_empty:
+            left_out.add(f"folders without {'videos' if kind == 'video' else 'images'}", label.name)
 
 
-def _media_below(folder: Path, kind: Kind) -> Iterator[str]:
+def _media_below(folder: Path, kind: Kind, left_out: LeftOut) -> Iterator[str]:
     """Files of the kind anywhere below, sorted; for frames, the folders that hold images."""
-    for place, files in _folders_with_media(folder):
+    for place, files in _folders_with_media(folder, left_out):
         if kind == "frames":
             yield place
             continue
@@ -158,15 +216,21 @@ def _media_below(folder: Path, kind: Kind) -> Iterator[str]:
 
 
 def _first_media(folder: Path) -> str | None:
-    return next((files[0] for _, files in _folders_with_media(folder)), None)
+    return next((files[0] for _, files in _folders_with_media(folder, LeftOut())), None)
 
 
-def _folders_with_media(folder: Path) -> Iterator[tuple[str, list[str]]]:
+def _folders_with_media(folder: Path, left_out: LeftOut) -> Iterator[tuple[str, list[str]]]:
     """Each folder below with media in it, and their paths, sorted and less hidden ones."""
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if media := sorted(name for name in files if not name.startswith(".") and media_kind(name)):
+    for place, files in folders_below(folder, left_out):
+        for name in files:
+            if not media_kind(name):
+                left_out.add("files that are no media", os.path.relpath(os.path.join(place, name), folder.parent))
+        if media := sorted(name for name in files if media_kind(name)):
             yield place, [os.path.join(place, name) for name in media]
+
+
+def _of_classes(folders: list[Path]) -> list[Path]:
+    return [folder for folder in folders if _holds_classes(folder)]
 
 
 def _holds_classes(folder: Path) -> bool:
@@ -184,9 +248,9 @@ def _kind_of_folders(folder: Path) -> Kind:
     return "frames" if kind == "image" and is_nested else kind
 
 
-def one_set(source: Path, split: str | None) -> InputError:
+def one_set(source: Path, split: str | None) -> NoSuchSplit:
     what = "list" if source.is_file() else "set"
-    return InputError(f"{source}: expected several splits to choose {split!r} from, found one {what}")
+    return NoSuchSplit(f"{source}: expected several splits to choose {split!r} from, found one {what}")
 
 
 def choose(split: str | None, found: Iterable[str | None], where: Path) -> str:
@@ -196,7 +260,8 @@ def choose(split: str | None, found: Iterable[str | None], where: Path) -> str:
         return names[0]
     asked = None if split is None else split_of(split) or split
     if asked not in names:
-        raise InputError(f"{where}: expected one of its splits ({', '.join(names)}), got split={split!r}")
+        there = ", ".join(map(shown, names))
+        raise NoSuchSplit(f"{where}: expected one of its splits ({there}), got split={split!r}", names)
     return asked
 
 
@@ -207,7 +272,13 @@ def list_file(path: Path, options: OpenOptions) -> Listing:
     """One list file of any form; the original annotations of Kinetics and Something-Something among them."""
     columns = columns_of(path, options.separator)
     rows = partial(read_rows, path, options.separator, split_labels=options.split_labels)
-    listing = Listing(describe(path, options.separator), rows, nearby(path))
+    listing = Listing(
+        describe(path, options.separator),
+        rows,
+        nearby(path),
+        classes=class_names(path),
+        has_header=has_header(path, options.separator),
+    )
     first = next(rows(), None)
     if first is None:
         raise InputError(f"{path}: expected a list of files, found a header only")
@@ -241,31 +312,36 @@ def _with_split_column(listing: Listing, path: Path, split: str | None) -> Listi
     chosen = choose(split, set(map(part, listing.rows())), path)
 
     def rows() -> Iterator[ListRow]:
-        return (row for row in listing.rows() if part(row) == chosen)
+        listing.left_out.clear()
+        for row in listing.rows():
+            name = part(row)
+            if name == chosen:
+                yield row
+            elif name not in SPLITS:
+                listing.left_out.add(f"rows of {f'split {shown(name)}' if name else 'no split'}", row.path)
 
     return replace(listing, origin=f"{listing.origin}, split {chosen}", rows=rows, others=listing.rows)
 
 
 def folder_of_lists(folder: Path, options: OpenOptions) -> Listing | None:
     """`train.csv`, `val.csv`, ... or any list files whose names tell a split each."""
-    found: dict[str, list[Path]] = {}
-    for path in visible(folder):
-        if path.suffix.lower() in LIST_SUFFIXES and path.is_file() and (split := split_of(path.stem)):
-            found.setdefault(split, []).append(path)
+    lists = [path for path in visible(folder) if path.suffix.lower() in LIST_SUFFIXES and path.is_file()]
+    found = by_split(lists)
     if not found:
         return None
     chosen = choose(options.split, found, folder)
-    if len(found[chosen]) > 1:
-        names = ", ".join(path.name for path in found[chosen])
-        raise InputError(f"{folder}: expected one list of split {chosen}, found {names}: name the one to use")
-    listing = list_file(found[chosen][0], replace(options, split=None))
+    file = only_one(found[chosen], chosen, folder)
+    listing = list_file(file, replace(options, split=None))
+    for path in lists:
+        if not split_of(path.stem) and path.name != CLASSES_FILE:
+            listing.left_out.add("lists whose names tell no split", path.name)
 
     def others() -> Iterator[ListRow]:
         for name in ("train", "val"):  # the lists of test sets often have no labels
             for path in found.get(name, [])[:1]:
                 yield from read_rows(path, options.separator, split_labels=options.split_labels)
 
-    return replace(listing, origin=f"{found[chosen][0].name}: {listing.origin}", others=others)
+    return replace(listing, origin=f"{file.name}: {listing.origin}", others=others)
 
 
 def nearby(path: Path) -> tuple[Path, ...]:

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from uniformer.errors import InputError
+from uniformer.datasets.strings import Strings, check_offsets, spans
+from uniformer.errors import InputError, shown
+from uniformer.labels import LONGEST_NAME, unfit, whole_number
 from uniformer.support.files import atomic_path
 from uniformer.support.safetensors_header import TensorEntry, read_header
 from uniformer.support.texts import parse_json
@@ -32,7 +34,8 @@ Kind = Literal["image", "video", "frames"]
 KINDS = ("image", "video", "frames")  #: image files, video files, folders of frames
 FORMAT = "uniformer manifest 1"  #: in the header of a saved manifest
 
-_CHUNK = 1 << 16  # rows gathered at once: bounds the index array of `Strings.take`
+MAX_CLASSES = 1 << 24  #: of labels without names: more is a column misread
+MOST_ROWS = 1 << 20  #: of a classifier whose rows they are
 
 
 @dataclass(frozen=True)
@@ -51,42 +54,6 @@ class Item:
     def span(self) -> tuple[float, float] | None:
         """The part of the video, start and end in seconds; None for all of it."""
         return None if self.start is None or self.end is None else (self.start, self.end)
-
-
-@dataclass(frozen=True, eq=False)
-class Strings:
-    """Many texts as one array of bytes. `offsets` (N + 1,) says where each begins and ends in `blob`."""
-
-    blob: npt.NDArray[np.uint8]
-    offsets: npt.NDArray[np.int64]
-
-    @classmethod
-    def pack(cls, texts: Iterable[str]) -> Strings:
-        blob, offsets = bytearray(), array("q", [0])
-        for text in texts:
-            blob += os.fsencode(text)  # a file name need not be valid UTF-8
-            offsets.append(len(blob))
-        return cls(np.frombuffer(bytes(blob), np.uint8), np.frombuffer(offsets, np.int64))
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, index: int) -> str:
-        return os.fsdecode(self.blob[self.offsets[index] : self.offsets[index + 1]].tobytes())
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[i] for i in range(len(self)))
-
-    def take(self, indices: npt.NDArray[np.int64]) -> Strings:
-        starts, ends = self.offsets[:-1][indices], self.offsets[1:][indices]
-        offsets = np.concatenate([[0], np.cumsum(ends - starts)])
-        blob = np.empty(offsets[-1], np.uint8)
-        for low in range(0, len(indices), _CHUNK):
-            part = slice(low, low + _CHUNK)
-            first = offsets[part][0]
-            last = offsets[min(low + _CHUNK, len(indices))]
-            blob[first:last] = self.blob[_spans(starts[part], ends[part])]
-        return Strings(blob, offsets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +76,7 @@ class Manifest:
     readable: npt.NDArray[np.bool_] | None = None  #: (N,) as a scan found; None before one
     root: str = ""
     origin: str = ""  #: one line that says how the source was understood
+    numbers_from: int | None = None  #: where nobody named the classes: the number that stands for row 0
     file: str | None = field(default=None, compare=False)  #: where the arrays are mapped from
 
     def __post_init__(self) -> None:
@@ -121,15 +89,21 @@ class Manifest:
                 raise InputError(f"expected {rows} values of {name}, one a path, got {column.shape}")
         if self.label_offsets is None and len(self.labels) != rows:
             raise InputError(f"expected {rows} labels, one a path, got {len(self.labels)}")
-        if self.label_offsets is not None and (
-            len(self.label_offsets) != rows + 1 or self.label_offsets[-1] != len(self.labels)
-        ):
-            raise InputError(f"expected the labels of {rows} rows, got {len(self.label_offsets) - 1} rows of labels")
+        if self.label_offsets is not None:
+            if len(self.label_offsets) != rows + 1:
+                raise InputError(
+                    f"expected the labels of {rows} rows, got {len(self.label_offsets) - 1} rows of labels"
+                )
+            check_offsets("labels", self.label_offsets, len(self.labels))
+        _check_names(self.classes)
+        numbers = [whole_number(name) for name in self.classes] if self.numbers_from is not None else []
+        if not all(n is not None and 0 <= n - (self.numbers_from or 0) < MAX_CLASSES for n in numbers):
+            raise InputError(f"expected classes numbered from {self.numbers_from}, got other names")
         if self.group is not None and self.group.max(initial=-1) >= len(self.group_names or ()):
             raise InputError(f"expected groups with names, got {len(self.group_names or ())} names for more groups")
-        if self.classes and len(self.labels):
+        if len(self.labels):
             low, high = int(self.labels.min()), int(self.labels.max())
-            if low < 0 or high >= len(self.classes):
+            if low < 0 or (self.classes and high >= len(self.classes)):
                 raise InputError(f"expected labels in 0 .. {len(self.classes) - 1}, got labels in {low} .. {high}")
 
     @classmethod
@@ -221,9 +195,24 @@ class Manifest:
             taken["labels"] = self.labels[rows]
         else:
             starts, ends = self.label_offsets[:-1][rows], self.label_offsets[1:][rows]
-            taken["labels"] = self.labels[_spans(starts, ends)]
+            taken["labels"] = self.labels[spans(starts, ends)]
             taken["label_offsets"] = np.concatenate([[0], np.cumsum(ends - starts)])
         return replace(self, paths=self.paths.take(rows), file=None, **taken)
+
+    def by_number(self) -> Manifest:
+        """Where nobody named the classes: each label is the row of a classifier that its number says. Else as it is.
+
+        Raises `InputError` for more rows than a classifier has.
+        """
+        if self.numbers_from is None:
+            return self
+        rows = np.array([(whole_number(name) or 0) - self.numbers_from for name in self.classes], np.int32)
+        if (rows == np.arange(len(rows))).all():
+            return self
+        if int(rows.max()) >= MOST_ROWS:
+            raise InputError(f"expected labels that are rows of a classifier, below {MOST_ROWS}, got {int(rows.max())}")
+        names = tuple(str(row + self.numbers_from) for row in range(int(rows.max()) + 1))
+        return replace(self, labels=rows[self.labels], classes=names, file=None)
 
     def usable(self) -> Manifest:
         """The rows that a scan could read; all of them before one."""
@@ -261,7 +250,8 @@ class Manifest:
         """One safetensors file, written whole or not at all. Raises `InputError` where it cannot be written."""
         from safetensors.numpy import save_file
 
-        facts = {"kind": self.kind, "classes": self.classes, "root": os.path.abspath(self.root), "origin": self.origin}
+        facts: dict[str, Any] = {name: getattr(self, name) for name in _FACTS} | {"root": os.path.abspath(self.root)}
+        facts |= {} if self.numbers_from is None else {"numbers_from": self.numbers_from}
         # Bytes that are no text, in a folder's name, come as lone surrogates, which JSON's escapes carry.
         metadata = {"format": FORMAT, "manifest": json.dumps(facts)}
         with atomic_path(path) as temporary:
@@ -272,18 +262,19 @@ class Manifest:
         """Map a saved manifest: nothing is read until it is used. Raises `InputError` for any other file."""
         metadata, arrays = _map_file(Path(path))
         try:
-            facts = parse_json(metadata["manifest"], str(path), "a saved manifest")
+            facts = _facts(parse_json(metadata["manifest"], str(path), "a saved manifest"))
             strings: dict[str, Any] = {
                 name: Strings(arrays.pop(f"{name}.blob"), arrays.pop(f"{name}.offsets"))
                 for name in ("paths", "group_names")
                 if f"{name}.blob" in arrays
             }
-            columns: dict[str, Any] = {**facts, "classes": tuple(facts["classes"]), **strings, **arrays}
+            columns: dict[str, Any] = {**facts, **strings, **arrays}
             return cls(**columns, file=os.path.abspath(path))
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path}: expected a saved manifest, found one with other fields: {error}") from None
+        except InputError as error:
+            raise InputError(f"{path}: expected a saved manifest, found a damaged one: {error}") from None
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            why = shown(f"{type(error).__name__}: {error}", 200)
+            raise InputError(f"{path}: expected a saved manifest, found one with other fields: {why}") from None
 
     def __reduce__(self) -> Any:
         if self.file is not None:  # a worker maps the same file
@@ -354,13 +345,45 @@ def _arrays(manifest: Manifest) -> dict[str, npt.NDArray[Any]]:
     return found
 
 
-def _spans(starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The integers of [starts[0], ends[0]), then of [starts[1], ends[1]), ..."""
-    sizes = ends - starts
-    begins = np.cumsum(sizes) - sizes  # where each span lies in the answer
-    return np.repeat(starts - begins, sizes) + np.arange(sizes.sum())
+def _check_names(names: tuple[str, ...]) -> None:
+    """Raises `InputError` for what cannot be the name of a class. All at once, as a network may have a million."""
+    text = "\n".join(names)
+    if not names or (
+        text.isascii() and len(text.splitlines()) == len(names) and len(max(names, key=len)) < LONGEST_NAME
+    ):
+        return
+    for name in names:
+        if why := unfit(name):
+            raise InputError(f"expected names of classes, found {why}: '{shown(name)}'")
 
 
+_FACTS = ("kind", "classes", "root", "origin")  # beside the arrays
+
+
+def _facts(facts: Any) -> dict[str, Any]:
+    """What a saved manifest says beside its arrays. Raises `TypeError`, or as a mapping does, for anything else."""
+    found = {name: facts[name] for name in _FACTS}
+    for name, value in found.items():
+        texts = value if name == "classes" else [value]
+        if not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
+            raise TypeError(f"{name} is {shown(value)}")
+    numbers_from = facts.get("numbers_from")
+    if numbers_from is not None and type(numbers_from) is not int:
+        raise TypeError(f"numbers_from is {shown(numbers_from)}")
+    return {**found, "classes": tuple(found["classes"]), "numbers_from": numbers_from}
+
+
+#: safetensors' name of the numbers in each column, where they are not int32.
+_OTHERS = {
+    "paths.blob": "U8",
+    "group_names.blob": "U8",
+    "readable": "BOOL",
+    "start": "F64",
+    "end": "F64",
+    "paths.offsets": "I64",
+    "group_names.offsets": "I64",
+    "label_offsets": "I64",
+}
 _DTYPES = {"U8": "u1", "BOOL": "?", "I32": "<i4", "I64": "<i8", "F64": "<f8"}  # safetensors' names and numpy's
 
 
@@ -368,16 +391,18 @@ def _map_file(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
     """Metadata and arrays of a safetensors file, mapped read-only: the package's own reader copies."""
     header = read_header(path, "a saved manifest")
     if header is None or header.metadata.get("format") != FORMAT:
-        found = "another kind of file" if header is None else repr(header.metadata.get("format"))
+        found = "another kind of file" if header is None else shown(repr(header.metadata.get("format")))
         raise InputError(f"{path}: expected a saved manifest ({FORMAT!r}), found {found}")
     size = path.stat().st_size - header.start
     data = np.memmap(path, np.uint8, "r", header.start) if size else np.empty(0, np.uint8)
     try:
-        return header.metadata, {name: _column(data, entry) for name, entry in header.tensors.items()}
+        return header.metadata, {name: _column(data, name, entry) for name, entry in header.tensors.items()}
     except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: expected a saved manifest, found one with other columns: {error}") from None
+        raise InputError(f"{path}: expected a saved manifest, found one with other columns: {shown(error)}") from None
 
 
-def _column(data: npt.NDArray[np.uint8], entry: TensorEntry) -> npt.NDArray[Any]:
+def _column(data: npt.NDArray[np.uint8], name: str, entry: TensorEntry) -> npt.NDArray[Any]:
+    if entry.dtype != _OTHERS.get(name, "I32") or len(entry.shape) != 1:
+        raise ValueError(f"{shown(name)} of {shown(entry.dtype)} {shown(entry.shape)}")
     column = data[entry.begin : entry.end].view(_DTYPES[entry.dtype]).reshape(entry.shape)
     return np.asarray(column)  # not memmap, whose every slice would carry its bookkeeping

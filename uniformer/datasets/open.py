@@ -3,43 +3,44 @@
 from __future__ import annotations
 
 import os
+import re
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from uniformer.config import did_you_mean
+from uniformer.datasets.class_names import by_name, given_names, resolve
 from uniformer.datasets.known_layouts import hmdb51, hugging_face, ucf101
 from uniformer.datasets.layouts import (
     SPLITS,
     Listing,
+    NoSuchSplit,
     OpenOptions,
+    by_split,
     choose,
     class_folders,
     folder_of_lists,
     list_file,
     media_kind,
     one_set,
+    only_one,
     split_of,
     subfolders,
     visible,
 )
 from uniformer.datasets.manifest import Item, Kind, Manifest, is_saved_manifest
-from uniformer.datasets.tables import LIST_SUFFIXES, ListRow, is_whole
-from uniformer.errors import InputError, counted
-from uniformer.labels import DATASETS, alphabetical, load_classes, match_names, normal_form, read_class_names
+from uniformer.datasets.tables import LIST_SUFFIXES, ListRow, unknown_header
+from uniformer.errors import InputError, counted, shown
 
 MANIFEST_SUFFIX = ".manifest"  #: of a saved manifest found in a folder
-CLASSES_FILE = "classes.txt"  #: beside a list: the classes' names, one a line, in the order of the labels
 
-MAX_CLASSES = 1 << 24  #: of labels without names, as of a network: more is a column misread
-
-_LOOK_AT = 64  # rows, of which every fourth is looked for on the disk
-Labels = npt.NDArray[np.int32]
+_LOOK_AT = 64  # rows, of which every fourth is looked for on the disk; where none is there, so many all over the list
+_LOOK_FURTHER = 4096
 _Layout = Callable[[Path, OpenOptions], Listing | None]
 _KNOWN: tuple[_Layout, ...] = (ucf101, hmdb51, hugging_face)  # unmistakable by their files: the first counts
 _USUAL: tuple[_Layout, ...] = (folder_of_lists, class_folders)  # a folder that may be both is not guessed at
@@ -84,7 +85,7 @@ def open_dataset(
         MissingExtra: a Parquet list, or a folder saved by `datasets`, without the package.
     """
     path = Path(source)
-    names = _class_names(classes)
+    names = given_names(classes)
     options = OpenOptions(
         split, separator, fold, names, None if root is None else Path(root), label_base, multi_label, allow_duplicates
     )
@@ -95,15 +96,38 @@ def open_dataset(
 
 
 def find_splits(source: str | os.PathLike[str], *, fold: int = 1) -> list[str]:
-    """The splits that `open_dataset` can choose from, of "train", "val", "test"; empty where the source is one set."""
-    path, found = Path(source), []
+    """The splits that `open_dataset` can choose from: of "train", "val", "test", then by names of their own.
+
+    Empty where the source is one set, or nothing that can be opened. One that is there and cannot be opened counts, so
+    that opening it says why; but a test split, whose lists often have no labels.
+    """
+    path, found, broken, others = Path(source), list[str](), list[str](), dict[str, None]()
     for split in SPLITS:
         try:
             _recognise(path, OpenOptions(split, fold=fold))
+            found.append(split)
+        except NoSuchSplit as error:
+            others |= dict.fromkeys(name for name in error.there if name not in SPLITS)
         except InputError:
-            continue
-        found.append(split)
-    return found
+            broken += [split] if split != "test" else []
+    if not found and not others:
+        return []
+    return [*(split for split in SPLITS if split in (*found, *broken)), *others]
+
+
+def choose_split(source: str | os.PathLike[str], wanted: Sequence[str]) -> str | None:
+    """The first of `wanted` that the source has; None where it is one set.
+
+    Raises `InputError` where it has several, and none that is wanted: to take another, or all, would be a guess.
+    """
+    there = find_splits(source)
+    chosen = next((name for name in wanted if name in there), None)
+    if chosen is None and len(there) > 1:
+        names = ", ".join(map(shown, there))
+        raise InputError(
+            f"{source}: expected a split {' or '.join(wanted)}, found {names}: name the one to use (--split)"
+        )
+    return chosen
 
 
 def open_for_evaluation(
@@ -113,14 +137,59 @@ def open_for_evaluation(
     root: str | None = None,
     separator: str = "auto",
     label_base: int = 0,
+    allow_duplicates: bool = False,
 ) -> Manifest:
     """A data set to test on: the validation split where there are several and none is named."""
     if isinstance(source, Manifest):
         return source
     if split is None:
         there = find_splits(source)
-        split = next((name for name in ("val", "test", "train") if name in there), None)
-    return open_dataset(source, split=split, root=root, classes=classes, separator=separator, label_base=label_base)
+        split = choose_split(source, ("val", "test", *(["train"] if len(there) == 1 else [])))
+    return open_dataset(
+        source,
+        split=split,
+        root=root,
+        classes=classes,
+        separator=separator,
+        label_base=label_base,
+        allow_duplicates=allow_duplicates,
+    )
+
+
+def open_for_training(
+    source: str | os.PathLike[str],
+    val: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+    classes: str | None = None,
+    root: str | None = None,
+    separator: str = "auto",
+    label_base: int = 0,
+    allow_duplicates: bool = False,
+) -> tuple[Manifest, Manifest | None, list[str]]:
+    """What to learn from, and to validate on, and in words what of the source is neither.
+
+    To learn from: the training split where there are several and none is named. To validate on: the list or folder
+    `val`, with the same classes; else the source's validation split, or its test split, unless `split` names a part;
+    None where there is none of these.
+    """
+    reading = partial(
+        open_dataset, root=root, separator=separator, label_base=label_base, allow_duplicates=allow_duplicates
+    )
+    there = find_splits(source)
+    part = split or choose_split(source, ("train",))
+    if part is None and len(there) == 1:
+        part = there[0]
+    train_set = reading(source, split=part, classes=classes)
+    of_both = partial(reading, classes=train_set.classes, multi_label=train_set.is_multi_label or None)
+    held_out = next((name for name in ("val", "test") if name in there and name != part), None) if not split else None
+    val_set: Manifest | None = None
+    if val is not None:
+        held_out, val_set = None, of_both(val, split=choose_split(val, ("val", "test")))
+    elif held_out:
+        val_set = of_both(source, split=held_out, classes=classes)  # which says how they were found
+        val_set = val_set if val_set.classes == train_set.classes else of_both(source, split=held_out)
+    left = [shown(name) for name in there if name not in (part, held_out)]
+    return train_set, val_set, [f"neither trained nor validated on: {', '.join(left)}"] if left else []
 
 
 def _recognise(path: Path, options: OpenOptions) -> Listing | Path:
@@ -131,23 +200,38 @@ def _recognise(path: Path, options: OpenOptions) -> Listing | Path:
         return ucf101(path, options) or list_file(path, options)
     if not path.is_dir():
         raise InputError(f"{path}: expected a folder or a list of files, found nothing there")
-    saved = {split_of(p.stem) or p.stem: p for p in visible(path) if p.suffix == MANIFEST_SUFFIX}
-    if saved:
-        return saved[choose(options.split, saved, path)]
+    if saved := [p for p in visible(path) if p.suffix == MANIFEST_SUFFIX]:
+        found = {p.stem: [p] for p in saved if not split_of(p.stem)} | by_split(saved)
+        chosen = choose(options.split, found, path)
+        return only_one(found[chosen], chosen, path)
     for layout in _KNOWN:
         if listing := layout(path, options):
             return listing
-    found = [listing for layout in _USUAL if (listing := layout(path, options))]
-    if len(found) > 1:
-        what = "; ".join(listing.origin for listing in found)
-        raise InputError(
-            f"{path}: expected one way to read it, found {len(found)} ({what}): name the list or the folder"
-        )
-    if found:
-        return found[0]
+    if listing := _usual(path, options):
+        return listing
     if options.split is not None and any(layout(path, replace(options, split=None)) for layout in _WHOLE):
         raise one_set(path, options.split)
     raise InputError(_nothing_found(path, options.split))
+
+
+def _usual(path: Path, options: OpenOptions) -> Listing | None:
+    """A folder of lists, or of folders of classes. Raises `InputError` for both at once: they may not agree."""
+    found, missing = list[Listing](), list[NoSuchSplit]()
+    for layout in _USUAL:
+        try:
+            if listing := layout(path, options):
+                found.append(listing)
+        except NoSuchSplit as error:
+            missing.append(error)
+    if len(found) + len(missing) > 1:
+        lists = [p.name for paths in by_split(visible(path)).values() for p in paths if p.is_file()]
+        raise InputError(
+            f"{path}: expected one way to read it, found 2, the lists {shown(', '.join(lists[:4]))} and a folder per "
+            "class: name the list or the folder (to train: a list or folder, and data.val=... for validation)"
+        )
+    if missing:
+        raise missing[0]
+    return found[0] if found else None
 
 
 def _nothing_found(path: Path, split: str | None) -> str:
@@ -166,21 +250,12 @@ def _nothing_found(path: Path, split: str | None) -> str:
     )
 
 
-def _class_names(classes: Sequence[str] | str | None) -> tuple[str, ...] | None:
-    if classes is None:
-        return None
-    names = read_class_names(classes)
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"expected different names of classes, got {len(names)} names, {len(set(names))} different")
-    return names
-
-
 def _saved(path: Path, names: tuple[str, ...] | None) -> Manifest:
     manifest = Manifest.load(path)
     if names is None or names == manifest.classes:
         return manifest
-    table = _by_name(dict.fromkeys(manifest.classes, str(path)), names)
-    return replace(manifest, labels=table[manifest.labels], classes=names, file=None)
+    table = by_name(dict.fromkeys(manifest.classes, str(path)), names)
+    return replace(manifest, labels=table[manifest.labels], classes=names, numbers_from=None, file=None)
 
 
 # ---------------------------------------------------------------------------------------------------------- the rows
@@ -206,21 +281,36 @@ def _build(source: Path, listing: Listing, options: OpenOptions) -> Manifest:
         for row in listing.others():
             for label in row.labels:
                 seen.setdefault(label, row.place)
-    classes, table, how = _resolve(source, listing, options, seen)
+    if not listing.has_header:
+        _refuse_unknown_header(source, raw, number)
+    found = resolve(source, listing, options, seen)
     is_single = bool(raw.label_offsets is not None and (np.diff(raw.label_offsets) == 1).all())
     if not is_single and options.multi_label is False:
         raise InputError(f"{source}: expected one label a row, found rows with several")
+    left_out = f"; left out: {listing.left_out}" if listing.left_out.counts else ""
     manifest = replace(
         raw,
-        labels=table[raw.labels],
-        classes=classes,
+        labels=found.labels[raw.labels],
+        classes=found.classes,
         label_offsets=None if is_single and not options.multi_label else raw.label_offsets,
-        origin=f"{source}: {listing.origin}; {counted(len(raw), f'{kind} item')}, "
-        f"{counted(len(classes), 'class')} {how}, files in {base}",
+        numbers_from=found.numbers_from,
+        origin=shown(
+            f"{source}: {listing.origin}; {counted(len(raw), f'{kind} item')}, "
+            f"{counted(len(found.classes), 'class')} {found.how}, files in {base}{left_out}",
+            1000,
+        ),
     )
     if not options.allow_duplicates:
         _refuse_duplicates(source, manifest, np.frombuffer(keys, np.int64))
     return manifest
+
+
+def _refuse_unknown_header(source: Path, raw: Manifest, number: dict[str, int]) -> None:
+    """Raises `InputError` where the first row looks like names of columns: no file, and a label of its own."""
+    path, label = raw.paths[0], next(iter(number), "")
+    is_row = len(raw) == 1 or os.path.exists(raw.path(0)) or int((raw.labels == 0).sum()) > 1
+    if not is_row and re.fullmatch(r"[^\W\d]+", path) and re.fullmatch(r"[^\W\d]+", label):
+        raise unknown_header(source, (path, label))
 
 
 def _fill(form: str, row: ListRow) -> str:
@@ -233,21 +323,34 @@ def _fill(form: str, row: ListRow) -> str:
 
 def _locate(source: Path, listing: Listing, root: Path | None) -> tuple[Path, str, Kind]:
     """Where the files lie, how their names are made, and what they are: by looking for some of the first ones."""
+    roots = listing.roots if root is None else (root, *(subfolders(root) if root.is_dir() else ()))
     rows = list(islice(listing.rows(), _LOOK_AT))
-    rows = rows[::4] if len(rows) == _LOOK_AT else rows
     if not rows:
         raise InputError(f"{source}: expected at least one row, found none ({listing.origin})")
-    roots = listing.roots if root is None else (root, *(subfolders(root) if root.is_dir() else ()))
-    for base in roots:
-        for form in listing.forms:
-            paths = [path for row in rows if os.path.exists(path := os.path.join(base, _fill(form, row)))]
-            if paths:
-                return base.absolute(), form, listing.kind or _one_kind(source, paths)
+    looked_for = 0
+    for some in (rows[::4], _spread(listing.rows())) if len(rows) == _LOOK_AT else (rows,):
+        looked_for = max(looked_for, len(some))
+        for base in roots:
+            for form in listing.forms:
+                paths = [path for row in some if os.path.exists(path := os.path.join(base, _fill(form, row)))]
+                if paths:
+                    return base.absolute(), form, listing.kind or _one_kind(source, paths)
     looked = ", ".join(str(base) for base in roots[:3]) + (f" and {len(roots) - 3} more" if len(roots) > 3 else "")
     raise InputError(
-        f"{source}: expected files such as {rows[0].path} under {looked}, found none of the first {len(rows)}: "
-        "say where they start with root"
+        f"{source}: expected files such as {shown(rows[0].path)} under {looked}, found none of the first {looked_for}: "
+        "say where they start with root (--root)"
     )
+
+
+def _spread(rows: Iterable[ListRow]) -> list[ListRow]:
+    """Rows all over a list: every one of a short one, else at equal distances, at least half of `_LOOK_FURTHER`."""
+    taken, every = list[ListRow](), 1
+    for number, row in enumerate(rows):
+        if number % every == 0:
+            taken.append(row)
+        if len(taken) == _LOOK_FURTHER:
+            taken, every = taken[::2], 2 * every
+    return taken
 
 
 def _one_kind(source: Path, paths: list[str]) -> Kind:
@@ -262,69 +365,6 @@ def _one_kind(source: Path, paths: list[str]) -> Kind:
     return kinds.pop()
 
 
-# ------------------------------------------------------------------------------------------------------- the classes
-
-
-def _resolve(
-    source: Path, listing: Listing, options: OpenOptions, seen: dict[str, str]
-) -> tuple[tuple[str, ...], Labels, str]:
-    """The classes in order; for each label as written, in the order of `seen`, its number; and how that was found."""
-    beside = source.parent / CLASSES_FILE if source.is_file() else source / CLASSES_FILE
-    known, how = options.classes, "as given"
-    if known is None and listing.classes is not None:
-        known, how = listing.classes, "as the data set names them"
-    elif known is None and beside.is_file():
-        known, how = read_class_names(os.fspath(beside)), f"from {beside.name}"
-    if all(map(is_whole, seen)) and not (known and seen.keys() <= set(known)):
-        return *_by_number(source, known, seen, options.label_base), how if known else "by number"
-    if listing.renamed is not None:
-        seen = {listing.renamed[label]: place for label, place in seen.items()}
-    if known is None:
-        published = _published(listing, seen)
-        known = load_classes(published) if published else tuple(alphabetical(seen))
-        how = f"as {published} orders them" if published else "in alphabetical order"
-    return known, _by_name(seen, known), how
-
-
-def _by_number(
-    source: Path, known: tuple[str, ...] | None, seen: dict[str, str], label_base: int
-) -> tuple[tuple[str, ...], Labels]:
-    values = {label: int(label) - label_base for label in seen}
-    low, high = min(values.values()), max(values.values())
-    count = len(known) if known else high + 1
-    if label_base == 0 and low >= 1 and (high == count if known else len(set(values.values())) == high):
-        raise InputError(
-            f"{source}: expected labels 0 .. {high - 1}, found {low} .. {high}: they seem to count from one "
-            "(label_base=1 says so; naming the classes says that class 0 is only missing)"
-        )
-    if low < 0 or high >= min(count, MAX_CLASSES):
-        wrong = next(label for label, value in values.items() if not 0 <= value < min(count, MAX_CLASSES))
-        last = label_base + (count if known else MAX_CLASSES) - 1
-        raise InputError(
-            f"{seen[wrong]}: expected a label in {label_base} .. {last}, got {wrong} "
-            f"(all labels: {low + label_base} .. {high + label_base})"
-        )
-    return known or tuple(str(i + label_base) for i in range(count)), np.array(list(values.values()), np.int32)
-
-
-def _by_name(seen: dict[str, str], known: tuple[str, ...]) -> Labels:
-    found = match_names(seen, known)
-    for (label, place), number in zip(seen.items(), found, strict=True):
-        if number is None:
-            raise InputError(
-                f"{place}: expected one of the {len(known)} classes, got {label!r}{did_you_mean(label, known)}"
-            )
-    return np.array(found, np.int32)
-
-
-def _published(listing: Listing, seen: dict[str, str]) -> str | None:
-    """The data set whose order counts: one the layout points to, or one with exactly these classes."""
-    written = set(map(normal_form, seen))
-    names = {name: set(map(normal_form, load_classes(name))) for name in DATASETS}
-    exact = [name for name in DATASETS if written == names[name]]
-    return next((name for name in (*exact, *listing.named_like) if written <= names[name]), None)
-
-
 def _refuse_duplicates(source: Path, manifest: Manifest, keys: npt.NDArray[np.int64]) -> None:
     order = np.argsort(keys, kind="stable")
     same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
@@ -334,5 +374,6 @@ def _refuse_duplicates(source: Path, manifest: Manifest, keys: npt.NDArray[np.in
             what = "the same row" if a.labels == b.labels else f"labels {a.labels} and {b.labels} for one row"
             raise InputError(
                 f"{source}: expected each file once, found {what} twice: rows {first + 1} and {second + 1}, "
-                f"{manifest.paths[int(first)]} ({len(same)} such in all; allow_duplicates keeps them)"
+                f"{shown(manifest.paths[int(first)])} ({len(same)} such in all; allow_duplicates, --allow-duplicates, "
+                "keeps them)"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import time
 import warnings
@@ -20,12 +19,15 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from uniformer.config import InputSpec, did_you_mean
-from uniformer.datasets.manifest import Manifest, Strings
-from uniformer.datasets.open import CLASSES_FILE
+from uniformer.datasets.layouts import CLASSES_FILE
+from uniformer.datasets.manifest import Manifest
+from uniformer.datasets.strings import Strings
 from uniformer.errors import InputError, counted
+from uniformer.labels import is_whole
 from uniformer.reading.frames import VideoReader
 from uniformer.reading.sampling import clip_indices
 from uniformer.reading.video import open_video
+from uniformer.support.csv_text import csv_line
 from uniformer.support.files import atomic_path, bytes_of, content_sum
 from uniformer.support.jobs import run_parallel
 from uniformer.support.progress import OnProgress
@@ -103,6 +105,7 @@ def write_list(manifest: Manifest, path: str | os.PathLike[str]) -> None:
     }
     extra = [name for name, is_there in columns.items() if is_there]
     names = "".join(f"{name}\n" for name in manifest.classes)
+    are_numbers = all(map(is_whole, manifest.classes))  # which a number in the list is taken to name
     beside = path.parent / CLASSES_FILE
     if beside.exists() and read_text(beside, "names of classes") != names:
         raise InputError(f"{beside}: expected the names of the {len(manifest.classes)} classes of {path}, found others")
@@ -111,12 +114,12 @@ def write_list(manifest: Manifest, path: str | os.PathLike[str]) -> None:
         atomic_path(path) as temporary,
         open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as f,
     ):
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(["path", "label", *extra])
+        f.write(csv_line(["path", "label", *extra]))
         for item in manifest:
             file = os.path.abspath(item.path)
             file = os.path.relpath(file, here) if file.startswith(os.path.join(here, "")) else file
-            writer.writerow([file, "|".join(map(str, item.labels)), *(getattr(item, name) for name in extra)])
+            labels = "|".join(manifest.classes[label] if are_numbers else str(label) for label in item.labels)
+            f.write(csv_line([file, labels, *(getattr(item, name) for name in extra)]))
     with atomic_path(beside) as temporary:
         temporary.write_text(names, "utf-8")
 

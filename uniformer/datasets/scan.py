@@ -83,6 +83,9 @@ def scan(
     files = {manifest.path(i): manifest.kind for manifest in named.values() for i in range(len(manifest))}
     if not files:
         raise InputError("expected a data set to look at, got no rows")
+    for name in named:
+        if Path(name).name != name:
+            raise InputError(f"expected names of splits that files can have, got {name!r}")
     folder, count = Path(out), os.cpu_count() or 1 if workers is None else workers
     saved = {name: folder / f"{name}.manifest" for name in named}
     outputs, inputs = [folder / REPORT, *saved.values()], [m.file for m in named.values() if m.file]

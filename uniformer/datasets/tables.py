@@ -11,43 +11,33 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
-from uniformer.errors import InputError, MissingExtra, first_line
-from uniformer.labels import normal_form
+from uniformer.datasets.columns import is_header, meanings, unread
+from uniformer.datasets.records import READERS, column_names, text_of
+from uniformer.errors import InputError, shown
+from uniformer.labels import is_whole
 from uniformer.reading.frames import VIDEO_SUFFIXES
 from uniformer.reading.pictures import IMAGE_SUFFIXES
-from uniformer.support.texts import check_file, parse_json
+from uniformer.support.csv_text import plain_cell
+from uniformer.support.texts import parse_json
 
 TABLE_SUFFIXES = frozenset({".csv", ".list", ".tsv", ".txt"})
-LIST_SUFFIXES = TABLE_SUFFIXES | {".json", ".jsonl", ".ndjson", ".parquet"}
+LIST_SUFFIXES = TABLE_SUFFIXES | READERS.keys()
 
 SEPARATORS = {"comma": ",", "tab": "\t", "semicolon": ";", "space": " "}
 _NAME_OF = {character: name for name, character in SEPARATORS.items()}
 
-_ALIASES = {
-    "path": "path file file_name file_path video video_path video_name image image_path clip folder",
-    "id": "id video_id",
-    "label": "label labels target targets y label_id label_idx class_id class_index category_id",
-    "class": "class class_name label_name category action template",
-    "youtube_id": "youtube_id",
-    "start": "start start_time time_start t_start start_sec start_seconds",
-    "end": "end end_time time_end t_end end_sec end_seconds",
-    "frames": "frames num_frames frame_count total_frames n_frames",
-    "split": "split set subset",
-    "group": "group subject",
-}
-_MEANING = {normal_form(alias): meaning for meaning, aliases in _ALIASES.items() for alias in aliases.split()}
 _SHAPES = {2: ("path", "label"), 3: ("path", "frames", "label"), 4: ("path", "start", "end", "label")}
 
-_WHOLE = re.compile(r"[+-]?\d+")
 _SUFFIX = re.compile(rf"\.({'|'.join(s[1:] for s in sorted(VIDEO_SUFFIXES | IMAGE_SUFFIXES))})\b", re.IGNORECASE)
 _KINETICS = re.compile(r"(.{11})_\d{6}_\d{6}$")
 _UCF = re.compile(r"(v_.+_g\d+)_c\d+$")
 _SAMPLE = 64  # lines looked at to recognise a table
 
-_Record = Mapping[str, Any]  # meaning (a key of _ALIASES) -> value
+_Record = Mapping[str, Any]  # meaning of a column -> value
 
 
 @dataclass(frozen=True)
@@ -62,11 +52,6 @@ class ListRow:
     frames: int | None = None
     group: str | None = None
     split: str | None = None
-
-
-def is_whole(text: str) -> bool:
-    """Is it an integer, so that a label is a number and not a name?"""
-    return _WHOLE.fullmatch(text) is not None
 
 
 def group_of(path: str) -> str | None:
@@ -87,13 +72,29 @@ def read_rows(path: Path, separator: str = "auto", *, split_labels: bool = True)
         yield _row(record, f"{path}, {place}", split_labels)
 
 
+def row_of(record: Any, path: Path, place: str, *, split_labels: bool = True) -> ListRow:
+    """The row that a record of a list says. Raises `InputError` for one without a path and a label."""
+    return _row(_named(record, path, place), f"{path}, {place}", split_labels)
+
+
 def describe(path: Path, separator: str = "auto") -> str:
-    """How `read_rows` understands a file: 'table (comma: path, label)'."""
-    if path.suffix.lower() not in TABLE_SUFFIXES:
-        return f"{path.suffix.lower()[1:]} list"
-    shape = _shape_of(path, separator)
-    header = "with header" if shape.has_header else "no header"
-    return f"list ({_NAME_OF[shape.separator]}-separated, {header}: {', '.join(filter(None, shape.columns))})"
+    """How `read_rows` understands a file: 'list (comma-separated, no header: path, label)'."""
+    suffix = path.suffix.lower()
+    if suffix not in TABLE_SUFFIXES:
+        said, names = f"{suffix[1:]} list", column_names(path)
+    else:
+        shape = _shape_of(path, separator)
+        header = "with header" if shape.has_header else "no header"
+        columns = ", ".join(filter(None, shape.columns))
+        said = f"list ({_NAME_OF[shape.separator]}-separated, {header}: {columns})"
+        names = _names(next(_cells(path, shape.separator, None))[1]) if shape.has_header else []
+    unused = unread(names, str(path))
+    return f"{said}, columns not used: {', '.join(unused)}" if unused else said
+
+
+def has_header(path: Path, separator: str = "auto") -> bool:
+    """Do the columns have names? Else they are known by the shape of the lines."""
+    return path.suffix.lower() not in TABLE_SUFFIXES or _shape_of(path, separator).has_header
 
 
 def columns_of(path: Path, separator: str = "auto") -> frozenset[str]:
@@ -105,9 +106,8 @@ def _records(path: Path, separator: str) -> Iterator[tuple[str, _Record]]:
     suffix = path.suffix.lower()
     if suffix in TABLE_SUFFIXES:
         yield from _table(path, separator)
-    elif suffix in LIST_SUFFIXES:
-        read = _json if suffix == ".json" else _parquet if suffix == ".parquet" else _json_lines
-        yield from ((place, _named(record, path, place)) for place, record in read(path))
+    elif suffix in READERS:
+        yield from ((place, _named(record, path, place)) for place, record in READERS[suffix](path))
     else:
         kinds = " ".join(sorted(LIST_SUFFIXES))
         raise InputError(f"{path}: expected a list of files ({kinds}), found a file {suffix or 'without a suffix'}")
@@ -118,11 +118,18 @@ def _records(path: Path, separator: str) -> Iterator[tuple[str, _Record]]:
 
 def _row(record: _Record, place: str, split_labels: bool) -> ListRow:
     start, end = _number(record, "start", place), _number(record, "end", place)
-    name, group = _text(record.get("path")) or _text(record.get("id")), _text(record.get("group")) or None
-    video = _text(record.get("youtube_id"))
+    path, number, video, group, split = (
+        _text(record.get(key), key, place) for key in ("path", "id", "youtube_id", "group", "split")
+    )
+    name = path or number
+    for what, text in (("path", name), ("group", group)):
+        try:
+            os.fsencode(text)
+        except UnicodeEncodeError:  # JSON can say half of a character
+            raise InputError(f"{place}: expected a {what} that a file can have, found {shown(text)!r}") from None
     if video and not name:  # the original Kinetics lists: clips were cut out and named after the times
         if start is None or end is None:
-            raise InputError(f"{place}: expected time_start and time_end beside youtube_id {video!r}")
+            raise InputError(f"{place}: expected time_start and time_end beside youtube_id {shown(video)!r}")
         name, group, start, end = f"{video}_{int(start):06d}_{int(end):06d}", video, None, None
     if not name:
         raise InputError(f"{place}: expected the path of a file, found none")
@@ -140,7 +147,7 @@ def _row(record: _Record, place: str, split_labels: bool) -> ListRow:
         end,
         None if frames is None else int(frames),
         group or group_of(name) or (name if start is not None else None),
-        _text(record.get("split")) or None,
+        split or None,
     )
 
 
@@ -156,32 +163,38 @@ def _labels(value: Any, place: str, split_labels: bool) -> tuple[str, ...]:
             value = text.split("|")
         else:
             value = text
-    names = tuple(map(_text, value)) if isinstance(value, list | tuple) else (_text(value),)
+    several = value if isinstance(value, list | tuple) else [value]
+    names = tuple(_text(one, "label", place) for one in several)
     if not all(names):
         raise InputError(f"{place}: expected a label, found an empty one")
     if len(set(names)) < len(names):
-        raise InputError(f"{place}: expected each label once, got {', '.join(names)}")
+        raise InputError(f"{place}: expected each label once, got {shown(', '.join(names))}")
     return names
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, what: str, place: str) -> str:
+    """A value of a list as text, "" for none. Raises `InputError` for what is neither text nor a number."""
     if value is None or value != value:  # NaN: a float column of whole numbers, as pandas writes it
         return ""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return str(value).strip()
+    if not isinstance(value, str | Number):
+        raise InputError(
+            f"{place}: expected a text or a number for {what}, found {shown(value)} ({type(value).__name__})"
+        )
+    return str(value).lstrip(" \n").rstrip()  # a tab or a return before it is the name's own
 
 
 def _number(record: _Record, name: str, place: str) -> float | None:
-    text = _text(record.get(name))
+    text = _text(record.get(name), name, place)
     if not text:
         return None
     try:
-        number = float(text)
+        number = float(text.replace("_", "?"))  # 1_0 is no number but to Python
     except ValueError:
         number = float("inf")
     if abs(number) == float("inf"):
-        raise InputError(f"{place}: expected a number for {name}, got {text!r}")
+        raise InputError(f"{place}: expected a number for {name}, got {shown(text)!r}")
     return number
 
 
@@ -237,32 +250,38 @@ def _shape_with(path: Path, separator: str) -> _Shape | None:
     lines = [cells for _, cells in islice(_cells(path, separator, None), _SAMPLE)]
     if not lines:
         raise InputError(f"{path}: expected a list of files, found an empty file")
-    if _is_header(lines[0]):
-        return _Shape(separator, _meanings(lines[0], str(path)), True)
+    if is_header(_names(lines[0])):
+        return _Shape(separator, meanings(_names(lines[0]), str(path)), True)
     for count in (4, 3, 2):
         cut = [cells for _, cells in islice(_cells(path, separator, count), _SAMPLE)]
         if all(len(cells) == count for cells in cut) and sum(_fits(cells, separator) for cells in cut) > len(cut) / 2:
+            if _is_unknown_header(cut):
+                raise unknown_header(path, cut[0])
             return _Shape(separator, _SHAPES[count], False)
     return None
 
 
-def _is_header(names: Sequence[str]) -> bool:
-    """Do these names tell a path and a label?"""
-    known = {_MEANING.get(normal_form(name)) for name in names}
-    return bool(known & {"path", "id", "youtube_id"} and known & {"label", "class"})
+def _names(cells: Sequence[str]) -> list[str]:
+    """A header's names: it may be written as a comment."""
+    return [cells[0].lstrip("# "), *cells[1:]]
 
 
-def _meanings(names: Sequence[str], place: str) -> tuple[str | None, ...]:
-    """What each column means. Of two with one meaning the one with the plain name counts: "label", not "label_id"."""
-    forms = [normal_form(name) for name in names]
-    found = [_MEANING.get(form) for form in forms]
-    for meaning in {m for m in found if m is not None and found.count(m) > 1}:
-        plain = normal_form(meaning)
-        if forms.count(plain) != 1:
-            same = ", ".join(name for name, m in zip(names, found, strict=True) if m == meaning)
-            raise InputError(f"{place}: expected one column that says {meaning}, found {same}")
-        found = [m if m != meaning or form == plain else None for form, m in zip(forms, found, strict=True)]
-    return tuple(found)
+def unknown_header(path: Path, names: Sequence[str]) -> InputError:
+    """The first line says no file, and its names are not known."""
+    found = shown(", ".join(names))
+    return InputError(f"{path}, line 1: expected a path and a label, or their names (path, label), found {found!r}")
+
+
+def _is_unknown_header(lines: Sequence[Sequence[str]]) -> bool:
+    """Is the first line of another kind than all the others: no file where they have one, or no number?"""
+    first, *others = lines
+    if not others or _SUFFIX.search(first[0]):
+        return False
+    are_files = all(_SUFFIX.search(cells[0]) for cells in others)
+    return are_files or any(
+        not is_whole(name.strip()) and all(is_whole(cells[i].strip()) for cells in others)
+        for i, name in enumerate(first[1:], 1)
+    )
 
 
 def _fits(cells: Sequence[str], separator: str) -> bool:
@@ -285,28 +304,18 @@ def _cells(path: Path, separator: str, count: int | None) -> Iterator[tuple[int,
             if line.strip():
                 yield number, line.split() if count is None else line.rsplit(None, count - 1)
         return
+    reader = csv.reader(text_of(path, newline=""), delimiter=separator)
     try:
-        reader = csv.reader(text_of(path, newline=""), delimiter=separator)
         for cells in reader:
             if any(cell.strip() for cell in cells):
-                yield reader.line_num, cells
+                yield reader.line_num, list(map(plain_cell, cells))
     except csv.Error as error:
-        raise InputError(f"{path}: expected a list of files, found a damaged one: {error}") from None
-
-
-def text_of(path: Path, newline: str | None = None) -> Iterator[str]:
-    """The lines of a list. Raises `InputError` where it cannot be read."""
-    check_file(path, "a list of files")
-    try:
-        # Names of files need not be valid UTF-8; a byte order mark is what spreadsheets begin with.
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline=newline) as f:
-            yield from f
-    except OSError as error:
-        raise InputError(f"{path}: expected a list of files, found no readable file: {error.strerror}") from None
+        where = f"{path}, line {reader.line_num}"
+        raise InputError(f"{where}: expected a list of files, found a damaged one: {error}") from None
 
 
 def _head(path: Path) -> str:
-    return next((",".join(cells) for _, cells in _cells(path, ",", None)), "")[:80]
+    return shown(next((",".join(cells) for _, cells in _cells(path, ",", None)), ""))
 
 
 # ----------------------------------------------------------------------------------------------------- JSON, Parquet
@@ -315,13 +324,14 @@ def _head(path: Path) -> str:
 def _named(record: Any, path: Path, place: str) -> _Record:
     """A record with the meanings of its keys for keys."""
     if not isinstance(record, dict):
-        raise InputError(f"{path}, {place}: expected an object with a path and a label, found {str(record)[:60]!r}")
-    if not _is_header(tuple(map(str, record))):
-        raise InputError(f"{path}, {place}: expected a path and a label, found {', '.join(map(str, record))[:80]!r}")
+        raise InputError(f"{path}, {place}: expected an object with a path and a label, found {shown(record)!r}")
+    names = tuple(map(str, record))
+    if not is_header(names):
+        raise InputError(f"{path}, {place}: expected a path and a label, found {shown(', '.join(names))!r}")
     if "template" in record:  # Something-Something V2: "label" is a sentence about this clip, "template" its class
         record = {key: value for key, value in record.items() if key != "label"}
-    meanings = _meanings(tuple(map(str, record)), f"{path}, {place}")
-    return {m: _file(v, path, place) for m, v in zip(meanings, record.values(), strict=True) if m is not None}
+    found = meanings(tuple(map(str, record)), f"{path}, {place}")
+    return {m: _file(v, path, place) for m, v in zip(found, record.values(), strict=True) if m is not None}
 
 
 def _file(value: Any, path: Path, place: str) -> Any:
@@ -331,34 +341,3 @@ def _file(value: Any, path: Path, place: str) -> Any:
     if value.get("bytes") is not None or not value.get("path"):
         raise InputError(f"{path}, {place}: expected the path of a file, found the file's content inside the list")
     return value["path"]
-
-
-def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text_of(path), 1):
-        if line.strip():
-            yield f"line {number}", _parsed(line, path, f"line {number}")
-
-
-def _json(path: Path) -> Iterator[tuple[str, Any]]:
-    records = _parsed("".join(text_of(path)), path, "the file")
-    if not isinstance(records, list):
-        raise InputError(f"{path}: expected a JSON array of objects, found {type(records).__name__}")
-    return ((f"entry {number}", record) for number, record in enumerate(records, 1))
-
-
-def _parsed(text: str, path: Path, place: str) -> Any:
-    return parse_json(text, f"{path}, {place}")
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise MissingExtra("pyarrow", "parquet", "reading Parquet lists") from None
-    try:
-        with parquet.ParquetFile(path) as file:
-            useful = [name for name in file.schema_arrow.names if normal_form(name) in _MEANING]
-            records = (record for batch in file.iter_batches(columns=useful) for record in batch.to_pylist())
-            yield from ((f"row {number}", record) for number, record in enumerate(records, 1))
-    except (ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected a Parquet file, found a damaged one: {first_line(error)}") from None

@@ -22,6 +22,7 @@ from uniformer.checkpoints.told import NetworkTold, warn_of_assumed
 from uniformer.config import InputSpec, Precision
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.open import open_for_evaluation
+from uniformer.datasets.statement import state
 from uniformer.datasets.sums import item_sums
 from uniformer.errors import InputError, shown
 from uniformer.evaluation.learnt import HELD_OUT, held_out
@@ -150,6 +151,7 @@ def write_features(
     root: str | None = None,
     separator: str = "auto",
     label_base: int = 0,
+    allow_duplicates: bool = False,
     clips: int | None = None,
     crops: Literal[1, 3] | None = None,
     device: str = "auto",
@@ -160,6 +162,7 @@ def write_features(
     follow_seconds: bool = False,
     compute: Compute | None = None,
     progress: OnProgress | None = None,
+    say: Callable[[str], None] | None = None,
     **told: Unpack[NetworkTold],
 ) -> Written:
     """`extract_features` of a checkpoint and a data set by name, as `uniformer features` does.
@@ -171,8 +174,10 @@ def write_features(
         model, contract, _ = load_model(checkpoint, **told)
         warn_of_assumed(contract)
         spec = with_views(contract.input_of_classifier(), clips, crops)
-        manifest = open_for_evaluation(data, None if split == HELD_OUT else split, classes, root, separator, label_base)
+        part = None if split == HELD_OUT else split
+        manifest = open_for_evaluation(data, part, classes, root, separator, label_base, allow_duplicates)
         manifest = held_out(contract, manifest) if split == HELD_OUT else manifest
+        state(manifest, say if group.is_main else None)
         reading = Reading(group.device, precision, batch_size, workers, backend, follow_seconds, compute)
         errors = extract_features(
             model.float(), manifest, spec, out,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from uniformer.checkpoints.told import NetworkTold, warn_of_assumed
 from uniformer.config import InputSpec, Precision, to_dict
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.open import open_for_evaluation
+from uniformer.datasets.statement import state
 from uniformer.errors import InputError, counted
 from uniformer.evaluation.features import KEY_NAME, Features, extract_features, load_features
 from uniformer.evaluation.learnt import HELD_OUT, both_figures, held_out, learnt_rows
@@ -32,7 +33,7 @@ from uniformer.support.files import atomic_path, check_outputs, clear_away, make
 from uniformer.support.progress import OnProgress, Pace
 from uniformer.support.resume import ROWS_KEY
 from uniformer.tasks import task_of
-from uniformer.tasks.class_order import match, relabelled
+from uniformer.tasks.class_order import order_of, relabelled
 from uniformer.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def evaluate(
     root: str | None = None,
     separator: str = "auto",
     label_base: int = 0,
+    allow_duplicates: bool = False,
     clips: int | None = None,
     crops: Literal[1, 3] | None = None,
     device: str = "auto",
@@ -102,6 +104,7 @@ def evaluate(
     task: type[Task] | None = None,
     progress: OnProgress | None = None,
     pace: Pace | None = None,
+    say: Callable[[str], None] | None = None,
     **told: Unpack[NetworkTold],
 ) -> Evaluation:
     """Test a checkpoint, or an exported network, on a data set, as `uniformer eval` does.
@@ -112,7 +115,7 @@ def evaluate(
         checkpoint: as `Predictor` takes it, an exported file too.
         data: what `open_dataset` takes, or a manifest. `split`: val, else test, where it holds several; "held-out"
             leaves out of it what the checkpoint was trained on, which is otherwise said.
-        classes, root, separator, label_base: of the data, as in `open_dataset`.
+        classes, root, separator, label_base, allow_duplicates: of the data, as in `open_dataset`.
         clips, crops, backend, follow_seconds: how items are read; the checkpoint's own views by default.
         device, precision, batch_size, compute: as in `Predictor`. `workers`: processes that read.
         missing: whether items without an answer count as errors, or are left out ("skip").
@@ -124,6 +127,7 @@ def evaluate(
         probe: test a plain classifier on the checkpoint's features instead, "linear" or "knn" (`evaluation.probe`),
             fitted to `train`, by default the train split of `data`; features are kept in `out`. `k` and `temperature`
             are of "knn", `c` of "linear": larger is less regularised.
+        say: called at the start with each line of what was made of the data.
         told: what the checkpoint does not tell of itself, as in `load_model`, but for the names of its classes.
 
     Under torchrun all processes share the items out and all get the result; the main one writes.
@@ -132,8 +136,13 @@ def evaluate(
     if probe and not out:
         raise InputError("expected out, the folder that the features of a probe are kept in, got none")
     with process_group(device) as group, _alone(group, out, form, [checkpoint, data, train], overwrite) as unlocked:
-        data_options = (classes, root, separator, label_base)
+        data_options = (classes, root, separator, label_base, allow_duplicates)
         manifest = open_for_evaluation(data, None if split == HELD_OUT else split, *data_options)
+        if class_order == "numbers":
+            manifest = manifest.by_number()
+        told_of = say if group.is_main else None
+        if split != HELD_OUT:
+            state(manifest, told_of)
         notes, known = [unlocked] if unlocked else [], ("", dict[str, float](), "")
         reading = Reading(group.device, precision, batch_size, workers, backend, follow_seconds, compute)
         if probe:
@@ -141,7 +150,9 @@ def evaluate(
             model, contract, _ = load_model(checkpoint, **told)  # type: ignore[arg-type]
             warn_of_assumed(contract)
             spec = with_views(contract.input_of_classifier(), clips, crops)
-            manifest = held_out(contract, manifest) if split == HELD_OUT else manifest
+            if split == HELD_OUT:
+                manifest = held_out(contract, manifest)
+                state(manifest, told_of)
             manifest, fitted, tested = _features(
                 model.float(), trained, manifest, spec, Path(out or ""), reading, progress if group.is_main else None
             )
@@ -158,7 +169,9 @@ def evaluate(
             )
             contract = network.contract
             spec = with_views(contract.input_of_classifier(), clips, crops)
-            manifest = held_out(contract, manifest) if split == HELD_OUT else manifest
+            if split == HELD_OUT:
+                manifest = held_out(contract, manifest)
+                state(manifest, told_of)
             metric = (task or type(task_of(contract)))(contract).metric(manifest, label_order=class_order)
             scores = score(network, metric, spec, reading, group, store=store, progress=progress, pace=pace)
             scores, odd = metric.examine(scores)
@@ -188,7 +201,7 @@ def _features(
     progress: OnProgress | None,
 ) -> tuple[Manifest, Features, Features]:
     """The test set with the training set's labels, and the features of both."""
-    order = match(test.classes, train.classes)
+    order = order_of(test, train.classes)
     if order is None:
         raise InputError(f"expected the test classes among the training classes: {train.origin}; {test.origin}")
     test = relabelled(test, order, train.classes)

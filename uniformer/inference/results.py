@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from uniformer.errors import InputError, shown, visible
 from uniformer.inference.predictor import Failure
+from uniformer.support.csv_text import csv_line, plain_cell
 from uniformer.support.resume import whole_lines
 from uniformer.support.texts import parse_json, to_json_line
 from uniformer.tasks.task import Result
@@ -35,9 +35,9 @@ class Answers:
             return to_json_line(result.to_dict() | {"weights": self._weights})
         if isinstance(result, Failure):
             empty = [""] * (len(self._fields) - 2)
-            return _csv_text([(result.source, *empty, result.error)]) if self._form == "csv" else ""
+            return csv_line((result.source, *empty, result.error)) if self._form == "csv" else ""
         if self._form == "csv":
-            return _csv_text((result.source, *row, self._weights, "") for row in result.csv_rows())
+            return "".join(csv_line((result.source, *row, self._weights, "")) for row in result.csv_rows())
         lines = [*(f"  {line}" for line in result.lines()), *(f"  note: {note}" for note in result.notes)]
         return "\n".join([visible(result.source), *(shown(line, 400) for line in lines)]) + "\n"
 
@@ -96,15 +96,9 @@ def _csv_rows(data: bytes, path: Path, fields: tuple[str, ...]) -> Iterator[_Row
                     return
                 raise _foreign(path, number)
             is_first = rank is None or row[rank] == "1"
-            yield _Row(number, row[0], None if row[-1] else row[-2], is_first, text)
+            yield _Row(number, plain_cell(row[0]), None if row[-1] else row[-2], is_first, text)
     except csv.Error:
         raise _foreign(path, number + 1) from None
-
-
-def _csv_text(rows: Iterable[Iterable[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def _foreign(path: Path, line: int) -> InputError:

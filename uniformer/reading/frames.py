@@ -17,15 +17,17 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from uniformer.errors import InputError, reason
+from uniformer.errors import InputError, reason, shown
 from uniformer.reading.pictures import IMAGE_SUFFIXES, Pixels, load_image
 
 Picture = Callable[[], Pixels]  # converts one decoded frame to (H, W, 3) when called, so that only wanted ones are
 
 VIDEO_SUFFIXES = frozenset(
     {
-        *(".3gp", ".asf", ".avi", ".flv", ".gif", ".h264", ".hevc", ".ivf", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov"),
-        *(".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".obu", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+        *(".264", ".265", ".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".h264", ".h265"),
+        *(".hevc", ".ivf", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4"),
+        *(".mp4v", ".mpe", ".mpeg", ".mpg", ".mpv", ".mts", ".mxf", ".nut", ".obu", ".ogm", ".ogv", ".qt", ".rm"),
+        *(".rmvb", ".ts", ".vob", ".webm", ".wmv", ".wtv", ".y4m"),
     }
 )
 
@@ -204,7 +206,8 @@ def open_folder(folder: Path) -> VideoReader:
     """A video made of the images in a folder, numbers in their names compared as numbers. Hidden files are left out.
 
     Raises:
-        InputError: the folder holds no image, or none that can be read.
+        InputError: the folder holds no image, none that can be read, or several series of them: optical flow beside
+            the frames.
     """
     try:
         files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
@@ -213,7 +216,19 @@ def open_folder(folder: Path) -> VideoReader:
     if not files:
         kinds = " ".join(sorted(IMAGE_SUFFIXES))
         raise InputError(f"{folder}: expected a folder of frames ({kinds}), found no image in it")
+    _check_one_series(files, folder)
     return FrameReader(sorted(files, key=natural_order), str(folder))
+
+
+def _check_one_series(files: Sequence[Path], folder: Path) -> None:
+    """Raises `InputError` where images of different names have the same numbers: img_1, flow_x_1, flow_y_1."""
+    first: dict[tuple[str, ...], str] = {}  # the numbers in a name -> the rest of the name that has them first
+    for file in files:
+        rest = re.sub(r"\d+", "*", file.name.lower())
+        numbers = tuple(number.lstrip("0") for number in re.findall(r"\d+", file.stem))
+        if numbers and (other := first.setdefault(numbers, rest)) != rest:
+            found = f"{shown(other)} and {shown(rest)}"
+            raise InputError(f"{folder}: expected the frames of one clip, found several series of images: {found}")
 
 
 def natural_order(path: Path) -> tuple[list[tuple[int, str]], str]:

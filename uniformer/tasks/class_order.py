@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError
-from uniformer.labels import DATASETS, alphabetical, load_classes, match_names, normal_form
+from uniformer.labels import DATASETS, alphabetical, is_whole, load_classes, match_names, normal_form
 from uniformer.tasks.scores import Scores, wilson
 
 Order = npt.NDArray[np.int64]  # (L,): label as the data have it -> row of the classifier
@@ -40,38 +40,70 @@ def match(names: Sequence[str], known: Sequence[str]) -> Order | None:
 
 def has_names(classes: Sequence[str]) -> bool:
     """Whether they are names, not the numbers that stand for names nobody gave."""
-    return any(not name.isdecimal() for name in classes)
+    return not all(map(is_whole, classes))
 
 
 def relabelled(manifest: Manifest, order: Order, classes: Sequence[str]) -> Manifest:
     """The manifest with label `order[i]` for i, of `classes`."""
-    return replace(manifest, labels=order[manifest.labels].astype(np.int32), classes=tuple(classes), file=None)
+    labels = order[manifest.labels].astype(np.int32)
+    return replace(manifest, labels=labels, classes=tuple(classes), numbers_from=None, file=None)
 
 
-def match_labels(manifest: Manifest, classes: Sequence[str]) -> tuple[Manifest, str | None]:
-    """The manifest with the labels of a network's `classes`, matched by name where both sides have names.
+def match_labels(manifest: Manifest, classes: Sequence[str], *, strict: bool = True) -> tuple[Manifest, str | None]:
+    """The manifest with the labels of a network's `classes`: matched by name, or by number where one side has no names.
 
-    Returns it with a sentence to be shown where labels changed or could not be matched. Raises `InputError` where the
-    data have other classes and another number of them than the network.
+    Returns it with a sentence to be shown where labels changed, or were taken by number. Raises `InputError` where a
+    class that the data have rows of is none of the network's; not `strict`, labels are then taken as they are, if there
+    are as many classes.
     """
-    if not (classes and has_names(classes) and has_names(manifest.classes)):
-        return manifest, None
     if manifest.classes == tuple(classes):
         return manifest, None
-    order = match(manifest.classes, classes)
+    if not classes or not manifest.classes:
+        whose = "the data name" if classes else "the checkpoint names"
+        return manifest.by_number(), f"labels taken by number: {whose} no classes"
+    are_numbers = manifest.numbers_from is not None or manifest.classes == tuple(map(str, range(len(manifest.classes))))
+    are_rows = are_numbers and (manifest.numbers_from or has_names(classes))
+    order = None if manifest.numbers_from else order_of(manifest, classes)
     if order is not None:
         moved = int((order != np.arange(len(order))).sum())
         changed = (
             f"{moved} of the data's {len(order)} classes have another number there" if moved else "in the same order"
         )
         return relabelled(manifest, order, classes), f"labels matched to the checkpoint's classes by name: {changed}"
+    if are_rows:
+        rows = manifest.by_number()
+        if int(rows.labels.max(initial=0)) >= len(classes):
+            base = manifest.numbers_from or 0
+            raise InputError(
+                f"expected labels in {base} .. {base + len(classes) - 1}, the checkpoint's classes, "
+                f"got {int(rows.labels.max()) + base}"
+            )
+        everything = np.arange(max(len(rows.classes), 1))
+        return relabelled(rows, everything, classes), "labels taken by number: the data name no classes"
+    return _unmatched(manifest, classes, strict)
+
+
+def order_of(manifest: Manifest, classes: Sequence[str]) -> Order | None:
+    """`match` of the data's classes; those without a row need no place, and have -1 where they have none."""
+    places = match_names(manifest.classes, classes)
+    used = np.flatnonzero(manifest.class_counts())
+    found = [places[i] for i in used]
+    if None in found or len(set(found)) < len(found):
+        return None
+    return np.array([-1 if place is None else place for place in places], np.int64)
+
+
+def _unmatched(manifest: Manifest, classes: Sequence[str], strict: bool) -> tuple[Manifest, str]:
     places = match_names(manifest.classes, classes)
     strange = [name for name, place in zip(manifest.classes, places, strict=True) if place is None]
-    what = f"{len(strange)} of the data's {len(manifest.classes)} classes are not the checkpoint's"
-    such_as = f", such as {strange[0]!r}" if strange else ""
-    if len(manifest.classes) != len(classes):
-        raise InputError(f"expected classes of the checkpoint ({len(classes)}), got {what}{such_as}")
-    return manifest, f"labels taken by number: {what}{such_as}"
+    such_as = f", such as {', '.join(map(repr, strange[:3]))}" if strange else ", or several are one of them"
+    what = f"{len(strange)} of the data's {len(manifest.classes)} classes are not the checkpoint's{such_as}"
+    if strict or len(manifest.classes) != len(classes):
+        raise InputError(
+            f"expected classes of the checkpoint ({len(classes)}: {', '.join(classes[:3])}, ...), got {what} "
+            "(--class-order numbers takes labels by number)"
+        )
+    return manifest, f"labels taken by number: {what}"
 
 
 def examine(scores: Scores, classes: Sequence[str]) -> Found | None:

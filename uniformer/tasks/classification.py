@@ -98,7 +98,7 @@ class ClassMetric(Metric):
         if label_order != "numbers":
             from uniformer.tasks.class_order import match_labels
 
-            self.manifest, note = match_labels(manifest, contract.classes)
+            self.manifest, note = match_labels(manifest, contract.classes, strict=label_order == "names")
             self.notes += [note] if note else []
         self._contract, self._spec = contract, contract.input_of_classifier()
         width = contract.config.num_classes

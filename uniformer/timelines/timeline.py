@@ -5,8 +5,6 @@ frames, each once -> shots -> windows of about 2 s, one beginning every 0.5 s ->
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,6 +28,7 @@ from uniformer.reading.sampling import clip_indices, effective_stride
 from uniformer.reading.sources import Media, name_of_source
 from uniformer.reading.transforms import to_views
 from uniformer.reading.views import Views, open_clip
+from uniformer.support.csv_text import csv_line
 from uniformer.timelines.shots import Look, look_at, with_cuts
 
 WINDOW = 2.0  # seconds that a window lasts where sparse sampling leaves it open: as long as the clips of camera motion
@@ -95,9 +94,7 @@ class Timeline:
 
     def to_csv(self) -> str:
         """A header and one line per row."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([CSV_FIELDS, *map(_values, self.rows)])
-        return text.getvalue()
+        return "".join(map(csv_line, [CSV_FIELDS, *map(_values, self.rows)]))
 
     def to_srt(self) -> str:
         """Subtitles (SubRip): what the camera does, shown while it does it."""

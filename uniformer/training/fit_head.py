@@ -13,7 +13,7 @@ from torch import nn
 
 from uniformer.checkpoints.identify import Opened
 from uniformer.datasets.manifest import Manifest
-from uniformer.errors import counted
+from uniformer.errors import InputError, counted, shown
 from uniformer.evaluation.features import Features, extract_features, load_features
 from uniformer.evaluation.learnt import both_figures, learnt_rows
 from uniformer.evaluation.probe import linear_probe, probe_scores
@@ -86,6 +86,7 @@ def fit_head(
         say_sets(train_set, val_set, log)
         model = initialised(recipe, train_set.classes, log, task.build, opened)
         train_features = _features(model, recipe, train_set, out, "train", group, log)
+        _refuse_lost_classes(train_set, train_features)
         val_features = None if val_set is None else _features(model, recipe, val_set, out, "val", group, log)
         if recipe.data.balanced:
             train_features = _balanced(train_features, recipe.seed)
@@ -99,6 +100,14 @@ def fit_head(
         if group.is_main and own and val_set is not None and scores is not None:
             log.say(f"on the validation samples: {in_short(_report(recipe, task, scores, val_set, out))}")
         return TrainingResult(out, measures)
+
+
+def _refuse_lost_classes(train_set: Manifest, features: Features) -> None:
+    """Raises `InputError` where no sample of a class could be read: the classifier would never name it."""
+    lost = sorted(set(np.unique(train_set.labels)) - set(np.unique(features.labels[features.ok])))
+    if lost:
+        names = ", ".join(shown(train_set.classes[label]) for label in lost[:3])
+        raise InputError(f"expected samples of every class that can be read, found none of {len(lost)}: {names}")
 
 
 def _features(

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError, MissingExtra, visible
+from uniformer.support.csv_text import csv_line, plain_cell
 from uniformer.support.files import atomic_path
 
 STEP_METRICS = ("epoch", "step", "lr", "loss", "grad_norm", "samples_per_s", "waiting", "epoch_loss")
@@ -153,16 +154,10 @@ def _tensorboard() -> Any:
     return SummaryWriter
 
 
-def _line(fields: Iterable[object]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(fields)
-    return text.getvalue()
-
-
 def _append(path: Path, names: tuple[str, ...], row: Mapping[str, object]) -> None:
     new = not path.exists()
     with open(path, "a", encoding="utf-8", errors="surrogateescape", newline="") as f:
-        f.write((_line(names) if new else "") + _line(row.get(name, "") for name in names))
+        f.write((csv_line(names) if new else "") + csv_line(row.get(name, "") for name in names))
 
 
 def _rows(path: Path, names: tuple[str, ...]) -> list[dict[str, str]]:
@@ -172,7 +167,7 @@ def _rows(path: Path, names: tuple[str, ...]) -> list[dict[str, str]]:
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as f:
         text = f.read()
     lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
-    return [dict(zip(names, line, strict=True)) for line in lines[1:] if len(line) == len(names)]
+    return [dict(zip(names, map(plain_cell, line), strict=True)) for line in lines[1:] if len(line) == len(names)]
 
 
 def _rewrite(path: Path, names: tuple[str, ...], rows: Iterable[Mapping[str, str]]) -> None:
@@ -180,4 +175,4 @@ def _rewrite(path: Path, names: tuple[str, ...], rows: Iterable[Mapping[str, str
         atomic_path(path) as temporary,
         open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as f,
     ):
-        f.write(_line(names) + "".join(_line(row[name] for name in names) for row in rows))
+        f.write(csv_line(names) + "".join(csv_line(row[name] for name in names) for row in rows))

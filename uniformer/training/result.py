@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from uniformer.checkpoints.identify import name_of
 from uniformer.checkpoints.save import save_checkpoint
+from uniformer.datasets.layouts import CLASSES_FILE
 from uniformer.datasets.manifest import Manifest
-from uniformer.datasets.open import CLASSES_FILE
 from uniformer.datasets.prepare import write_list
 from uniformer.evaluation.run import Evaluation
 from uniformer.network.model import UniFormer

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from uniformer.checkpoints.records import DEFAULT_IMAGE, DEFAULT_VIDEO
 from uniformer.checkpoints.told import NetworkTold, assumed_input, refuse_told
 from uniformer.config import did_you_mean
 from uniformer.datasets.manifest import Manifest
-from uniformer.datasets.open import find_splits, open_dataset
+from uniformer.datasets.open import choose_split, open_dataset, open_for_training
+from uniformer.datasets.statement import oddities, statement
 from uniformer.errors import InputError
 from uniformer.labels import DATASETS
 from uniformer.support.settings import Table, from_table
@@ -46,6 +47,12 @@ def train(
     out: str | os.PathLike[str] | None = None,
     device: str = "auto",
     task: type[Task] | None = None,
+    split: str | None = None,
+    classes: str | None = None,
+    root: str | None = None,
+    separator: str = "auto",
+    label_base: int = 0,
+    allow_duplicates: bool = False,
     **told: Unpack[NetworkTold],
 ) -> TrainingResult:
     """Train by a recipe, or fine-tune on one's own data; the same call goes on with a run that was cut short.
@@ -60,11 +67,26 @@ def train(
         out: folder of the run, by default runs/NAME.
         device: "auto" takes a GPU when there is one. Under torchrun every process calls this.
         task: what the network is for; classification by default.
+        split, classes, root, separator, label_base, allow_duplicates: of one's own data, as in `open_dataset`. Without
+            `split` the training split is learnt from, where there is one, and validated on "val", else "test"; with it
+            that part alone, of which a fifth is held out. The setting data.val names other data to validate on.
         told: what the checkpoint does not tell of itself, as in `load_model`, for one's own data; a recipe says it.
 
     Raises `InputError` before the first step where recipe, data and checkpoint do not fit, and as `loop.fit` does.
     """
-    return run_plan(plan_training(what, settings, checkpoint=checkpoint, **told), out=out, device=device, task=task)
+    plan = plan_training(
+        what,
+        settings,
+        checkpoint=checkpoint,
+        split=split,
+        classes=classes,
+        root=root,
+        separator=separator,
+        label_base=label_base,
+        allow_duplicates=allow_duplicates,
+        **told,
+    )
+    return run_plan(plan, out=out, device=device, task=task)
 
 
 def plan_training(
@@ -72,12 +94,26 @@ def plan_training(
     settings: Sequence[str] = (),
     *,
     checkpoint: str | None = None,
+    split: str | None = None,
+    classes: str | None = None,
+    root: str | None = None,
+    separator: str = "auto",
+    label_base: int = 0,
+    allow_duplicates: bool = False,
     **told: Unpack[NetworkTold],
 ) -> TrainingPlan:
     """What `train` would do. The data of a recipe are opened later. Raises `InputError` as `train`."""
     name = os.fspath(what)
+    options = {
+        "classes": classes, "root": root, "separator": separator, "label_base": label_base,
+        "allow_duplicates": allow_duplicates,
+    }  # fmt: skip
+    options = {key: value for key, value in options.items() if value not in (None, "auto", 0)}
     if name in list_recipes() or name.endswith(".toml"):
         refuse_told(told, f"the recipe {name}")
+        if options or split:
+            names = ", ".join([*options, *(["split"] if split else [])])
+            raise InputError(f"{name}: expected settings such as data.root=DIR beside a recipe, got {names}")
         start = [f"init.checkpoint={checkpoint}"] if checkpoint else []
         return TrainingPlan(load_recipe(name, [*settings, *start]))
     if not Path(name).exists():
@@ -88,7 +124,7 @@ def plan_training(
 
     table = asked(settings)
     start_from = _start(table, checkpoint)
-    train_set, val_set, reasons = _own_sets(name, from_table(Data, section(table, "data"), "data."))
+    train_set, val_set, reasons = _own_sets(name, from_table(Data, section(table, "data"), "data."), split, options)
     start_from = start_from or (DEFAULT_IMAGE if train_set.kind == "image" else DEFAULT_VIDEO)
     opened = open_checkpoint(start_from, **told)
     recipe, why = own_recipe(train_set, opened.contract, start_from, settings, name=Path(name).resolve().stem)
@@ -103,11 +139,15 @@ def run_plan(
     device: str = "auto",
     task: type[Task] | None = None,
     signals: Signals | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> TrainingResult:
-    """Do what was planned. `signals`: as in `loop.fit`."""
+    """Do what was planned. `signals`: as in `loop.fit`; `say` gets each line of what is odd about a recipe's data."""
     recipe = plan.recipe
     folder = Path(out or Path("runs", recipe.name))
     train_set, val_set = plan.sets or open_for_recipe(recipe)
+    if say and plan.sets is None:
+        for line in oddities({"train": train_set} | ({} if val_set is None else {"val": val_set})):
+            say(line)
     if plan.by_features and task is None:
         from uniformer.training.fit_head import fit_head
 
@@ -135,23 +175,24 @@ def _start(settings: Table, checkpoint: str | None) -> str | None:
     return init.checkpoint
 
 
-def _own_sets(source: str, data: Data) -> tuple[Manifest, Manifest, list[str]]:
-    """Training and validation set of one's own data, and what was decided. `data`: the settings that were given."""
+def _own_sets(
+    source: str, data: Data, split: str | None, options: Mapping[str, Any]
+) -> tuple[Manifest, Manifest, list[str]]:
+    """Training and validation set of one's own data, and what was decided.
+
+    `data`: the settings that were given, `options`: how the data are read, where it is said otherwise.
+    """
     if data.train is not None:
         raise InputError(f"data.train={data.train}: expected it for recipes only; here {source} is what is learnt from")
-    splits = find_splits(source)
-    reading = partial(open_dataset, root=data.root, separator=data.separator, label_base=data.label_base)
-    of_dataset = data.dataset if data.dataset in DATASETS else None
-    if data.val is None and ("train" not in splits or len(splits) < 2):
-        train_set, val_set, how = with_validation(reading(source, classes=of_dataset))
-        return train_set, val_set, [how]
-    train_set = reading(source, split="train" if len(splits) > 1 else None, classes=of_dataset)
-    if data.val is not None:
-        source = _beside(data.root, data.val)
-        splits = find_splits(source)
-    held_out = next((split for split in ("val", "test") if split in splits), None)
-    several = train_set.is_multi_label or None
-    return train_set, reading(source, split=held_out, classes=train_set.classes, multi_label=several), []
+    settings = {"root": data.root, "separator": data.separator, "label_base": data.label_base}
+    reading = {**settings, "classes": data.dataset if data.dataset in DATASETS else None, **options}
+    val = None if data.val is None else _beside(reading["root"], data.val)
+    train_set, val_set, said = open_for_training(source, val, split, **reading)
+    if val_set is not None:
+        return train_set, val_set, [*statement({"train": train_set, "val": val_set}), *said]
+    whole = [*statement({"data": train_set}), *said]
+    train_set, val_set, how = with_validation(train_set)
+    return train_set, val_set, [*whole, how]
 
 
 def _beside(root: str | None, name: str) -> str:
@@ -173,9 +214,10 @@ def open_for_recipe(recipe: Recipe) -> tuple[Manifest, Manifest | None]:
         if name is None:
             continue
         source = Path(data.root or "", name)
-        part = split if split in find_splits(source) else None  # a source of several splits, or this one alone
+        part = choose_split(source, (split,))  # of a source of several splits, or this one alone
         root = data.root if source.is_file() else None
-        found.append(reading(source, split=part, classes=known, root=root))
+        opened = reading(source, split=part, classes=known, root=root)
+        found.append(opened.by_number())  # numbers without names are rows of the recipe's classifier
         names = found[0].classes
         known = names if len(set(names)) == len(names) else None
     return found[0], found[1] if len(found) > 1 else None

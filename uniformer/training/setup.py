@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from uniformer import speed
@@ -27,6 +27,7 @@ from uniformer.network.model import UniFormer
 from uniformer.speed.timings import view_size
 from uniformer.support.distributed import DTYPES, ProcessGroup
 from uniformer.tasks import task_of
+from uniformer.tasks.class_order import match
 from uniformer.tasks.objective import Objective
 from uniformer.tasks.options import TargetOptions
 from uniformer.tasks.task import Task
@@ -192,7 +193,8 @@ def initialised(
 ) -> Any:
     """The network as training begins: as `make` draws it, or with the weights of `recipe.init`.
 
-    Its classifier is new where the checkpoint has other classes than `classes`, by number or by name.
+    Its classifier is new where the checkpoint has other classes than `classes`, by number or by name; the same ones in
+    another order bring their rows along.
     """
     torch.manual_seed(recipe.seed)
     model = make()
@@ -208,10 +210,28 @@ def initialised(
     )
     log.say(str(report))
     known = opened.classes
-    if known and len(known) == recipe.model.num_classes and set(known) != set(classes):
+    head = opened.weights.state.get("head.weight")
+    if not known and head is not None and len(head) == recipe.model.num_classes:
+        log.say("  note: the checkpoint names no classes: the rows of its classifier are taken by number")
+    if len(known) != recipe.model.num_classes or known == classes:
+        return model
+    order = match(classes, known)
+    if order is None or len(order) < len(known):
         model.reset_classifier(recipe.model.num_classes)
         log.say("  note: as many classes as in the checkpoint, but others: the classifier is new")
+    elif (order != np.arange(len(order))).any():
+        reorder_classifier(model, torch.from_numpy(order))
+        log.say("  note: the checkpoint's classes in another order: its classifier's rows were put in this one")
     return model
+
+
+@torch.no_grad()
+def reorder_classifier(model: UniFormer, order: Tensor) -> None:
+    """Row i of each classifier becomes what row `order[i]` was; order: int64 (K,)."""
+    for head in (model.head, model.cls_head, model.aux_head):
+        if isinstance(head, nn.Linear):
+            head.weight.copy_(head.weight[order])
+            head.bias.copy_(head.bias[order])
 
 
 def build(

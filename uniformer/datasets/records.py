@@ -1,0 +1,105 @@
+"""Lists as records: text in any usual encoding, JSON, JSON lines, Parquet; what a key means says `columns`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from uniformer.datasets.columns import meanings
+from uniformer.errors import InputError, MissingExtra, first_line, reason, shown
+from uniformer.reading.paths import text_encoding
+from uniformer.support.texts import check_file, parse_json
+
+Records = Iterator[tuple[str, Any]]  # place in the file ("line 7"), record
+
+
+def text_of(path: Path, newline: str | None = None) -> Iterator[str]:
+    """The lines of a list. Raises `InputError` where it cannot be read, or is no text."""
+    check_file(path, "a list of files")
+    try:
+        with open(path, "rb") as f:
+            encoding = text_encoding(f.read(1024), f"{path}: expected a list of files")
+        # Names of files need not be valid UTF-8.
+        with open(path, encoding=encoding, errors="surrogateescape", newline=newline) as f:
+            yield from f
+    except OSError as error:
+        raise InputError(f"{path}: expected a list of files, found no readable file: {reason(error)}") from None
+    except UnicodeError as error:
+        raise InputError(f"{path}: expected a list of files, found damaged text: {first_line(error)}") from None
+
+
+def json_of(text: str, path: Path, place: str) -> Any:
+    """What a text in JSON says. Raises `InputError` for any other, and for one nested too deep."""
+    return parse_json(text, f"{path}, {place}")
+
+
+def json_records(path: Path) -> Records:
+    """The elements of the array that the file is."""
+    records = json_of("".join(text_of(path)), path, "the file")
+    if not isinstance(records, list):
+        raise InputError(f"{path}: expected a JSON array of objects, found {type(records).__name__}")
+    return ((f"entry {number}", record) for number, record in enumerate(records, 1))
+
+
+def json_lines(path: Path) -> Records:
+    """An object a line."""
+    for number, line in enumerate(text_of(path), 1):
+        if line.strip():
+            yield f"line {number}", json_of(line, path, f"line {number}")
+
+
+def parquet_records(path: Path) -> Records:
+    """The rows, with the columns that are of use and the first that is not."""
+    with _parquet(path) as file:
+        names = file.schema_arrow.names
+        useful = [name for name, m in zip(names, meanings(names, str(path)), strict=True) if m is not None]
+        records = (record for batch in file.iter_batches(columns=useful or names[:1]) for record in batch.to_pylist())
+        yield from ((f"row {number}", record) for number, record in enumerate(records, 1))
+
+
+def column_names(path: Path) -> list[str]:
+    """The names of a Parquet file's columns, or the keys of the first record."""
+    if path.suffix.lower() == ".parquet":
+        with _parquet(path) as file:
+            return list(file.schema_arrow.names)
+    _, record = next(READERS[path.suffix.lower()](path), ("", {}))
+    return list(map(str, record)) if isinstance(record, dict) else []
+
+
+def class_names(path: Path) -> tuple[str, ...] | None:
+    """The names behind the labels of a Parquet file by the `datasets` library (its `ClassLabel`), where it has them."""
+    if path.suffix.lower() != ".parquet":
+        return None
+    with _parquet(path) as file:
+        names = file.schema_arrow.names
+        about = (file.schema_arrow.metadata or {}).get(b"huggingface")
+        column = next(
+            (n for n, m in zip(names, meanings(names, str(path)), strict=True) if m in ("label", "class")), ""
+        )
+    try:
+        feature = json_of((about or b"{}").decode(), path, "the schema")["info"]["features"][column]
+        feature = feature if isinstance(feature, dict) else feature[0]  # several labels a row, as it was once written
+        found = feature.get("feature", feature)["names"]
+    except (KeyError, TypeError, IndexError, AttributeError, UnicodeError):
+        return None  # labels that are texts, or numbers without names
+    if not (isinstance(found, list) and all(isinstance(name, str) for name in found)):
+        raise InputError(f"{path}: expected names of classes in its schema, found {shown(found)}")
+    return tuple(found)
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[Any]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise MissingExtra("pyarrow", "parquet", "reading Parquet lists") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            yield file
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected a Parquet file, found a damaged one: {shown(first_line(error))}") from None
+
+
+READERS = {".json": json_records, ".jsonl": json_lines, ".ndjson": json_lines, ".parquet": parquet_records}

@@ -1,0 +1,55 @@
+"""What was made of a data set, in the lines that training, evaluation and scanning begin with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from uniformer.datasets.manifest import Manifest
+from uniformer.errors import shown
+from uniformer.reading.paths import LeftOut
+
+LOOKED_FOR = 20_000  #: rows of a set whose files are looked for: of more, so many all over it
+
+
+def statement(sets: Mapping[str, Manifest]) -> Iterator[str]:
+    """Of each set by its split: how it was read, with what was left out; classes without a row; files not there."""
+    for split, manifest in sets.items():
+        yield f"{split}: {shown(manifest.origin, 1000)}"
+        yield from oddities({split: manifest})
+
+
+def state(manifest: Manifest, say: Callable[[str], None] | None) -> None:
+    """Say the statement of one set, to whoever listens."""
+    if say is not None:
+        for line in statement({"data": manifest}):
+            say(line)
+
+
+def oddities(sets: Mapping[str, Manifest]) -> Iterator[str]:
+    """The lines of a statement but for those that every set has."""
+    for split, manifest in sets.items():
+        yield from (f"{split}: {said}" for said in (_empty(manifest), _missing(manifest)) if said)
+
+
+def _empty(manifest: Manifest) -> str:
+    left_out = LeftOut()
+    for label in np.flatnonzero(manifest.class_counts() == 0):
+        left_out.add(f"of {len(manifest.classes)} classes without a sample", manifest.classes[label])
+    return str(left_out)
+
+
+def _missing(manifest: Manifest) -> str:
+    left_out, step = LeftOut(), -(-len(manifest) // LOOKED_FOR) or 1
+    rows = range(0, len(manifest), step)
+    there = np.zeros(len(manifest.classes), bool)
+    for row in rows:
+        if os.path.exists(manifest.path(row)):
+            there[list(manifest.labels_of(row))] = True
+        else:
+            left_out.add(f"files not there, of {len(rows)} looked for", manifest.paths[row])
+    for label in np.flatnonzero((manifest.class_counts() > 0) & ~there) if step == 1 else ():
+        left_out.add("classes of which no file is there", manifest.classes[label])
+    return str(left_out)
