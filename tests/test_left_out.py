@@ -296,7 +296,7 @@ def test_names_of_classes_that_cannot_be_written_are_refused_before_the_work(tmp
     assert "found a name that is not UTF-8" in message(lambda: open_dataset(tmp_path / "bytes"))
     (tmp_path / "list" / "classes.txt").write_bytes(b"p\xe2t\xe9\n")
     written(path, "path,label\na.mp4,0\n")
-    assert "classes.txt, name 1: expected the name of a class" in message(lambda: open_dataset(path))
+    assert "classes.txt: expected names of classes, found no UTF-8 at byte 1" in message(lambda: open_dataset(path))
 
 
 def test_lists_of_names_that_are_none(media: Path) -> None:

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 
 from uniformer.config import did_you_mean
-from uniformer.errors import InputError
+from uniformer.errors import InputError, shown
 from uniformer.support.texts import parse_json, read_text
 
 #: Data sets with a list of names in this package, in the order of the published classifiers' rows.
@@ -49,7 +49,7 @@ def load_classes(dataset: str) -> tuple[str, ...]:
 def read_class_names(classes: Sequence[str] | str | os.PathLike[str]) -> tuple[str, ...]:
     """Class names as a caller gives them: themselves, the name of a data set, or a file: one a line, or a JSON array.
 
-    Raises `InputError` for a file that holds no names and a data set without a list here.
+    Raises `InputError` for what cannot be the name of a class, and a data set without a list here.
     """
     if not isinstance(classes, str | os.PathLike):
         return tuple(classes)
@@ -57,12 +57,15 @@ def read_class_names(classes: Sequence[str] | str | os.PathLike[str]) -> tuple[s
         return load_classes(os.fspath(classes))
     path = Path(classes)
     text = read_text(path, "names of classes")
-    if path.suffix == ".json":
-        names = parse_json(text, str(path), "names of classes")
-        if not isinstance(names, list):
-            raise InputError(f"{path}: expected a JSON array of names, found {type(names).__name__}")
-        return tuple(map(str, names))
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
+    is_json = path.suffix.lower() == ".json"
+    names = parse_json(text, str(path), "names of classes") if is_json else text.splitlines()
+    if not isinstance(names, list):
+        raise InputError(f"{path}: expected a JSON array of names, found {type(names).__name__}")
+    for number, name in enumerate(names, 1):
+        why = "no text" if isinstance(name, list | dict) or name is None else unfit(str(name))
+        if why:
+            raise InputError(f"{path}, name {number}: expected the name of a class, found {why}: '{shown(name)}'")
+    return tuple(name for name in (str(name).strip() for name in names) if name)
 
 
 def kinetics400_permutation() -> list[int]:

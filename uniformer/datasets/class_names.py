@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ import numpy.typing as npt
 from uniformer.config import did_you_mean
 from uniformer.datasets.layouts import CLASSES_FILE, Listing, OpenOptions
 from uniformer.datasets.manifest import MAX_CLASSES
-from uniformer.datasets.records import json_of, text_of
 from uniformer.errors import InputError, shown
 from uniformer.labels import (
     DATASETS,
@@ -22,6 +20,7 @@ from uniformer.labels import (
     load_classes,
     match_names,
     normal_form,
+    read_class_names,
     unfit,
     whole_number,
 )
@@ -41,30 +40,13 @@ class Resolved:
 
 
 def given_names(classes: Sequence[str] | str | None) -> tuple[str, ...] | None:
-    """The names that a user gives: a sequence, a file with one a line or a JSON array, or the name of a data set."""
+    """The names that a user gives, as `read_class_names` takes them: each one once."""
     if classes is None:
         return None
-    if not isinstance(classes, str):
-        names = tuple(classes)
-    elif os.path.isfile(classes):
-        names = _read_names(Path(classes))
-    else:
-        names = load_classes(classes)
+    names = read_class_names(classes)
     if not names or len(set(names)) < len(names):
         raise InputError(f"expected different names of classes, got {len(names)} names, {len(set(names))} different")
     return names
-
-
-def _read_names(path: Path) -> tuple[str, ...]:
-    text = "".join(text_of(path))
-    names = json_of(text, path, "the file") if path.suffix == ".json" else text.splitlines()
-    if not isinstance(names, list):
-        raise InputError(f"{path}: expected a JSON array of names, found {type(names).__name__}")
-    for number, name in enumerate(names, 1):
-        why = "no text" if isinstance(name, list | dict) or name is None else unfit(str(name))
-        if why:
-            raise InputError(f"{path}, name {number}: expected the name of a class, found {why}: '{shown(name)}'")
-    return tuple(name for name in (str(name).strip() for name in names) if name)
 
 
 def resolve(source: Path, listing: Listing, options: OpenOptions, seen: Seen) -> Resolved:
@@ -82,7 +64,7 @@ def resolve(source: Path, listing: Listing, options: OpenOptions, seen: Seen) ->
     if known is None and listing.classes is not None:
         known, how = listing.classes, "as the data set names them"
     elif known is None and beside.is_file():
-        known, how = _read_names(beside), f"from {beside.name}"
+        known, how = read_class_names(beside), f"from {beside.name}"
     base = options.label_base
     are_given = options.classes is not None and not base and all(map(is_whole, options.classes))
     if all(map(is_whole, seen)) and not (known and (are_given or seen.keys() <= set(known))):

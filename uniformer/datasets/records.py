@@ -9,8 +9,7 @@ from typing import Any
 
 from uniformer.datasets.columns import meanings
 from uniformer.errors import InputError, MissingExtra, first_line, reason, shown
-from uniformer.reading.paths import text_encoding
-from uniformer.support.texts import check_file, parse_json
+from uniformer.support.texts import check_file, parse_json, text_encoding
 
 Records = Iterator[tuple[str, Any]]  # place in the file ("line 7"), record
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import glob
 import os
 import sys
@@ -16,14 +15,7 @@ from uniformer.errors import InputError, reason, shown
 from uniformer.reading.frames import VIDEO_SUFFIXES, natural_order
 from uniformer.reading.pictures import IMAGE_SUFFIXES
 from uniformer.reading.sources import is_url
-
-_MARKS = {  # the longer first, which begin like the shorter
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
+from uniformer.support.texts import text_encoding
 
 
 @dataclass
@@ -146,14 +138,6 @@ def _listed(data: bytes, folder: Path, where: str) -> Iterator[str]:
         raise InputError(f"{where}: expected a list of files, found none")
     for name in names:
         yield name if is_url(name) else os.fspath(folder / name)
-
-
-def text_encoding(start: bytes, expected: str) -> str:
-    """How a text is encoded that begins so: by its mark, else UTF-8. Raises `InputError` where it is no text."""
-    marked = next((name for mark, name in _MARKS.items() if start.startswith(mark)), None)
-    if marked is None and b"\0" in start:
-        raise InputError(f"{expected}, found no text (UTF-16 needs its byte order mark; media are named, not piped)")
-    return marked or "utf-8"
 
 
 def _folder(folder: Path, clips: bool) -> Iterator[str]:

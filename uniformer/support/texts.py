@@ -6,6 +6,7 @@ can follow: all that is refused here, before it is used.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -19,6 +20,13 @@ from uniformer.errors import ACTING, InputError, first_line, reason
 LARGEST = 1 << 28  #: bytes of a file read whole: contracts, caches and lists are far smaller
 DEEPEST = 50  #: levels of tables and arrays within each other
 _LARGEST_TOML = 1 << 20  # its reader is Python's own, and slow
+_MARKS = {  # the longer first, which begin like the shorter
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 class NotJson(InputError):
@@ -58,12 +66,25 @@ def read_whole(path: str | os.PathLike[str], expected: str, most: int = LARGEST)
 
 
 def read_text(path: str | os.PathLike[str], expected: str, most: int = LARGEST) -> str:
-    """A file's UTF-8 text, without a byte order mark, lines ending in newlines. Raises `InputError` as `read_whole`."""
+    """A file's text, UTF-8 unless a byte order mark says otherwise, without it, lines ending in newlines.
+
+    Raises `InputError` as `read_whole`, and where it is no text.
+    """
+    data = read_whole(path, expected, most)
+    encoding = text_encoding(data, f"{path}: expected {expected}")
     try:
-        text = read_whole(path, expected, most).decode("utf-8-sig")
+        text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: expected {expected}, found no UTF-8 text at byte {error.start}") from None
+        raise InputError(f"{path}: expected {expected}, found no {encoding.upper()} at byte {error.start}") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def text_encoding(start: bytes, expected: str) -> str:
+    """How a text is encoded that begins so: by its mark, else UTF-8. Raises `InputError` where it is no text."""
+    marked = next((name for mark, name in _MARKS.items() if start.startswith(mark)), None)
+    if marked is None and b"\0" in start[:1024]:
+        raise InputError(f"{expected}, found no text (UTF-16 needs its byte order mark; media are named, not piped)")
+    return marked or "utf-8"
 
 
 def parse_json(text: str | bytes, where: str, expected: str = "JSON") -> Any:
