@@ -23,6 +23,8 @@ DATASETS = {
     "Something-Something V1": "something_something_v1.json",
     "UCF101": "ucf101.json",
     "HMDB51": "hmdb51.json",
+    "COCO 2017": "coco.json",
+    "ADE20K": "ade20k.json",  # the label files count from 1, and 0 is unlabelled
 }
 _IMAGENET = "ImageNet-1K"
 
@@ -60,6 +62,17 @@ def read_class_names(classes: Sequence[str] | str | os.PathLike[str]) -> tuple[s
             raise InputError(f"{path}: expected a JSON array of names, found {type(names).__name__}")
         return tuple(map(str, names))
     return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def load_palette(dataset: str) -> tuple[tuple[int, int, int], ...]:
+    """The colours that a data set's classes are painted in, in their order: red, green and blue in 0..255.
+
+    Raises `InputError` for a data set without colours here.
+    """
+    if dataset != "ADE20K":
+        raise InputError(f"no colours for the data set {dataset!r}: expected 'ADE20K'")
+    text = (resources.files("uniformer") / "assets" / "labels" / "ade20k_palette.json").read_text("utf-8")
+    return tuple((red, green, blue) for red, green, blue in json.loads(text))
 
 
 def kinetics400_permutation() -> list[int]:

@@ -7,6 +7,7 @@ Layers and names are those of the published files (TPAMI 2023, Tables 10 and 11)
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Literal
 
@@ -14,7 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from uniformer.checkpoints.dense_keys import BACKBONE
+from uniformer.checkpoints.files import read_weights
 from uniformer.config import Config
+from uniformer.errors import InputError, shown
 from uniformer.tasks.pyramid import CHANNELS, ConvNorm, FeaturePyramid, dense_backbone, resize
 
 IGNORED = 255  #: the label of pixels that count for nothing
@@ -129,6 +133,24 @@ class Segmenter(nn.Module):
 
     def _decoded(self, maps: Sequence[Tensor]) -> Tensor:
         return self.decode_head(maps if self.neck is None else self.neck(maps))
+
+
+def load_segmenter(network: Segmenter, path: str | os.PathLike[str]) -> Segmenter:
+    """The network with the weights of a published file, strictly; it may be on the meta device.
+
+    Raises `InputError` for a file that cannot be read, and for one of another network.
+    """
+    weights = read_weights(path)
+    state = {f"{BACKBONE}{key}": value for key, value in weights.state.items()} | weights.heads
+    own = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    for key in sorted(own.keys() | found.keys()):
+        if own.get(key) != found.get(key):
+            raise InputError(
+                f"{path}: expected {shown(key)} of shape {own.get(key, 'none')}, found {found.get(key, 'none')}"
+            )
+    network.load_state_dict(state, strict=True, assign=True)
+    return network
 
 
 def whole_logits(network: nn.Module, x: Tensor, size: Sequence[int]) -> Tensor:
