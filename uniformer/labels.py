@@ -72,7 +72,7 @@ def load_palette(dataset: str) -> tuple[tuple[int, int, int], ...]:
     if dataset != "ADE20K":
         raise InputError(f"no colours for the data set {dataset!r}: expected 'ADE20K'")
     text = (resources.files("uniformer") / "assets" / "labels" / "ade20k_palette.json").read_text("utf-8")
-    return tuple((red, green, blue) for red, green, blue in json.loads(text))
+    return tuple((red, green, blue) for red, green, blue in parse_json(text, dataset))
 
 
 def kinetics400_permutation() -> list[int]:
