@@ -26,6 +26,7 @@ ORDER = (
     "speed",
     "inference",
     "timelines",
+    "controlnet",
     "camera_motion",
     "reports",
     "evaluation",

@@ -24,6 +24,8 @@ DATASETS = {
     "Something-Something V1": "something_something_v1.json",
     "UCF101": "ucf101.json",
     "HMDB51": "hmdb51.json",
+    "COCO 2017": "coco.json",
+    "ADE20K": "ade20k.json",  # the label files count from 1, and 0 is unlabelled
 }
 _IMAGENET = "ImageNet-1K"
 
@@ -66,6 +68,17 @@ def read_class_names(classes: Sequence[str] | str | os.PathLike[str]) -> tuple[s
         if why:
             raise InputError(f"{path}, name {number}: expected the name of a class, found {why}: '{shown(name)}'")
     return tuple(name for name in (str(name).strip() for name in names) if name)
+
+
+def load_palette(dataset: str) -> tuple[tuple[int, int, int], ...]:
+    """The colours that a data set's classes are painted in, in their order: red, green and blue in 0..255.
+
+    Raises `InputError` for a data set without colours here.
+    """
+    if dataset != "ADE20K":
+        raise InputError(f"no colours for the data set {dataset!r}: expected 'ADE20K'")
+    text = (resources.files("uniformer") / "assets" / "labels" / "ade20k_palette.json").read_text("utf-8")
+    return tuple((red, green, blue) for red, green, blue in parse_json(text, dataset))
 
 
 def kinetics400_permutation() -> list[int]:

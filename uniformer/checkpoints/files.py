@@ -38,6 +38,7 @@ class Weights:
     form: str  #: "uniformer", "reference" or "openmmlab"
     contract: Contract | None = None
     unknown: list[str] = field(default_factory=list)  #: keys beside the network's that no UniFormer has
+    heads: dict[str, Tensor] = field(default_factory=dict)  #: beside a backbone, under their published keys
     other: list[str] = field(default_factory=list)  #: keys of other networks in the file, which are not ours to load
     notes: list[str] = field(default_factory=list)
     classes: tuple[str, ...] = ()  #: the rows of the classifier by name, where a trainer saved them
@@ -82,7 +83,7 @@ def read_object(
     weights = sort_keys(network.state, where, contract)
     weights.other, weights.notes, weights.told = network.other, network.notes, told_by_config(obj)
     if network.is_backbone:
-        weights.form = "openmmlab"
+        weights.form, weights.heads = "openmmlab", _plain(network.heads, where)
         _name_classes(weights, told_classes(obj), published_order)
     return weights
 
@@ -155,18 +156,23 @@ def sort_keys(state: Mapping[str, Any], where: str = "the state dict", contract:
     """
     is_ours = any(key.startswith("stages.") for key in state)
     name = reference_key if is_ours else our_key
-    known = {key: value for key, value in state.items() if name(key) is not None}
+    known = _plain({key: value for key, value in state.items() if name(key) is not None}, where)
     if not known:
         raise InputError(
             f"{where} is not of a UniFormer: expected keys like 'patch_embed1.proj.weight', found {some_keys(state)}"
         )
-    for key, value in known.items():
-        if problem := _oddity(value):
-            raise InputError(f"{where}: expected a plain tensor {shown(key)}, found {problem}")
     unknown = [key for key in state if key not in known]
     if is_ours:
         return Weights(known, "uniformer", contract, unknown)
     return Weights(from_reference(known), "reference", contract, unknown)
+
+
+def _plain(state: dict[str, Any], where: str) -> dict[str, Tensor]:
+    """The same. Raises `InputError` for a tensor that is not a plain one."""
+    for key, value in state.items():
+        if problem := _oddity(value):
+            raise InputError(f"{where}: expected a plain tensor {shown(key)}, found {problem}")
+    return state
 
 
 def _oddity(value: Any) -> str | None:

@@ -36,6 +36,9 @@ class Network:
 
     state: dict[str, Any]  #: `Tensor`, or `OddTensor`
     is_backbone: bool  #: of an OpenMMLab model
+    heads: dict[str, Any] = field(
+        default_factory=dict
+    )  #: what an OpenMMLab model has beside its backbone and classifier
     other: list[str] = field(default_factory=list)  #: keys of all other tensors in the file, as they are called there
     notes: list[str] = field(default_factory=list)
 
@@ -132,7 +135,8 @@ def _take_out(
     chosen: _Place, twins: list[_Place], dictionaries: Mapping[tuple[str, ...], Mapping[str, Any]], notes: list[str]
 ) -> Network:
     is_backbone = chosen.prefix.endswith(BACKBONE)
-    head = chosen.prefix.removesuffix(BACKBONE) + _HEAD if is_backbone else None
+    outer = chosen.prefix.removesuffix(BACKBONE)
+    head = outer + _HEAD if is_backbone else None
     if str(chosen):
         notes.append(f"unwrapped from {shown(chosen)!r}")
     network = Network({}, is_backbone, notes=notes)
@@ -146,6 +150,8 @@ def _take_out(
                 network.state[f"head.{key.removeprefix(head)}"] = value
             elif not any(path == twin.path and key.startswith(twin.prefix) for twin in twins):
                 network.other.append(key if path == chosen.path else ".".join((*path, key)))
+                if path == chosen.path and is_backbone and key.startswith(outer):
+                    network.heads[key.removeprefix(outer)] = value
     return network
 
 

@@ -1,0 +1,128 @@
+"""What the official detectors, segmentors and pose networks contain and compute, recorded, and networks to compare.
+
+As `golden.py`: weights and inputs come from numpy's PCG64 seeded by name. `dense-outputs.npz` has up to 120 values of
+each of the recorded tensors, in float64, at places drawn once.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tests.golden import FOLDER, golden_tensor, normals
+from uniformer.checkpoints.dense_keys import from_published
+from uniformer.config import Config
+from uniformer.network.variants import get_config
+from uniformer.tasks.detection_heads import Detector
+from uniformer.tasks.pose_heads import PoseNetwork
+from uniformer.tasks.segmentation_heads import Segmenter
+
+GAINS = {"conv_seg.weight": 3.0, "rpn_cls.weight": 3.0, "rpn_reg.weight": 0.8, "fc_cls.weight": 6.0,
+         "fc_reg.weight": 2.0, "conv_logits.weight": 6.0, "upsample.weight": 2.8, "deconv_layers.0.weight": 2.8,
+         "deconv_layers.3.weight": 2.8, "deconv_layers.6.weight": 2.8, "final_layer.weight": 2.0}  # fmt: skip
+PAIRS = [(i, i + 1) for i in range(1, 17, 2)]  # left and right key points of COCO
+
+
+def _json(name: str) -> dict[str, Any]:
+    return json.loads(gzip.decompress((FOLDER / name).read_bytes()))
+
+
+CASES: dict[str, dict[str, Any]] = _json("dense-cases.json.gz")
+MANIFESTS: dict[str, dict[str, list[int]]] = _json("dense-manifests.json.gz")  # published key -> shape, in its order
+
+
+def config_of(case: dict[str, Any]) -> Config:
+    """The backbone: its size, and what stage 3 attends to in that case."""
+    size = next(s for s in ("xxs", "xs", "small", "base") if s in case["manifest"])
+    config = get_config(f"uniformer_{size}_backbone")
+    name = case["name"]
+    if name.endswith("w32"):
+        return replace(config, window=32)
+    if name.endswith("h32"):
+        return replace(config, window=32, global_every=4)
+    is_hybrid = "hybrid" in case["config"]
+    return replace(config, window=14, global_every=4) if is_hybrid else config
+
+
+def network_of(case: dict[str, Any]) -> nn.Module:
+    """Freshly made."""
+    config, kind = config_of(case), case["manifest"].rsplit("_", 1)[0]
+    if kind == "pose":
+        return PoseNetwork(config, 17)
+    if "rcnn" in kind:
+        return Detector(config, 80, 3 if "cascade" in kind else 1)
+    return Segmenter(config, 150, kind)
+
+
+def weights_of(case: dict[str, Any]) -> dict[str, Tensor]:
+    """In the published keys and order."""
+    return {key: _tensor(key, shape) for key, shape in MANIFESTS[case["manifest"]].items()}
+
+
+def _tensor(key: str, shape: list[int]) -> Tensor:
+    gain = next((g for end, g in GAINS.items() if key.endswith(end)), None)
+    if gain is None:
+        return golden_tensor(key, shape)
+    n = normals(key, shape) * (gain / np.sqrt(float(np.prod(shape[1:]))))
+    return torch.from_numpy(n.astype(np.float32))
+
+
+def golden_network(name: str, dtype: torch.dtype) -> nn.Module:
+    """With the golden weights, in evaluation mode."""
+    network = network_of(CASES[name])
+    network.load_state_dict(from_published(weights_of(CASES[name])), strict=True)
+    return network.to(dtype).eval()
+
+
+def input_of(name: str, dtype: torch.dtype) -> Tensor:
+    """Images are zero where they are padded."""
+    stream, shape, ends = CASES[name]["input"]
+    x = torch.from_numpy(normals(stream, shape).astype(np.float32))
+    for image, (height, width) in zip(x, ends or [], strict=False):
+        image[:, height:] = 0
+        image[:, :, width:] = 0
+    return x.to(dtype)
+
+
+@functools.cache
+def _outputs() -> Any:
+    return np.load(FOLDER / "dense-outputs.npz")
+
+
+def recorded(name: str, output: str) -> np.ndarray:
+    """A tensor of which all values are kept."""
+    values = _outputs()[f"{name}/{output}.values"]
+    assert f"{name}/{output}.at" not in _outputs().files
+    return values.reshape(CASES[name]["outputs"][output][0])
+
+
+def check(name: str, output: str, got: Any, dtype: torch.dtype) -> None:
+    """Compare what was computed with what was recorded: equal whole numbers, 1e-9 in float64, the reference's own noise
+    in float32."""
+    shape, is_exact, largest, noise, flips = CASES[name]["outputs"][output]
+    array = got.detach().numpy() if isinstance(got, Tensor) else np.asarray(got)
+    assert list(array.shape) == shape, output
+    values, flat = _outputs()[f"{name}/{output}.values"], array.reshape(-1)
+    where = _outputs().get(f"{name}/{output}.at")
+    flat = flat if where is None else flat[where]
+    assert flat.shape == values.shape, output
+    if not flat.size:
+        return
+    if is_exact:
+        differing = int((flat.astype(np.int64) != values.astype(np.int64)).sum())
+        assert differing <= (flips if dtype == torch.float32 else 0), output
+        return
+    in_pixels = any(word in output for word in ("boxes", "rois", "proposals", "decoded", "keypoints"))
+    allowed = max(2e-5 * max(1.0, largest / 10), 10 * noise, 1e-3 * in_pixels)
+    if dtype == torch.float64:
+        allowed = (
+            1e-3 if output == "keypoints" else 1e-9 * max(1.0, largest)
+        )  # key points are float32's in the reference
+    assert np.abs(flat - values).max() <= allowed, output

@@ -1,0 +1,76 @@
+"""What the dense networks share: a convolution with its norm, and the feature pyramid over a backbone's four maps.
+
+Parameters have the names of the published files (`neck.lateral_convs.0.conv.weight`), the backbone's are our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from uniformer.config import Config
+from uniformer.errors import InputError
+from uniformer.network.model import UniFormer
+
+CHANNELS = 256  #: of every level of a pyramid
+
+
+class ConvNorm(nn.Module):
+    """A convolution that keeps the grid, batch norm and ReLU: (B, C, H, W) -> (B, dim, H, W). The norm makes its bias
+    needless."""
+
+    def __init__(self, dim_in: int, dim: int, kernel: int):
+        super().__init__()
+        self.conv = nn.Conv2d(dim_in, dim, kernel, padding=kernel // 2, bias=False)
+        self.bn = nn.BatchNorm2d(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.conv(x)))
+
+
+class Conv(nn.Module):
+    """A convolution that keeps the grid, with bias: (B, C, H, W) -> (B, dim, H, W)."""
+
+    def __init__(self, dim_in: int, dim: int, kernel: int):
+        super().__init__()
+        self.conv = nn.Conv2d(dim_in, dim, kernel, padding=kernel // 2)
+        nn.init.xavier_uniform_(self.conv.weight)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class FeaturePyramid(nn.Module):
+    """FPN (Lin et al. 2017): four maps of strides 4 to 32 -> as many of 256 channels, or with `levels` 5 one more of
+    stride 64, every other cell of the fourth."""
+
+    def __init__(self, dims: Sequence[int], levels: int):
+        super().__init__()
+        self.levels = levels
+        self.lateral_convs = nn.ModuleList(Conv(dim, CHANNELS, 1) for dim in dims)
+        self.fpn_convs = nn.ModuleList(Conv(CHANNELS, CHANNELS, 3) for _ in dims)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps (B, C_i, H_i, W_i), finest first -> (B, 256, H_i, W_i)."""
+        merged = [conv(x) for conv, x in zip(self.lateral_convs, maps, strict=True)]
+        for i in range(len(merged) - 1, 0, -1):  # down from the coarsest
+            merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=merged[i - 1].shape[2:], mode="nearest")
+        out = [conv(x) for conv, x in zip(self.fpn_convs, merged, strict=True)]
+        if self.levels > len(out):
+            out.append(out[-1][:, :, ::2, ::2])
+        return out
+
+
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps (B, C, H, W) in another size, bilinear, corners not aligned."""
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def dense_backbone(config: Config) -> UniFormer:
+    """The network under a head. Raises `InputError` for one that does not give normed maps of images."""
+    if config.output != "normed_maps" or config.is_video:
+        raise InputError(f"expected a backbone of images with normed maps under a head, got output {config.output!r}")
+    return UniFormer(config)

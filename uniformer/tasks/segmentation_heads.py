@@ -1,0 +1,202 @@
+"""Networks for semantic segmentation: Semantic FPN (Kirillov et al. 2019) and UPerNet (Xiao et al. 2018).
+
+    image (B, 3, H, W) -> backbone maps of strides 4 to 32 -> head -> logits (B, K, H / 4, W / 4)
+
+Layers and names are those of the published files (TPAMI 2023, Tables 10 and 11).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from uniformer.checkpoints.dense_keys import BACKBONE
+from uniformer.checkpoints.files import read_weights
+from uniformer.config import Config
+from uniformer.errors import InputError, shown
+from uniformer.tasks.pyramid import CHANNELS, ConvNorm, FeaturePyramid, dense_backbone, resize
+
+IGNORED = 255  #: the label of pixels that count for nothing
+AUX_WEIGHT = 0.4  #: of the auxiliary head's loss
+
+
+class _Classifier(nn.Module):
+    """The end of every head: dropout of whole channels, then a 1x1 convolution to classes."""
+
+    def __init__(self, dim: int, num_classes: int):
+        super().__init__()
+        self.conv_seg = nn.Conv2d(dim, num_classes, 1)
+        nn.init.normal_(self.conv_seg.weight, std=0.01)
+        nn.init.zeros_(self.conv_seg.bias)  # type: ignore[arg-type]
+        self.dropout = nn.Dropout2d(0.1)
+
+    def classify(self, x: Tensor) -> Tensor:
+        return self.conv_seg(self.dropout(x))
+
+
+class FPNHead(_Classifier):
+    """Brings the four levels of a pyramid to stride 4 and adds them up."""
+
+    def __init__(self, num_classes: int, dim: int = 128):
+        super().__init__(dim, num_classes)
+        self.scale_heads = nn.ModuleList(self._tower(doublings, dim) for doublings in range(4))
+
+    @staticmethod
+    def _tower(doublings: int, dim: int) -> nn.Sequential:
+        """A convolution for each doubling of the size, and one where nothing is to be doubled."""
+        if not doublings:
+            return nn.Sequential(ConvNorm(CHANNELS, dim, 3))
+        layers: list[nn.Module] = []
+        for i in range(doublings):
+            layers += [ConvNorm(dim if i else CHANNELS, dim, 3), nn.Upsample(scale_factor=2, mode="bilinear")]
+        return nn.Sequential(*layers)
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """(B, 256, H_i, W_i), strides 4 to 32 -> logits (B, K, H / 4, W / 4)."""
+        finest, *others = [tower(x) for tower, x in zip(self.scale_heads, levels, strict=True)]
+        for other in others:
+            finest = finest + resize(other, finest.shape[2:])
+        return self.classify(finest)
+
+
+class UPerHead(_Classifier):
+    """Pools the coarsest map at four scales, goes down a pyramid from there, and joins all levels."""
+
+    SCALES = (1, 2, 3, 6)  # of the pooled maps' sides, cells
+
+    def __init__(self, dims: Sequence[int], num_classes: int, dim: int = 512):
+        super().__init__(dim, num_classes)
+        last, count = dims[-1], len(self.SCALES)
+        self.psp_modules = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(side), ConvNorm(last, dim, 1)) for side in self.SCALES
+        )
+        self.bottleneck = ConvNorm(last + count * dim, dim, 3)
+        self.lateral_convs = nn.ModuleList(ConvNorm(d, dim, 1) for d in dims[:-1])
+        self.fpn_convs = nn.ModuleList(ConvNorm(dim, dim, 3) for _ in dims[:-1])
+        self.fpn_bottleneck = ConvNorm(len(dims) * dim, dim, 3)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """(B, C_i, H_i, W_i), strides 4 to 32 -> logits (B, K, H / 4, W / 4)."""
+        last = maps[-1]
+        pooled = [resize(pool(last), last.shape[2:]) for pool in self.psp_modules]
+        merged = [conv(x) for conv, x in zip(self.lateral_convs, maps, strict=False)]
+        merged.append(self.bottleneck(torch.cat([last, *pooled], dim=1)))
+        for i in range(len(merged) - 1, 0, -1):
+            merged[i - 1] = merged[i - 1] + resize(merged[i], merged[i - 1].shape[2:])
+        levels = [conv(x) for conv, x in zip(self.fpn_convs, merged, strict=False)]
+        levels.append(merged[-1])
+        finest = levels[0].shape[2:]
+        joined = torch.cat([levels[0], *(resize(x, finest) for x in levels[1:])], dim=1)
+        return self.classify(self.fpn_bottleneck(joined))
+
+
+class AuxiliaryHead(_Classifier):
+    """A second opinion from the map of stride 16, for training only."""
+
+    def __init__(self, dim_in: int, num_classes: int, dim: int = 256):
+        super().__init__(dim, num_classes)
+        self.convs = nn.ModuleList([ConvNorm(dim_in, dim, 3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.convs[0](x))
+
+
+class Segmenter(nn.Module):
+    """A backbone with one of the two heads. `forward` gives the logits of stride 4, (B, K, H / 4, W / 4)."""
+
+    def __init__(self, config: Config, num_classes: int, head: Literal["semantic_fpn", "upernet"]):
+        super().__init__()
+        self.backbone = dense_backbone(config)
+        self.neck: FeaturePyramid | None = None
+        self.decode_head: FPNHead | UPerHead
+        self.auxiliary_head: AuxiliaryHead | None = None
+        if head == "semantic_fpn":
+            self.neck = FeaturePyramid(config.dims, levels=4)
+            self.decode_head = FPNHead(num_classes)
+        else:
+            self.decode_head = UPerHead(config.dims, num_classes)
+            self.auxiliary_head = AuxiliaryHead(config.dims[2], num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._decoded(self.backbone(x))
+
+    def forward_train(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The logits, and those of the auxiliary head where there is one."""
+        maps = self.backbone(x)
+        logits = self._decoded(maps)
+        return (logits,) if self.auxiliary_head is None else (logits, self.auxiliary_head(maps[2]))
+
+    def _decoded(self, maps: Sequence[Tensor]) -> Tensor:
+        return self.decode_head(maps if self.neck is None else self.neck(maps))
+
+
+def load_segmenter(network: Segmenter, path: str | os.PathLike[str]) -> Segmenter:
+    """The network with the weights of a published file, strictly; it may be on the meta device.
+
+    Raises `InputError` for a file that cannot be read, and for one of another network.
+    """
+    weights = read_weights(path)
+    state = {f"{BACKBONE}{key}": value for key, value in weights.state.items()} | weights.heads
+    own = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    for key in sorted(own.keys() | found.keys()):
+        if own.get(key) != found.get(key):
+            raise InputError(
+                f"{path}: expected {shown(key)} of shape {own.get(key, 'none')}, found {found.get(key, 'none')}"
+            )
+    network.load_state_dict(state, strict=True, assign=True)
+    return network
+
+
+def whole_logits(network: nn.Module, x: Tensor, size: Sequence[int]) -> Tensor:
+    """Logits of images (B, 3, H, W) in the size of their originals, (B, K, *size).
+
+    As published they are resized twice: to the size that the network was fed, and from there.
+    """
+    return resize(resize(network(x), x.shape[2:]), size)
+
+
+def sliding_logits(
+    network: nn.Module, x: Tensor, size: Sequence[int], window: Sequence[int], stride: Sequence[int]
+) -> Tensor:
+    """The same from overlapping windows, whose logits are averaged; the last in a row is shifted inwards."""
+    total = count = torch.zeros((), dtype=x.dtype, device=x.device)
+    for top in _starts(x.shape[2], window[0], stride[0]):
+        for left in _starts(x.shape[3], window[1], stride[1]):
+            part = x[:, :, top : top + window[0], left : left + window[1]]
+            bottom, right = top + part.shape[2], left + part.shape[3]
+            around = (left, x.shape[3] - right, top, x.shape[2] - bottom)
+            total = total + F.pad(resize(network(part), part.shape[2:]), around)
+            count = count + F.pad(torch.ones_like(part[:1, :1]), around)
+    return resize(total / count, size)
+
+
+def _starts(length: int, window: int, stride: int) -> list[int]:
+    return [min(first, max(length - window, 0)) for first in range(0, max(length - window + stride, 1), stride)]
+
+
+def averaged_shares(network: nn.Module, inputs: Sequence[Tensor], size: Sequence[int], mirror: bool = True) -> Tensor:
+    """Shares of classes (B, K, *size), averaged over an image in several sizes, each also mirrored."""
+    shares = []
+    for x in inputs:
+        shares.append(whole_logits(network, x, size).softmax(1))
+        if mirror:
+            shares.append(whole_logits(network, x.flip(3), size).softmax(1).flip(3))
+    return sum(shares[1:], shares[0]) / len(shares)
+
+
+def segmentation_losses(logits: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
+    """Cross-entropy of logits (B, K, h, w) in the size of labels (B, H, W), the auxiliary head's by 0.4.
+
+    As published, the sum over labelled pixels is divided by all pixels, those to ignore included.
+    """
+    losses = {}
+    for name, weight, x in zip(("loss_seg", "loss_aux"), (1.0, AUX_WEIGHT), logits, strict=False):
+        each = F.cross_entropy(resize(x, labels.shape[1:]), labels, ignore_index=IGNORED, reduction="none")
+        losses[name] = weight * each.mean()
+    return losses
