@@ -76,9 +76,9 @@ def test_imagenet_names_are_torchvisions() -> None:
     assert list(load_classes("ImageNet-1K")) == meta._IMAGENET_CATEGORIES
 
 
-@pytest.mark.parametrize("dataset", ["COCO 2017", "ADE20K", ""])
+@pytest.mark.parametrize("dataset", ["Cityscapes", ""])
 def test_data_sets_without_names(dataset: str) -> None:
-    with pytest.raises(InputError, match=r"no class names for the data set .*ImageNet-1K") as error:
+    with pytest.raises(InputError, match=r"no class names for the data set ") as error:
         load_classes(dataset)
     assert "\n" not in str(error.value)
 
