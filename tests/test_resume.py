@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.command_line import COMMAND, Cli, one_line, predict
 from tests.patience import wait_until
 from tests.tiny import IMAGES, save_tiny
+from uniformer.support.files import changed_at
 
 
 def results(path: Path) -> dict[str, int]:
@@ -138,6 +142,35 @@ def test_resume_with_another_checkpoint_is_refused(suffix: str, cli: Cli, media:
     one_line(refused, f"{out}: line {line} is of a checkpoint with other weights (", "give another --out")
     assert out.read_bytes() == before
     assert predict(cli, media, photos, "--out", out, "--resume", "--precision", "bfloat16", net="images").status == 0
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_resume_does_files_again_that_were_replaced(suffix: str, cli: Cli, media: Path, tmp_path: Path) -> None:
+    """Under the same name, and with a time of long ago, as copies keep it."""
+    out, photos = tmp_path / f"a.{suffix}", tmp_path / "photos"
+    shutil.copytree(media / "photos", photos)
+    run = lambda *more: predict(cli, media, photos, "--out", out, *more, net="images")  # noqa: E731
+    assert run().status == 0
+    labels = results(out)
+    other = photos / "img_1.png"
+    Image.new("RGB", (70, 90), "red").save(tmp_path / "red.png")
+    os.utime(tmp_path / "red.png", (0, 0))
+    wait_until(lambda: changed_at(touched(tmp_path / "clock")) > out.stat().st_mtime_ns)
+    (tmp_path / "red.png").rename(other)
+    ended = run("--resume")
+    assert (ended.status, ended.err) == (0, "2 files had a result already\n1 file changed since, and done again\n")
+    assert results(out) == labels
+    assert run("--resume").err == "3 files had a result already\n"
+    alone = tmp_path / f"alone.{suffix}"
+    assert predict(cli, media, other, "--out", alone, net="images").status == 0
+    answer = next(line for line in reversed(out.read_text().splitlines()) if "img_1" in line)
+    wanted = next(line for line in reversed(alone.read_text().splitlines()) if "img_1" in line)
+    assert re.sub(r'"timings".*?}', "", answer) == re.sub(r'"timings".*?}', "", wanted)
+
+
+def touched(path: Path) -> Path:
+    path.touch()
+    return path
 
 
 def test_resume_does_not_touch_a_file_of_something_else(cli: Cli, media: Path, tmp_path: Path) -> None:

@@ -74,7 +74,9 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
     from uniformer.support.resume import Records
 
     predictor = call(Predictor, args, model=_network(args), **told(args))
-    answers = Answers(form, "" if form == "table" else predictor.network.weights, predictor.task.result)
+    since = os.stat(args.out).st_mtime_ns if args.resume and os.path.isfile(args.out) else None
+    weights = "" if form == "table" else predictor.network.weights
+    answers = Answers(form, weights, predictor.task.result, since=since)
     kept = Records(Path(args.out), answers, resume=args.resume) if args.out else None
     done = set(kept.read()) if kept else set()
     failures = list[Failure]()
@@ -104,6 +106,8 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
             bar(number, len(sources))
     if done:
         say(f"{counted(len(done), 'file')} had a result already", file=sys.stderr)
+    if again := answers.changed.intersection(sources):
+        say(f"{counted(len(again), 'file')} changed since, and done again", file=sys.stderr)
     if failures:
         say(f"{len(failures)} of {counted(count, 'file')} failed:", file=sys.stderr)
         for failure in failures:

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from uniformer.errors import InputError, shown, visible
 from uniformer.inference.predictor import Failure
 from uniformer.support.csv_text import csv_line, plain_cell
+from uniformer.support.files import changed_at
 from uniformer.support.resume import whole_lines
 from uniformer.support.texts import parse_json, to_json_line
 from uniformer.tasks.task import Result
@@ -20,12 +21,14 @@ AnswerFormat = Literal["table", "jsonl", "csv"]
 class Answers:
     """How the answers of one checkpoint lie in a file: a `resume.Codec`. `weights` tells the checkpoint from others.
 
-    Read back are the sources of answers: failures are tried again. Raises `InputError` for a file of anything else or
-    with answers of other weights.
+    Read back are the sources of answers that still hold: failures are tried again, and so are sources that changed
+    after `since` (ns), which `changed` names then. Raises `InputError` for a file of anything else or with answers of
+    other weights.
     """
 
-    def __init__(self, form: AnswerFormat, weights: str, kind: type[Result]):
-        self._form, self._weights = form, weights
+    def __init__(self, form: AnswerFormat, weights: str, kind: type[Result], *, since: int | None = None):
+        self._form, self._weights, self._since = form, weights, since
+        self.changed = set[str]()
         self._fields = ("source", *kind.CSV_FIELDS, "weights", "error")
         self.header = ",".join(self._fields).encode() + b"\n" if form == "csv" else b""
 
@@ -61,7 +64,10 @@ class Answers:
         several = self._form == "csv" and "rank" in self._fields  # rows of one source
         if several and answers and (len(answers) == 1 or len(answers[-1]) < len(answers[0])):
             answers.pop()  # a kill between two rows of one source leaves some of its labels
-        return ((rows[0].source, b"".join(row.text for row in rows)) for rows in answers)
+        if self._since is not None:
+            self.changed = {rows[0].source for rows in answers if changed_at(rows[0].source) > self._since}
+        kept = (rows for rows in answers if rows[0].source not in self.changed)
+        return ((rows[0].source, b"".join(row.text for row in rows)) for rows in kept)
 
 
 class _Row(NamedTuple):
