@@ -1,17 +1,20 @@
-"""Feed damaged checkpoints to the loader: `python tests/fuzz_checkpoints.py --count 1000 --seed 0`.
+"""Feed damaged checkpoints, exports, manifests and states: `python tests/fuzz_checkpoints.py --count 1000 --seed 0`.
 
-The pickles of .pth files are changed operation by operation, the headers of safetensors files and contracts value by
-value, and all of them byte by byte, as media are by `fuzz_reader.py`, whose limits hold here too. Allowed are a network
-that computes, or an `InputError` of one line.
+The pickles of .pth files and of a run's state are changed operation by operation; the headers of safetensors files,
+contracts, also inside an exported graph, and the facts of a manifest value by value; and all but graphs byte by byte,
+as media are by `fuzz_reader.py`, whose limits hold here too. Allowed are what computes, or an `InputError` of one line.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
+import os
 import pickletools
 import random
+import shutil
 import struct
 import sys
 import zipfile
@@ -29,6 +32,8 @@ ODD: tuple[Any, ...] = (
     "", "x", "\x1b[2J\n", "k" * 5000, "dense", "maps", "F64", "U8", "\ud800",
     [], [[]], {}, [1] * 300, {"a": {"b": []}},
 )  # fmt: skip
+EXPORTS = (".xml", ".onnx")
+SHORT: tuple[Any, ...] = ({"schedule": {"epochs": 1}, "keep": {"every_steps": 1}},)  # a recipe's settings
 NAMES = (
     "numpy.core.multiarray scalar", "numpy dtype", "torch._utils _rebuild_sparse_tensor", "torch Size",
     "torch._utils _rebuild_qtensor", "torch._utils _rebuild_tensor_v3", "torch._utils _rebuild_parameter",
@@ -43,7 +48,13 @@ def seed_files(folder: Path) -> list[Path]:
 
     from tests.test_checkpoint import openmmlab, reference, saved
     from tests.tiny import CLIPS, IMAGES, save_tiny, tiny_model
+    from tests.training_runs import make_images, recipe, splits
+    from uniformer.cli.main import main
+    from uniformer.training.loop import fit
 
+    sets = splits(make_images(folder / "images", train=4, val=2))
+    fit(recipe(*SHORT), *sets, out=folder / "run", device="cpu")
+    sets[0].save(folder / "images.manifest")
     settings = {"meta": {"cfg": "model=dict(backbone=dict(windows=False, hybrid=True, window_size=7, head_dim=16))"}}
     dense = tiny_model(output="normed_maps", num_classes=0)
     beside = {"args": argparse.Namespace(lr=1), "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}}
@@ -54,7 +65,22 @@ def seed_files(folder: Path) -> list[Path]:
         saved(folder / "old.pth", {"model": reference(tiny_model()), **beside}, legacy=True),
         saved(folder / "light.pth", {"model": reference(tiny_model(keep_ratio=0.5, overlap=1)), **beside}),
         saved(folder / "detector.pth", {"state_dict": openmmlab(dense), **settings}),
+        folder / "images.manifest",
+        (folder / "run" / "state.pt").rename(folder / "run.pt"),
+        *(exported for form in ("xml", "onnx") if (exported := _exported(folder, form, main))),
     ]
+
+
+def _exported(folder: Path, form: str, main: Callable[[list[str]], int]) -> Path | None:
+    """None without the runtime that it is for."""
+    path = folder / f"exported.{form}"
+    return path if main(["export", str(folder / "images.safetensors"), str(path)]) == 0 else None
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 # ---- what is changed -------------------------------------------------------------------------------------------------
@@ -77,6 +103,27 @@ def change_json(value: Any, draw: random.Random) -> Any:
         place = draw.randrange(len(value))
         return [*value[:place], change_json(value[place], draw), *value[place + draw.randrange(2) :]]
     return draw.choice(ODD)
+
+
+def description(data: bytes, draw: random.Random) -> bytes:
+    """The contract inside an exported graph, changed in a few places; what is long stays as long as it was."""
+    begin, changed = data.index(b"num_classes") - 40, bytearray(data)
+    for place in draw.sample(range(begin, begin + 1500), draw.choice([1, 2, 5])):
+        changed[place] = draw.choice(b'0123456789-e.,:"{}[]tfn\\ \x1b')
+    return bytes(changed)
+
+
+def facts_value(data: bytes, draw: random.Random) -> bytes:
+    """A manifest's facts, or the header that says where its arrays are."""
+    size = int.from_bytes(data[:8], "little")
+    header, rest = json.loads(data[8 : 8 + size]), data[8 + size :]
+    if draw.random() < 0.7:
+        facts = change_json(json.loads(header["__metadata__"]["manifest"]), draw)
+        header["__metadata__"]["manifest"] = json.dumps(facts)
+    else:
+        header = change_json(header, draw)
+    text = json.dumps(header).encode("utf-8", "surrogatepass")
+    return len(text).to_bytes(8, "little") + text + rest
 
 
 def safetensors_value(data: bytes, draw: random.Random) -> bytes:
@@ -166,7 +213,8 @@ def some_bytes(data: bytes, draw: random.Random) -> bytes:
 
 def cases(folder: Path, count: int, seed: int) -> Iterator[fuzz_reader.Case]:
     """Damaged copies of the seed files; the same seed gives the same files."""
-    sources = seed_files(folder)
+    with quietly():
+        sources = seed_files(folder)
     for number in range(count):
         draw = random.Random(f"{seed} {number}")
         source = sources[number % len(sources)]
@@ -174,40 +222,88 @@ def cases(folder: Path, count: int, seed: int) -> Iterator[fuzz_reader.Case]:
         by_form: Callable[[bytes, random.Random], bytes] = (
             safetensors_value
             if source.suffix == ".safetensors"
+            else facts_value
+            if source.suffix == ".manifest"
+            else description
+            if source.suffix in EXPORTS
             else archive_pickle
             if data[:2] == b"PK"
             else old_pickles
         )
-        damage = by_form if draw.random() < 0.85 else some_bytes
+        is_graph = source.suffix in EXPORTS  # other bytes of it are the runtimes' own to read
+        damage = by_form if is_graph or draw.random() < 0.85 else some_bytes
         path = folder / f"case_{number}{source.suffix}"
         path.write_bytes(damage(data, draw))
+        if source.suffix == ".xml":
+            shutil.copy(source.with_suffix(".bin"), path.with_suffix(".bin"))
         what = f"{source.name}: {damage.__name__} (--seed {seed} --only {number})"
         yield fuzz_reader.Case(number, path, what)
 
 
-def use(path: Path) -> str:
-    """What a caller does: build the network that the file is of, let it compute, and ask for the proof."""
+def load(path: Path) -> list[str]:
+    """Build the network that the file is of, let it compute, and ask for the proof; what was said on the way."""
     import torch
 
     from uniformer.checkpoints.load import load_checkpoint, load_model
     from uniformer.checkpoints.save import verify
     from uniformer.errors import InputError
 
+    said = []
+    try:
+        model, contract, report = load_model(path, head_dim=16)
+    except InputError as error:  # a contract may have another
+        said.append(str(error))
+        model, contract, report = load_model(path)
+    said += str(report).splitlines()
+    with torch.no_grad():
+        model(torch.zeros(1, contract.config.in_chans, *((4,) if contract.config.is_video else ()), 64, 64).to(
+            next(model.parameters()).dtype
+        ))  # fmt: skip
+    load_checkpoint(model, path)
+    return said + (verify(path)[1] if contract.proof is not None else [])
+
+
+def compute(path: Path) -> list[str]:
+    """Run an exported network."""
+    import numpy as np
+
+    from uniformer.speed.runtimes import open_exported
+
+    open_exported(path)(np.zeros((1, 3, 64, 64), np.float32), 1)
+    return []
+
+
+def read(path: Path) -> list[str]:
+    """Open a manifest, and look at all of its rows."""
+    from uniformer.datasets.manifest import Manifest
+
+    manifest = Manifest.load(path)
+    return [repr((manifest.item_names()[:3], manifest.class_counts().tolist(), manifest.classes))[:200]]
+
+
+def go_on(path: Path) -> list[str]:
+    """Train on from a state."""
+    from tests.training_runs import recipe, splits
+    from uniformer.training.loop import fit
+
+    out = path.with_suffix("")
+    out.mkdir()
+    shutil.copy(path, out / "state.pt")
+    with quietly():
+        fit(recipe(*SHORT), *splits(path.parent / "images"), out=out, device="cpu")
+    return []
+
+
+USES: dict[str, Callable[[Path], list[str]]] = {".manifest": read, ".pt": go_on, ".xml": compute, ".onnx": compute}
+
+
+def use(path: Path) -> str:
+    """What a caller does with a file of its kind."""
+    from uniformer.errors import InputError
+
     said, outcome = [], "computes"
     try:
-        try:
-            model, contract, report = load_model(path, head_dim=16)
-        except InputError as error:  # a contract may have another
-            said.append(str(error))
-            model, contract, report = load_model(path)
-        said += str(report).splitlines()
-        with torch.no_grad():
-            model(torch.zeros(1, contract.config.in_chans, *((4,) if contract.config.is_video else ()), 64, 64).to(
-                next(model.parameters()).dtype
-            ))  # fmt: skip
-        load_checkpoint(model, path)
-        if contract.proof is not None:
-            said += verify(path)[1]
+        said = USES.get(path.suffix, load)(path)
     except InputError as error:
         said.append(str(error))
         outcome = "InputError"
