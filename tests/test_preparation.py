@@ -177,7 +177,7 @@ def test_what_cannot_be_prepared_is_one_line() -> None:
     with refused("expected the size of a view to train in bfloat16 on a CPU"):
         speed.prepare(tiny_model(), training=True, dtype=torch.bfloat16)
     for other in ("mine.safetensors", nn.Conv3d(3, 3, 1)):
-        with refused(f"expected a UniFormer, as `create_model` and `load_model` give it, got {type(other).__name__}"):
+        with refused(f"expected a UniFormer, or one under torch's wrappers, got {type(other).__name__}"):
             uniformer.optimize(other)  # type: ignore[arg-type]
 
 

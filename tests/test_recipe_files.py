@@ -88,8 +88,8 @@ def test_whole_numbers_out_of_range_are_one_line(setting: str) -> None:
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
-    (tmp_path / "a.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"a\.toml: expected a recipe, found no UTF-8 text at byte 0$"):
+    (tmp_path / "a.toml").write_bytes(b"a\xff")
+    with pytest.raises(InputError, match=r"a\.toml: expected a recipe, found no UTF-8 at byte 1$"):
         load_recipe(tmp_path / "a.toml")
 
 
