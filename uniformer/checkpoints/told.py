@@ -135,7 +135,7 @@ def usual_input(config: Config, arch: str, *, is_named: bool) -> tuple[InputSpec
     sets = tuple(dict.fromkeys(r.dataset.removesuffix(" split 1") for r in counted))
     notes = [_assumed(spec, config.num_classes, first, published)]
     if not is_named:
-        notes.append(f"{NO_NAMES}{_as_many(config.num_classes, sets)}classes= (--classes) takes a file or such a name")
+        notes.append(f"{NO_NAMES}{_as_many(config.num_classes, sets)}classes= (--classes) takes a file or a set's name")
     return spec, tuple(notes)
 
 
