@@ -139,6 +139,7 @@ def test_a_run_records_its_split_and_an_evaluation_knows_it(preset: str, own: Pa
     assert words in (tmp_path / "whole" / "report.html").read_text()
     alone = evaluate(cli, run, moved, "--split", "held-out", "--out", tmp_path / "alone")
     assert "trained on" not in alone
+    assert f"; held-out: {held} items of 32\n" in alone
     facts = json.loads((tmp_path / "alone" / "metrics.json").read_text())
     assert (facts["metrics"]["items"], facts["metrics"]["top1"]) == (held, page["metrics"]["top1"])
 

@@ -97,8 +97,8 @@ def set_up(
     )  # fmt: skip
     run = Run(recipe, work, group, out, log, samples, plan, val_set, rates, learner)
     each = recipe.batch_per_process(group.size)
-    warmup = f", {recipe.schedule.warmup_epochs:g} of warmup"
-    log.say(f"{counted(plan.epochs, 'epoch')}{warmup}, of {counted(plan.steps, 'step')} each; {rates.sentence}")
+    warmup = f"{recipe.schedule.warmup_epochs:g} of warmup"
+    log.say(f"{counted(plan.epochs, 'epoch')} of {counted(plan.steps, 'step')} each, {warmup}; {rates.sentence}")
     log.say(
         f"{group.size} process{'es' * (group.size > 1)} on {group.nodes} machine{'s' * (group.nodes > 1)}, "
         f"{counted(each, 'sample')} each in one pass, on {group.device}"
