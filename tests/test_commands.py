@@ -226,6 +226,16 @@ def test_data_that_were_split_or_prepared_are_trained_on_next(
     assert three.splitlines()[-1] == "2/b.csv: 2 of 4 items"
 
 
+def test_a_benchmark_that_was_made_is_trained_on_next(cli: Cli, tmp_path: Path) -> None:
+    pytest.importorskip("skimage")
+    out = tmp_path / "my bench"
+    counts = ("--train=1", "--val=0", "--test=0")
+    last = cli("data", "make", "camera-motion", out, "--worlds=photos", *counts, "--workers=0").out.splitlines()[-1]
+    words = shlex.split(last)
+    assert words == ["next:", "uniformer", "train", "uniformer_nano_camera_motion", f"data.root={out}"]
+    assert f'root = "{out}"' in cli(*words[2:], "--print").out
+
+
 def test_nothing_asked_is_answered_with_help(cli: Cli) -> None:
     ended = cli()
     assert (ended.status, ended.err) == (0, "")

@@ -233,7 +233,7 @@ def _make(args: argparse.Namespace) -> int:
         say(f"{split}: {counted(sum(per_class.values()), 'clip')}{balance}")
     if made.new:
         say(f"made {made.new} ({made.drawn} drawn) in {seconds:.0f} s: {made.new / seconds:.1f} clips/s")
-    say(f"train on it with data.root={args.out}")
+    say(f"next: {shlex.join(['uniformer', 'train', 'uniformer_nano_camera_motion', f'data.root={args.out}'])}")
     return 0
 
 
