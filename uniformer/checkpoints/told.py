@@ -162,7 +162,7 @@ def in_words(spec: InputSpec) -> str:
     if not spec.is_video:
         return f"{size} of a short side of {spec.resize}"
     how = f"with stride {spec.stride}" if spec.sampling == "dense" else "spread over the video"
-    return f"{counted(spec.frames, 'frame')} {how}, {size}, {spec.clips} x {spec.crops} views"
+    return f"{counted(spec.frames, 'frame')} {how}, {size}, {spec.views_in_words}"
 
 
 def assumed_input(contract: Contract) -> list[str]:

@@ -265,8 +265,8 @@ def views_in_words(spec: InputSpec) -> str:
     """'4 x 3 views of 16 frames, 224 x 224'."""
     size = f"{spec.size[1]} x {spec.size[0]}"
     if not spec.is_video:
-        return f"{spec.crops} view{'s' * (spec.crops > 1)}, {size}"
-    return f"{spec.clips} x {spec.crops} views of {counted(spec.frames, 'frame')}, {size}"
+        return f"{spec.views_in_words}, {size}"
+    return f"{spec.views_in_words} of {counted(spec.frames, 'frame')}, {size}"
 
 
 def known_scores(contract: Contract) -> tuple[str, dict[str, float], str]:

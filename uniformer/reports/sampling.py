@@ -81,10 +81,9 @@ def _header(
 def fed_in_words(spec: InputSpec) -> str:
     """'4 x 3 views of 16 frames, at stride 4', '1 x 1 view of 8 frames, one of each segment'; of images '1 view'."""
     if not spec.is_video:
-        return counted(spec.crops, "view")
-    views = "view" if spec.views == 1 else "views"
+        return spec.views_in_words
     how = "one of each segment" if spec.sampling == "sparse" else f"at stride {spec.stride}"
-    return f"{spec.clips} x {spec.crops} {views} of {counted(spec.frames, 'frame')}, {how}"
+    return f"{spec.views_in_words} of {counted(spec.frames, 'frame')}, {how}"
 
 
 def save_sheet(sheet: Image.Image, path: str | os.PathLike[str]) -> None:
