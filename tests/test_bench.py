@@ -153,6 +153,8 @@ def test_evaluation_can_be_handed_to_a_runtime(tmp_path: Path, cache: Path, one_
 def test_a_situation_is_all_that_a_time_depends_on() -> None:
     config = Config(ndim=3)
     base = situation(config, SIZE, "cpu", "float32", 2)
+    assert base.startswith("cpu, 2 threads, float32; ")
+    assert situation(config, SIZE, "cpu", "float32", 1).startswith("cpu, 1 thread, float32; ")
     assert situation(Config(ndim=3, drop_path=0.2, dropout=0.5), SIZE, "cpu", "float32", 2) == base
     others = [
         situation(Config(ndim=3, mlp_ratio=3.0), SIZE, "cpu", "float32", 2),

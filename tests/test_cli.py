@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from PIL import Image
 
 from tests import odd_media
 from tests.command_line import Cli, one_line, predict, sources, spawn
+from tests.tiny import CLIPS, IMAGES
+from uniformer.reports.sampling import fed_in_words
 
 # ---- formats ---------------------------------------------------------------------------------------------------------
 
@@ -159,6 +162,15 @@ def test_show_sampling_one(cli: Cli, media: Path, tmp_path: Path) -> None:
         head, row = 112 + 2 * 8, 14 + 112 + 14 + 8
         assert image.size == (560, head + 14 + 6 * row + 8)  # two clips of three crops
         assert len(image.getcolors(1 << 24) or ()) > 100
+
+
+def test_what_was_fed_in_words() -> None:
+    assert fed_in_words(IMAGES) == "1 view"
+    assert fed_in_words(replace(IMAGES, crops=3)) == "3 views"
+    clips = replace(CLIPS, frames=8, clips=1, crops=1, sampling="sparse", stride=None)
+    assert fed_in_words(clips) == "1 x 1 view of 8 frames, one of each segment"
+    clips = replace(clips, clips=4, crops=3, sampling="dense", stride=1)
+    assert fed_in_words(clips) == "4 x 3 views of 8 frames, at stride 1"
 
 
 def test_show_sampling_of_several_with_equal_names(cli: Cli, media: Path, tmp_path: Path) -> None:

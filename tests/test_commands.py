@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -109,8 +110,8 @@ VERBS = {  # from another folder than that of the inputs, relative to it, what i
     ),
     "data prepare": (
         ["data", "prepare", DATA, f"--out={OUT}", "--short-side", "32", "--workers", "0"],
-        [],
-        [f"{OUT}/{name}" for name in ("prepared.jsonl", "prepared.manifest", *PREPARED)],
+        [f"{OUT}/prepared.manifest"],
+        [f"{OUT}/{name}" for name in ("prepared.jsonl", *PREPARED)],
     ),
     "data make": (
         ["data", "make", "camera-motion", "--worlds=photos", "--train=1", *NO_OTHERS, "--workers=0", "--", OUT],
@@ -204,6 +205,35 @@ def test_one_of_a_thing_is_no_plural(cli: Cli, tmp_path: Path) -> None:
     assert cli("verify", tmp_path / "one.safetensors").out.endswith("(own architecture, 1 class)\n")
     assert cli("models", "uniformer_small.k400_16x?").out.splitlines()[-1].startswith("2 checkpoints. ")
     assert cli("recipes", "uniformer_s16x4_k400*").out.splitlines()[-1].startswith("1 recipe. ")
+
+
+def test_data_that_were_split_or_prepared_are_trained_on_next(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in CLASSES:
+        Path(DATA, name).mkdir(parents=True)
+        for number in range(2):
+            odd_media.encode(Path(DATA, name, f"{number}.mp4"), frames=4)
+    net = save_tiny(tmp_path / "net.safetensors", CLIPS)
+    for verb in ("split", "prepare"):
+        ended = cli("data", verb, DATA, "--out", f"my {verb}", "--workers", 0)
+        last = ended.out.splitlines()[-1]
+        assert last == f"next: uniformer train 'my {verb}'", ended
+        told = cli(*shlex.split(last)[2:], "--checkpoint", net, "--print")
+        assert (told.status, f"my {verb}" in told.out) == (0, True), told
+    three = cli("data", "split", DATA, "--out", "2", "--fractions", "a=0.5,b=0.5").out
+    assert three.splitlines()[-1] == "2/b.csv: 2 of 4 items"
+
+
+def test_a_benchmark_that_was_made_is_trained_on_next(cli: Cli, tmp_path: Path) -> None:
+    pytest.importorskip("skimage")
+    out = tmp_path / "my bench"
+    counts = ("--train=1", "--val=0", "--test=0")
+    last = cli("data", "make", "camera-motion", out, "--worlds=photos", *counts, "--workers=0").out.splitlines()[-1]
+    words = shlex.split(last)
+    assert words == ["next:", "uniformer", "train", "uniformer_nano_camera_motion", f"data.root={out}"]
+    assert f'root = "{out}"' in cli(*words[2:], "--print").out
 
 
 def test_nothing_asked_is_answered_with_help(cli: Cli) -> None:

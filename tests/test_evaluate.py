@@ -409,3 +409,9 @@ def test_a_probe_by_the_command(
         assert main(["eval", *arguments, "--probe", probe, *out]) == 0
         assert f"{probe} probe of tiny.test on held.csv" in capsys.readouterr().out
         assert json.loads((tmp_path / "metrics.json").read_text())["metrics"]["top1"] == 1
+        assert main(["eval", str(checkpoint), str(videos / "held.csv"), "--probe", probe, *out]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith(
+            "held.csv: expected several splits to choose 'train' from, found one list; "
+            "--train (train=) names what a probe is fitted to"
+        )

@@ -95,7 +95,7 @@ def test_predict_falls_back_to_it_where_the_default_cannot_be_had(clip: Path, tm
     ended = uniformer(tmp_path, "predict", clip, "--format", "jsonl")
     assert ended.returncode == 0, ended.stderr
     chosen, note = ended.stderr.splitlines()
-    assert chosen == f"no --checkpoint given: {DEFAULT_VIDEO}"
+    assert chosen == f"no --checkpoint given: {DEFAULT_VIDEO}, which takes videos and folders of frames"
     assert note.startswith(
         f"the default checkpoint {DEFAULT_VIDEO} could not be fetched (cannot reach http://127.0.0.1:"
     )

@@ -181,7 +181,7 @@ def test_keyframes_are_close_and_the_gain_is_stated(prepared: tuple[Manifest, Pr
     pattern = r"[\d.]+ MB became [\d.]+ MB; .* in \d+ instead of \d+ ms; 2 files could not be read"
     assert re.fullmatch(pattern, str(result))
     assert list(open_dataset(result.path)) == list(result.manifest)
-    assert open_dataset(result.path).origin == "re-encoded from a test"
+    assert open_dataset(result.path).origin == f"{result.path.parent}: re-encoded from a test"
 
 
 def test_pictures_that_stand_alone(prepared: tuple[Manifest, PrepareResult], tmp_path: Path) -> None:

@@ -130,6 +130,8 @@ def test_words_that_are_no_toml_are_text() -> None:
         ("=3", r"expected an override such as optimizer\.lr=1e-4, got '=3'$"),
         ("optimizer..lr=3", r"expected an override such as"),
         ("optimizer.lrr=1", r"unknown setting 'optimizer\.lrr' \(did you mean 'optimizer\.lr'"),
+        ("epoch=1", r"unknown setting 'epoch' \(did you mean 'schedule\.epochs'\?\)$"),
+        ("batchsize=1", r"unknown setting 'batchsize' \(did you mean 'batch_size'\?\)$"),
         ("weight_decay=1", r"unknown setting 'weight_decay' \(did you mean 'optimizer\.weight_decay'\?\)$"),
         ("base=video", r"unknown setting 'base'"),
         ("augment.flip.x=1", r"unknown setting 'augment\.flip\.x'"),

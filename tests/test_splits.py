@@ -112,6 +112,7 @@ def test_a_run_records_its_split_and_an_evaluation_knows_it(preset: str, own: Pa
     run, more = tmp_path / "run", ["epochs=1", "lr=1e-3"] if preset == "loop" else []
     said = train(cli, own, run, *more)
     held = int(re.search(r"(\d+) of 32 samples held out", said)[1])  # type: ignore[index]
+    assert f"\ntrain: {32 - held} samples\nval: {held} samples, both of {own}: a folder per class" in said
     listed = {name: (run / "split" / f"{name}.csv").read_text().splitlines()[1:] for name in ("train", "val")}
     assert (len(listed["train"]), len(listed["val"])) == (32 - held, held)
     assert sorted(line.split(",")[0] for part in listed.values() for line in part) == sorted(
@@ -139,6 +140,7 @@ def test_a_run_records_its_split_and_an_evaluation_knows_it(preset: str, own: Pa
     assert words in (tmp_path / "whole" / "report.html").read_text()
     alone = evaluate(cli, run, moved, "--split", "held-out", "--out", tmp_path / "alone")
     assert "trained on" not in alone
+    assert f"; held-out: {held} items of 32\n" in alone
     facts = json.loads((tmp_path / "alone" / "metrics.json").read_text())
     assert (facts["metrics"]["items"], facts["metrics"]["top1"]) == (held, page["metrics"]["top1"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from tests.command_line import Cli, one_line, sources, spawn
 from tests.source_files import written
 from tests.training_runs import make_images, recipe_file
 from uniformer.cli.main import build_parser
+from uniformer.datasets.open import open_dataset
+from uniformer.datasets.statement import statement
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,6 +47,20 @@ def test_all_that_read_a_data_set_take_the_same_options() -> None:
         assert taken[name] >= OPTIONS, name
 
 
+def test_help_tells_every_argument_and_every_default() -> None:
+    for verb, parser in parsers(build_parser()).items():
+        for action in parser._actions:
+            name, told = f"{verb} {action.dest}", action.help or ""
+            is_group = isinstance(action, argparse._SubParsersAction)
+            assert told or is_group, name
+            if action.nargs != 0 and action.choices is None:
+                assert action.metavar, f"{name}: what is to be given"
+            default = f"{action.default:g}" if isinstance(action.default, float) else str(action.default)
+            if action.option_strings and action.nargs != 0 and action.default not in (None, []):
+                assert "default" in told, name
+                assert default in told or default == "auto", f"{name}: {default}"
+
+
 def test_the_same_statement_at_the_start(cli: Cli, media: Path, own: Path, tmp_path: Path) -> None:
     net = media / "images.safetensors"
     scan = cli("data", "scan", own, "--out", tmp_path / "scan", "--workers", 0)
@@ -66,6 +83,14 @@ def test_the_same_statement_at_the_start(cli: Cli, media: Path, own: Path, tmp_p
     assert score.out.splitlines()[:2] == [line.replace("val:", "data:", 1) for line in begin[2:]]
     for said in (scan, train, score):
         assert "\x1b" not in said.out + said.err
+
+
+def test_what_a_scan_could_not_read_is_said(cli: Cli, own: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(own, tmp_path / "own"))
+    written(broken / "train" / "blue" / "bad.png", "none")
+    cli("data", "scan", broken, "--out", tmp_path / "scan", "--workers", 0)
+    said = list(statement({"train": open_dataset(tmp_path / "scan", split="train")}))
+    assert said[2:] == ["train: files that a scan could not read, which are not trained on: 1 (blue/bad.png)"]
 
 
 def test_lists_by_the_options_of_training(cli: Cli, media: Path, own: Path, tmp_path: Path) -> None:

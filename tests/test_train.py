@@ -130,11 +130,13 @@ def test_a_signal_ends_the_run_after_its_step_and_the_same_call_goes_on(tmp_path
     assert losses(tmp_path / "whole") == losses(out)
 
 
-def test_the_run_ends_when_validation_gets_no_better(tmp_path, sets):
+def test_the_run_ends_when_validation_gets_no_better(tmp_path, sets, capsys):
     patient = {"keep": {"patience": 2}, "schedule": {"epochs": 9}, "optimizer": {"lr": 1e-9}}
     fit(recipe(patient, {"schedule": {"kind": "constant"}}, FROZEN_NORMS), *sets, out=tmp_path, device="cpu")
     epochs = [int(row["epoch"]) for row in rows_of(tmp_path / "metrics.csv") if row["val_top1"]]
     assert epochs == [1, 2, 3]  # no better than the first
+    why = "no more epochs: 2 validations without a higher val_top1, as keep.patience has it"
+    assert why in capsys.readouterr().out.splitlines()
     assert read_state(tmp_path / STATE)["progress"]["finished"]
 
 

@@ -178,6 +178,7 @@ def test_a_signal_to_one_process_ends_all(tmp_path, alone):
     assert ended(*children) == 128 + signal.SIGTERM
     assert children[1].exitcode == 128 + signal.SIGTERM
     assert "stopped by signal 15 at step" in said(out)
+    assert "the same command goes on from there" in said(out)
 
 
 def test_shared_statistics_of_batch_norms_are_refused_between_cpus(tmp_path, alone):

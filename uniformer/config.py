@@ -168,6 +168,12 @@ class InputSpec(Checked):
         """Views of one file: clips x crops."""
         return self.clips * self.crops
 
+    @property
+    def views_in_words(self) -> str:
+        """'4 x 3 views', '1 x 1 view'; of images '1 view'."""
+        views = f"{self.crops} view{'s' * (self.views > 1)}"
+        return f"{self.clips} x {views}" if self.is_video else views
+
 
 Precision = Literal["float32", "bfloat16", "float16"]  #: that a network computes in
 

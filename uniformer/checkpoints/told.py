@@ -135,7 +135,7 @@ def usual_input(config: Config, arch: str, *, is_named: bool) -> tuple[InputSpec
     sets = tuple(dict.fromkeys(r.dataset.removesuffix(" split 1") for r in counted))
     notes = [_assumed(spec, config.num_classes, first, published)]
     if not is_named:
-        notes.append(f"{NO_NAMES}{_as_many(config.num_classes, sets)}classes= (--classes) takes a file or such a name")
+        notes.append(f"{NO_NAMES}{_as_many(config.num_classes, sets)}classes= (--classes) takes a file or a set's name")
     return spec, tuple(notes)
 
 
@@ -162,7 +162,7 @@ def in_words(spec: InputSpec) -> str:
     if not spec.is_video:
         return f"{size} of a short side of {spec.resize}"
     how = f"with stride {spec.stride}" if spec.sampling == "dense" else "spread over the video"
-    return f"{counted(spec.frames, 'frame')} {how}, {size}, {spec.clips} x {spec.crops} views"
+    return f"{counted(spec.frames, 'frame')} {how}, {size}, {spec.views_in_words}"
 
 
 def assumed_input(contract: Contract) -> list[str]:

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, get_args
 
-from uniformer.cli.options import add_told, told, whole
+from uniformer.cli.options import add_precision, add_told, told, whole
 from uniformer.cli.tables import print_table, say
 from uniformer.errors import InputError
 from uniformer.speed.timings import Compute
@@ -30,9 +30,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "--rounds", type=whole(1, 1_000_000), default=10, metavar="N", help="each form once a round (default: 10)"
     )
     p.add_argument("--threads", type=whole(1, 1024), metavar="N", help="default: as torch chooses, or OMP_NUM_THREADS")
-    p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
-    p.add_argument("--precision", default="float32", choices=("float32", "bfloat16", "float16"))
-    p.add_argument("--forms", nargs="+", choices=get_args(Compute), help="beside plain; default: all that run here")
+    p.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    add_precision(p)
+    p.add_argument("--forms", nargs="+", choices=get_args(Compute), help="beside plain (default: all that run here)")
     p.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     add_told(p)
 

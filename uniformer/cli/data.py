@@ -27,7 +27,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 
     scan = tasks.add_parser("scan", help="read every file once; HTML report, and a manifest that training uses")
     _add_source(scan, "default: all")
-    scan.add_argument("--out", metavar="DIR", help="default: SOURCE.scan beside it")
+    scan.add_argument("--out", metavar="DIR", help="default: DATA.scan beside it")
     scan.add_argument("--checkpoint", metavar="ID", help="check clip lengths against what this checkpoint is fed")
     scan.add_argument("--full", action="store_true", help="decode every frame, not the first and last wanted ones only")
     scan.add_argument("--no-resume", action="store_true", help="forget what an earlier scan found")
@@ -36,21 +36,40 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 
     split = tasks.add_parser("split", help="divide a data set by groups, with each class in proportion")
     _add_source(split)
-    split.add_argument("--fractions", default="train=0.8,val=0.2", help="default: train=0.8,val=0.2")
-    split.add_argument("--seed", type=whole(0), default=0)
+    split.add_argument(
+        "--fractions",
+        metavar="NAME=SHARE,...",
+        default="train=0.8,val=0.2",
+        help="the parts, which add up to 1 (default: train=0.8,val=0.2)",
+    )
+    split.add_argument(
+        "--seed", type=whole(0), default=0, metavar="N", help="another division of the same data (default: 0)"
+    )
     split.add_argument("--out", metavar="DIR", required=True, help="a list for each part is written there")
     split.add_argument("--overwrite", action="store_true", help="replace lists that are there")
     split.set_defaults(task=_split)
 
     prepare = tasks.add_parser("prepare", help="re-encode videos to a short side and a short GOP")
     _add_source(prepare)
-    prepare.add_argument("--out", metavar="DIR", required=True)
-    prepare.add_argument("--short-side", type=whole(2, 100_000), default=256, metavar="PIXELS")
+    prepare.add_argument("--out", metavar="DIR", required=True, help="folder of the new files and their manifest")
     prepare.add_argument(
-        "--gop", type=whole(1, 1_000_000), default=16, metavar="FRAMES", help="frames from one keyframe to the next"
+        "--short-side",
+        type=whole(2, 100_000),
+        default=256,
+        metavar="PIXELS",
+        help="smaller videos keep their size (default: 256)",
+    )
+    prepare.add_argument(
+        "--gop",
+        type=whole(1, 1_000_000),
+        default=16,
+        metavar="FRAMES",
+        help="from one keyframe to the next (default: 16)",
     )
     prepare.add_argument("--overwrite", action="store_true", help="replace files that no earlier run wrote")
-    prepare.add_argument("--codec", default="h264", help="h264 (default), or mjpeg: larger, and quickest to read")
+    prepare.add_argument(
+        "--codec", default="h264", metavar="NAME", help="h264 (default), or mjpeg: larger, and quickest to read"
+    )
     prepare.set_defaults(task=_prepare)
 
     make = tasks.add_parser("make", help="make a benchmark; a run that was stopped goes on")
@@ -58,8 +77,13 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     make.add_argument("out", metavar="OUT", help="folder to write to")
     for part, count in (("train", 10_000), ("val", 1_000), ("test", 2_000)):
         make.add_argument(f"--{part}", type=whole(0, 10**8), default=count, metavar="CLIPS", help=f"default: {count}")
-    make.add_argument("--seed", type=whole(0), default=0)
-    make.add_argument("--worlds", default="doom,photos", help="default: doom,photos, which take turns")
+    make.add_argument("--seed", type=whole(0), default=0, metavar="N", help="other clips (default: 0)")
+    make.add_argument(
+        "--worlds",
+        default="doom,photos",
+        metavar="NAME,...",
+        help="where it is filmed, in turns (default: doom,photos)",
+    )
     make.add_argument("--photos", metavar="DIR", help="photographs to use besides scikit-image's")
     make.add_argument("--workers", type=whole(0, 1024), metavar="N", help="processes (default: one per core)")
     add_quiet(make)
@@ -67,7 +91,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _add_source(p: argparse.ArgumentParser, split: str = "default: what is there must be one set") -> None:
-    p.add_argument("source", metavar="SOURCE", help="folder, list, split files, ...: recognised by looking")
+    p.add_argument("source", metavar="DATA", help="a folder, a list of files or a saved manifest")
     add_data(p, split)
     add_quiet(p)
     p.add_argument("--workers", type=whole(0, 1024), metavar="N", help="processes (default: one per core)")
@@ -150,7 +174,9 @@ def _split(args: argparse.Namespace) -> int:
     make_folder(args.out)
     for path, part in lists.items():
         write_list(part, path)
-        say(f"{path}: {len(part)} of {len(manifest)}")
+        say(f"{path}: {len(part)} of {counted(len(manifest), 'item')}")
+    if "train" in fractions:
+        say(f"next: {shlex.join(['uniformer', 'train', args.out])}")
     return 0
 
 
@@ -173,6 +199,8 @@ def _prepare(args: argparse.Namespace) -> int:
     say(result)
     for path, reason in result.failed.items():
         say(f"  {path}: {reason}")
+    say(f"manifest: {result.path}")
+    say(f"next: {shlex.join(['uniformer', 'train', args.out])}")
     return 1 if result.failed else 0
 
 
@@ -205,7 +233,7 @@ def _make(args: argparse.Namespace) -> int:
         say(f"{split}: {counted(sum(per_class.values()), 'clip')}{balance}")
     if made.new:
         say(f"made {made.new} ({made.drawn} drawn) in {seconds:.0f} s: {made.new / seconds:.1f} clips/s")
-    say(f"train on it with data.root={args.out}")
+    say(f"next: {shlex.join(['uniformer', 'train', 'uniformer_nano_camera_motion', f'data.root={args.out}'])}")
     return 0
 
 

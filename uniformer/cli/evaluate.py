@@ -31,7 +31,12 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     add_reading(p)
     add_told(p, but=["classes"])  # there, those of the data
     add_quiet(p)
-    p.add_argument("--missing", default="error", choices=("error", "skip"), help="how files without an answer count")
+    p.add_argument(
+        "--missing",
+        default="error",
+        choices=("error", "skip"),
+        help="files without an answer: wrong (default: error), or left out",
+    )
     p.add_argument(
         "--class-order",
         default="names",
@@ -46,10 +51,16 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--form", default="npz", choices=("npz", "parquet"), help="of the scores (default: npz)")
     p.add_argument("--probe", choices=("linear", "knn"), help="test a plain classifier on the checkpoint's features")
     p.add_argument("--train", metavar="DATA", help="what to fit the probe to (default: the train split of DATA)")
-    p.add_argument("--k", type=whole(1), default=20, help="neighbours of --probe knn (default: 20)")
-    p.add_argument("--temperature", type=number(0, 1e6), default=0.07, help="of --probe knn (default: 0.07)")
+    p.add_argument("--k", type=whole(1), default=20, metavar="N", help="neighbours of --probe knn (default: 20)")
     p.add_argument(
-        "--c", type=number(0, 1e9), default=1.0, help="of --probe linear: larger is less regularised (default: 1)"
+        "--temperature", type=number(0, 1e6), default=0.07, metavar="T", help="of --probe knn (default: 0.07)"
+    )
+    p.add_argument(
+        "--c",
+        type=number(0, 1e9),
+        default=1.0,
+        metavar="C",
+        help="of --probe linear: larger is less regularised (default: 1)",
     )
 
 

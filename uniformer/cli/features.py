@@ -23,7 +23,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--stages", type=int, nargs="+", default=[], choices=(1, 2, 3, 4), help="also the maps of these stages"
     )
-    p.add_argument("--form", default="safetensors", choices=("safetensors", "parquet"))
+    p.add_argument(
+        "--form", default="safetensors", choices=("safetensors", "parquet"), help="of the shards (default: safetensors)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

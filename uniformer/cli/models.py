@@ -18,10 +18,12 @@ IN_THE_PACKAGE = "in the package (not published)"
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("pattern", nargs="?", default="*", help="an id, or a pattern such as '*k400*' (quote it)")
-    p.add_argument("--task", help="for example 'video classification'")
-    p.add_argument("--dataset", help="for example 'Kinetics-400'")
-    p.add_argument("--arch", help="for example uniformer_small_video")
+    p.add_argument(
+        "pattern", nargs="?", default="*", metavar="ID|PATTERN", help="an id, or a pattern such as '*k400*' (quote it)"
+    )
+    p.add_argument("--task", metavar="TASK", help="for example 'video classification'")
+    p.add_argument("--dataset", metavar="NAME", help="for example 'Kinetics-400'")
+    p.add_argument("--arch", metavar="ARCH", help="for example uniformer_small_video")
     p.add_argument("--json", action="store_true", help="one JSON object per checkpoint and line")
 
 

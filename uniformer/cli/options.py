@@ -53,17 +53,17 @@ def number(above: float, most: float) -> Callable[[str], float]:
 
 def add_reading(p: argparse.ArgumentParser) -> None:
     """How sources are read and computed: the same for `predict`, `eval` and `features`."""
-    p.add_argument("--clips", type=whole(1, 1000), help="clips per video (default: the checkpoint's)")
+    p.add_argument("--clips", type=whole(1, 1000), metavar="N", help="clips per video (default: the checkpoint's)")
     p.add_argument("--crops", type=int, choices=(1, 3), help="crops per clip (default: the checkpoint's)")
     add_device(p)
-    p.add_argument("--precision", default="float32", choices=get_args(Precision))
+    add_precision(p)
     p.add_argument(
         "--batch-size", type=whole(1, 100_000), default=8, metavar="N", help="views per forward pass (default: 8)"
     )
     p.add_argument(
         "--workers", type=whole(0, 1024), default=2, metavar="N", help="that read and decode ahead (default: 2)"
     )
-    p.add_argument("--backend", default="pyav", choices=("pyav", "torchcodec"), help="video decoder")
+    p.add_argument("--backend", default="pyav", choices=("pyav", "torchcodec"), help="video decoder (default: pyav)")
     p.add_argument(
         "--follow-seconds", action="store_true", help="scale strides by the frame rate, as long clips as in training"
     )
@@ -82,12 +82,21 @@ def add_checkpoint_and_data(p: argparse.ArgumentParser) -> None:
 
 def add_data(p: argparse.ArgumentParser, split: str) -> None:
     """How a data set is read: the same for all that take one; `split` says which part is taken where none is named."""
-    p.add_argument("--split", help=f"train, val or test, where DATA holds several ({split})")
+    p.add_argument("--split", metavar="NAME", help=f"train, val or test, where DATA holds several ({split})")
     p.add_argument("--classes", metavar="FILE|NAME", help="names of DATA's labels: a file, or such as Kinetics-400")
     p.add_argument("--root", metavar="DIR", help="where the paths of a list begin")
-    p.add_argument("--separator", default="auto", choices=("auto", "comma", "tab", "semicolon", "space"))
     p.add_argument(
-        "--label-base", type=whole(-(2**31)), default=0, metavar="N", help="the first label, of lists that count from 1"
+        "--separator",
+        default="auto",
+        choices=("auto", "comma", "tab", "semicolon", "space"),
+        help="between the columns of a list (default: auto, by looking)",
+    )
+    p.add_argument(
+        "--label-base",
+        type=whole(-(2**31)),
+        default=0,
+        metavar="N",
+        help="the first label of a list, such as 1 (default: 0)",
     )
     p.add_argument("--allow-duplicates", action="store_true", help="keep rows that name the same part of a file twice")
 
@@ -96,8 +105,16 @@ def add_quiet(p: argparse.ArgumentParser) -> None:
     p.add_argument("--quiet", action="store_true", help="no progress; warnings and errors are still said")
 
 
+def add_precision(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--precision", default="float32", choices=get_args(Precision), help="of the computation (default: float32)"
+    )
+
+
 def add_device(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU when there is one)")
+    p.add_argument(
+        "--device", default="auto", metavar="DEVICE", help="cpu, cuda, cuda:1, ... (default: a GPU when there is one)"
+    )
 
 
 TOLD: dict[str, dict[str, Any]] = {  # options by their names in `checkpoints.told.Told`

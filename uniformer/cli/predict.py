@@ -153,10 +153,12 @@ def _default_checkpoint(path: str) -> str:
 def _usual(path: str) -> str:
     """A small published model for the first path, an image, a folder of images or a video; the bundled one for videos
     where that cannot be fetched."""
+    from uniformer.checkpoints.records import DEFAULT_VIDEO
     from uniformer.inference.predictor import default_or_bundled
 
     usual = _default_checkpoint(path)
-    say(f"no --checkpoint given: {usual}", file=sys.stderr)
+    taken = "videos and folders of frames" if usual == DEFAULT_VIDEO else "images"
+    say(f"no --checkpoint given: {usual}, which takes {taken}", file=sys.stderr)
     checkpoint, note = default_or_bundled(usual)
     if note:
         say(note, file=sys.stderr)

@@ -16,7 +16,11 @@ HELP = "list the published training runs, or print one whole"
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
-        "pattern", nargs="?", default="*", help="a name, a pattern such as '*k400*' (quote it), or a .toml file"
+        "pattern",
+        nargs="?",
+        default="*",
+        metavar="NAME|PATTERN|FILE",
+        help="a name, a pattern such as '*k400*' (quote it), or a .toml file",
     )
     p.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="with --print: settings to change")
     p.add_argument("--print", action="store_true", help="print the resolved whole as TOML, which can be edited and run")

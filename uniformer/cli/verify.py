@@ -12,7 +12,7 @@ HELP = "prove that a saved checkpoint is intact"
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("file", help="a file or folder saved by uniformer")
+    p.add_argument("file", metavar="CHECKPOINT", help="a file or folder saved by uniformer")
 
 
 def run(args: argparse.Namespace) -> int:

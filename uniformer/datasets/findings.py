@@ -187,7 +187,7 @@ def _classes(sets: Sets) -> Iterator[Finding]:
             yield Finding("note", f"unbalanced in {split}", text, len(counts), tuple(table))
     pairs = flip_sensitive(next(iter(sets.values())).classes)
     yield _finding(
-        "warning", "sides", "classes or pairs of them that name a side, so that training must not flip", pairs
+        "warning", "sides", "classes, or pairs of them, that name a side, so that training mirrors nothing", pairs
     )
 
 

@@ -277,7 +277,7 @@ def _moved(manifest: Manifest, good: Mapping[str, str], entries: Mapping[str, di
         frames=np.array([entries[path]["frames"] for path in old], np.int32),
         readable=None,
         root=os.path.abspath(out),
-        origin=f"re-encoded from {manifest.origin}",
+        origin=f"{out}: re-encoded from {manifest.origin}",
     )
 
 

@@ -15,7 +15,8 @@ LOOKED_FOR = 20_000  #: rows of a set whose files are looked for: of more, so ma
 
 
 def statement(sets: Mapping[str, Manifest]) -> Iterator[str]:
-    """Of each set by its split: how it was read, with what was left out; classes without a row; files not there."""
+    """Of each set by its split: how it was read, with what was left out; classes without a row; files that are not
+    there, or that a scan could not read."""
     for split, manifest in sets.items():
         yield f"{split}: {shown(manifest.origin, 1000)}"
         yield from oddities({split: manifest})
@@ -31,7 +32,7 @@ def state(manifest: Manifest, say: Callable[[str], None] | None) -> None:
 def oddities(sets: Mapping[str, Manifest]) -> Iterator[str]:
     """The lines of a statement but for those that every set has."""
     for split, manifest in sets.items():
-        yield from (f"{split}: {said}" for said in (_empty(manifest), _missing(manifest)) if said)
+        yield from (f"{split}: {said}" for said in (_empty(manifest), _missing(manifest), _marked(manifest)) if said)
 
 
 def _empty(manifest: Manifest) -> str:
@@ -52,4 +53,11 @@ def _missing(manifest: Manifest) -> str:
             left_out.add(f"files not there, of {len(rows)} looked for", manifest.paths[row])
     for label in np.flatnonzero((manifest.class_counts() > 0) & ~there) if step == 1 else ():
         left_out.add("classes of which no file is there", manifest.classes[label])
+    return str(left_out)
+
+
+def _marked(manifest: Manifest) -> str:
+    left_out = LeftOut()
+    for row in () if manifest.readable is None else np.flatnonzero(~manifest.readable).tolist():
+        left_out.add("files that a scan could not read, which are not trained on", manifest.paths[row])
     return str(left_out)

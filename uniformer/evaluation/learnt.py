@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.trained_on import TrainedOn
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.sums import item_sums
-from uniformer.errors import InputError
+from uniformer.errors import InputError, counted
 from uniformer.reports.evaluation import figures
 from uniformer.tasks.scores import Scores
 
@@ -43,7 +44,9 @@ def held_out(contract: Contract, manifest: Manifest) -> Manifest:
     learnt = learnt_rows(contract, manifest)
     if learnt.all():
         raise InputError(f"expected items that the checkpoint was not trained on, found none among {len(manifest)}")
-    return manifest.select(~learnt)
+    others = manifest.select(~learnt)
+    said = f"{manifest.origin}; {HELD_OUT}: {counted(len(others), 'item')} of {len(manifest)}"
+    return replace(others, origin=said)
 
 
 def both_figures(

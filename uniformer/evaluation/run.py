@@ -15,6 +15,7 @@ from uniformer.checkpoints.load import load_model
 from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
 from uniformer.checkpoints.told import NetworkTold, warn_of_assumed
 from uniformer.config import InputSpec, Precision, to_dict
+from uniformer.datasets.layouts import NoSuchSplit
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.open import open_for_evaluation
 from uniformer.datasets.statement import state
@@ -146,7 +147,7 @@ def evaluate(
         notes, known = [unlocked] if unlocked else [], ("", dict[str, float](), "")
         reading = Reading(group.device, precision, batch_size, workers, backend, follow_seconds, compute)
         if probe:
-            trained = open_for_evaluation(train or data, None if train else "train", *data_options)
+            trained = _to_fit(data, train, data_options)
             model, contract, _ = load_model(checkpoint, **told)  # type: ignore[arg-type]
             warn_of_assumed(contract)
             spec = with_views(contract.input_of_classifier(), clips, crops)
@@ -189,6 +190,16 @@ def evaluate(
         metrics = scores.metrics(missing)
         result = Evaluation(scores, metrics, about, manifest, spec, facts, is_main=group.is_main)
         return result.write(out, form) if out and group.is_main else result
+
+
+def _to_fit(data: Any, train: Any, options: Sequence[Any]) -> Manifest:
+    """What a probe is fitted to: `train`, else the training split of `data`. Raises `InputError` where it has none."""
+    if train:
+        return open_for_evaluation(train, None, *options)
+    try:
+        return open_for_evaluation(data, "train", *options)
+    except NoSuchSplit as error:
+        raise InputError(f"{error}; --train (train=) names what a probe is fitted to") from None
 
 
 def _features(
@@ -254,8 +265,8 @@ def views_in_words(spec: InputSpec) -> str:
     """'4 x 3 views of 16 frames, 224 x 224'."""
     size = f"{spec.size[1]} x {spec.size[0]}"
     if not spec.is_video:
-        return f"{spec.crops} view{'s' * (spec.crops > 1)}, {size}"
-    return f"{spec.clips} x {spec.crops} views of {counted(spec.frames, 'frame')}, {size}"
+        return f"{spec.views_in_words}, {size}"
+    return f"{spec.views_in_words} of {counted(spec.frames, 'frame')}, {size}"
 
 
 def known_scores(contract: Contract) -> tuple[str, dict[str, float], str]:

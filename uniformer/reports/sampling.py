@@ -38,7 +38,8 @@ def sampling_sheet(views: Views, spec: InputSpec, title: str) -> Image.Image:
         clip, crop = divmod(number, spec.crops)
         top = head + LINE + row * number
         colour = COLOURS[crop] if spec.crops == 3 else COLOURS[1]
-        text = f"clip {clip + 1} of {spec.clips}, crop {crop + 1} of {spec.crops}"
+        text = f"clip {clip + 1} of {spec.clips}, " if spec.is_video else ""
+        text += f"crop {crop + 1} of {spec.crops}"
         draw.text((MARGIN, top), text, fill=colour, font=font)
         for t in range(time):
             left = MARGIN + (tile_w + 4) * t
@@ -66,16 +67,23 @@ def _header(
         draw.rectangle(tuple(MARGIN + v * scale for v in box), outline=colour, width=2)
     rate = "" if views.fps is None else f", {views.fps:.4g} fps"
     length = "" if views.num_frames is None else f", {counted(views.num_frames, 'frame')}{rate}"
-    how = {"dense": f"every {spec.stride} frames", "sparse": "one of each segment", None: "one image"}[spec.sampling]
     lines = [
         os.path.basename(title) or title,
         f"source {views.width} x {views.height}{length}",
-        f"fed: {spec.clips} x {spec.crops} views of {counted(spec.frames, 'frame')}, {how}",
+        f"fed: {fed_in_words(spec)}",
         f"short side {spec.resize}, crop {spec.size[1]} x {spec.size[0]}, {spec.channels.upper()}",
         *views.notes,
     ]
     for number, line in enumerate(lines[:7]):
         draw.text((MARGIN + TILE + 16, MARGIN + number * (LINE + 1)), line[:120], fill=INK, font=font)
+
+
+def fed_in_words(spec: InputSpec) -> str:
+    """'4 x 3 views of 16 frames, at stride 4', '1 x 1 view of 8 frames, one of each segment'; of images '1 view'."""
+    if not spec.is_video:
+        return spec.views_in_words
+    how = "one of each segment" if spec.sampling == "sparse" else f"at stride {spec.stride}"
+    return f"{spec.views_in_words} of {counted(spec.frames, 'frame')}, {how}"
 
 
 def save_sheet(sheet: Image.Image, path: str | os.PathLike[str]) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from uniformer.config import Config, InputSpec, to_dict
-from uniformer.errors import InputError, cannot_write
+from uniformer.errors import InputError, cannot_write, counted
 from uniformer.support.files import atomic_path
 from uniformer.support.texts import parse_json, read_whole
 
@@ -52,7 +52,7 @@ def situation(config: Config, size: Sequence[int], processor: str, dtype: str, t
     network = hashlib.sha256(told.encode()).hexdigest()[:12]
     shape = " x ".join(map(str, size))
     versions = _versions("uniformer", "torch", *RUNTIMES)
-    return f"{processor}, {threads} threads, {dtype}; network {network}, views of {shape}; {versions}"
+    return f"{processor}, {counted(threads, 'thread')}, {dtype}; network {network}, views of {shape}; {versions}"
 
 
 def depthwise_situation(kernel: int, shape: Sequence[int], use: str, processor: str, dtype: str) -> str:

@@ -5,6 +5,7 @@ TOML has no null: where a setting may be empty, the text "none" says so, in file
 
 from __future__ import annotations
 
+import difflib
 import json
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -132,8 +133,14 @@ def leaves(table: Mapping[str, Any], where: str = "") -> Iterator[str]:
 
 
 def nearest(key: str, known: Sequence[str]) -> str:
-    """' (did you mean ...?)' with the known keys of the same last name, in any table, or else with similar ones."""
-    same = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
+    """' (did you mean ...?)' with the known keys of the same last name, in any table, or else with similar ones.
+
+    Of a key without a table the last name may be misspelt too: `epoch` means `schedule.epochs`.
+    """
+    last, names = key.split(".")[-1], {name.split(".")[-1] for name in known}
+    if key not in names and "." not in key:
+        last = next(iter(difflib.get_close_matches(key, sorted(names), n=1, cutoff=0.75)), key)
+    same = [name for name in known if name.split(".")[-1] == last]
     return f" (did you mean {' or '.join(map(repr, same))}?)" if same else did_you_mean(key, known)
 
 

@@ -22,7 +22,7 @@ import torch
 from uniformer.checkpoints.identify import Opened
 from uniformer.checkpoints.load import load_model
 from uniformer.datasets.manifest import Manifest
-from uniformer.errors import InputError
+from uniformer.errors import InputError, counted
 from uniformer.evaluation.run import evaluate
 from uniformer.evaluation.scoring import Reading, score
 from uniformer.inference.networks import TorchNetwork, evaluating
@@ -111,7 +111,8 @@ def fit(
         while not run.learner.progress.finished:
             stopped_by = follow(run, seen)
             if stopped_by and not run.learner.progress.finished:
-                log.say(f"stopped by signal {stopped_by} at step {run.learner.progress.step}, ready to go on")
+                step = run.learner.progress.step
+                log.say(f"stopped by signal {stopped_by} at step {step}: the same command goes on from there")
                 return TrainingResult(out, run.learner.progress.scores, stopped_by)
         return finish(run, own)
 
@@ -241,12 +242,15 @@ def end_epoch(run: Run, pace: Pace) -> None:
         said += "".join(f", {name} {value:.4g}" for name, value in progress.scores.items())
         if note_best(run, epoch):
             said += " (best so far)"
-        is_last = is_last or bool(recipe.keep.patience and progress.stale >= recipe.keep.patience)
+    ends_early = not is_last and bool(recipe.keep.patience and progress.stale >= recipe.keep.patience)
     run.log.metrics(epoch=epoch, step=progress.step, epoch_loss=loss, **validated)
     noun = "clips" if recipe.input.is_video else "images"
     run.log.say(f"{said}; {pace.verdict(noun)}")
+    if ends_early:
+        stale = counted(progress.stale, "validation")
+        run.log.say(f"no more epochs: {stale} without a higher val_{recipe.keep.metric}, as keep.patience has it")
     progress.loss_sum, progress.loss_count, progress.unreadable = 0.0, 0, 0
-    progress.finished = is_last
+    progress.finished = is_last or ends_early
 
 
 def validate(run: Run, val: Manifest) -> dict[str, float]:
@@ -306,7 +310,7 @@ def finish(run: Run, own: bool = False) -> TrainingResult:
     if run.learner.ema is not None:
         keep_weights(run, run.learner.ema.module, AVERAGE, "average of the weights", "ema")
     if progress.left_out:
-        run.log.say(f"{progress.left_out} steps were left out, as a number was not finite")
+        run.log.say(f"{counted(progress.left_out, 'step')} left out, as a number was not finite")
     run.log.say(f"result: {out / RESULT}" + (f", the weights of epoch {progress.best_epoch}" if best else ""))
     if own and run.val is not None:
         model, contract, _ = run.group.broadcast(lambda: load_model(out / RESULT))  # others may not see the folder

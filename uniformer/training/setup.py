@@ -97,8 +97,8 @@ def set_up(
     )  # fmt: skip
     run = Run(recipe, work, group, out, log, samples, plan, val_set, rates, learner)
     each = recipe.batch_per_process(group.size)
-    warmup = f", {recipe.schedule.warmup_epochs:g} of warmup"
-    log.say(f"{counted(plan.epochs, 'epoch')}{warmup}, of {counted(plan.steps, 'step')} each; {rates.sentence}")
+    warmup = f"{recipe.schedule.warmup_epochs:g} of warmup"
+    log.say(f"{counted(plan.epochs, 'epoch')} of {counted(plan.steps, 'step')} each, {warmup}; {rates.sentence}")
     log.say(
         f"{group.size} process{'es' * (group.size > 1)} on {group.nodes} machine{'s' * (group.nodes > 1)}, "
         f"{counted(each, 'sample')} each in one pass, on {group.device}"
@@ -128,10 +128,14 @@ def check_folder(out: Path) -> None:
 
 def say_sets(train_set: Manifest, val_set: Manifest | None, log: Log) -> None:
     """What is learnt from and validated on, and what of the latter nothing can be learnt of."""
-    log.say(f"train: {counted(len(train_set), 'sample')}, {train_set.origin}")
-    log.say("val: none" if val_set is None else f"val: {counted(len(val_set), 'sample')}, {val_set.origin}")
+    learnt = f"train: {counted(len(train_set), 'sample')}"
     if val_set is None:
+        log.say(f"{learnt}, {train_set.origin}")
+        log.say("val: none")
         return
+    are_parts = val_set.origin == train_set.origin  # of one set, whose words are of the whole
+    log.say(learnt if are_parts else f"{learnt}, {train_set.origin}")
+    log.say(f"val: {counted(len(val_set), 'sample')}, {'both of ' if are_parts else ''}{val_set.origin}")
     unlearnt = np.flatnonzero((train_set.class_counts() == 0) & (val_set.class_counts() > 0)).tolist()
     if unlearnt:
         names = ", ".join(repr(train_set.classes[k]) for k in unlearnt[:5]) + ", ..." * (len(unlearnt) > 5)
