@@ -46,6 +46,22 @@ def test_a_sum_tells_contents_and_no_names_or_times(tmp_path: Path) -> None:
     assert content_sum(tmp_path / "none") == 0
 
 
+def test_nothing_waits_for_a_pipe_among_the_files(cli: Cli, tmp_path: Path) -> None:
+    net, data = save_tiny(tmp_path / "net.safetensors", IMAGES), tmp_path / "data"
+    make_images(data, 3)
+    pipe = next(iter(sorted(data.rglob("*.png"))))
+    pipe.unlink()
+    os.mkfifo(pipe)
+    assert content_sum(pipe) == content_sum("/dev/zero") == 0
+    for command in (
+        ("data", "scan", data, "--workers", 0, "--out", tmp_path / "scan"),
+        ("eval", net, data, "--split", "train", "--workers", 0, "--class-order", "numbers", "--out", tmp_path / "eval"),
+        ("train", data, "--checkpoint", net, "--out", tmp_path / "run", "loop.max_bad_fraction=0.5"),
+    ):
+        ended = cli(*command)
+        assert f"{pipe}: expected an image, found something that is not a regular file" in ended.out + ended.err
+
+
 def test_of_a_large_file_whose_middle_is_not_looked_at_the_time_counts_where_it_is_asked_for(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_bytes(b"x" * (2 * PIECE + 1))

@@ -9,7 +9,7 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -153,19 +153,25 @@ def _temporary(name: str, token: str) -> str:
 # ---- over no input ---------------------------------------------------------------------------------------------------
 
 
-def check_outputs(outputs: Iterable[StrPath], inputs: Iterable[StrPath], *, overwrite: bool = False) -> None:
-    """Raises `InputError` where a file that is to be written is one that is read, or is there and is not to go.
+def check_outputs(outputs: Iterable[StrPath], inputs: Iterable[object], *, overwrite: bool = False) -> None:
+    """Raises `InputError` where a file that is to be written is one that is read, or is there and is not to go, or is
+    to be written twice.
 
-    Links are followed. A folder among `inputs` stands for all that is in it; ids, addresses and the like are passed
-    over. With `overwrite` files that are no input may go. To be called before the work: what a kill left of earlier
-    outputs is cleared away.
+    Links are followed. A folder among `inputs` stands for all that is in it; ids, addresses and what is no path are
+    passed over. With `overwrite` files that are no input may go. To be called before the work: what a kill left of
+    earlier outputs is cleared away.
     """
     outputs = list(outputs)
     clear_away(outputs)
+    results = Counter(map(os.path.realpath, outputs))
+    if twice := next((path for path in outputs if results[os.path.realpath(path)] > 1), None):
+        raise InputError(f"cannot write {twice}: two results are to go there; give one another name")
     there = {_identity(path): Path(path) for path in outputs if os.path.isfile(path)}
     if not there:
         return
     for given in inputs:
+        if not isinstance(given, str | os.PathLike):
+            continue
         output = there.get(_identity(given))
         if output is None and os.path.isdir(given):
             folder = Path(given).resolve()
@@ -175,6 +181,18 @@ def check_outputs(outputs: Iterable[StrPath], inputs: Iterable[StrPath], *, over
     if not overwrite:
         output = next(iter(there.values()))
         raise InputError(f"cannot write {output}: it is there already; give another name, or --overwrite to replace it")
+
+
+def distinct_names(paths: Iterable[StrPath]) -> list[str]:
+    """A name for what is made of each path: its last part, with a number behind it where an earlier one has that."""
+    names, met = dict[str, None](), Counter[str]()
+    for path in paths:
+        last = name = os.path.basename(os.path.abspath(path))
+        while name in names:
+            met[last] += 1
+            name = f"{last}.{met[last] + 1}"
+        names[name] = None
+    return list(names)
 
 
 def _identity(path: StrPath) -> tuple[int, int] | None:
@@ -199,10 +217,13 @@ def content_sum(path: StrPath, *, with_time: bool = False) -> int:
     """
     total = hashlib.blake2b(digest_size=8)
     try:
-        if os.path.isdir(path):
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
             names = (entry.name for entry in os.scandir(path) if entry.is_file() and entry.name[0] != ".")
             for name in sorted(names):
                 total.update(b"%s\0%x\0" % (os.fsencode(name), content_sum(Path(path, name), with_time=with_time)))
+        elif not stat.S_ISREG(mode):
+            return 0  # opening a pipe would wait for its writer
         else:
             with open(path, "rb") as f:
                 status = os.fstat(f.fileno())
