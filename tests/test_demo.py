@@ -198,6 +198,22 @@ def test_several_videos_of_which_one_is_none(
     assert len(re.findall(r"shot +start +end +motion +confidence", out)) == 2
 
 
+def test_an_argument_with_nothing_behind_it_does_not_end_the_others(
+    video: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "list.txt").write_text("# no video yet\n")
+    paths = [str(path) for path in (tmp_path / "empty", video, tmp_path / "none*.mp4", tmp_path / "list.txt")]
+    common = ["--checkpoint", str(tiny), "--no-cuts", "--quiet"]
+    assert main(["demo", *paths, *common, "--out", str(tmp_path / "out")]) == 1
+    out, err = capsys.readouterr()
+    assert [line.split(": ")[0] for line in err.splitlines()] == ["uniformer"] * 3 + ["3 of 4 files failed"]
+    assert f"{video}\n" in out
+    assert (tmp_path / "out" / "timeline.json").is_file()
+    assert main(["demo", paths[0], paths[2], *common]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "2 of 2 files failed"
+
+
 def test_folders_patterns_and_lists_of_videos(
     video: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,7 +21,7 @@ from tests.command_line import COMMAND, Cli, Ended, one_line
 from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
 from uniformer.checkpoints.keys import to_reference
 from uniformer.checkpoints.save import convert
-from uniformer.support.files import atomic_path, check_outputs, clear_away
+from uniformer.support.files import atomic_path, check_outputs, clear_away, distinct_names
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,8 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("photos/one.png", "photos/two.png", "frames/0.png", "frames/1.png"):
         (folder / name).parent.mkdir(exist_ok=True)
         Image.fromarray(odd_media.picture(len(name))).save(folder / name)
+    for suffix in ("csv", "html", "pth", "txt", "xml"):
+        (folder / f"names.{suffix}").write_text("".join(f"class {number}\n" for number in range(7)))
     (folder / "list.txt").write_text("photos/one.png\nphotos/two.png\n")
     (folder / "train.csv").write_text("path,label\n" + "".join(f"v/{n}/{n}.mp4,{i}\n" for i, n in enumerate("ab")))
     return folder
@@ -95,6 +97,24 @@ OVER_INPUTS = {
     "converted folder": ("convert", "hub", "hub"),
     "converted into its folder": ("convert", "hub", "hub/model.safetensors"),
     "exported": ("export", "net.bin", "net.xml", "--head-dim", "16"),
+    "names of classes": ("predict", "photos", *IMAGE, "--classes", "names.txt", "--out", "names.txt"),
+    "names, by a sheet": (
+        "predict",
+        "photos/one.png",
+        *IMAGE,
+        "--classes",
+        "names.txt",
+        "--show-sampling",
+        "names.txt",
+    ),
+    "names, converted": ("convert", "net.bin", "names.pth", "--head-dim", "16", "--classes", "names.pth"),
+    "names, exported": ("export", "images.safetensors", "names.xml", "--classes", "names.xml"),
+    "names, by a page": ("demo", "v/a/a.mp4", *CLIP, "--classes", "names.html", "--out", "names.html"),
+    "names, divided": (
+        *("data", "split", "train.csv", "--classes", "names.csv", "--out", "."),
+        *("--fractions", "names=0.5,val=0.5"),
+    ),
+    "names, evaluated": ("eval", "clips.safetensors", "v", "--classes", "report.html", "--out", "."),
     "a list evaluated": ("eval", "clips.safetensors", "metrics.json", "--out", "."),
 }
 
@@ -104,6 +124,8 @@ def test_no_input_is_written_over(what: str, cli: Cli, place: Path) -> None:
     """Not with --overwrite either."""
     if what == "a list evaluated":
         (place / "metrics.json").write_text(json.dumps([{"path": "v/a/a.mp4", "label": 0}]))
+    if what == "names, evaluated":
+        (place / "names.txt").rename("report.html")
     before = contents(place)
     command = [part.format(here=place) for part in OVER_INPUTS[what]]
     for more in (["--overwrite"], []):
@@ -140,6 +162,48 @@ def test_nothing_else_is_replaced_unless_that_is_said(what: str, cli: Cli, place
     before = contents(place)
     cannot_write(cli(*command), "--overwrite")
     assert contents(place) == before
+
+
+def test_two_results_do_not_share_a_file(cli: Cli, place: Path) -> None:
+    before = contents(place)
+    command = ("predict", "photos/one.png", *IMAGE, "--out", "new.png", "--show-sampling")
+    (place / "here").symlink_to(".")
+    for sheet in ("new.png", "photos/../new.png", "here/new.png"):
+        cannot_write(cli(*command, sheet), "two results")
+    (place / "here").unlink()
+    assert contents(place) == before
+
+
+def test_every_source_has_a_sheet_of_its_own(cli: Cli, place: Path) -> None:
+    names = ["x/a.png", "y/a.png", "z/a.png.2", "z/a.png", "w2/a.png.2"]
+    for number, name in enumerate(names):
+        (place / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(odd_media.picture(number)).save(place / name, "png")
+    assert cli("predict", *names, *IMAGE, "--show-sampling", "new").status == 0
+    sheets = {path.read_bytes() for path in (place / "new").iterdir()}
+    assert len(sheets) == len(names)
+    assert distinct_names([*names, ".", ".."]) == [
+        *("a.png", "a.png.2", "a.png.2.2", "a.png.3", "a.png.2.3"),
+        *(place.name, place.parent.name),
+    ]
+
+
+@pytest.mark.parametrize("parts", ["../v=0.5,val=0.5", "a/b=0.5,val=0.5", "{here}=0.5,val=0.5", "=0.5,val=0.5"])
+def test_a_part_is_a_file_in_the_folder_of_the_parts(parts: str, cli: Cli, place: Path) -> None:
+    before = contents(place)
+    parts = parts.format(here=place / "v")
+    ended = cli("data", "split", "v", "--out", "new", "--fractions", parts)
+    one_line(ended, "expected --fractions like train=0.8,val=0.2, got")
+    assert contents(place) == before
+
+
+def test_no_part_is_dropped_and_none_is_of_an_unknown_size(cli: Cli, place: Path) -> None:
+    for parts in ("train=0.1,train=0.5,val=0.5", "a=0.5, a=0.5,b=0.5", "train=half,val=0.5"):
+        one_line(cli("data", "split", "v", "--out", "new", "--fractions", parts), "expected --fractions like")
+    for parts in ("train=nan,val=0.5", "train=inf,val=-inf", "train=1e308,val=1e308", "train=1,val=0"):
+        ended = cli("data", "split", "v", "--out", "new", "--fractions", parts)
+        one_line(ended._replace(out=""), "expected at least two positive fractions that add up to 1")
+    assert not (place / "new").exists()
 
 
 TIMINGS = r'"timings": {.*?}'
@@ -213,7 +277,7 @@ def test_two_runs_into_one_file(place: Path) -> None:
 
 def test_the_rule(place: Path) -> None:
     check_outputs(["new"], ["v/a/a.mp4", "an.id", "https://example.org/a.mp4", "x\0y"])
-    check_outputs(["v", "list.txt"], ["photos"], overwrite=True)
+    check_outputs(["v", "list.txt"], ["photos", None, ("list.txt",)], overwrite=True)
     with refused(r"cannot write list.txt: it is there already; give another name, or --overwrite to replace it"):
         check_outputs(["new", "list.txt"], ["photos"])
     with refused(r"cannot write w/a/a.mp4: it would replace the input v; give another name"):

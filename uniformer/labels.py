@@ -48,6 +48,11 @@ def load_classes(dataset: str) -> tuple[str, ...]:
     return tuple(parse_json(text, dataset))
 
 
+def names_file(classes: object) -> str | os.PathLike[str] | None:
+    """The file that `read_class_names` would read, None where `classes` is none."""
+    return classes if isinstance(classes, str | os.PathLike) and os.path.isfile(classes) else None
+
+
 def read_class_names(classes: Sequence[str] | str | os.PathLike[str]) -> tuple[str, ...]:
     """Class names as a caller gives them: themselves, the name of a data set, or a file: one a line, or a JSON array.
 
@@ -55,7 +60,7 @@ def read_class_names(classes: Sequence[str] | str | os.PathLike[str]) -> tuple[s
     """
     if not isinstance(classes, str | os.PathLike):
         return tuple(classes)
-    if not os.path.isfile(classes):
+    if names_file(classes) is None:
         return load_classes(os.fspath(classes))
     path = Path(classes)
     text = read_text(path, "names of classes")

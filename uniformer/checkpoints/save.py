@@ -15,6 +15,7 @@ from uniformer.checkpoints.proof import check_proof, with_proof
 from uniformer.checkpoints.told import Told, usual_input
 from uniformer.config import to_dict
 from uniformer.errors import InputError
+from uniformer.labels import names_file
 from uniformer.network.model import UniFormer
 from uniformer.support.files import check_outputs
 
@@ -64,10 +65,10 @@ def convert(
 
     What was assumed of a file that does not tell it is in the report, and stays in the written file as such.
 
-    Raises `InputError` where `out` would replace the source or, unless `overwrite`, anything else.
+    Raises `InputError` where `out` would replace the source or the classes' file or, unless `overwrite`, anything else.
     """
     outputs = [Path(out), Path(out, CONFIG_NAME), Path(out, WEIGHTS_NAME)]
-    check_outputs(outputs, [source] if isinstance(source, (str, os.PathLike)) else [], overwrite=overwrite)
+    check_outputs(outputs, [source, names_file(told.get("classes"))], overwrite=overwrite)
     model, contract, report = load_model(source, averaged=averaged, published_order=published_order, **told)
     if Path(out).suffix in (".pth", ".pt"):
         write_reference(model.state_dict(), out)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from uniformer.cli.options import add_data, add_quiet, call, whole
 from uniformer.cli.tables import say
-from uniformer.errors import counted
+from uniformer.errors import InputError, counted, shown
+from uniformer.labels import names_file
 from uniformer.support.files import check_outputs, make_folder
 from uniformer.support.progress import progress_bar
 
@@ -159,18 +160,19 @@ def _next(args: argparse.Namespace, out: Path, result: ScanResult) -> str:
 
 def _split(args: argparse.Namespace) -> int:
     from uniformer.datasets.prepare import split, write_list
-    from uniformer.errors import InputError
 
-    fractions = {}
+    fractions = dict[str, float]()
     for part in args.fractions.split(","):
-        name, _, value = part.partition("=")
+        name, _, value = (text.strip() for text in part.partition("="))
         try:
-            fractions[name.strip()] = float(value)
+            if not name or name in fractions or Path(name).name != name:  # each names a file of its own in --out
+                raise ValueError
+            fractions[name] = float(value)
         except ValueError:
-            raise InputError(f"expected --fractions like train=0.8,val=0.2, got {args.fractions!r}") from None
+            raise InputError(f"expected --fractions like train=0.8,val=0.2, got {shown(args.fractions)}") from None
     manifest = _manifest(args)
     lists = {Path(args.out, f"{name}.csv"): part for name, part in split(manifest, fractions, seed=args.seed).items()}
-    check_outputs(lists, [args.source], overwrite=args.overwrite)
+    check_outputs(lists, [args.source, names_file(args.classes)], overwrite=args.overwrite)
     make_folder(args.out)
     for path, part in lists.items():
         write_list(part, path)

@@ -9,7 +9,6 @@ import argparse
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, count
 from pathlib import Path
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING
 from uniformer.cli.options import add_device, add_quiet, add_told, number, told, whole
 from uniformer.cli.tables import print_table, say
 from uniformer.errors import InputError, counted
-from uniformer.support.files import atomic_path, check_outputs, make_folder, system_folder
+from uniformer.labels import names_file
+from uniformer.support.files import atomic_path, check_outputs, distinct_names, make_folder, system_folder
 from uniformer.support.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -67,14 +67,16 @@ def run(args: argparse.Namespace) -> int:
     if args.videos and args.seed is not None:
         raise InputError("--seed is for the demo's own film: expected no videos with it")
     is_own = bool(args.videos)
-    args.videos = list(expand(args.videos, clips=True))
+    unfound = list[InputError]()
+    args.videos = list(expand(args.videos, clips=True, on_error=lambda _, why: unfound.append(why)))
+    if len(unfound) == 1 and not args.videos:
+        raise unfound[0]
     places = list(_places(args.out, args.videos))
     page = Path(args.out) if args.out else _free_page(args.overwrite)
     files = [file for place in places if place for file in _files(place)] if is_own else [page]
-    inputs = [*args.videos, *filter(None, [args.checkpoint])]
-    check_outputs(files, inputs, overwrite=args.overwrite)
+    check_outputs(files, [*args.videos, args.checkpoint, names_file(args.classes)], overwrite=args.overwrite)
     predictor = Predictor(args.checkpoint or BUNDLED, device=args.device, **told(args))
-    return _own_videos(args, predictor, places) if is_own else _made_film(args, predictor, page)
+    return _own_videos(args, predictor, places, unfound) if is_own else _made_film(args, predictor, page)
 
 
 # ---- the film made on the spot ---------------------------------------------------------------------------------------
@@ -150,11 +152,17 @@ def _cuts_found(takes: Sequence[Take], timeline: Timeline) -> str:
 # ---- the user's videos -----------------------------------------------------------------------------------------------
 
 
-def _own_videos(args: argparse.Namespace, predictor: Predictor, places: Sequence[Path | None]) -> int:
+def _own_videos(
+    args: argparse.Namespace, predictor: Predictor, places: Sequence[Path | None], unfound: Sequence[InputError]
+) -> int:
+    """`unfound`: the arguments with nothing behind them."""
     if args.out is not None:
         out = Path(args.out)
         make_folder(out.parent if _is_page(out) else out)  # what cannot be written to is said before hours of work
-    failures = 0
+    asked = len(unfound) + len(args.videos)
+    for why in unfound:
+        say(f"uniformer: {why}", file=sys.stderr)
+    failures = len(unfound)
     for video, place in zip(args.videos, places, strict=True):
         try:
             timeline = _timeline(Path(video), args, predictor)
@@ -162,12 +170,12 @@ def _own_videos(args: argparse.Namespace, predictor: Predictor, places: Sequence
             if place is not None:
                 _save(timeline, Path(video), place)
         except InputError as error:
-            if len(args.videos) == 1:
+            if asked == 1:
                 raise
             say(f"uniformer: {error}", file=sys.stderr)
             failures += 1
     if failures:
-        say(f"{failures} of {counted(len(args.videos), 'file')} failed", file=sys.stderr)
+        say(f"{failures} of {counted(asked, 'file')} failed", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -186,14 +194,10 @@ def _timeline(video: Path, args: argparse.Namespace, predictor: Predictor) -> Ti
 
 def _places(out: str | None, videos: Sequence[str]) -> Iterator[Path | None]:
     """Where each video's results go: to `out`, a folder or a page, or a folder in it for each of several, by name."""
-    seen = Counter[str]()
     if out is not None and len(videos) > 1 and _is_page(Path(out)):
         raise InputError(f"expected a folder for the timelines of {len(videos)} videos, got the page {out}")
-    for video in videos:
-        name = Path(video).name
-        seen[name] += 1
-        again = f".{seen[name]}" if seen[name] > 1 else ""
-        yield None if out is None else Path(out) if len(videos) == 1 else Path(out, name + again)
+    for name in distinct_names(videos):
+        yield None if out is None else Path(out) if len(videos) == 1 else Path(out, name)
 
 
 def _is_page(out: Path) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from uniformer.cli.options import add_told, told
 from uniformer.cli.tables import say
+from uniformer.labels import names_file
 from uniformer.support.files import check_outputs
 
 HELP = "write a network for OpenVINO or ONNX Runtime"
@@ -26,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
 
     out = Path(args.out)
     files = [out, out.with_suffix(".bin")] if out.suffix.lower() == ".xml" else [out]
-    check_outputs(files, [args.checkpoint], overwrite=args.overwrite)
+    check_outputs(files, [args.checkpoint, names_file(args.classes)], overwrite=args.overwrite)
     model, contract, _ = load_model(args.checkpoint, **told(args))
     warn_of_assumed(contract)
     off = export(model, contract, args.out)

@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any
 from uniformer.cli.options import add_quiet, add_reading, add_told, call, told, whole
 from uniformer.cli.tables import say
 from uniformer.errors import InputError, counted
-from uniformer.support.files import check_outputs, locked, make_folder
+from uniformer.labels import names_file
+from uniformer.support.files import check_outputs, distinct_names, locked, make_folder
 from uniformer.support.progress import progress_bar
 
 HELP = "label images and videos"
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 def _check_outputs(args: argparse.Namespace, outputs: list[Any], inputs: list[str]) -> None:
     """No file is written over one that is read; with --resume, what is in a folder that is read may be results."""
     inputs = [path for path in (*inputs, args.checkpoint) if path and not (args.resume and os.path.isdir(path))]
-    check_outputs(outputs, inputs, overwrite=args.overwrite or args.resume)
+    check_outputs(outputs, [*inputs, names_file(args.classes)], overwrite=args.overwrite or args.resume)
 
 
 def _predict(args: argparse.Namespace, form: Any) -> int:
@@ -171,12 +171,10 @@ def _sheets(where: str | None, sources: list[str]) -> dict[str, Path]:
         return {}
     if len(sources) == 1 and Path(where).suffix:
         return {sources[0]: Path(where)}
-    sheets, seen = {}, Counter[str]()
-    for source in sources:
-        name = Path(source).name
-        seen[name] += 1  # files of several folders may share a name
-        sheets[source] = Path(where, f"{name}{f'.{seen[name]}' if seen[name] > 1 else ''}.sampling.png")
-    return sheets
+    return {
+        source: Path(where, f"{name}.sampling.png")
+        for source, name in zip(sources, distinct_names(sources), strict=True)
+    }
 
 
 def _sampling_pictures(sheets: dict[str, Path], predictor: Any) -> Callable[[Any, Any], None] | None:

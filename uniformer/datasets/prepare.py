@@ -55,7 +55,7 @@ def split(manifest: Manifest, fractions: Mapping[str, float], *, seed: int) -> d
     Raises `InputError` unless there are at least two splits whose fractions are positive and add up to 1.
     """
     names, shares = list(fractions), np.array(list(fractions.values()), np.float64)
-    if len(names) < 2 or (shares <= 0).any() or abs(shares.sum() - 1) > 1e-6:
+    if len(names) < 2 or not ((shares > 0) & (shares < 1)).all() or abs(shares.sum() - 1) > 1e-6:  # NaN is neither
         raise InputError(f"expected at least two positive fractions that add up to 1, got {dict(fractions)}")
     counts = manifest.class_counts()
     units = _units(manifest)
@@ -120,8 +120,9 @@ def write_list(manifest: Manifest, path: str | os.PathLike[str]) -> None:
             file = os.path.relpath(file, here) if file.startswith(os.path.join(here, "")) else file
             labels = "|".join(manifest.classes[label] if are_numbers else str(label) for label in item.labels)
             f.write(csv_line([file, labels, *(getattr(item, name) for name in extra)]))
-    with atomic_path(beside) as temporary:
-        temporary.write_text(names, "utf-8")
+    if not beside.exists():
+        with atomic_path(beside) as temporary:
+            temporary.write_text(names, "utf-8")
 
 
 # --------------------------------------------------------------------------------------------------------- re-encode

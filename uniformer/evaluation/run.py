@@ -26,6 +26,7 @@ from uniformer.evaluation.probe import Probe, probe_scores
 from uniformer.evaluation.scoring import Reading, recorded_form, score
 from uniformer.inference.networks import is_exported, open_network
 from uniformer.inference.predictor import with_views
+from uniformer.labels import names_file
 from uniformer.reading.views import Decoder
 from uniformer.reports.evaluation import About, write_evaluation_page
 from uniformer.speed.timings import Compute
@@ -136,7 +137,8 @@ def evaluate(
     """
     if probe and not out:
         raise InputError("expected out, the folder that the features of a probe are kept in, got none")
-    with process_group(device) as group, _alone(group, out, form, [checkpoint, data, train], overwrite) as unlocked:
+    inputs = [checkpoint, data, train, names_file(classes)]
+    with process_group(device) as group, _alone(group, out, form, inputs, overwrite) as unlocked:
         data_options = (classes, root, separator, label_base, allow_duplicates)
         manifest = open_for_evaluation(data, None if split == HELD_OUT else split, *data_options)
         if class_order == "numbers":
@@ -243,7 +245,7 @@ def _alone(
         return
     outputs = list(result_paths(out, form).values())
     goes_on = any(Path(out, claim).exists() for claim in (f"answers/{ROWS_KEY}", f"features-test/{KEY_NAME}"))
-    files = [path for path in inputs if isinstance(path, str | os.PathLike) and not os.path.isdir(path)]
+    files = [path for path in inputs if not (isinstance(path, str | os.PathLike) and os.path.isdir(path))]
     with group.alone_in(Path(out)) as unlocked:
         group.broadcast(lambda: check_outputs(outputs, files, overwrite=overwrite or goes_on))
         if group.is_main:
