@@ -139,9 +139,28 @@ def test_resume_with_another_checkpoint_is_refused(suffix: str, cli: Cli, media:
     before = out.read_bytes()
     refused = predict(cli, media, photos, "--out", out, "--resume", net="others")
     line = 2 if suffix == "csv" else 1
-    one_line(refused, f"{out}: line {line} is of a checkpoint with other weights (", "give another --out")
+    one_line(refused, f"{out}: line {line} is of a checkpoint with other weights or options (", "give another --out")
     assert out.read_bytes() == before
     assert predict(cli, media, photos, "--out", out, "--resume", "--precision", "bfloat16", net="images").status == 0
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_resume_with_other_views_or_names_is_refused(suffix: str, cli: Cli, media: Path, tmp_path: Path) -> None:
+    """What a network is fed and what its classes are called is of one kind in one file; how it computes is free."""
+    names, out = tmp_path / "names.txt", tmp_path / f"a.{suffix}"
+    names.write_text("".join(f"name {number}\n" for number in range(7)))
+    ways = [(), ("--clips", 1), ("--crops", 3), ("--sampling", "2x3"), ("--follow-seconds",), ("--classes", names)]
+    run = lambda way, *more: predict(cli, media, media / "videos", "--out", out, *way, *more)  # noqa: E731
+    for way in ways:
+        assert run(way, "--overwrite").status == 0
+        before = out.read_bytes()
+        assert run(way, "--resume", "--batch-size", 1, "--top-k", 5).status == 0
+        for other in ways:
+            if other != way:
+                one_line(run(other, "--resume"), "other weights or options (", "give another --out")
+        assert out.read_bytes() == before
+    names.write_text("".join(f"other {number}\n" for number in range(7)))
+    one_line(run(("--classes", names), "--resume"), "other weights or options (")
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import sys
 import warnings
@@ -75,7 +77,7 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
 
     predictor = call(Predictor, args, model=_network(args), **told(args))
     since = os.stat(args.out).st_mtime_ns if args.resume and os.path.isfile(args.out) else None
-    weights = "" if form == "table" else predictor.network.weights
+    weights = "" if form == "table" else _whose(predictor, args)
     answers = Answers(form, weights, predictor.task.result, since=since)
     kept = Records(Path(args.out), answers, resume=args.resume) if args.out else None
     done = set(kept.read()) if kept else set()
@@ -113,6 +115,17 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
         for failure in failures:
             say(f"  {failure.source}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _whose(predictor: Any, args: argparse.Namespace) -> str:
+    """What tells answers from those of other weights, and where options say what a file does not tell or how many views
+    it is fed, from those under others."""
+    given = {name: getattr(args, name) for name in (*args.tellable, "clips", "crops", "follow_seconds")}
+    if args.classes is not None:
+        given["classes"] = predictor.contract.classes  # a file may have other names by now
+    given = {name: value for name, value in given.items() if value is not None and value is not False}
+    options = hashlib.blake2b(json.dumps(given, sort_keys=True).encode(), digest_size=4).hexdigest()
+    return predictor.network.weights + (f"+{options}" if given else "")
 
 
 def _form(args: argparse.Namespace) -> str:

@@ -19,7 +19,8 @@ AnswerFormat = Literal["table", "jsonl", "csv"]
 
 
 class Answers:
-    """How the answers of one checkpoint lie in a file: a `resume.Codec`. `weights` tells the checkpoint from others.
+    """How the answers of one checkpoint lie in a file: a `resume.Codec`. `weights` tells it, and what it was fed, from
+    others.
 
     Read back are the sources of answers that still hold: failures are tried again, and so are sources that changed
     after `since` (ns), which `changed` names then. Raises `InputError` for a file of anything else or with answers of
@@ -55,8 +56,8 @@ class Answers:
                 continue
             if row.weights != self._weights:
                 raise InputError(
-                    f"{path}: line {row.number} is of a checkpoint with other weights ({row.weights}, not "
-                    f"{self._weights}): expected results of one checkpoint, give another --out"
+                    f"{path}: line {row.number} is of a checkpoint with other weights or options ({row.weights}, not "
+                    f"{self._weights}): expected results of one checkpoint in one way, give another --out"
                 )
             if row.is_first or not answers:
                 answers.append([])
