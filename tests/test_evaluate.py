@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from uniformer.checkpoints.save import save_checkpoint
 from uniformer.cli.main import main
 from uniformer.datasets.manifest import Item, Manifest
 from uniformer.evaluation.features import extract_features, load_features
+from uniformer.evaluation.run import evaluate
 from uniformer.evaluation.scoring import Reading, evaluate_model, item_groups
 from uniformer.inference.networks import evaluating
 from uniformer.inference.predictor import Predictor
@@ -278,6 +280,15 @@ def listed(videos: Path) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors", CLIPS)
+
+
+@pytest.mark.parametrize("way", [{"missing": "Skip"}, {"form": "csv"}])
+def test_an_unknown_way_to_score_is_said_before_the_work(
+    way: dict[str, Any], checkpoint: Path, listed: Path, tmp_path: Path
+) -> None:
+    with refused(f"expected {next(iter(way))} "):
+        evaluate(checkpoint, listed, out=tmp_path / "out", **way)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_prints_and_writes(

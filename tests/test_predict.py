@@ -139,6 +139,13 @@ def test_strides_can_follow_seconds(folder: Path) -> None:
         predictor(as_array(folder))
 
 
+@pytest.mark.parametrize("fps", [0, -25.0, float("nan"), float("inf"), 1e300])
+def test_a_rate_that_is_none_makes_no_clock(fps: float, folder: Path, clips: Predictor) -> None:
+    for source in (as_array(folder), list(as_array(folder))):
+        with refused(r"expected fps in \(0, 1e6\], got "):
+            clips(source, fps=fps)
+
+
 def test_a_short_video_is_noted(tmp_path: Path, clips: Predictor) -> None:
     result = clips(odd_media.one_frame(tmp_path))
     assert result.frames == [[0, 0, 0, 0]] * 2
@@ -247,7 +254,7 @@ def test_bad_images(case: str, folder: Path, images: Predictor) -> None:
         ({"workers": -1}, "expected workers of at least 1"),
         ({"precision": "int8"}, "expected precision float32, bfloat16, float16, got 'int8'"),
         ({"device": "tpu:9"}, "cannot compute on device 'tpu:9'"),
-        ({"backend": "decord"}, "expected backend pyav or torchcodec, got 'decord'"),
+        ({"backend": "decord"}, "expected backend pyav, torchcodec, got 'decord'"),
         ({"head_dim": 64}, "the file's contract says head_dim 16, the caller 64"),
     ],
 )

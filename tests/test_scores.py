@@ -92,6 +92,12 @@ def test_items_without_an_answer_are_errors_unless_skipped(five: Scores) -> None
         make_scores([[0, 0]], [0], ok=[False]).metrics("skip")
 
 
+def test_another_word_for_missing_does_not_leave_items_out(five: Scores) -> None:
+    for word in ("Error", "errors", "", None):
+        with refused("expected missing error, skip, got "):
+            five.metrics(word)  # type: ignore[arg-type]
+
+
 def test_per_class_and_confusion(five: Scores) -> None:
     found = per_class(five)
     assert found.count.tolist() == [1, 2, 2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any, get_args
 
 #: What a terminal acts on instead of showing it: control characters, ends of lines, changes of the writing's direction.
 ACTING = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -36,6 +37,12 @@ class Checked:
 
     def _problems(self) -> Iterable[str]:
         return ()
+
+
+def check_word(name: str, value: object, words: Any) -> None:
+    """Raises `InputError` unless `value`, an argument of that name, is one of a `Literal`'s words."""
+    if value not in get_args(words):
+        raise InputError(f"expected {name} {', '.join(get_args(words))}, got {value!r}")
 
 
 def counted(count: int, noun: str) -> str:

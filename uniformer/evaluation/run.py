@@ -19,7 +19,7 @@ from uniformer.datasets.layouts import NoSuchSplit
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.open import open_for_evaluation
 from uniformer.datasets.statement import state
-from uniformer.errors import InputError, counted
+from uniformer.errors import InputError, check_word, counted
 from uniformer.evaluation.features import KEY_NAME, Features, extract_features, load_features
 from uniformer.evaluation.learnt import HELD_OUT, both_figures, held_out, learnt_rows
 from uniformer.evaluation.probe import Probe, probe_scores
@@ -36,6 +36,7 @@ from uniformer.support.progress import OnProgress, Pace
 from uniformer.support.resume import ROWS_KEY
 from uniformer.tasks import task_of
 from uniformer.tasks.class_order import order_of, relabelled
+from uniformer.tasks.scores import Missing, ScoresForm
 from uniformer.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Evaluation:
         about = {**asdict(self.about), "metrics": self.metrics, "input": to_dict(self.spec)}
         return {**about, **self.facts, "failed": failed, **self.scores.facts()}
 
-    def write(self, folder: str | os.PathLike[str], form: Literal["npz", "parquet"] = "npz") -> Evaluation:
+    def write(self, folder: str | os.PathLike[str], form: ScoresForm = "npz") -> Evaluation:
         """Scores, metrics.json and report.html, into a folder; returns this with their paths."""
         paths = result_paths(folder, form)
         make_folder(folder)
@@ -93,10 +94,10 @@ def evaluate(
     backend: Decoder = "pyav",
     follow_seconds: bool = False,
     compute: Compute | None = None,
-    missing: Literal["error", "skip"] = "error",
+    missing: Missing = "error",
     class_order: Literal["names", "numbers", "fix"] = "names",
     out: str | os.PathLike[str] | None = None,
-    form: Literal["npz", "parquet"] = "npz",
+    form: ScoresForm = "npz",
     overwrite: bool = False,
     probe: Probe | None = None,
     train: str | os.PathLike[str] | Manifest | None = None,
@@ -137,6 +138,8 @@ def evaluate(
     """
     if probe and not out:
         raise InputError("expected out, the folder that the features of a probe are kept in, got none")
+    check_word("missing", missing, Missing)
+    check_word("form", form, ScoresForm)
     inputs = [checkpoint, data, train, names_file(classes)]
     with process_group(device) as group, _alone(group, out, form, inputs, overwrite) as unlocked:
         data_options = (classes, root, separator, label_base, allow_duplicates)

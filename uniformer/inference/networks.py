@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.told import Told, refuse_told, warn_of_assumed
 from uniformer.config import Precision
-from uniformer.errors import InputError
+from uniformer.errors import InputError, check_word
 from uniformer.reading.transforms import Floats
 from uniformer.speed.timings import RUNTIMES, Compute, view_size
 from uniformer.tasks.task import Outputs
@@ -77,8 +77,7 @@ def is_exported(source: Any) -> bool:
 
 
 def check_precision(precision: str) -> None:
-    if precision not in get_args(Precision):
-        raise InputError(f"expected precision {', '.join(get_args(Precision))}, got {precision!r}")
+    check_word("precision", precision, Precision)
 
 
 class ExportedNetwork:

@@ -9,13 +9,13 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
 import numpy as np
 
 from uniformer.checkpoints.told import Told
 from uniformer.config import InputSpec, Precision
-from uniformer.errors import InputError
+from uniformer.errors import InputError, check_word
 from uniformer.inference import engine
 from uniformer.inference.networks import TorchNetwork, open_network, pooled_features
 from uniformer.reading.pictures import is_image
@@ -93,8 +93,7 @@ class Predictor:
         for name, value in (("top_k", top_k), ("batch_size", batch_size), ("workers", workers)):
             if value < 1:
                 raise InputError(f"expected {name} of at least 1, got {value}")
-        if backend not in get_args(Decoder):
-            raise InputError(f"expected backend {' or '.join(get_args(Decoder))}, got {backend!r}")
+        check_word("backend", backend, Decoder)
         self.network = open_network(model, device=device, precision=precision, compute=compute, **told)
         self.contract = self.network.contract
         self.report = self.network.report  #: of loading the file

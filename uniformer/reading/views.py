@@ -185,9 +185,11 @@ def _frame(item: Any) -> Pixels:
 
 
 class ArrayReader(VideoReader):
-    """Frames that are in memory already, uint8 (T, H, W, 3)."""
+    """Frames that are in memory already, uint8 (T, H, W, 3). Raises `InputError` for a rate that is none."""
 
     def __init__(self, frames: Pixels, fps: float | None):
+        if fps is not None and not 0 < fps <= 1e6:
+            raise InputError(f"expected fps in (0, 1e6], got {fps}")
         count, height, width, _ = frames.shape
         super().__init__(VideoInfo("array", count, fps, count / fps if fps else None, width, height, 0, "raw", "array"))
         self._frames = frames

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.load import unwrapped
 from uniformer.config import Config
-from uniformer.errors import InputError
+from uniformer.errors import InputError, check_word
 from uniformer.network.model import UniFormer
 from uniformer.speed.preparation import prepare
 from uniformer.speed.timings import RUNTIMES, Compute, best_at_hand, exported_path, processor_name, situation
@@ -53,8 +53,7 @@ def optimize(
         InputError: the model is an optimised one or no `UniFormer`, or the arguments do not go together.
         MissingExtra: the backend's packages are not installed.
     """
-    if backend not in get_args(Backend):
-        raise InputError(f"expected backend {', '.join(get_args(Backend))}, got {backend!r}")
+    check_word("backend", backend, Backend)
     if dtype is not None and not dtype.is_floating_point:
         raise InputError(f"expected a floating-point dtype, got {dtype}")
     model = unwrapped(model)
@@ -100,8 +99,7 @@ def inference_form(model: UniFormer, compute: Compute, size: Sequence[int], dtyp
     It shares the model's tensors and computes in the model's own type, or in `dtype` if that is of 16 bits.
     Raises `InputError` for a form that cannot, `MissingExtra` without its packages.
     """
-    if compute not in get_args(Compute):
-        raise InputError(f"expected compute {', '.join(get_args(Compute))}, got {compute!r}")
+    check_word("compute", compute, Compute)
     if compute == "plain":
         return model
     if compute in RUNTIMES:

@@ -16,12 +16,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from uniformer.errors import InputError, MissingExtra
+from uniformer.errors import InputError, MissingExtra, check_word
 from uniformer.support.files import atomic_path
 from uniformer.support.texts import parse_json
 
 Floats = npt.NDArray[np.floating]
 Missing = Literal["error", "skip"]
+ScoresForm = Literal["npz", "parquet"]  #: how they are kept
 
 BINS = 15  # of confidence, as usual for the expected calibration error (Guo et al., ICML 2017)
 Z95 = 1.959963984540054  # standard normal quantile of a two-sided 95 % interval
@@ -111,8 +112,9 @@ class Scores:
 
         One label: top1 with its 95 % interval top1_low .. top1_high, top5 (of more than five classes), mean_class
         (mean of the classes' accuracies), ece. Multi-label: map (mean average precision).
-        Raises `InputError` when there is nothing to score.
+        Raises `InputError` when there is nothing to score, and for another word as `missing`.
         """
+        check_word("missing", missing, Missing)
         counted = self if missing == "error" else self.select(self.ok)
         if not len(counted):
             raise InputError(f"expected at least one item to score, got none of {len(self)} with an answer")
