@@ -2,11 +2,20 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from tests.tiny import refused
 from uniformer.errors import InputError
-from uniformer.labels import alphabetical, flip_sensitive, kinetics400_permutation, load_classes, match_names
+from uniformer.labels import (
+    alphabetical,
+    flip_sensitive,
+    kinetics400_permutation,
+    load_classes,
+    match_names,
+    read_class_names,
+)
 
 SIZES = {
     "Kinetics-400": 400,
@@ -81,6 +90,24 @@ def test_data_sets_without_names(dataset: str) -> None:
     with pytest.raises(InputError, match=r"no class names for the data set ") as error:
         load_classes(dataset)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("table", ["id,name\n0,a\n1,b\n", "0,a\n1,b\n", "1;a\r\n2;b\r\n", "n\tm\n\n 0\ta b\n1\tc, d"])
+def test_a_table_is_no_list_of_names(table: str, tmp_path: Path) -> None:
+    """Its header would be the first class, and every row another one than it says."""
+    path = tmp_path / "names.csv"
+    path.write_text(table)
+    with refused("names.csv: expected one name a line, found a table of numbers and names: '"):
+        read_class_names(path)
+
+
+@pytest.mark.parametrize(
+    "names", [("2 fingers", "1 finger"), ("0,5 m", "1,5 m"), ("1", "2"), ("3, or more", "b, c"), ("0,a",)]
+)
+def test_names_may_begin_with_numbers(names: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("\n".join(names))
+    assert read_class_names(path) == names
 
 
 def test_near_names_are_suggested() -> None:

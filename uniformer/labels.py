@@ -53,6 +53,15 @@ def names_file(classes: object) -> str | os.PathLike[str] | None:
     return classes if isinstance(classes, str | os.PathLike) and os.path.isfile(classes) else None
 
 
+def _numbered(lines: Sequence[str]) -> str | None:
+    """A line of a table whose rows begin with a number, such as `0,abseiling`, with a header or without; None of names.
+
+    Names begin with numbers too: `2 fingers`, `0,5 m`.
+    """
+    rows = [line for line in lines if line.strip()][1:]
+    return rows[0] if rows and all(re.match(r"\s*\d+\s*[,;\t]\s*[^\W\d]", row) for row in rows) else None
+
+
 def read_class_names(classes: Sequence[str] | str | os.PathLike[str]) -> tuple[str, ...]:
     """Class names as a caller gives them: themselves, the name of a data set, or a file: one a line, or a JSON array.
 
@@ -66,6 +75,8 @@ def read_class_names(classes: Sequence[str] | str | os.PathLike[str]) -> tuple[s
     text = read_text(path, "names of classes")
     is_json = path.suffix.lower() == ".json"
     names = parse_json(text, str(path), "names of classes") if is_json else text.splitlines()
+    if not is_json and (row := _numbered(names)):
+        raise InputError(f"{path}: expected one name a line, found a table of numbers and names: '{shown(row)}'")
     if not isinstance(names, list):
         raise InputError(f"{path}: expected a JSON array of names, found {type(names).__name__}")
     for number, name in enumerate(names, 1):
