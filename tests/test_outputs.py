@@ -93,6 +93,7 @@ OVER_INPUTS = {
     "re-encoded through a link": ("data", "prepare", "v", "--workers", "0", "--out", "w"),
     "a list divided": ("data", "split", "train.csv", "--out", ".", "--fractions", "train=0.5,val=0.5"),
     "a film's videos": ("demo", "v/a/a.mp4", "v/b/b.mp4", "--out", "v/a/a.mp4"),
+    "a film by the folder of its results": ("demo", "v/a", "v/b", *CLIP, "--out", "v/a"),
     "converted": ("convert", "images.safetensors", "images.safetensors"),
     "converted folder": ("convert", "hub", "hub"),
     "converted into its folder": ("convert", "hub", "hub/model.safetensors"),

@@ -72,6 +72,9 @@ def run(args: argparse.Namespace) -> int:
     if len(unfound) == 1 and not args.videos:
         raise unfound[0]
     places = list(_places(args.out, args.videos))
+    for place in places:
+        if place is not None and not _is_page(place) and os.path.lexists(place) and not place.is_dir():
+            raise InputError(f"cannot write {place}: it is there already, expected a folder or none")
     page = Path(args.out) if args.out else _free_page(args.overwrite)
     files = [file for place in places if place for file in _files(place)] if is_own else [page]
     check_outputs(files, [*args.videos, args.checkpoint, names_file(args.classes)], overwrite=args.overwrite)
