@@ -261,6 +261,26 @@ def test_a_full_disk_is_one_line(cli: Cli, media: Path) -> None:
     one_line(ended, "cannot write /dev/full: No space left on device")
 
 
+def test_closed_streams_are_no_error(media: Path, tmp_path: Path) -> None:
+    """As services start commands; and nothing that is printed comes into a file that is written."""
+    args = ("predict", media / "photos", "--checkpoint", media / "images.safetensors", "--format", "csv")
+    plain = spawn(*args, cwd=tmp_path)
+    assert spawn(*args, shell='"$@" 2>&-', cwd=tmp_path) == plain._replace(err="")
+    assert spawn(*args, shell='"$@" >&-', cwd=tmp_path) == plain._replace(out="")
+    assert spawn(*args, "--out", "all.csv", shell='"$@" <&- >&- 2>&-', cwd=tmp_path).status == 0
+    assert (tmp_path / "all.csv").read_text() == plain.out
+    one_line(spawn("predict", "-", *args[2:], shell='"$@" <&-', cwd=tmp_path), "standard input: expected a list of")
+    assert [path.name for path in tmp_path.iterdir()] == ["all.csv"]
+
+
+def test_results_go_into_a_pipe_by_its_name(media: Path) -> None:
+    args = ("predict", media / "photos", "--checkpoint", media / "images.safetensors", "--format", "csv")
+    plain = spawn(*args)
+    assert plain.out.count("\n") > 3
+    assert spawn(*args, "--out", "/dev/stdout", shell='"$@" | cat') == plain
+    assert spawn(*args, "--out", "/dev/fd/3", shell='"$@" 3>&1 | cat') == plain
+
+
 def test_tables_are_neither_cut_nor_coloured_nor_read_as_markup(capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"[red]{'x' * 300}[/red]", ":smile: [0]", "b"]
     print_table(("name", "[n]"), [(name, "1") for name in names], right=(1,))

@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     What nobody foresaw is one line too, and status 3: it says where the report with the traceback lies.
     """
+    _open_closed_streams()
     try:
         args = parsed(argv)
         if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to stop
@@ -76,6 +77,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if is_out_of_memory(error):
             return _ended(f"out of memory: {shown(first_line(error))}; smaller batches or views need less", BAD_INPUT)
         return _ended(unforeseen(error, sys.argv[1:] if argv is None else argv), UNFORESEEN)
+
+
+def _open_closed_streams() -> None:
+    """Where standard input, output or error is closed, as by `>&-`, nothing stands in for it: else the next file that
+    is opened would have its number, and get what libraries print."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            if nothing != number:
+                os.dup2(nothing, number)
+                os.close(nothing)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for good
 
 
 def parsed(argv: Sequence[str] | None) -> argparse.Namespace:

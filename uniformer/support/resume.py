@@ -83,7 +83,8 @@ class Records(Generic[Record]):
     """
 
     def __init__(self, path: Path, codec: Codec[Record], *, resume: bool = True):
-        self.path = path.resolve() if path.is_symlink() else path
+        is_stream = path.exists() and not path.is_file()  # what /dev/fd/N links to has no path
+        self.path = path.resolve() if path.is_symlink() and not is_stream else path
         self._codec, self._resume = codec, resume
         self._kept: list[bytes] | None = None  # what stays, until it is written
         self._file: Any = None
