@@ -21,6 +21,8 @@ import pytest
 from tests import odd_media
 from tests.tiny import CLIPS, save_tiny
 from tests.training_processes import Child, ended, start_command
+from uniformer.datasets.open import open_dataset
+from uniformer.datasets.prepare import write_list
 from uniformer.support.files import atomic_path, clear_away, system_folder, temporary_folder
 
 KILLS = int(os.environ.get("KILLS", "2"))
@@ -122,6 +124,29 @@ with atomic_path(Path(sys.argv[1])) as temporary:
     print(flush=True)
     time.sleep(9999)
 """
+
+
+def test_a_list_written_again_takes_what_a_kill_left_of_its_names(given: dict[str, Path], tmp_path: Path) -> None:
+    left = tmp_path / ".classes.txt.0123abcd.txt"
+    left.mkdir()
+    write_list(open_dataset(given["data"]), tmp_path / "train.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["classes.txt", "train.csv"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_and_what_it_points_to_is_written(there: bool, tmp_path: Path) -> None:
+    target, link = tmp_path / "far" / "a.csv", tmp_path / "a.csv"
+    target.parent.mkdir()
+    if there:
+        target.write_text("old")
+    link.symlink_to(target)
+    (target.parent / ".a.csv.0123abcd.csv").mkdir()
+    clear_away([link])
+    with atomic_path(link) as temporary:
+        temporary.write_text("new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    assert [path.name for path in target.parent.iterdir()] == ["a.csv"]
 
 
 def test_what_a_kill_left_goes_and_what_is_in_use_or_the_users_stays(tmp_path: Path) -> None:

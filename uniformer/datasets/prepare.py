@@ -28,7 +28,7 @@ from uniformer.reading.frames import VideoReader
 from uniformer.reading.sampling import clip_indices
 from uniformer.reading.video import open_video
 from uniformer.support.csv_text import csv_line
-from uniformer.support.files import atomic_path, bytes_of, content_sum
+from uniformer.support.files import atomic_path, bytes_of, clear_away, content_sum
 from uniformer.support.jobs import run_parallel
 from uniformer.support.progress import OnProgress
 from uniformer.support.resume import open_journal
@@ -110,6 +110,7 @@ def write_list(manifest: Manifest, path: str | os.PathLike[str]) -> None:
     if beside.exists() and read_text(beside, "names of classes") != names:
         raise InputError(f"{beside}: expected the names of the {len(manifest.classes)} classes of {path}, found others")
     here = os.path.abspath(path.parent)
+    clear_away([path, beside])
     with (
         atomic_path(path) as temporary,
         open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as f,

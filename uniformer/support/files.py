@@ -29,7 +29,7 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
     Its folder is made where it is missing. Raises `InputError` when the disk refuses; the old file, if any, is then
     untouched.
     """
-    path = Path(path)
+    path = _target(path)
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder, expected a file name")
     try:
@@ -104,7 +104,7 @@ def folder_to_fill(path: StrPath) -> Iterator[None]:
 def clear_away(paths: Iterable[StrPath]) -> None:
     """Remove what a kill left of files that were to become `paths`; what a running process still has stays."""
     wanted: dict[Path, set[str]] = defaultdict(set)
-    for path in map(Path, paths):
+    for path in map(_target, paths):
         wanted[path.parent].add(path.name)
     for folder, names in wanted.items():
         for left in folder.glob(".*"):
@@ -112,6 +112,11 @@ def clear_away(paths: Iterable[StrPath]) -> None:
                 name, dot, _ = left.name.removesuffix(suffix)[1:].rpartition(".")
                 if dot and name in names and left.name == _temporary(name, left.name[len(name) + 2 :][:_RANDOM]):
                     _remove_unless_held(left)
+
+
+def _target(path: StrPath) -> Path:
+    """What is written under a name: of a link, what it points to, there or not yet; the link stays."""
+    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
 
 
 def _remove_unless_held(left: Path) -> None:
