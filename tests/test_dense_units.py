@@ -1,0 +1,213 @@
+"""Worked numbers of the official detectors and pose networks, without a network: boxes, assignment, suppression, masks,
+key points, and pictures scaled as OpenCV scales them."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.golden import FOLDER, normals
+from tests.tiny import refused
+from uniformer.reading.scaling import Scaling, resize_pixels, scale_picture, scaled_size
+from uniformer.tasks import boxes
+from uniformer.tasks.detection_heads import Limits, _best_detections, paste_masks, region_levels
+from uniformer.tasks.detection_losses import CASCADE, MASK_RCNN, _box_distance, _usable
+from uniformer.tasks.keypoints import (
+    crop_matrix,
+    decode_heat_maps,
+    heat_map_targets,
+    region_of,
+    rescore,
+    without_doubles,
+)
+
+UNITS: dict[str, Any] = json.loads(gzip.decompress((FOLDER / "dense-units.json.gz").read_bytes()))
+ARRAYS = np.load(FOLDER / "dense-units.npz")
+BOXES = UNITS["boxes"]
+STDS = {"1.0": (1, 1, 1, 1), "0.1": (0.1, 0.1, 0.2, 0.2)}
+MATCHINGS = {
+    "rpn": MASK_RCNN.rpn,
+    "boxes_mask_rcnn": MASK_RCNN.stages[0],
+    **{f"cascade_{number}": matching for number, matching in enumerate(CASCADE.stages, start=1)},
+}
+SCALINGS = {
+    "pre_det": Scaling(),
+    "pre_upernet": Scaling(2048, 512, by="nothing"),
+    "pre_semantic_fpn": Scaling(2048, 512, by="resizing"),
+}
+
+
+def close(found: Tensor, wanted: Any, off: float = 1e-6) -> bool:
+    wanted = torch.tensor(wanted, dtype=found.dtype)
+    return found.shape == wanted.shape and bool(((found - wanted).abs() <= off * wanted.abs().clamp(min=1)).all())
+
+
+@pytest.mark.parametrize("stds", BOXES["decode"]["results"])
+def test_boxes_are_decoded(stds: str) -> None:
+    """Also by deltas far beyond what a box may grow."""
+    given, wanted = BOXES["decode"], BOXES["decode"]["results"][stds]
+    corners, deltas = torch.tensor(given["boxes"]), torch.tensor(given["deltas"])
+    assert close(boxes.decode(corners, deltas, wanted["stds"], given["image_hw"]), wanted["clipped"])
+    assert close(boxes.decode(corners, deltas, wanted["stds"]), wanted["not_clipped"])
+
+
+@pytest.mark.parametrize("stds", BOXES["encode"]["results"])
+def test_boxes_are_encoded(stds: str) -> None:
+    given = BOXES["encode"]
+    found = boxes.encode(torch.tensor(given["boxes"]), torch.tensor(given["truths"]), STDS[stds])
+    assert close(found, given["results"][stds])
+
+
+def test_losses_of_boxes() -> None:
+    given = BOXES["losses"]
+    found, wanted = torch.tensor(given["predicted"]), torch.tensor(given["truths"])
+    assert close(1 - boxes.generalised_overlaps(found, wanted), given["giou_loss_each"], 1e-5)
+    deltas = torch.tensor(BOXES["decode"]["deltas"])
+    for delta, wanted_loss in zip(
+        deltas.flatten(), torch.tensor(given["smooth_l1_beta_1_9_each"]).flatten(), strict=True
+    ):
+        assert close(_box_distance(delta, torch.zeros(()), 1 / 9), float(wanted_loss))
+
+
+@pytest.mark.parametrize("name", MATCHINGS)
+def test_boxes_belong_to_truths(name: str) -> None:
+    """The reference counts truths from 1, 0 is background and -1 ignored; here they are counted from 0."""
+    given, matching = BOXES["assign"], MATCHINGS[name]
+    ours = {-1: -2, 0: -1, 1: 0, 2: 1, 3: 2}
+    options = {"positive": matching.positive, "negative": matching.negative, "least": matching.least}
+    corners = torch.tensor(given["boxes"])
+    found = boxes.assign(corners, torch.tensor(given["truths"]), **options)
+    assert found.tolist() == [ours[number] for number in given["results"][name]["assigned"]]
+    best = boxes.overlaps(torch.tensor(given["truths"]), corners).max(0).values
+    assert close(best, given["results"][name]["best_iou"])
+    alone = boxes.assign(corners, torch.zeros(0, 4), **options)
+    assert alone.tolist() == [ours[number] for number in given["results"][name]["without_truths"]]
+
+
+def test_detections_are_the_best_of_each_class() -> None:
+    """An overlap of exactly one half is none too many, and a score of exactly 0.05 is not above it."""
+    given = BOXES["class_wise_nms"]
+    shares = torch.tensor(given["scores_background_last"])
+    each = torch.tensor(given["boxes"])[:, None].expand(-1, shares.shape[1] - 1, -1)
+    found = _best_detections(
+        each, shares, Limits(score=given["score_threshold"], overlap=given["iou"], detections=given["kept"])
+    )
+    assert len(found.boxes) == given["kept"] == len(given["result_labels"])
+    assert close(torch.cat([found.boxes, found.scores[:, None]], dim=1), given["result_boxes_scores"])
+    assert found.labels.tolist() == given["result_labels"]
+
+
+def test_levels_and_anchors() -> None:
+    assert region_levels(torch.tensor(BOXES["levels"]["rois"])).tolist() == BOXES["levels"]["levels"]
+    given = BOXES["anchors"]
+    for stride, wanted in zip(boxes.STRIDES, given["per_level"], strict=False):
+        assert boxes.level_anchors(given["map_hw"], stride).tolist() == wanted
+    given = BOXES["valid_anchors"]
+    outputs = [(torch.zeros(1, 3, *grid), torch.zeros(1, 12, *grid)) for grid in given["maps_hw"]]
+    pairs = zip(given["maps_hw"], boxes.STRIDES, strict=True)
+    anchors = torch.cat([boxes.level_anchors(grid, stride) for grid, stride in pairs])
+    usable = _usable(outputs, anchors, given["padded_hw"], inside_only=False)
+    ends = np.cumsum([0, *(3 * height * width for height, width in given["maps_hw"])])
+    counts = [int(((usable >= first) & (usable < end)).sum()) for first, end in itertools.pairwise(ends)]
+    assert counts == given["counts"]
+
+
+def test_masks_are_pasted() -> None:
+    """Also those whose boxes leave the image."""
+    given = BOXES["paste"]
+    shares = torch.from_numpy(ARRAYS["shares"]).view(-1, 28, 28)
+    pasted = paste_masks(shares, torch.tensor(given["boxes"]), given["image_hw"])
+    assert pasted.flatten(1).sum(1).tolist() == given["areas"]
+    assert np.array_equal(np.packbits(pasted.numpy().reshape(-1)), ARRAYS["pasted"].reshape(-1))
+
+
+def test_crops_of_people() -> None:
+    for given in UNITS["affine"]:
+        size = given["image_size_wh"][::-1]
+        region = region_of(given["box_xywh"], size)
+        assert np.abs(region.centre - given["center"]).max() == np.abs(region.scale - given["scale"]).max() == 0
+        assert np.abs(crop_matrix(region, size, given["rotation_degrees"]) - given["matrix"]).max() < 1e-12
+
+
+@pytest.mark.parametrize("size", UNITS["targets"])
+def test_heat_maps_to_learn(size: str) -> None:
+    """Points at the edges, beyond them, and that are not to be seen."""
+    given = UNITS["targets"][size]
+    points = np.array(given["joints"], np.float32)[:, :2]
+    maps, weights = heat_map_targets(points, np.array(given["visible"]), given["heatmap_size_wh"][::-1], given["sigma"])
+    assert np.array_equal(maps.reshape(-1), ARRAYS[f"target_{size}"].reshape(-1))
+    assert np.array_equal(weights, ARRAYS[f"weight_{size}"].reshape(-1))
+
+
+def test_key_points_of_heat_maps() -> None:
+    """Maxima at the edges, where there is no quarter to go, and a map that is nowhere positive."""
+    maps = (normals("heatmaps:pose_decode", [2, 17, 64, 48]).astype(np.float32)) * np.float32(0.3)
+    maps[0, 3] = -np.abs(maps[0, 3])
+    for k, (x, y) in enumerate([(0, 0), (1, 1), (2, 2), (47, 63), (46, 62), (45, 5)]):
+        maps[1, k, y, x] = 5.0
+    given = UNITS["decode"]
+    points, scores = decode_heat_maps(maps, [region_of(b, given["image_size_wh"][::-1]) for b in given["boxes_xywh"]])
+    assert np.abs(points.reshape(-1) - ARRAYS["keypoints"].reshape(-1)).max() < 1e-12
+    assert np.array_equal(scores.reshape(-1), ARRAYS["scores"].reshape(-1))
+
+
+def test_people_found_twice() -> None:
+    given = UNITS["nms"]
+    people = np.array(given["keypoints"])
+    scores = np.array([rescore(b, k[:, 2]) for b, k in zip(given["box_scores"], people, strict=True)])
+    assert np.abs(scores - given["rescored"]).max() < 1e-12
+    areas, sigmas = np.array(given["areas"]), np.array(UNITS["sigmas"])
+    assert without_doubles(people[..., :2], areas, scores, sigmas, given["threshold"]) == given["kept_in_order"]
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_sizes_and_factors(name: str) -> None:
+    for height, width, resized, filled, factors in UNITS["scaling"][name]:
+        assert list(scaled_size(height, width, SCALINGS[name])) == resized
+        if height * width < 1 << 19:
+            scaled = scale_picture(np.zeros((height, width, 3), np.uint8), SCALINGS[name])
+            assert list(scaled.array.shape[1:]) == filled
+            assert scaled.factors[:2].tolist() == factors
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_a_picture_becomes_what_the_reference_is_fed(name: str) -> None:
+    height, width, _ = UNITS["images"][name]
+    steps = normals(f"image:{name}", [height // 8 + 1, width // 8 + 1, 3])
+    blocks = np.clip(np.round(128 + 90 * steps), 0, 255).astype(np.uint8)
+    bgr = blocks.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
+    scaled = scale_picture(np.ascontiguousarray(bgr[:, :, ::-1]), SCALINGS[name])
+    resized = resize_pixels(bgr, scaled_size(height, width, SCALINGS[name]))
+    resized = resize_pixels(resized, scaled.size)
+    assert np.array_equal(resized.reshape(-1)[ARRAYS[f"{name}_resized_at"]], ARRAYS[f"{name}_resized"])
+    fed = scaled.array.transpose(1, 2, 0).reshape(-1)[ARRAYS[f"{name}_input_at"]]
+    assert np.abs(fed - ARRAYS[f"{name}_input"]).max() < 1e-6
+
+
+def test_pixels_are_resized_as_by_opencv() -> None:
+    draw = np.random.default_rng(0)
+    for number in range(60):
+        height, width, *size = draw.integers(1, 120, 4).tolist()
+        if number % 10 == 0:
+            height, width = 2 * size[0], 2 * size[1]
+        pixels = draw.integers(0, 256, (height, width, 3), np.uint8)
+        theirs = cv2.resize(pixels, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+        assert np.array_equal(resize_pixels(pixels, size), theirs.reshape(*size, 3)), (height, width, size)
+
+
+def test_odd_scalings_are_refused() -> None:
+    with refused("expected sides of 1 to 32768, the shortest first, got 900 and 800"):
+        Scaling(800, 900)
+    with refused("expected sides made multiples by padding, resizing or nothing, got 'cropping'"):
+        Scaling(by="cropping")  # type: ignore[arg-type]
