@@ -136,6 +136,18 @@ def test_the_command_names_what_is_broken_and_what_to_do_next(bad_set: Path, tmp
     )
 
 
+@pytest.mark.parametrize("name", [".", "../clips/", "../clips"])
+def test_results_go_beside_what_was_scanned(
+    name: str, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for label in "ab":
+        clip(tmp_path / "clips" / label / "1.mp4", ord(label))
+    monkeypatch.chdir(tmp_path / "clips")
+    assert cli("data", "scan", name, "--workers", 0).status == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips", "clips.scan"]
+    assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == ["a", "b"]
+
+
 def test_lengths_that_no_clip_has_are_left_out(tmp_path: Path) -> None:
     for number, frames in enumerate((12, 16, 120)):
         clip(tmp_path / "data" / "ab"[number % 2] / f"{number}.mp4", number, frames=frames)

@@ -114,7 +114,7 @@ def _scan(args: argparse.Namespace) -> int:
     sets = {name or "all": call(open_dataset, args, split=name) for name in splits or [None]}
     for line in statement(sets):
         say(line)
-    out = Path(args.out or f"{str(args.source).rstrip('/')}.scan")
+    out = Path(args.out) if args.out else _beside(Path(args.source))
     _check_journal(args, out / JOURNAL)
     spec = get_checkpoint(args.checkpoint).input if args.checkpoint else None
     with progress_bar("files", shown=not args.quiet) as progress:
@@ -156,6 +156,12 @@ def _next(args: argparse.Namespace, out: Path, result: ScanResult) -> str:
     start = ["--checkpoint", args.checkpoint] if args.checkpoint else []
     told = ", which leaves out what cannot be read" if worst else ""
     return shlex.join(["uniformer", "train", os.fspath(out), *start]) + told
+
+
+def _beside(source: Path) -> Path:
+    """Where the results of a scan go: beside what was scanned, also where that is called "." or ".."."""
+    named = source if source.name not in ("", "..") else Path(os.path.abspath(source))
+    return named.with_name(f"{named.name}.scan")
 
 
 def _split(args: argparse.Namespace) -> int:
