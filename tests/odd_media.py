@@ -141,15 +141,15 @@ h264_odd_size = plain("h264_odd_size", "odd_size.mp4", size=(131, 97), pix_fmt="
 h264_10_bit = plain("h264_10_bit", "h264_10_bit.mkv", pix_fmt="yuv420p10le")
 
 
+# x265 has threads of its own, and has crashed a process with many others: here it is to have none.
+X265 = "log-level=none:pools=none:frame-threads=1"
+
+
 def hevc(folder: Path) -> Path:
-    return encode(
-        folder / "hevc.mp4", "libx265", options={"x265-params": "log-level=none:keyint=12:open-gop=1:bframes=3"}
-    )
+    return encode(folder / "hevc.mp4", "libx265", options={"x265-params": f"{X265}:keyint=12:open-gop=1:bframes=3"})
 
 
-hevc_10_bit = plain(
-    "hevc_10_bit", "hevc_10.mp4", "libx265", pix_fmt="yuv420p10le", options={"x265-params": "log-level=none"}
-)
+hevc_10_bit = plain("hevc_10_bit", "hevc_10.mp4", "libx265", pix_fmt="yuv420p10le", options={"x265-params": X265})
 
 
 def vp8_hidden_frames(folder: Path) -> Path:
