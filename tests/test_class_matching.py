@@ -14,7 +14,7 @@ from tests.tolerance import assert_close
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.open import open_dataset
 from uniformer.datasets.prepare import write_list
-from uniformer.labels import match_names, normal_form
+from uniformer.labels import alphabetical, load_classes, match_names, normal_form
 from uniformer.tasks.class_order import match_labels
 from uniformer.training.setup import reorder_classifier
 
@@ -193,3 +193,11 @@ def test_a_classifier_follows_the_order_of_its_classes() -> None:
         before = model(x)
         reorder_classifier(model, order)
         assert_close(model(x), before[:, order], model.head.in_features)
+
+
+def test_classes_of_a_dense_data_set_keep_the_order_of_names(tmp_path: Path) -> None:
+    """COCO's 80 names as folders of clips are the user's own classes, in alphabetical order."""
+    names = load_classes("COCO 2017")
+    for name in names:
+        touch(tmp_path, f"{name}/1.mp4")
+    assert open_dataset(tmp_path).classes == tuple(alphabetical(names))

@@ -24,6 +24,9 @@ DATASETS = {
     "Something-Something V1": "something_something_v1.json",
     "UCF101": "ucf101.json",
     "HMDB51": "hmdb51.json",
+}
+#: Of dense tasks, in the order of the labels: what has the same names is no such data set.
+DENSE_DATASETS = {
     "COCO 2017": "coco.json",
     "ADE20K": "ade20k.json",  # the label files count from 1, and 0 is unlabelled
 }
@@ -41,10 +44,11 @@ def load_classes(dataset: str) -> tuple[str, ...]:
     """
     if dataset == _IMAGENET:
         return _imagenet_classes()
-    if dataset not in DATASETS:
-        known = [*DATASETS, _IMAGENET]
+    files = DATASETS | DENSE_DATASETS
+    if dataset not in files:
+        known = [*DATASETS, _IMAGENET, *DENSE_DATASETS]
         raise InputError(f"no class names for the data set {dataset!r}{did_you_mean(dataset, known)}")
-    text = (resources.files("uniformer") / "assets" / "labels" / DATASETS[dataset]).read_text("utf-8")
+    text = (resources.files("uniformer") / "assets" / "labels" / files[dataset]).read_text("utf-8")
     return tuple(parse_json(text, dataset))
 
 
