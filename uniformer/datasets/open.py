@@ -7,9 +7,9 @@ import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,16 @@ _Layout = Callable[[Path, OpenOptions], Listing | None]
 _KNOWN: tuple[_Layout, ...] = (ucf101, hmdb51, hugging_face)  # unmistakable by their files: the first counts
 _USUAL: tuple[_Layout, ...] = (folder_of_lists, class_folders)  # a folder that may be both is not guessed at
 _WHOLE: tuple[_Layout, ...] = (hugging_face, class_folders)  # which may be of one split, or of none
+
+
+class DataReading(TypedDict, total=False):
+    """How a data set is read, where it is said otherwise: as the arguments of `open_dataset`."""
+
+    classes: Sequence[str] | str | None
+    root: str | None
+    separator: str
+    label_base: int
+    allow_duplicates: bool
 
 
 def open_dataset(
@@ -115,12 +125,11 @@ def find_splits(source: str | os.PathLike[str], *, fold: int = 1) -> list[str]:
     return [*(split for split in SPLITS if split in (*found, *broken)), *others]
 
 
-def choose_split(source: str | os.PathLike[str], wanted: Sequence[str]) -> str | None:
-    """The first of `wanted` that the source has; None where it is one set.
+def choose_split(source: str | os.PathLike[str], there: Sequence[str], wanted: Sequence[str]) -> str | None:
+    """The first of `wanted` among the splits that are `there` in the source; None where it is one set.
 
     Raises `InputError` where it has several, and none that is wanted: to take another, or all, would be a guess.
     """
-    there = find_splits(source)
     chosen = next((name for name in wanted if name in there), None)
     if chosen is None and len(there) > 1:
         names = ", ".join(map(shown, there))
@@ -133,38 +142,22 @@ def choose_split(source: str | os.PathLike[str], wanted: Sequence[str]) -> str |
 def open_for_evaluation(
     source: str | os.PathLike[str] | Manifest,
     split: str | None = None,
-    classes: str | None = None,
-    root: str | None = None,
-    separator: str = "auto",
-    label_base: int = 0,
-    allow_duplicates: bool = False,
+    **reading: Unpack[DataReading],
 ) -> Manifest:
     """A data set to test on: the validation split where there are several and none is named."""
     if isinstance(source, Manifest):
         return source
     if split is None:
         there = find_splits(source)
-        split = choose_split(source, ("val", "test", *(["train"] if len(there) == 1 else [])))
-    return open_dataset(
-        source,
-        split=split,
-        root=root,
-        classes=classes,
-        separator=separator,
-        label_base=label_base,
-        allow_duplicates=allow_duplicates,
-    )
+        split = choose_split(source, there, ("val", "test", *(["train"] if len(there) == 1 else [])))
+    return open_dataset(source, split=split, **reading)
 
 
 def open_for_training(
     source: str | os.PathLike[str],
     val: str | os.PathLike[str] | None = None,
     split: str | None = None,
-    classes: str | None = None,
-    root: str | None = None,
-    separator: str = "auto",
-    label_base: int = 0,
-    allow_duplicates: bool = False,
+    **reading: Unpack[DataReading],
 ) -> tuple[Manifest, Manifest | None, list[str]]:
     """What to learn from, and to validate on, and in words what of the source is neither.
 
@@ -172,22 +165,23 @@ def open_for_training(
     `val`, with the same classes; else the source's validation split, or its test split, unless `split` names a part;
     None where there is none of these.
     """
-    reading = partial(
-        open_dataset, root=root, separator=separator, label_base=label_base, allow_duplicates=allow_duplicates
-    )
     there = find_splits(source)
-    part = split or choose_split(source, ("train",))
+    part = split or choose_split(source, there, ("train",))
     if part is None and len(there) == 1:
         part = there[0]
-    train_set = reading(source, split=part, classes=classes)
-    of_both = partial(reading, classes=train_set.classes, multi_label=train_set.is_multi_label or None)
+    train_set = open_dataset(source, split=part, **reading)
+
+    def of_both(source: str | os.PathLike[str], split: str | None, classes: Any = train_set.classes) -> Manifest:
+        same: DataReading = {**reading, "classes": classes}
+        return open_dataset(source, split=split, multi_label=train_set.is_multi_label or None, **same)
+
     held_out = next((name for name in ("val", "test") if name in there and name != part), None) if not split else None
     val_set: Manifest | None = None
     if val is not None:
-        held_out, val_set = None, of_both(val, split=choose_split(val, ("val", "test")))
+        held_out, val_set = None, of_both(val, choose_split(val, find_splits(val), ("val", "test")))
     elif held_out:
-        val_set = of_both(source, split=held_out, classes=classes)  # which says how they were found
-        val_set = val_set if val_set.classes == train_set.classes else of_both(source, split=held_out)
+        val_set = of_both(source, held_out, reading.get("classes"))  # which says how they were found
+        val_set = val_set if val_set.classes == train_set.classes else of_both(source, held_out)
     left = [shown(name) for name in there if name not in (part, held_out)]
     return train_set, val_set, [f"neither trained nor validated on: {', '.join(left)}"] if left else []
 

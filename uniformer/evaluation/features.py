@@ -175,7 +175,10 @@ def write_features(
         warn_of_assumed(contract)
         spec = with_views(contract.input_of_classifier(), clips, crops)
         part = None if split == HELD_OUT else split
-        manifest = open_for_evaluation(data, part, classes, root, separator, label_base, allow_duplicates)
+        manifest = open_for_evaluation(
+            data, part,
+            classes=classes, root=root, separator=separator, label_base=label_base, allow_duplicates=allow_duplicates,
+        )  # fmt: skip
         manifest = held_out(contract, manifest) if split == HELD_OUT else manifest
         state(manifest, say if group.is_main else None)
         reading = Reading(group.device, precision, batch_size, workers, backend, follow_seconds, compute)

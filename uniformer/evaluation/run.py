@@ -17,7 +17,7 @@ from uniformer.checkpoints.told import NetworkTold, warn_of_assumed
 from uniformer.config import InputSpec, Precision, to_dict
 from uniformer.datasets.layouts import NoSuchSplit
 from uniformer.datasets.manifest import Manifest
-from uniformer.datasets.open import open_for_evaluation
+from uniformer.datasets.open import DataReading, open_for_evaluation
 from uniformer.datasets.statement import state
 from uniformer.errors import InputError, check_word, counted
 from uniformer.evaluation.features import KEY_NAME, Features, extract_features, load_features
@@ -142,8 +142,10 @@ def evaluate(
     check_word("form", form, ScoresForm)
     inputs = [checkpoint, data, train, names_file(classes)]
     with process_group(device) as group, _alone(group, out, form, inputs, overwrite) as unlocked:
-        data_options = (classes, root, separator, label_base, allow_duplicates)
-        manifest = open_for_evaluation(data, None if split == HELD_OUT else split, *data_options)
+        data_reading = DataReading(
+            classes=classes, root=root, separator=separator, label_base=label_base, allow_duplicates=allow_duplicates
+        )
+        manifest = open_for_evaluation(data, None if split == HELD_OUT else split, **data_reading)
         if class_order == "numbers":
             manifest = manifest.by_number()
         told_of = say if group.is_main else None
@@ -152,7 +154,7 @@ def evaluate(
         notes, known = [unlocked] if unlocked else [], ("", dict[str, float](), "")
         reading = Reading(group.device, precision, batch_size, workers, backend, follow_seconds, compute)
         if probe:
-            trained = _to_fit(data, train, data_options)
+            trained = _to_fit(data, train, data_reading)
             model, contract, _ = load_model(checkpoint, **told)  # type: ignore[arg-type]
             warn_of_assumed(contract)
             spec = with_views(contract.input_of_classifier(), clips, crops)
@@ -197,12 +199,12 @@ def evaluate(
         return result.write(out, form) if out and group.is_main else result
 
 
-def _to_fit(data: Any, train: Any, options: Sequence[Any]) -> Manifest:
+def _to_fit(data: Any, train: Any, reading: DataReading) -> Manifest:
     """What a probe is fitted to: `train`, else the training split of `data`. Raises `InputError` where it has none."""
     if train:
-        return open_for_evaluation(train, None, *options)
+        return open_for_evaluation(train, None, **reading)
     try:
-        return open_for_evaluation(data, "train", *options)
+        return open_for_evaluation(data, "train", **reading)
     except NoSuchSplit as error:
         raise InputError(f"{error}; --train (train=) names what a probe is fitted to") from None
 

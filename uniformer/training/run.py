@@ -13,7 +13,7 @@ from uniformer.checkpoints.records import DEFAULT_IMAGE, DEFAULT_VIDEO
 from uniformer.checkpoints.told import NetworkTold, assumed_input, refuse_told
 from uniformer.config import did_you_mean
 from uniformer.datasets.manifest import Manifest
-from uniformer.datasets.open import choose_split, open_dataset, open_for_training
+from uniformer.datasets.open import choose_split, find_splits, open_dataset, open_for_training
 from uniformer.datasets.statement import oddities, statement
 from uniformer.errors import InputError
 from uniformer.labels import DATASETS
@@ -75,17 +75,10 @@ def train(
     Raises `InputError` before the first step where recipe, data and checkpoint do not fit, and as `loop.fit` does.
     """
     plan = plan_training(
-        what,
-        settings,
-        checkpoint=checkpoint,
-        split=split,
-        classes=classes,
-        root=root,
-        separator=separator,
-        label_base=label_base,
-        allow_duplicates=allow_duplicates,
-        **told,
-    )
+        what, settings,
+        checkpoint=checkpoint, split=split, classes=classes, root=root, separator=separator, label_base=label_base,
+        allow_duplicates=allow_duplicates, **told,
+    )  # fmt: skip
     return run_plan(plan, out=out, device=device, task=task)
 
 
@@ -214,7 +207,7 @@ def open_for_recipe(recipe: Recipe) -> tuple[Manifest, Manifest | None]:
         if name is None:
             continue
         source = Path(data.root or "", name)
-        part = choose_split(source, (split,))  # of a source of several splits, or this one alone
+        part = choose_split(source, find_splits(source), (split,))  # of a source of several splits, or this one alone
         root = data.root if source.is_file() else None
         opened = reading(source, split=part, classes=known, root=root)
         found.append(opened.by_number())  # numbers without names are rows of the recipe's classifier
