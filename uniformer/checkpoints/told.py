@@ -123,16 +123,16 @@ def usual_input(config: Config, arch: str, *, is_named: bool) -> tuple[InputSpec
     if config.output != "logits" or not config.num_classes:
         return spec, ()
     kind = (config.ndim, config.is_hourglass, config.token_labeling)
-    counted = [
+    as_many = [
         r for r in map(get_checkpoint, list_checkpoints())
         if r.input and r.num_classes == config.num_classes
         and (r.config.ndim, r.config.is_hourglass, r.config.token_labeling) == kind
     ]  # fmt: skip
-    published = [r for r in counted if r.arch == arch] or counted
+    published = [r for r in as_many if r.arch == arch] or as_many
     first = next((r for r in published if r.input == spec), published[0] if published else None)
     if first is not None and first.input is not None:
         spec = first.input
-    sets = tuple(dict.fromkeys(r.dataset.removesuffix(" split 1") for r in counted))
+    sets = tuple(dict.fromkeys(r.dataset.removesuffix(" split 1") for r in as_many))
     notes = [_assumed(spec, config.num_classes, first, published)]
     if not is_named:
         notes.append(f"{NO_NAMES}{_as_many(config.num_classes, sets)}classes= (--classes) takes a file or a set's name")

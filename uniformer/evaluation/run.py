@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
+import numpy as np
+
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.load import load_model
 from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
@@ -184,7 +186,9 @@ def evaluate(
             scores = score(network, metric, spec, reading, group, store=store, progress=progress, pace=pace)
             scores, odd = metric.examine(scores)
             manifest, notes, known = metric.manifest, [*notes, *metric.notes], known_scores(contract)
-        learnt = group.broadcast(lambda: learnt_rows(contract, manifest))
+        learnt = np.zeros(len(manifest), np.bool_)  # of those that are held out none is
+        if split != HELD_OUT:
+            learnt = group.broadcast(lambda: learnt_rows(contract, manifest))
         both, parts = both_figures(scores, learnt, contract, missing)
         name = contract.id or contract.arch or "model"
         about = About(
