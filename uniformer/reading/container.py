@@ -17,7 +17,6 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from uniformer.errors import InputError
-from uniformer.reading.boxes import check_samples
 from uniformer.reading.limits import (
     BYTE_READ,
     MAX_PIXELS,
@@ -27,6 +26,7 @@ from uniformer.reading.limits import (
     Work,
     check_pixels,
 )
+from uniformer.reading.mp4 import check_samples
 from uniformer.reading.pictures import scans_in
 from uniformer.reading.sources import Encoded
 
