@@ -7,8 +7,6 @@ each of the recorded tensors, in float64, at places drawn once.
 from __future__ import annotations
 
 import functools
-import gzip
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tests.golden import FOLDER, golden_tensor, normals
+from tests.golden import FOLDER, golden_tensor, normals, read_golden
 from uniformer.checkpoints.dense_keys import from_published
 from uniformer.config import Config
 from uniformer.network.variants import get_config
@@ -24,18 +22,13 @@ from uniformer.tasks.detection_heads import Detector
 from uniformer.tasks.pose_heads import PoseNetwork
 from uniformer.tasks.segmentation_heads import Segmenter
 
-GAINS = {"conv_seg.weight": 3.0, "rpn_cls.weight": 3.0, "rpn_reg.weight": 0.8, "fc_cls.weight": 6.0,
-         "fc_reg.weight": 2.0, "conv_logits.weight": 6.0, "upsample.weight": 2.8, "deconv_layers.0.weight": 2.8,
-         "deconv_layers.3.weight": 2.8, "deconv_layers.6.weight": 2.8, "final_layer.weight": 2.0}  # fmt: skip
 PAIRS = [(i, i + 1) for i in range(1, 17, 2)]  # left and right key points of COCO
 
 
-def _json(name: str) -> dict[str, Any]:
-    return json.loads(gzip.decompress((FOLDER / name).read_bytes()))
-
-
-CASES: dict[str, dict[str, Any]] = _json("dense-cases.json.gz")
-MANIFESTS: dict[str, dict[str, list[int]]] = _json("dense-manifests.json.gz")  # published key -> shape, in its order
+CASES: dict[str, dict[str, Any]] = read_golden("dense-cases.json.gz")
+MANIFESTS: dict[str, dict[str, list[int]]] = read_golden(
+    "dense-manifests.json.gz"
+)  # published key -> shape, in its order
 
 
 def config_of(case: dict[str, Any]) -> Config:
@@ -63,15 +56,7 @@ def network_of(case: dict[str, Any]) -> nn.Module:
 
 def weights_of(case: dict[str, Any]) -> dict[str, Tensor]:
     """In the published keys and order."""
-    return {key: _tensor(key, shape) for key, shape in MANIFESTS[case["manifest"]].items()}
-
-
-def _tensor(key: str, shape: list[int]) -> Tensor:
-    gain = next((g for end, g in GAINS.items() if key.endswith(end)), None)
-    if gain is None:
-        return golden_tensor(key, shape)
-    n = normals(key, shape) * (gain / np.sqrt(float(np.prod(shape[1:]))))
-    return torch.from_numpy(n.astype(np.float32))
+    return {key: golden_tensor(key, shape) for key, shape in MANIFESTS[case["manifest"]].items()}
 
 
 def golden_network(name: str, dtype: torch.dtype) -> nn.Module:

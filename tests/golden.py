@@ -30,15 +30,19 @@ from uniformer.network.variants import get_config
 
 FOLDER = Path(__file__).parent / "goldens"
 GAINS = {"pos_embed.weight": 0.3, "qkv.weight": 1.25, "attn.proj.weight": 0.7, "conv2.weight": 0.5, "fc2.weight": 0.5,
-         "head.weight": 0.5, "head_cls.weight": 0.5}  # fmt: skip
+         "head.weight": 0.5, "head_cls.weight": 0.5,
+         # of dense heads; no key of a backbone ends so
+         "conv_seg.weight": 3.0, "rpn_cls.weight": 3.0, "rpn_reg.weight": 0.8, "fc_cls.weight": 6.0,
+         "fc_reg.weight": 2.0, "conv_logits.weight": 6.0, "upsample.weight": 2.8, "deconv_layers.0.weight": 2.8,
+         "deconv_layers.3.weight": 2.8, "deconv_layers.6.weight": 2.8, "final_layer.weight": 2.0}  # fmt: skip
 
 
-def _json(name: str) -> dict[str, Any]:
+def read_golden(name: str) -> dict[str, Any]:
     return json.loads(gzip.decompress((FOLDER / name).read_bytes()))
 
 
-CASES: dict[str, dict[str, Any]] = _json("cases.json.gz")
-MANIFESTS: dict[str, dict[str, list[int]]] = _json("manifests.json.gz")  # reference key -> shape, in its order
+CASES: dict[str, dict[str, Any]] = read_golden("cases.json.gz")
+MANIFESTS: dict[str, dict[str, list[int]]] = read_golden("manifests.json.gz")  # reference key -> shape, in its order
 
 
 def normals(name: str, shape: list[int]) -> np.ndarray:

@@ -3,9 +3,7 @@ key points, and pictures scaled as OpenCV scales them."""
 
 from __future__ import annotations
 
-import gzip
 import itertools
-import json
 from typing import Any
 
 import cv2
@@ -14,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.golden import FOLDER, normals
+from tests.golden import FOLDER, normals, read_golden
 from tests.tiny import refused
 from uniformer.reading.scaling import Scaling, resize_pixels, scale_picture, scaled_size
 from uniformer.tasks import boxes
@@ -29,7 +27,7 @@ from uniformer.tasks.keypoints import (
     without_doubles,
 )
 
-UNITS: dict[str, Any] = json.loads(gzip.decompress((FOLDER / "dense-units.json.gz").read_bytes()))
+UNITS = read_golden("dense-units.json.gz")
 ARRAYS = np.load(FOLDER / "dense-units.npz")
 BOXES = UNITS["boxes"]
 STDS = {"1.0": (1, 1, 1, 1), "0.1": (0.1, 0.1, 0.2, 0.2)}

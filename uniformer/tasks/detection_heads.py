@@ -65,6 +65,14 @@ class RPNHead(nn.Module):
         return [(self.rpn_cls(x), self.rpn_reg(x)) for x in shared]
 
 
+def anchors_of(outputs: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Each level's anchors (N_i, 4), in the order of `flat_anchors`."""
+    return [
+        box_ops.level_anchors(logits.shape[2:], stride, logits.device).to(logits)
+        for (logits, _), stride in zip(outputs, box_ops.STRIDES, strict=True)
+    ]
+
+
 def flat_anchors(logits: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
     """A level's outputs in the order of its anchors: (B, N) and (B, N, 4)."""
     return logits.permute(0, 2, 3, 1).flatten(1), deltas.permute(0, 2, 3, 1).reshape(len(deltas), -1, 4)
@@ -163,10 +171,7 @@ class Detector(nn.Module):
     ) -> list[Tensor]:
         """Regions worth a look, per image (N, 5) with their scores, best first, inside its `sizes` (H, W)."""
         flat = [flat_anchors(*level) for level in outputs]
-        anchors = [
-            box_ops.level_anchors(logits.shape[2:], stride, logits.device).to(logits)
-            for (logits, _), stride in zip(outputs, box_ops.STRIDES, strict=True)
-        ]
+        anchors = anchors_of(outputs)
         return [
             _best_regions([(a, s[i].sigmoid(), d[i]) for a, (s, d) in zip(anchors, flat, strict=True)], size, limits)
             for i, size in enumerate(sizes)

@@ -20,6 +20,7 @@ from uniformer.tasks.detection_heads import (
     BoxHead,
     Detector,
     Limits,
+    anchors_of,
     flat_anchors,
     refine,
     region_features,
@@ -132,10 +133,7 @@ def proposal_losses(
 ) -> dict[str, Tensor]:  # fmt: skip
     """Is there an object, and where: over the anchors of all levels that were sampled in the batch."""
     logits, deltas = (torch.cat(parts, dim=1) for parts in zip(*(flat_anchors(*o) for o in outputs), strict=True))
-    anchors = torch.cat([
-        box_ops.level_anchors(scores.shape[2:], stride, scores.device).to(scores)
-        for (scores, _), stride in zip(outputs, box_ops.STRIDES, strict=True)
-    ])  # fmt: skip
+    anchors = torch.cat(anchors_of(outputs))
     object_loss, box_loss, sampled = logits.new_zeros(()), logits.new_zeros(()), 0
     for image, (size, boxes) in enumerate(zip(sizes, truths, strict=True)):
         usable = _usable(outputs, anchors, size, learning.inside_only)
