@@ -120,7 +120,10 @@ def test_grey_and_transparent_pictures() -> None:
     assert (as_rgb(np.dstack([grey, np.zeros_like(picture)])) == 255).all()  # on white
 
 
-def test_what_is_wrong_is_said(file: Path, annotator: Annotator, tmp_path: Path) -> None:
+def test_what_is_wrong_is_said(
+    file: Path, annotator: Annotator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with refused("expected a picture as uint8 .H, W, 3., got float32 of shape .8, 8, 3."):
         annotator(np.zeros((8, 8, 3), np.float32))
     with refused("no checkpoint at .*none.pth"):
@@ -128,6 +131,8 @@ def test_what_is_wrong_is_said(file: Path, annotator: Annotator, tmp_path: Path)
     torch.save(weights_of(CASES["fpn_xxs"]), tmp_path / "other.pth")
     with refused("other.pth: expected .* of shape .*, found"):
         Annotator(tmp_path / "other.pth")
+    with refused("cannot fetch upernet_global_small.pth of nobody/nothing: "):
+        UniformerSegmentor.from_pretrained("nobody/nothing", cache_dir=str(tmp_path / "cache"))
     segmentor = UniformerSegmentor.from_pretrained(str(file))
     with refused("expected no option 'resolution' of a segmentor"):
         segmentor(np.zeros((8, 8, 3), np.uint8), resolution=3)

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import functools
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from PIL import Image
 
+from uniformer.checkpoints.fetch import fetch_file
 from uniformer.errors import InputError, MissingExtra
 from uniformer.labels import load_palette
 from uniformer.reading.pictures import Pixels
@@ -82,7 +84,7 @@ class UniformerDetector:
     """As in ControlNet and its nightly version: `UniformerDetector()(img)`. The file is fetched when it is missing."""
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, device: str | None = None, swap: bool = True):
-        self._annotator = Annotator(path or fetch_weights(), device=device or _usual_device(), swap=swap)
+        self._annotator = Annotator(path or fetch_file(REPOSITORY, FILE), device=device or _usual_device(), swap=swap)
 
     def __call__(self, img: Pixels) -> Pixels:
         return self._annotator(img)
@@ -99,15 +101,20 @@ class UniformerSegmentor:
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_or_path: str = REPOSITORY, filename: str = FILE, *, swap: bool = True, **options: Any
+        cls,
+        pretrained_model_or_path: str = REPOSITORY,
+        filename: str = FILE,
+        *,
+        cache_dir: str | None = None,
+        swap: bool = True,
     ) -> Self:
-        """From a folder or file on this machine, or a repository on the hub; `options` go to `hf_hub_download`."""
+        """From a folder or file on this machine, or a repository on the hub."""
         if os.path.isfile(pretrained_model_or_path):
-            path = pretrained_model_or_path
+            path = Path(pretrained_model_or_path)
         elif os.path.isdir(pretrained_model_or_path):
-            path = os.path.join(pretrained_model_or_path, filename)
+            path = Path(pretrained_model_or_path, filename)
         else:
-            path = fetch_weights(pretrained_model_or_path, filename, **options)
+            path = fetch_file(pretrained_model_or_path, filename, cache_dir=cache_dir)
         return cls(Annotator(path, swap=swap))
 
     def to(self, device: str | torch.device) -> Self:
@@ -138,7 +145,7 @@ class UniformerSegmentor:
 @functools.cache
 def _kept() -> Annotator:
     """The network that sd-webui-controlnet keeps between calls."""
-    return Annotator(fetch_weights())
+    return Annotator(fetch_file(REPOSITORY, FILE))
 
 
 def apply_uniformer(img: Pixels) -> Pixels:
@@ -150,18 +157,6 @@ def unload_uniformer_model() -> None:
     """Moves the network that `apply_uniformer` keeps off the GPU."""
     if _kept.cache_info().currsize:
         _kept().to("cpu")
-
-
-def fetch_weights(repository: str = REPOSITORY, filename: str = FILE, **options: Any) -> str:
-    """The file on this machine, fetched from the hub where it is not here. Raises `InputError` where it cannot be."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return hf_hub_download(repository, filename, **options)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"cannot fetch {filename} from {repository}: {first}") from None
 
 
 def _usual_device() -> str:

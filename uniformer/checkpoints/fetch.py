@@ -154,6 +154,14 @@ def fetch_repo(
     return path.parent
 
 
+def fetch_file(repo: str, name: str, *, revision: str = "main", cache_dir: str | Path | None = None) -> Path:
+    """One file of a hub repository; a copy in the cache is taken as it is. Raises `InputError` where it cannot be."""
+    try:
+        return _from_hub(repo, name, revision, _How(cache_dir, True, None), frozen=True)
+    except _Failed as failed:
+        raise InputError(f"cannot fetch {name} of {repo}: {failed}") from None
+
+
 def _address(file: PublishedFile) -> str:
     """A page a browser can download the file from."""
     if file.drive_id:

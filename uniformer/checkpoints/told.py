@@ -10,14 +10,15 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from uniformer.checkpoints.contract import Contract
-from uniformer.checkpoints.records import Checkpoint, get_checkpoint, list_checkpoints
 from uniformer.config import Config, InputSpec, did_you_mean
 from uniformer.errors import InputError, counted, shown
 from uniformer.labels import read_class_names
-from uniformer.network.variants import default_input
+
+if TYPE_CHECKING:
+    from uniformer.checkpoints.records import Checkpoint
 
 ASSUMED_INPUT, NO_NAMES = "assumed input: ", "no class names: "  # how the notes of a contract on what is missing begin
 
@@ -80,6 +81,8 @@ def _without(beginning: str, notes: tuple[str, ...]) -> tuple[str, ...]:
 
 def _like(id: str | None, config: Config) -> Checkpoint:
     """The record of a network of such tensors: class count, channels and what they do not show may differ."""
+    from uniformer.checkpoints.records import get_checkpoint
+
     like = get_checkpoint(id or "")
     free = ("num_classes", "in_chans", "head_dim", "token_labeling", "layer_scale", "window", "global_every",
             "block_eps", "drop_path", "dropout")  # fmt: skip
@@ -119,6 +122,9 @@ def usual_input(config: Config, arch: str, *, is_named: bool) -> tuple[InputSpec
 
     `is_named`: whether the classes have names. A network without a classifier is fed nothing, so nothing is assumed.
     """
+    from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
+    from uniformer.network.variants import default_input
+
     spec = default_input(config)
     if config.output != "logits" or not config.num_classes:
         return spec, ()

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
+from PIL import ExifTags, Image, ImageFile
 
 from uniformer.errors import InputError, first_line
 from uniformer.reading.limits import MAX_PIXELS, check_pixels, most_passes
@@ -159,7 +159,10 @@ def _loaded(image: ImageFile.ImageFile, file: IO[bytes], least: int | None) -> I
         image.draft("RGB", (least, least))
     elif factor > 1:
         image.draft(None, (image.width // factor, image.height // factor))
-    if factor > 1 and isinstance(image, TiffImagePlugin.TiffImageFile):  # which makes room up to a limit of its own
+    if factor > 1 and image.format == "TIFF":  # whose plugin makes room up to a limit of its own
+        from PIL import TiffImagePlugin
+
+        assert isinstance(image, TiffImagePlugin.TiffImageFile)
         stored = image.tag_v2[TiffImagePlugin.IMAGEWIDTH], image.tag_v2[TiffImagePlugin.IMAGELENGTH]
         image.im = Image.new(image.mode, stored).im
     try:

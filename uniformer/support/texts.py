@@ -11,7 +11,6 @@ import json
 import os
 import re
 import stat
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +115,8 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
     joints = re.sub(r"[^.,=#\[\]{}\n]+", "", re.sub(r"\.\.+", "", text))
     if "." * DEEPEST in joints:
         raise InputError(_too_deep(where, "TOML"))
+    import tomllib  # which few commands need
+
     try:
         table = tomllib.loads(text)
     except RecursionError:
