@@ -75,9 +75,8 @@ def pieces(folder: Path) -> int:
     )
 
 
-ROW = (
-    8 + 8 + 2 * 4 * 7 + 4
-)  # bytes of a kept answer of seven classes: the sum of its file, its number, logits, probabilities, a checksum
+# Bytes of a kept answer of seven classes: the sum of its file, its number, logits, probabilities, a checksum.
+ROW = 8 + 8 + 2 * 4 * 7 + 4
 
 
 @pytest.mark.parametrize("verb", VERBS)
