@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tests.golden import FOLDER, golden_tensor, normals, read_golden
+from tests.golden import FOLDER, GAINS, golden_tensor, normals, read_golden
 from uniformer.checkpoints.dense_keys import from_published
 from uniformer.config import Config
 from uniformer.network.variants import get_config
@@ -22,13 +22,17 @@ from uniformer.tasks.detection_heads import Detector
 from uniformer.tasks.pose_heads import PoseNetwork
 from uniformer.tasks.segmentation_heads import Segmenter
 
+# The first that fits: here a light backbone's ``cls_upsample`` has the gain of a mask head's ``upsample``.
+DENSE_GAINS = {"conv_seg.weight": 3.0, "rpn_cls.weight": 3.0, "rpn_reg.weight": 0.8, "fc_cls.weight": 6.0,
+               "fc_reg.weight": 2.0, "conv_logits.weight": 6.0, "upsample.weight": 2.8, "deconv_layers.0.weight": 2.8,
+               "deconv_layers.3.weight": 2.8, "deconv_layers.6.weight": 2.8, "final_layer.weight": 2.0,
+               **GAINS}  # fmt: skip
 PAIRS = [(i, i + 1) for i in range(1, 17, 2)]  # left and right key points of COCO
 
 
 CASES: dict[str, dict[str, Any]] = read_golden("dense-cases.json.gz")
-MANIFESTS: dict[str, dict[str, list[int]]] = read_golden(
-    "dense-manifests.json.gz"
-)  # published key -> shape, in its order
+# published key -> shape, in its order
+MANIFESTS: dict[str, dict[str, list[int]]] = read_golden("dense-manifests.json.gz")
 
 
 def config_of(case: dict[str, Any]) -> Config:
@@ -56,7 +60,7 @@ def network_of(case: dict[str, Any]) -> nn.Module:
 
 def weights_of(case: dict[str, Any]) -> dict[str, Tensor]:
     """In the published keys and order."""
-    return {key: golden_tensor(key, shape) for key, shape in MANIFESTS[case["manifest"]].items()}
+    return {key: golden_tensor(key, shape, gains=DENSE_GAINS) for key, shape in MANIFESTS[case["manifest"]].items()}
 
 
 def golden_network(name: str, dtype: torch.dtype) -> nn.Module:
