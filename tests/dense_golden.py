@@ -17,10 +17,8 @@ from torch import Tensor, nn
 from tests.golden import FOLDER, GAINS, golden_tensor, normals, read_golden
 from uniformer.checkpoints.dense_keys import from_published
 from uniformer.config import Config
+from uniformer.heads import build_network
 from uniformer.network.variants import get_config
-from uniformer.tasks.detection_heads import Detector
-from uniformer.tasks.pose_heads import PoseNetwork
-from uniformer.tasks.segmentation_heads import Segmenter
 
 # The first that fits: here a light backbone's ``cls_upsample`` has the gain of a mask head's ``upsample``.
 DENSE_GAINS = {"conv_seg.weight": 3.0, "rpn_cls.weight": 3.0, "rpn_reg.weight": 0.8, "fc_cls.weight": 6.0,
@@ -36,9 +34,10 @@ MANIFESTS: dict[str, dict[str, list[int]]] = read_golden("dense-manifests.json.g
 
 
 def config_of(case: dict[str, Any]) -> Config:
-    """The backbone: its size, and what stage 3 attends to in that case."""
+    """The network: its head and size, and what stage 3 attends to in that case."""
     size = next(s for s in ("xxs", "xs", "small", "base") if s in case["manifest"])
-    config = get_config(f"uniformer_{size}_backbone")
+    kind = {"pose": "topdown"}.get(found := case["manifest"].rsplit("_", 1)[0], found)
+    config = get_config(f"{kind}.uniformer_{size}")
     name = case["name"]
     if name.endswith("w32"):
         return replace(config, window=32)
@@ -50,12 +49,7 @@ def config_of(case: dict[str, Any]) -> Config:
 
 def network_of(case: dict[str, Any]) -> nn.Module:
     """Freshly made."""
-    config, kind = config_of(case), case["manifest"].rsplit("_", 1)[0]
-    if kind == "pose":
-        return PoseNetwork(config, 17)
-    if "rcnn" in kind:
-        return Detector(config, 80, 3 if "cascade" in kind else 1)
-    return Segmenter(config, 150, kind)
+    return build_network(config_of(case))
 
 
 def weights_of(case: dict[str, Any]) -> dict[str, Tensor]:

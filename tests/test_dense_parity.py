@@ -23,9 +23,8 @@ from tests.dense_golden import (
 )
 from tests.golden import ShiftedDepthwise
 from uniformer.checkpoints.dense_keys import from_published, to_published
-from uniformer.tasks import boxes
-from uniformer.tasks import detection_losses as losses_of
-from uniformer.tasks.detection_heads import (
+from uniformer.heads import boxes
+from uniformer.heads.detection import (
     Detector,
     Limits,
     flat_anchors,
@@ -34,16 +33,17 @@ from uniformer.tasks.detection_heads import (
     region_levels,
     with_images,
 )
-from uniformer.tasks.keypoints import decode_heat_maps, heat_map_targets, region_of
-from uniformer.tasks.pose_heads import PoseNetwork, mirror_back, pose_loss
-from uniformer.tasks.pyramid import resize
-from uniformer.tasks.segmentation_heads import (
+from uniformer.heads.pose import PoseNetwork, mirror_back, pose_loss
+from uniformer.heads.pyramid import resize
+from uniformer.heads.segmentation import (
     Segmenter,
     averaged_shares,
     segmentation_losses,
     sliding_logits,
     whole_logits,
 )
+from uniformer.tasks import detection_losses as losses_of
+from uniformer.tasks.keypoints import decode_heat_maps, heat_map_targets, region_of
 
 FLOAT64, FLOAT32 = torch.float64, torch.float32
 LARGE = ("base", "full")  # once, in float64: they take long

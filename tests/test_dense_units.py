@@ -14,9 +14,10 @@ from torch import Tensor
 
 from tests.golden import FOLDER, normals, read_golden
 from tests.tiny import refused
-from uniformer.reading.scaling import Scaling, resize_pixels, scale_picture, scaled_size
-from uniformer.tasks import boxes
-from uniformer.tasks.detection_heads import Limits, _best_detections, paste_masks, region_levels
+from uniformer.config import Scaling
+from uniformer.heads import boxes
+from uniformer.heads.detection import Limits, _best_detections, paste_masks, region_levels
+from uniformer.reading.scaling import resize_pixels, scale_picture, scaled_size
 from uniformer.tasks.detection_losses import CASCADE, MASK_RCNN, _box_distance, _usable
 from uniformer.tasks.keypoints import (
     crop_matrix,

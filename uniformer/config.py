@@ -1,11 +1,11 @@
-"""What a network is (`Config`) and what it wants to be fed (`InputSpec`). No torch here: listing models stays fast."""
+"""What a network is (`Config`) and what it is fed: `InputSpec`, `Scaling`, `PersonCrop`. No torch, so listing is fast."""
 
 from __future__ import annotations
 
 import difflib
 import math
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from numbers import Integral, Real
@@ -16,6 +16,18 @@ from uniformer.errors import Checked, InputError, shown
 STRIDES = (4, 8, 16, 32)  # of the four stage outputs relative to the input, in height and width
 BLOCK_EPS = 1e-6  # of the layer norms in the published models' blocks
 MOST_PIXELS = 1 << 23, 100_000_000  # frames x height x width of one view, and of all views of a source
+
+Head = Literal["mask_rcnn", "cascade_mask_rcnn", "semantic_fpn", "upernet", "topdown"]
+TaskName = Literal["classification", "detection", "segmentation", "pose"]
+TASKS: Mapping[str, TaskName] = types.MappingProxyType(
+    {
+        "mask_rcnn": "detection",
+        "cascade_mask_rcnn": "detection",
+        "semantic_fpn": "segmentation",
+        "upernet": "segmentation",
+        "topdown": "pose",
+    }
+)  #: what each head is for
 
 
 @dataclass(frozen=True)
@@ -28,7 +40,7 @@ class Config(Checked):
 
     ndim: int = 2  #: 2 for images (H, W), 3 for clips (T, H, W)
     in_chans: int = 3
-    num_classes: int = 1000  #: 0 leaves the classifier out: the network returns pooled features
+    num_classes: int = 1000  #: 0 leaves the classifier out: the network returns pooled features. Of poses: key points
     depths: tuple[int, ...] = (3, 4, 8, 3)  #: blocks per stage: local, local, global, global
     dims: tuple[int, ...] = (64, 128, 320, 512)
     head_dim: int = 64  #: channels per attention head. Changes no tensor shape, so it cannot be read off a file
@@ -46,6 +58,7 @@ class Config(Checked):
     drop_path: float = 0.0  #: stochastic depth of the last block; rises linearly from 0 over all blocks
     dropout: float = 0.0  #: before the classifier
     block_eps: float = BLOCK_EPS  #: of the blocks' layer norms; models trained in mmaction2 and mmpose have 1e-5
+    head: Head | None = None  #: of a dense network (`uniformer.heads`), over the four normed maps of all the above
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -76,6 +89,13 @@ class Config(Checked):
             yield "window attention is defined for images only (ndim 2)"
         if self.ndim == 2 and self.split_attention:
             yield "split_attention is defined for clips only (ndim 3)"
+        if self.head is not None and self.head not in TASKS:
+            yield f"expected head {', '.join(TASKS)} or none, got {self.head!r}"
+        elif self.head is not None and (self.output != "normed_maps" or self.ndim != 2 or not self.num_classes):
+            yield (
+                f"expected normed maps of images and at least one class under the head {self.head!r}, got output "
+                f"{self.output!r}, ndim {self.ndim} and num_classes {self.num_classes}"
+            )
         if self.keep_ratio is not None and (self.window is not None or self.split_attention or self.token_labeling):
             yield "keep_ratio (hourglass blocks) goes with none of window, split_attention and token_labeling"
         for name, low, high in (
@@ -104,6 +124,16 @@ class Config(Checked):
     @property
     def is_hourglass(self) -> bool:
         return self.keep_ratio is not None
+
+    @property
+    def task(self) -> TaskName:
+        """What the network is for, by its head."""
+        return "classification" if self.head is None else TASKS[self.head]
+
+    @property
+    def backbone(self) -> Config:
+        """Of a dense network, the network under the head; of any other, itself."""
+        return self if self.head is None else replace(self, head=None, num_classes=0)
 
 
 @dataclass(frozen=True)
@@ -175,9 +205,72 @@ class InputSpec(Checked):
         return f"{self.clips} x {views}" if self.is_video else views
 
 
+@dataclass(frozen=True)
+class Scaling(Checked):
+    """How a whole picture becomes the input of a detector or a segmenter; defaults are the published detectors'."""
+
+    longest: int = 1333  #: no side is longer, pixels
+    shortest: int = 800  #: the shorter side, where `longest` allows it
+    multiple: int = 32  #: of which the sides are made multiples
+    by: Literal["padding", "resizing", "nothing"] = "padding"  #: zeros to the right and below, or a second resize
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  #: of values in 0..255, red, green, blue
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    swap: bool = False  #: red and blue before normalising, as ControlNet's annotators do
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        super().__post_init__()
+
+    def _problems(self) -> Iterable[str]:
+        if not 1 <= self.shortest <= self.longest <= 1 << 15:
+            yield f"expected sides of 1 to {1 << 15}, the shortest first, got {self.shortest} and {self.longest}"
+        if not 1 <= self.multiple <= 1 << 10:
+            yield f"expected a multiple of 1 to {1 << 10}, got {self.multiple}"
+        if self.by not in ("padding", "resizing", "nothing"):
+            yield f"expected sides made multiples by padding, resizing or nothing, got {self.by!r}"
+        if not all(s > 0 for s in self.std):
+            yield f"expected positive deviations, got {self.std}"
+
+    @property
+    def is_video(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class PersonCrop(Checked):
+    """How the box of a person becomes the input of a pose network; defaults are the published networks'."""
+
+    size: tuple[int, int] = (256, 192)  #: height and width of the crop, pixels
+    enlarge: float = 1.25  #: the crop's sides, in those of the box, extended to the crop's proportions
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  #: of values in 0..1, red, green, blue
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        super().__post_init__()
+
+    def _problems(self) -> Iterable[str]:
+        if not all(32 <= side <= 1 << 11 and side % 32 == 0 for side in self.size):
+            yield f"expected a crop with sides that are multiples of 32, up to {1 << 11}, got {self.size}"
+        if not 1 <= self.enlarge <= 4:
+            yield f"expected enlarge in 1 to 4, got {self.enlarge}"
+        if not all(s > 0 for s in self.std):
+            yield f"expected positive deviations, got {self.std}"
+
+    @property
+    def is_video(self) -> bool:
+        return False
+
+
+Input = InputSpec | Scaling | PersonCrop  #: what a network is fed, by what it is for
+INPUTS: Mapping[TaskName, type[InputSpec] | type[Scaling] | type[PersonCrop]] = types.MappingProxyType(
+    {"classification": InputSpec, "detection": Scaling, "segmentation": Scaling, "pose": PersonCrop}
+)
+
+
 Precision = Literal["float32", "bfloat16", "float16"]  #: that a network computes in
 
-T = TypeVar("T", Config, InputSpec)
+T = TypeVar("T", Config, InputSpec, Scaling, PersonCrop)
 
 
 def with_options(base: T, options: Mapping[str, Any]) -> T:
@@ -189,9 +282,9 @@ def with_options(base: T, options: Mapping[str, Any]) -> T:
     return replace(base, **options)
 
 
-def to_dict(spec: Config | InputSpec) -> dict[str, Any]:
-    """The JSON form; `Config(**d)` and `InputSpec(**d)` read it back."""
-    usual = {"block_eps": BLOCK_EPS}  # said where it differs: older versions read what they know
+def to_dict(spec: Config | Input) -> dict[str, Any]:
+    """The JSON form; `Config(**d)` and its like read it back."""
+    usual = {"block_eps": BLOCK_EPS, "head": None}  # said where it differs: older versions read what they know
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(spec).items()}
     return {k: v for k, v in plain.items() if k not in usual or v != usual[k]}
 
@@ -221,7 +314,7 @@ def _declared(cls: Any) -> dict[str, Any]:
 def _as_declared(value: Any, hint: Any) -> Any:
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return None if value is None else _as_declared(value, args[0])
+        return None if value is None else _as_any(value, [arg for arg in args if arg is not type(None)])
     if origin is Literal:  # which of them, says a message of its own
         return _as_declared(value, type(args[0]))
     if origin is tuple and isinstance(value, list | tuple):
@@ -238,6 +331,16 @@ def _as_declared(value: Any, hint: Any) -> Any:
     elif (hint is bool) == isinstance(value, bool) and isinstance(hint, type) and isinstance(value, hint):
         return value
     raise TypeError
+
+
+def _as_any(value: Any, hints: Sequence[Any]) -> Any:
+    """As the first of several types that it has."""
+    for hint in hints[:-1]:
+        try:
+            return _as_declared(value, hint)
+        except TypeError:
+            continue
+    return _as_declared(value, hints[-1])
 
 
 def _words(hint: Any) -> str:

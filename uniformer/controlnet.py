@@ -21,10 +21,11 @@ import numpy as np
 from PIL import Image
 
 from uniformer.checkpoints.fetch import fetch_file
+from uniformer.config import Scaling
 from uniformer.errors import InputError, MissingExtra
 from uniformer.labels import load_palette
 from uniformer.reading.pictures import Pixels
-from uniformer.reading.scaling import Scaling, scale_picture
+from uniformer.reading.scaling import scale_picture
 from uniformer.tasks.segmentation import paint
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ class Annotator:
     def __init__(self, path: str | os.PathLike[str], *, device: str = "cpu", swap: bool = True):
         import torch
 
+        from uniformer.heads.segmentation import Segmenter, load_segmenter
         from uniformer.network.variants import get_config
-        from uniformer.tasks.segmentation_heads import Segmenter, load_segmenter
 
         self.palette = load_palette("ADE20K")
         self.scaling = Scaling(2048, 512, by="nothing", swap=swap)
@@ -68,7 +69,7 @@ class Annotator:
         """The class of each pixel, (H, W) uint8."""
         import torch
 
-        from uniformer.tasks.segmentation_heads import whole_logits
+        from uniformer.heads.segmentation import whole_logits
 
         scaled = scale_picture(as_rgb(pixels), self.scaling)
         with torch.inference_mode():

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from uniformer.checkpoints.trained_on import TrainedOn
-from uniformer.config import Config, InputSpec, WrongType, check_types, to_dict
+from uniformer.config import INPUTS, Config, Input, InputSpec, WrongType, check_types, to_dict
 from uniformer.errors import InputError, first_line
 from uniformer.support.texts import NotJson, parse_json
 
@@ -53,28 +53,36 @@ class Contract:
 
     config: Config
     arch: str = ""  #: name in `variants.VARIANTS`, if it is one
-    input: InputSpec | None = None  #: what it was trained with, and so what `predict` is to feed it
-    classes: tuple[str, ...] = ()  #: position = row of the classifier
+    input: Input | None = None  #: what it was trained with, and so what `predict` is to feed it
+    classes: tuple[str, ...] = ()  #: position = row of the classifier; of a pose network its key points
     id: str = ""  #: of the published checkpoint the weights are
     dataset: str = ""
     scores: Mapping[str, float] = field(default_factory=dict)
     licence: str = ""
     notes: tuple[str, ...] = ()
     proof: Proof | None = None
-    task: str = "classification"  #: `tasks.task_of` knows it; not written where it is that
+    task: str = ""  #: `tasks.task_of` knows it; by default what the head is for; not written of classifiers
     trained_on: TrainedOn | None = None  #: the items that it learnt from; not written where that is not known
+    #: What else the task's answers need: palette, skeleton, sigmas, thresholds. Each task reads its own; not written
+    #: where there is nothing.
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("classes", "notes"):
             if isinstance(getattr(self, name), str):
                 raise InputError(f"expected {name} as a tuple or list of texts, got {getattr(self, name)!r}")
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not self.task:
+            object.__setattr__(self, "task", self.config.task)
         check_types(self)
         if self.classes and self.config.num_classes != len(self.classes):
             raise InputError(
                 f"expected a name for each of {self.config.num_classes} classes, got {len(self.classes)} names"
             )
-        if self.input is not None and self.input.is_video != self.config.is_video:
+        wanted = INPUTS[self.config.task]
+        if self.input is not None and not isinstance(self.input, wanted):
+            raise InputError(f"expected the input of a network as {wanted.__name__}, got {type(self.input).__name__}")
+        if isinstance(self.input, InputSpec) and self.input.is_video != self.config.is_video:
             kind = "clips" if self.config.is_video else "images"
             sampling = f"{self.input.sampling} sampling" if self.input.is_video else "no sampling of frames"
             raise InputError(f"expected the input of a network of {kind}, got one with {sampling}")
@@ -90,6 +98,9 @@ class Contract:
         plain["scores"] = dict(self.scores)
         if self.task == "classification":
             del plain["task"]
+        plain["details"] = dict(self.details)
+        if not self.details:
+            del plain["details"]
         if self.trained_on is None:
             del plain["trained_on"]
         else:
@@ -108,7 +119,7 @@ class Contract:
             if version > VERSION:
                 raise InputError(f"written by a newer uniformer (format {version}, expected up to {VERSION})")
             d["config"] = Config(**d["config"])
-            d["input"] = InputSpec(**d["input"]) if d["input"] is not None else None
+            d["input"] = INPUTS[d["config"].task](**d["input"]) if d["input"] is not None else None
             d["proof"] = Proof.from_json(d["proof"]) if d["proof"] is not None else None
             if d.get("trained_on") is not None:
                 d["trained_on"] = TrainedOn(**d["trained_on"])
@@ -126,6 +137,6 @@ class Contract:
         name = self.id or self.arch or "the network"
         if self.config.output != "logits" or not self.config.num_classes:
             raise InputError(f"{name} has no classifier: nothing to predict")
-        if self.input is None:
+        if not isinstance(self.input, InputSpec):
             raise InputError(f"{name} does not say what its input looks like: expected a contract with an input")
         return self.input

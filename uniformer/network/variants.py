@@ -11,7 +11,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 
-from uniformer.config import Config, InputSpec, did_you_mean
+from uniformer.config import Config, Head, InputSpec, did_you_mean
 from uniformer.errors import InputError
 
 SMALL = Config()
@@ -42,6 +42,27 @@ def _hybrid14(backbone: Config) -> Config:
     return replace(backbone, window=14, global_every=4)
 
 
+def _backbone_name(name: str) -> str:
+    """'uniformer_small_h14' -> 'uniformer_small_backbone_h14'."""
+    plain = name.removesuffix("_h14")
+    return f"{plain}_backbone{name.removeprefix(plain)}"
+
+
+_BACKBONES = {
+    "uniformer_small": _backbone(SMALL),
+    "uniformer_small_h14": _hybrid14(_backbone(SMALL)),
+    "uniformer_base": _backbone(BASE),
+    "uniformer_base_h14": _hybrid14(_backbone(BASE)),
+    "uniformer_xxs": _backbone(XXS),
+    "uniformer_xs": _backbone(XS),
+    "uniformer_nano": _backbone(NANO),
+}
+
+#: Classes of the published networks with each head: those of COCO, of ADE20K, and COCO's key points.
+_HEADS: Mapping[Head, int] = {
+    "mask_rcnn": 80, "cascade_mask_rcnn": 80, "semantic_fpn": 150, "upernet": 150, "topdown": 17,
+}  # fmt: skip
+
 #: Every architecture with published weights, and our own nano. `drop_path` is 0: it belongs to a training recipe, not
 #: to the network.
 VARIANTS: Mapping[str, Config] = MappingProxyType(
@@ -69,12 +90,15 @@ VARIANTS: Mapping[str, Config] = MappingProxyType(
         "uniformer_xs_video": _video(XS),
         "uniformer_nano_video": _video(NANO),
         # dense prediction: four layer-normed maps, no classifier
-        "uniformer_small_backbone": _backbone(SMALL),
-        "uniformer_small_backbone_h14": _hybrid14(_backbone(SMALL)),
-        "uniformer_base_backbone": _backbone(BASE),
-        "uniformer_base_backbone_h14": _hybrid14(_backbone(BASE)),
-        "uniformer_xxs_backbone": _backbone(XXS),
-        "uniformer_xs_backbone": _backbone(XS),
+        **{
+            f"{name.removesuffix('_h14')}_backbone{'_h14' * name.endswith('_h14')}": c for name, c in _BACKBONES.items()
+        },
+        # the same under a head, such as "mask_rcnn.uniformer_small_h14"
+        **{
+            f"{head}.{name}": replace(backbone, head=head, num_classes=classes)
+            for head, classes in _HEADS.items()
+            for name, backbone in _BACKBONES.items()
+        },
     }
 )
 

@@ -5,41 +5,17 @@ The published networks were fed by OpenCV; `resize_pixels` gives its very number
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from uniformer.errors import Checked
+from uniformer.config import Scaling
 from uniformer.reading.pictures import Pixels
 from uniformer.reading.transforms import Floats
 
 _BITS = 11  # of the weights that OpenCV interpolates 8-bit pixels with
-
-
-@dataclass(frozen=True)
-class Scaling(Checked):
-    """How a picture becomes the input of a dense network."""
-
-    longest: int = 1333  #: no side is longer, pixels
-    shortest: int = 800  #: the shorter side, where `longest` allows it
-    multiple: int = 32  #: of which the sides are made multiples
-    by: Literal["padding", "resizing", "nothing"] = "padding"  #: zeros to the right and below, or a second resize
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  #: of values in 0..255, red, green, blue
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
-    swap: bool = False  #: red and blue before normalising, as ControlNet's annotators do
-
-    def _problems(self) -> Iterable[str]:
-        if not 1 <= self.shortest <= self.longest <= 1 << 15:
-            yield f"expected sides of 1 to {1 << 15}, the shortest first, got {self.shortest} and {self.longest}"
-        if not 1 <= self.multiple <= 1 << 10:
-            yield f"expected a multiple of 1 to {1 << 10}, got {self.multiple}"
-        if self.by not in ("padding", "resizing", "nothing"):
-            yield f"expected sides made multiples by padding, resizing or nothing, got {self.by!r}"
-        if not all(s > 0 for s in self.std):
-            yield f"expected positive deviations, got {self.std}"
 
 
 class Scaled(NamedTuple):

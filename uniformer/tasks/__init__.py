@@ -2,8 +2,8 @@
 
 task.py             the seam: build, targets_and_loss, decode, metric, contract
 classification.py   one label or several of an image or clip; its loss (objective.py, losses.py, mixing.py), scores
-pyramid.py          what the dense networks share; *_heads.py are these, detection_losses.py what detectors learn from
-boxes.py, keypoints.py, segmentation.py   their results: boxes, key points, classes of pixels
+detection_losses.py what detectors learn from
+keypoints.py, segmentation.py   key points and classes of pixels
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from uniformer.tasks import boxes as box_ops
-from uniformer.tasks.detection_heads import (
+from uniformer.heads import boxes as box_ops
+from uniformer.heads.detection import (
     RPN_STDS,
     BoxHead,
     Detector,

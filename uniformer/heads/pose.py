@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from uniformer.config import Config
-from uniformer.tasks.pyramid import CHANNELS, dense_backbone
+from uniformer.heads.pyramid import CHANNELS, DenseNetwork
 
 
 class KeypointHead(nn.Module):
@@ -34,13 +34,12 @@ class KeypointHead(nn.Module):
         return self.final_layer(self.deconv_layers(x))
 
 
-class PoseNetwork(nn.Module):
+class PoseNetwork(DenseNetwork):
     """A backbone with a key-point head. `forward` gives heat maps (B, K, H / 4, W / 4)."""
 
-    def __init__(self, config: Config, num_keypoints: int):
-        super().__init__()
-        self.backbone = dense_backbone(config)
-        self.keypoint_head = KeypointHead(config.dims[-1], num_keypoints)
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.keypoint_head = KeypointHead(config.dims[-1], config.num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.keypoint_head(self.backbone(x)[-1])

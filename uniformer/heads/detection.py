@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uniformer.config import Config
-from uniformer.tasks import boxes as box_ops
-from uniformer.tasks.pyramid import CHANNELS, Conv, ConvNorm, FeaturePyramid, dense_backbone
+from uniformer.heads import boxes as box_ops
+from uniformer.heads.pyramid import CHANNELS, Conv, ConvNorm, DenseNetwork, FeaturePyramid
 
 ROI_STRIDES = (4, 8, 16, 32)  #: of the levels that regions are cut from
 FINEST = 56  #: a region of this side and above the level's double is cut from the next coarser level
@@ -148,19 +148,18 @@ class RoIHead(nn.Module):
         return list(self.mask_head) if isinstance(self.mask_head, nn.ModuleList) else [self.mask_head]  # type: ignore[arg-type, list-item]
 
 
-class Detector(nn.Module):
+class Detector(DenseNetwork):
     """A backbone with pyramid, proposals and regions; one stage is Mask R-CNN, three the cascade.
 
     `detect` and `masks` take an image to results; `training` is in `detection_losses`.
     """
 
-    def __init__(self, config: Config, num_classes: int, stages: int = 1):
-        super().__init__()
-        self.num_classes = num_classes
-        self.backbone = dense_backbone(config)
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.num_classes = config.num_classes
         self.neck = FeaturePyramid(config.dims, levels=5)
         self.rpn_head = RPNHead()
-        self.roi_head = RoIHead(num_classes, stages)
+        self.roi_head = RoIHead(config.num_classes, stages=3 if config.head == "cascade_mask_rcnn" else 1)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W) -> the pyramid's five levels (B, 256, H_i, W_i)."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uniformer.config import Config
+from uniformer.config import Config, PersonCrop, Scaling
 from uniformer.errors import InputError
 from uniformer.network.model import UniFormer
 
@@ -69,8 +69,21 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def dense_backbone(config: Config) -> UniFormer:
-    """The network under a head. Raises `InputError` for one that does not give normed maps of images."""
-    if config.output != "normed_maps" or config.is_video:
-        raise InputError(f"expected a backbone of images with normed maps under a head, got output {config.output!r}")
-    return UniFormer(config)
+class DenseNetwork(nn.Module):
+    """A backbone under a head. Its config is that of the backbone, and says the head and its classes.
+
+    Raises `InputError` where the config says no head.
+    """
+
+    input_spec: Scaling | PersonCrop | None = None  #: what its weights were trained with, once they say so
+
+    def __init__(self, config: Config):
+        super().__init__()
+        if config.head is None:
+            raise InputError("expected the config of a dense network, got one without a head")
+        self.config = config
+        self.backbone = UniFormer(config.backbone)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the backbone's activations in the backward pass: less memory, more time."""
+        self.backbone.set_grad_checkpointing(enable)

@@ -7,19 +7,14 @@ Layers and names are those of the published files (TPAMI 2023, Tables 10 and 11)
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uniformer.checkpoints.dense_keys import BACKBONE
-from uniformer.checkpoints.files import read_weights
 from uniformer.config import Config
-from uniformer.errors import InputError, shown
-from uniformer.tasks.pyramid import CHANNELS, ConvNorm, FeaturePyramid, dense_backbone, resize
+from uniformer.heads.pyramid import CHANNELS, ConvNorm, DenseNetwork, FeaturePyramid, resize
 
 IGNORED = 255  #: the label of pixels that count for nothing
 AUX_WEIGHT = 0.4  #: of the auxiliary head's loss
@@ -106,21 +101,20 @@ class AuxiliaryHead(_Classifier):
         return self.classify(self.convs[0](x))
 
 
-class Segmenter(nn.Module):
+class Segmenter(DenseNetwork):
     """A backbone with one of the two heads. `forward` gives the logits of stride 4, (B, K, H / 4, W / 4)."""
 
-    def __init__(self, config: Config, num_classes: int, head: Literal["semantic_fpn", "upernet"]):
-        super().__init__()
-        self.backbone = dense_backbone(config)
+    def __init__(self, config: Config):
+        super().__init__(config)
         self.neck: FeaturePyramid | None = None
         self.decode_head: FPNHead | UPerHead
         self.auxiliary_head: AuxiliaryHead | None = None
-        if head == "semantic_fpn":
+        if config.head == "semantic_fpn":
             self.neck = FeaturePyramid(config.dims, levels=4)
-            self.decode_head = FPNHead(num_classes)
+            self.decode_head = FPNHead(config.num_classes)
         else:
-            self.decode_head = UPerHead(config.dims, num_classes)
-            self.auxiliary_head = AuxiliaryHead(config.dims[2], num_classes)
+            self.decode_head = UPerHead(config.dims, config.num_classes)
+            self.auxiliary_head = AuxiliaryHead(config.dims[2], config.num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._decoded(self.backbone(x))
@@ -133,24 +127,6 @@ class Segmenter(nn.Module):
 
     def _decoded(self, maps: Sequence[Tensor]) -> Tensor:
         return self.decode_head(maps if self.neck is None else self.neck(maps))
-
-
-def load_segmenter(network: Segmenter, path: str | os.PathLike[str]) -> Segmenter:
-    """The network with the weights of a published file, strictly; it may be on the meta device.
-
-    Raises `InputError` for a file that cannot be read, and for one of another network.
-    """
-    weights = read_weights(path)
-    state = {f"{BACKBONE}{key}": value for key, value in weights.state.items()} | weights.heads
-    own = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in state.items()}
-    for key in sorted(own.keys() | found.keys()):
-        if own.get(key) != found.get(key):
-            raise InputError(
-                f"{path}: expected {shown(key)} of shape {own.get(key, 'none')}, found {found.get(key, 'none')}"
-            )
-    network.load_state_dict(state, strict=True, assign=True)
-    return network
 
 
 def whole_logits(network: nn.Module, x: Tensor, size: Sequence[int]) -> Tensor:

@@ -1,0 +1,27 @@
+"""The published networks for dense tasks: heads over the four maps of a backbone, plain, with the names of their files.
+
+pyramid.py        what they share: the feature pyramid, convolutions with norms
+segmentation.py   Semantic FPN and UPerNet
+detection.py      Mask R-CNN and Cascade Mask R-CNN; boxes.py: anchors, their code, overlaps, suppression
+pose.py           TopDown, the simple baseline
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from uniformer.config import Config
+    from uniformer.heads.pyramid import DenseNetwork
+    from uniformer.network.model import UniFormer
+
+
+def build_network(config: Config) -> UniFormer | DenseNetwork:
+    """The network that a config describes, freshly initialised: with its head, where it says one."""
+    from uniformer.heads.detection import Detector
+    from uniformer.heads.pose import PoseNetwork
+    from uniformer.heads.segmentation import Segmenter
+    from uniformer.network.model import UniFormer
+
+    kinds = {"classification": UniFormer, "detection": Detector, "segmentation": Segmenter, "pose": PoseNetwork}
+    return kinds[config.task](config)
