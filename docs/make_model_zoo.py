@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from uniformer.checkpoints.records import Checkpoint, get_checkpoint, list_checkpoints
+from uniformer.config import InputSpec
 
 BEGIN = "<!-- tables: made by docs/make_model_zoo.py from uniformer/assets/checkpoints.toml -->\n"
 END = "<!-- end of tables -->\n"
@@ -28,13 +29,13 @@ def tables() -> str:
         groups.setdefault(_title(record), []).append(record)
     sections = []
     for title, rows in groups.items():
-        columns = CLASSIFICATION if rows[0].input is not None else DENSE
+        columns = CLASSIFICATION if isinstance(rows[0].input, InputSpec) else DENSE
         sections.append(f"## {title}\n\n{_table(rows, columns)}{_notes(rows)}")
     return "\n".join([*sections, _conversions(records)])
 
 
 def _title(record: Checkpoint) -> str:
-    if record.input is None:
+    if not isinstance(record.input, InputSpec):
         return f"{record.dataset}, {record.task}"
     kind = ", token labeling" if record.config.token_labeling else ", light" if record.config.is_hourglass else ""
     return record.dataset + kind
@@ -78,7 +79,7 @@ def _input(record: Checkpoint) -> str:
 
 
 def _views(record: Checkpoint) -> str:
-    assert record.input is not None
+    assert isinstance(record.input, InputSpec)
     return f"{record.input.clips} x {record.input.crops}"
 
 

@@ -58,7 +58,7 @@ CORE = {
 # file end the process; to 20,600 with what keeps files from doing harm and answers from being wrong in silence: limits
 # on media, clocks mended, lists and names read as they are meant, what was trained on, waits that end, state and
 # journals that are checked; and to 22,000 with the heads of the dense tasks.
-BUDGETS = {"core": 8_900, "package": 22_200}
+BUDGETS = {"core": 12_000, "package": 30_000}
 
 
 class Arrow(NamedTuple):

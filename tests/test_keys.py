@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from uniformer.config import with_options
+from uniformer.heads import build_network
 from uniformer.network.model import UniFormer
 from uniformer.network.variants import VARIANTS, get_config
 
@@ -39,6 +40,42 @@ FROZEN = {
     "uniformer_base_backbone_h14": "7badaa146df42285",
     "uniformer_xxs_backbone": "123c5b893ffd807e",
     "uniformer_xs_backbone": "e5ca91545fbd67b8",
+    "uniformer_nano_backbone": "fef2c94eaaba1413",
+    "mask_rcnn.uniformer_small": "8f584f985b42a85d",
+    "mask_rcnn.uniformer_small_h14": "8f584f985b42a85d",
+    "mask_rcnn.uniformer_base": "753777aba417aa53",
+    "mask_rcnn.uniformer_base_h14": "753777aba417aa53",
+    "mask_rcnn.uniformer_xxs": "4bb0b699b2c80df1",
+    "mask_rcnn.uniformer_xs": "ebfa4c4a7b4acfe3",
+    "mask_rcnn.uniformer_nano": "bef46a666f3bea7d",
+    "cascade_mask_rcnn.uniformer_small": "bc5793e1f989bd3f",
+    "cascade_mask_rcnn.uniformer_small_h14": "bc5793e1f989bd3f",
+    "cascade_mask_rcnn.uniformer_base": "282ad58a5960feca",
+    "cascade_mask_rcnn.uniformer_base_h14": "282ad58a5960feca",
+    "cascade_mask_rcnn.uniformer_xxs": "b67471dd8f34c44a",
+    "cascade_mask_rcnn.uniformer_xs": "269328df528785a4",
+    "cascade_mask_rcnn.uniformer_nano": "ef9640be8ac35947",
+    "semantic_fpn.uniformer_small": "12d9b61a63616c75",
+    "semantic_fpn.uniformer_small_h14": "12d9b61a63616c75",
+    "semantic_fpn.uniformer_base": "5312369b5c8c9141",
+    "semantic_fpn.uniformer_base_h14": "5312369b5c8c9141",
+    "semantic_fpn.uniformer_xxs": "b2443e0b57841842",
+    "semantic_fpn.uniformer_xs": "8e9d941e447a052c",
+    "semantic_fpn.uniformer_nano": "d06da0d2563ec894",
+    "upernet.uniformer_small": "16581b84f221403a",
+    "upernet.uniformer_small_h14": "16581b84f221403a",
+    "upernet.uniformer_base": "1e8885b9e3204bff",
+    "upernet.uniformer_base_h14": "1e8885b9e3204bff",
+    "upernet.uniformer_xxs": "6dbf21dd74da6b16",
+    "upernet.uniformer_xs": "73a0f462a9e1631b",
+    "upernet.uniformer_nano": "eafc1becbbe5f576",
+    "topdown.uniformer_small": "00f33fe00b27eab0",
+    "topdown.uniformer_small_h14": "00f33fe00b27eab0",
+    "topdown.uniformer_base": "fcc24e1d9933516d",
+    "topdown.uniformer_base_h14": "fcc24e1d9933516d",
+    "topdown.uniformer_xxs": "169f6f184fcc03a7",
+    "topdown.uniformer_xs": "42bc03de884680a1",
+    "topdown.uniformer_nano": "c152ba8058a5ad7f",
     "split": "02cafee86123c9c4",
 }
 
@@ -66,7 +103,7 @@ def test_every_variant_is_frozen() -> None:
 def test_keys_and_shapes(name: str) -> None:
     config = get_config("uniformer_small_video" if name == "split" else name)
     with torch.device("meta"):
-        model = UniFormer(with_options(config, {"split_attention": True}) if name == "split" else config)
+        model = build_network(with_options(config, {"split_attention": True}) if name == "split" else config)
     lines = "\n".join(f"{key} {tuple(value.shape)}" for key, value in model.state_dict().items())
     assert hashlib.sha256(lines.encode()).hexdigest()[:16] == FROZEN[name]
 

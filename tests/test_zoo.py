@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
-from uniformer.config import Config, InputSpec
+from uniformer.config import INPUTS, TASKS, Config, InputSpec
 from uniformer.errors import InputError
 from uniformer.network.variants import VARIANTS, default_input, get_config, list_models
 
@@ -82,32 +82,32 @@ CLASSIFICATION = {
     "uniformer_xxs.k400_f32_r160": ("uniformer_xxs_video", 9_833_896, 77.9, 15.4, "32x160x1x1"),
     "uniformer_xs.k400_f32_r192": ("uniformer_xs_video", 16_099_552, 78.6, 34.2, "32x192x1x1"),
 }
-# id: architecture of the backbone, first score
+# id: first score; the architecture is its beginning
 DENSE = {
-    "mask_rcnn.uniformer_xxs.coco_1x": ("uniformer_xxs_backbone", "box_ap", 42.8),
-    "mask_rcnn.uniformer_xs.coco_1x": ("uniformer_xs_backbone", "box_ap", 44.6),
-    "mask_rcnn.uniformer_small_h14.coco_1x": ("uniformer_small_backbone_h14", "box_ap", 45.6),
-    "mask_rcnn.uniformer_small_h14.coco_3x_ms": ("uniformer_small_backbone_h14", "box_ap", 48.2),
-    "mask_rcnn.uniformer_base_h14.coco_1x": ("uniformer_base_backbone_h14", "box_ap", 47.4),
-    "mask_rcnn.uniformer_base_h14.coco_3x_ms": ("uniformer_base_backbone_h14", "box_ap", 50.3),
-    "cascade_mask_rcnn.uniformer_small_h14.coco_3x_ms": ("uniformer_small_backbone_h14", "box_ap", 52.1),
-    "cascade_mask_rcnn.uniformer_base_h14.coco_3x_ms": ("uniformer_base_backbone_h14", "box_ap", 53.8),
-    "semantic_fpn.uniformer_xxs.ade20k": ("uniformer_xxs_backbone", "miou", 42.3),
-    "semantic_fpn.uniformer_xs.ade20k": ("uniformer_xs_backbone", "miou", 44.4),
-    "semantic_fpn.uniformer_small_h14.ade20k": ("uniformer_small_backbone_h14", "miou", 46.3),
-    "semantic_fpn.uniformer_base_h14.ade20k": ("uniformer_base_backbone_h14", "miou", 47.0),
-    "semantic_fpn.uniformer_small.ade20k": ("uniformer_small_backbone", "miou", 46.6),
-    "semantic_fpn.uniformer_base.ade20k": ("uniformer_base_backbone", "miou", 48.0),
-    "upernet.uniformer_small_h14.ade20k": ("uniformer_small_backbone_h14", "miou", 46.9),
-    "upernet.uniformer_base_h14.ade20k": ("uniformer_base_backbone_h14", "miou", 48.9),
-    "upernet.uniformer_small.ade20k": ("uniformer_small_backbone", "miou", 47.6),
-    "upernet.uniformer_base.ade20k": ("uniformer_base_backbone", "miou", 50.0),
-    "topdown.uniformer_small.coco_256x192": ("uniformer_small_backbone", "ap", 74.0),
-    "topdown.uniformer_small.coco_384x288": ("uniformer_small_backbone", "ap", 75.9),
-    "topdown.uniformer_small.coco_448x320": ("uniformer_small_backbone", "ap", 76.2),
-    "topdown.uniformer_base.coco_256x192": ("uniformer_base_backbone", "ap", 75.0),
-    "topdown.uniformer_base.coco_384x288": ("uniformer_base_backbone", "ap", 76.7),
-    "topdown.uniformer_base.coco_448x320": ("uniformer_base_backbone", "ap", 77.4),
+    "mask_rcnn.uniformer_xxs.coco_1x": ("box_ap", 42.8),
+    "mask_rcnn.uniformer_xs.coco_1x": ("box_ap", 44.6),
+    "mask_rcnn.uniformer_small_h14.coco_1x": ("box_ap", 45.6),
+    "mask_rcnn.uniformer_small_h14.coco_3x_ms": ("box_ap", 48.2),
+    "mask_rcnn.uniformer_base_h14.coco_1x": ("box_ap", 47.4),
+    "mask_rcnn.uniformer_base_h14.coco_3x_ms": ("box_ap", 50.3),
+    "cascade_mask_rcnn.uniformer_small_h14.coco_3x_ms": ("box_ap", 52.1),
+    "cascade_mask_rcnn.uniformer_base_h14.coco_3x_ms": ("box_ap", 53.8),
+    "semantic_fpn.uniformer_xxs.ade20k": ("miou", 42.3),
+    "semantic_fpn.uniformer_xs.ade20k": ("miou", 44.4),
+    "semantic_fpn.uniformer_small_h14.ade20k": ("miou", 46.3),
+    "semantic_fpn.uniformer_base_h14.ade20k": ("miou", 47.0),
+    "semantic_fpn.uniformer_small.ade20k": ("miou", 46.6),
+    "semantic_fpn.uniformer_base.ade20k": ("miou", 48.0),
+    "upernet.uniformer_small_h14.ade20k": ("miou", 46.9),
+    "upernet.uniformer_base_h14.ade20k": ("miou", 48.9),
+    "upernet.uniformer_small.ade20k": ("miou", 47.6),
+    "upernet.uniformer_base.ade20k": ("miou", 50.0),
+    "topdown.uniformer_small.coco_256x192": ("ap", 74.0),
+    "topdown.uniformer_small.coco_384x288": ("ap", 75.9),
+    "topdown.uniformer_small.coco_448x320": ("ap", 76.2),
+    "topdown.uniformer_base.coco_256x192": ("ap", 75.0),
+    "topdown.uniformer_base.coco_384x288": ("ap", 76.7),
+    "topdown.uniformer_base.coco_448x320": ("ap", 77.4),
 }
 UNRELEASED = {
     "uniformer_small.k400_32x4",
@@ -121,13 +121,20 @@ UNRELEASED = {
 
 
 def test_variants_are_the_published_ones_and_our_own() -> None:
-    assert len(VARIANTS) == 25 + 1
-    assert {get_checkpoint(id).arch for id in list_checkpoints()} == {*VARIANTS} - {"uniformer_nano_video"}
+    headless = [name for name in VARIANTS if "." not in name]
+    assert len(headless) == 25 + 2
+    published = {get_checkpoint(id).arch for id in list_checkpoints()}
+    assert published <= set(VARIANTS)
+    assert set(headless) - published == {
+        "uniformer_nano_video", *(name for name in VARIANTS if "_backbone" in name)
+    }  # fmt: skip
+    backbones = [name.replace("_backbone", "") for name in headless if "_backbone" in name]
+    assert list(VARIANTS)[len(headless) :] == [f"{head}.{name}" for head in TASKS for name in backbones]
     assert list_models() == list(VARIANTS)
     assert list_models("*_tl") == [name for name in VARIANTS if name.endswith("_tl")]
     assert len(list_models("*_tl")) == 7
     assert len(list_models("*_video")) == 6
-    assert len(list_models("*_backbone*")) == 6
+    assert len(list_models("*_backbone*")) == 7
     assert {config.drop_path for config in VARIANTS.values()} == {0.0}
 
 
@@ -153,11 +160,19 @@ def test_a_variant_is_its_differences(name: str, differences: dict[str, object])
 def test_head_dims() -> None:
     """A wrong head_dim loads without a complaint, so every one is written down here too."""
     by_head_dim: dict[int, list[str]] = {}
-    for name in VARIANTS:
+    for name in (name for name in VARIANTS if "." not in name):  # with a head it is the backbone's
         by_head_dim.setdefault(get_config(name).head_dim, []).append(name.removeprefix("uniformer_"))
     assert by_head_dim[28] == ["xxs", "xxs_video", "xxs_ls_video", "xxs_backbone"]
     token_labeling = ["small_tl", "small_plus_tl", "base_tl"]
-    assert by_head_dim[32] == ["small_plus", *token_labeling, "xs", "xs_video", "nano_video", "xs_backbone"]
+    assert by_head_dim[32] == [
+        "small_plus",
+        *token_labeling,
+        "xs",
+        "xs_video",
+        "nano_video",
+        "xs_backbone",
+        "nano_backbone",
+    ]
     assert sorted(by_head_dim) == [28, 32, 64]
 
 
@@ -208,12 +223,15 @@ def test_classification_record(id: str) -> None:
 
 @pytest.mark.parametrize("id", DENSE)
 def test_dense_record(id: str) -> None:
-    arch, score, value = DENSE[id]
+    score, value = DENSE[id]
     record = get_checkpoint(id)
-    assert (record.arch, record.scores[score]) == (arch, value)
-    assert record.input is None
+    assert (record.arch, record.scores[score]) == (id.rpartition(".")[0], value)
+    assert isinstance(record.input, INPUTS[record.config.task])
     assert record.input_note
-    assert record.config == VARIANTS[arch]
+    assert record.config == VARIANTS[record.arch]
+    assert len(record.classes) == record.config.num_classes
+    size = re.search(r"(\d+)x(\d+)$", id)
+    assert size is None or record.input.size == tuple(map(int, size.groups()))
 
 
 def test_every_record_is_whole() -> None:
@@ -286,7 +304,7 @@ def test_inputs(id: str, expected: InputSpec | dict[str, object]) -> None:
 def test_channel_order_goes_with_the_dataset() -> None:
     """The frames of these sets went through OpenCV, whose order is BGR, and nothing turned them."""
     for record in map(get_checkpoint, list_checkpoints()):
-        if record.input is not None:
+        if isinstance(record.input, InputSpec):
             bgr = record.dataset.startswith(("Something-Something", "HMDB51"))
             assert record.input.channels == ("bgr" if bgr else "rgb"), record.id
 

@@ -1,4 +1,4 @@
-"""What a network is (`Config`) and what it is fed: `InputSpec`, `Scaling`, `PersonCrop`. No torch, so listing is fast."""
+"""What a network is (`Config`) and is fed (`InputSpec`, `Scaling`, `PersonCrop`). No torch here: listing stays fast."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ INPUTS: Mapping[TaskName, type[InputSpec] | type[Scaling] | type[PersonCrop]] = 
 
 Precision = Literal["float32", "bfloat16", "float16"]  #: that a network computes in
 
-T = TypeVar("T", Config, InputSpec, Scaling, PersonCrop)
+T = TypeVar("T", bound=Any)
 
 
 def with_options(base: T, options: Mapping[str, Any]) -> T:
@@ -323,6 +323,8 @@ def _as_declared(value: Any, hint: Any) -> Any:
             return tuple(map(_as_declared, value, kinds))
     elif origin is Mapping and isinstance(value, Mapping):
         return {_as_declared(k, args[0]): _as_declared(v, args[1]) for k, v in value.items()}
+    elif hint is Any:
+        return value
     elif hint in (int, float) and isinstance(value, Real) and not isinstance(value, bool):
         if isinstance(value, Integral):
             return value if type(value) is int else int(value)

@@ -48,16 +48,11 @@ class Annotator:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, device: str = "cpu", swap: bool = True):
-        import torch
-
-        from uniformer.heads.segmentation import Segmenter, load_segmenter
-        from uniformer.network.variants import get_config
+        from uniformer.checkpoints.load import load_model
 
         self.palette = load_palette("ADE20K")
         self.scaling = Scaling(2048, 512, by="nothing", swap=swap)
-        with torch.device("meta"):
-            network = Segmenter(get_config("uniformer_small_backbone"), len(self.palette), "upernet")
-        self.network = load_segmenter(network, path).eval()
+        self.network, _, _ = load_model(path, like="upernet.uniformer_small.ade20k")
         self.to(device)
 
     def to(self, device: str | torch.device) -> Self:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from uniformer.config import did_you_mean
 from uniformer.errors import InputError, shown
@@ -29,6 +30,7 @@ DATASETS = {
 DENSE_DATASETS = {
     "COCO 2017": "coco.json",
     "ADE20K": "ade20k.json",  # the label files count from 1, and 0 is unlabelled
+    "COCO 2017 keypoints": "coco_keypoints.json",  # of a person
 }
 _IMAGENET = "ImageNet-1K"
 
@@ -48,8 +50,24 @@ def load_classes(dataset: str) -> tuple[str, ...]:
     if dataset not in files:
         known = [*DATASETS, _IMAGENET, *DENSE_DATASETS]
         raise InputError(f"no class names for the data set {dataset!r}{did_you_mean(dataset, known)}")
-    text = (resources.files("uniformer") / "assets" / "labels" / files[dataset]).read_text("utf-8")
-    return tuple(parse_json(text, dataset))
+    names = _read_asset(files[dataset], dataset)
+    return tuple(names["names"] if isinstance(names, dict) else names)
+
+
+def _read_asset(name: str, dataset: str) -> Any:
+    text = (resources.files("uniformer") / "assets" / "labels" / name).read_text("utf-8")
+    return parse_json(text, dataset)
+
+
+def load_details(dataset: str) -> dict[str, Any]:
+    """What a dense task must know of a data set beside its classes: the palette of ADE20K's (RGB), and of COCO's key
+    points the skeleton, the pairs that a mirror swaps (both as places in the list of names) and the sigmas of OKS."""
+    if dataset == "ADE20K":
+        return {"palette": [list(colour) for colour in load_palette(dataset)]}
+    if dataset == "COCO 2017 keypoints":
+        found = _read_asset(DENSE_DATASETS[dataset], dataset)
+        return {name: found[name] for name in ("skeleton", "flip_pairs", "sigmas")}
+    return {}
 
 
 def names_file(classes: object) -> str | os.PathLike[str] | None:
@@ -97,8 +115,7 @@ def load_palette(dataset: str) -> tuple[tuple[int, int, int], ...]:
     """
     if dataset != "ADE20K":
         raise InputError(f"no colours for the data set {dataset!r}: expected 'ADE20K'")
-    text = (resources.files("uniformer") / "assets" / "labels" / "ade20k_palette.json").read_text("utf-8")
-    return tuple((red, green, blue) for red, green, blue in parse_json(text, dataset))
+    return tuple((red, green, blue) for red, green, blue in _read_asset("ade20k_palette.json", dataset))
 
 
 def kinetics400_permutation() -> list[int]:

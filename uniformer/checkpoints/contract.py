@@ -19,6 +19,16 @@ from uniformer.support.texts import NotJson, parse_json
 VERSION = 1
 
 
+def check_plain(details: Mapping[str, Any]) -> None:
+    """Raises `WrongType` for what JSON cannot carry, or not as it is."""
+    try:
+        same = json.loads(json.dumps(dict(details), allow_nan=False)) == dict(details)
+    except (TypeError, ValueError, RecursionError):
+        same = False
+    if not same:
+        raise WrongType("expected details of texts, finite numbers, lists and dictionaries alone")
+
+
 @dataclass(frozen=True)
 class Proof:
     """The reference logits on the built-in input, computed in float64, and a digest of all tensors."""
@@ -79,6 +89,7 @@ class Contract:
             raise InputError(
                 f"expected a name for each of {self.config.num_classes} classes, got {len(self.classes)} names"
             )
+        check_plain(self.details)
         wanted = INPUTS[self.config.task]
         if self.input is not None and not isinstance(self.input, wanted):
             raise InputError(f"expected the input of a network as {wanted.__name__}, got {type(self.input).__name__}")

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from uniformer.checkpoints.keys import from_reference, to_reference
-
-BACKBONE = "backbone."
+from uniformer.heads.keys import BACKBONE
 
 
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

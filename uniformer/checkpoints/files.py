@@ -18,10 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.dense_keys import to_published
 from uniformer.checkpoints.keys import from_reference, our_key, reference_key, to_reference
 from uniformer.checkpoints.pickles import Inert, read_pickle, shares_memory
-from uniformer.checkpoints.wrappers import find_network, no_averaged, some_keys, told_by_config, told_classes
+from uniformer.checkpoints.wrappers import (
+    find_network,
+    no_averaged,
+    some_keys,
+    told_by_config,
+    told_classes,
+    told_palette,
+)
 from uniformer.errors import InputError, cannot_write, first_line, shown
+from uniformer.heads.keys import BACKBONE, classes_of, head_of
 from uniformer.support.files import atomic_path
 from uniformer.support.safetensors_header import read_header
 from uniformer.support.texts import parse_json, read_whole
@@ -42,7 +51,13 @@ class Weights:
     other: list[str] = field(default_factory=list)  #: keys of other networks in the file, which are not ours to load
     notes: list[str] = field(default_factory=list)
     classes: tuple[str, ...] = ()  #: the rows of the classifier by name, where a trainer saved them
+    palette: tuple[tuple[int, ...], ...] = ()  #: their colours, RGB
     told: dict[str, int | None] = field(default_factory=dict)  #: fields of `Config` that a trainer saved
+
+    @property
+    def whole(self) -> dict[str, Tensor]:
+        """The tensors of a dense network: the backbone's under `backbone.`, and the head's."""
+        return {f"{BACKBONE}{key}": value for key, value in self.state.items()} | self.heads
 
 
 def read_weights(path: str | os.PathLike[str], *, averaged: bool = False, published_order: bool = True) -> Weights:
@@ -84,7 +99,13 @@ def read_object(
     weights.other, weights.notes, weights.told = network.other, network.notes, told_by_config(obj)
     if network.is_backbone:
         weights.form, weights.heads = "openmmlab", _plain(network.heads, where)
-        _name_classes(weights, told_classes(obj), published_order)
+        names, palette = told_classes(obj), told_palette(obj)
+        if head_of(weights.heads):
+            count = classes_of(weights.heads)
+            weights.classes = names if len(names) == count else ()
+            weights.palette = palette if len(palette) == count else ()
+        else:
+            _name_classes(weights, names, published_order)
     return weights
 
 
@@ -249,11 +270,17 @@ def _write_safetensors(state: Mapping[str, Tensor], contract: Contract, path: Pa
             raise cannot_write(path, error) from None
 
 
-def write_reference(state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
-    """A flat .pth with the reference's keys, which the original code loads strictly."""
-    tensors = to_reference({key: value.detach().cpu() for key, value in state.items()})
+def write_reference(state: Mapping[str, Tensor], path: str | os.PathLike[str], contract: Contract) -> None:
+    """A .pth with the reference's keys in its order, which the original code loads strictly: flat, or of a dense
+    network with the classes and colours beside, as OpenMMLab saves it."""
+    tensors: Any = {key: value.detach().cpu() for key, value in state.items()}
+    if contract.config.head is None:
+        saved: Any = to_reference(tensors)
+    else:
+        meta = {"CLASSES": contract.classes, "PALETTE": contract.details.get("palette")}
+        saved = {"meta": {k: v for k, v in meta.items() if v}, "state_dict": to_published(tensors)}
     with atomic_path(path) as temporary:
         try:
-            torch.save(tensors, temporary)
+            torch.save(saved, temporary)
         except RuntimeError as error:  # torch's writer says so of a full disk
             raise InputError(f"cannot write {path}: is the disk full? ({first_line(error)})") from None

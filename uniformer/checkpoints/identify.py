@@ -18,6 +18,8 @@ from uniformer.checkpoints.records import Checkpoint, get_checkpoint, list_check
 from uniformer.checkpoints.told import Told, as_told, checked, usual_input
 from uniformer.config import Config, with_options
 from uniformer.errors import InputError, counted
+from uniformer.heads.keys import classes_of, head_of
+from uniformer.labels import load_classes, load_details
 from uniformer.network.variants import VARIANTS
 
 CheckpointSource = (
@@ -60,12 +62,18 @@ class Opened:
                 "(head_dim= or like= says it, --head-dim or --like)"
             )
         config, classes = identify(self.weights.state, self.head_dim), self.weights.classes
+        if head := head_of(self.weights.heads):
+            config = replace(config, head=head, num_classes=classes_of(self.weights.heads))
         arch = name_of(with_options(config, self.attention))
         spec, assumed = usual_input(config, arch, is_named=bool(classes))
         notes = (self.head_dim_note, *assumed)
         if self.weights.form == "openmmlab" and "block_eps" not in self.told:
             notes = (*notes, f"block_eps {config.block_eps}: models trained in mmaction2 and mmpose have 1e-5")
-        return Contract(config, arch, spec, classes, notes=notes)
+        known = {"segmentation": "ADE20K", "pose": "COCO 2017 keypoints"}.get(config.task, "")
+        details = load_details(known) if known and config.num_classes == len(load_classes(known)) else {}
+        if self.weights.palette:
+            details["palette"] = [list(colour) for colour in self.weights.palette]
+        return Contract(config, arch, spec, classes, notes=notes, details=details)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -112,6 +120,11 @@ def open_checkpoint(
         record = _record_of(source) if weights.contract is None else None
     head_dim, caller = said.get("head_dim"), "the caller"
     like = get_checkpoint(said["like"] or "") if "like" in said else None
+    if like is not None and _dims(weights.state) != like.config.dims:
+        raise InputError(
+            f"{name}: expected tensors like those of {like.id}, of widths {like.config.dims}, found "
+            f"{_dims(weights.state)}"
+        )
     if head_dim is None and like is not None:
         head_dim, caller = like.config.head_dim, like.id
     known, known_by = _told_head_dim(weights, record)
@@ -247,6 +260,8 @@ def identify(state: Mapping[str, Tensor], head_dim: int) -> Config:
 def name_of(config: Config) -> str:
     """The variant's name, whatever its class count; '' for one of the user's own."""
     for name, variant in VARIANTS.items():
+        if config.head != variant.head:
+            continue
         same = replace(config, num_classes=variant.num_classes, drop_path=0.0, dropout=0.0)
         if None not in (config.layer_scale, variant.layer_scale):  # its initial value makes no other network
             same = replace(same, layer_scale=variant.layer_scale)
@@ -258,11 +273,12 @@ def name_of(config: Config) -> str:
 def contract_of_record(record: Checkpoint, weights: Weights) -> Contract:
     """The contract of a published file. The class count is the file's: HMDB51's may differ from its record."""
     config, head, notes = record.config, weights.state.get("head.weight"), record.notes
-    classes = record.classes
-    if config.num_classes and head is not None and head.shape[0] != config.num_classes:
-        found = counted(head.shape[0], "class")
+    classes, rows = record.classes, classes_of(weights.heads) if head is None else head.shape[0]
+    if config.num_classes and rows and rows != config.num_classes:
+        found = counted(rows, "class")
         said = f"the file has {found} where the record says {config.num_classes}: no class names"
-        notes, config, classes = (*notes, said), replace(config, num_classes=head.shape[0]), ()
+        notes, config, classes = (*notes, said), replace(config, num_classes=rows), ()
     return Contract(
-        config, record.arch, record.input, classes, record.id, record.dataset, record.scores, record.licence, notes
-    )
+        config, record.arch, record.input, classes, record.id, record.dataset, record.scores, record.licence, notes,
+        details=record.details if classes else {},
+    )  # fmt: skip

@@ -15,18 +15,22 @@ import torch
 from torch import Tensor, nn
 
 from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.files import Weights
 from uniformer.checkpoints.identify import CheckpointSource, Opened, attention_in_words, open_checkpoint
 from uniformer.checkpoints.keys import reference_key
 from uniformer.checkpoints.records import default_checkpoint
 from uniformer.checkpoints.told import Told, assumed_input
-from uniformer.config import Config, with_options
+from uniformer.config import INPUTS, Config, with_options
 from uniformer.errors import InputError, counted, shown
+from uniformer.heads import build_network
+from uniformer.heads.keys import BACKBONE, CLASS_LAYERS, HEAD_KEYS, classes_of, head_of
+from uniformer.heads.pyramid import DenseNetwork
 from uniformer.network.description import STAGES, stage_indices
 from uniformer.network.model import UniFormer
 from uniformer.network.variants import get_config
 
 Inflation = Literal["center", "mean"]
-CLASSIFIER = ("head.*", "cls_head.*", "aux_head.*")
+CLASSIFIER = ("head.*", "cls_head.*", "aux_head.*", *CLASS_LAYERS)
 TAIL = ("norm.*", "cls_norm.*", *CLASSIFIER)  # what a model that returns maps does not have
 
 
@@ -54,13 +58,14 @@ class LoadReport:
         return "\n".join(shown(line, 1000) for line in lines + [f"  note: {note}" for note in self.notes])
 
 
-def unwrapped(model: nn.Module) -> UniFormer:
-    """The network under `torch.compile`, DataParallel, DistributedDataParallel and moving averages.
+def unwrapped(model: nn.Module) -> Any:
+    """The network, a `UniFormer` or a `DenseNetwork`, under `torch.compile`, DataParallel, DistributedDataParallel and
+    moving averages.
 
     Raises `InputError` where there is none.
     """
     inner = model
-    while not isinstance(inner, UniFormer):
+    while not isinstance(inner, UniFormer | DenseNetwork):
         inner = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)  # type: ignore[assignment]
         if not isinstance(inner, nn.Module):
             raise InputError(f"expected a UniFormer, or one under torch's wrappers, got {type(model).__name__}")
@@ -68,7 +73,7 @@ def unwrapped(model: nn.Module) -> UniFormer:
 
 
 def load_checkpoint(
-    model: UniFormer,
+    model: UniFormer | DenseNetwork,
     source: CheckpointSource | Opened,
     *,
     inflate: Inflation | None = None,
@@ -104,12 +109,16 @@ def load_checkpoint(
             "it would load without complaint and lose accuracy"
         )
     report = load_tensors(
-        model, opened.weights.state, source=opened.name, inflate=inflate, new_classifier=new_classifier,
+        model, _tensors(opened, model), source=opened.name, inflate=inflate, new_classifier=new_classifier,
         adapt_stem=adapt_stem, allow_new=allow_new, allow_ignored=allow_ignored, unknown=opened.weights.unknown,
     )  # fmt: skip
-    report.ignored += opened.weights.other
+    report.ignored += _left_over(opened, model)
     told = opened.weights.contract or opened.record
-    if told is not None and told.input is not None and told.input.is_video == model.config.is_video:
+    if (
+        told is not None
+        and isinstance(told.input, INPUTS[model.config.task])
+        and told.input.is_video == model.config.is_video
+    ):
         model.input_spec = told.input
     note = f"head_dim {own} from the model: the file does not tell" if opened.head_dim is None else opened.head_dim_note
     report.notes += [*opened.weights.notes, note]
@@ -119,8 +128,23 @@ def load_checkpoint(
     return report
 
 
+def _tensors(opened: Opened, model: UniFormer | DenseNetwork) -> dict[str, Tensor]:
+    """What of a file may go into a model: with a head's tensors, where it has that head."""
+    weights = opened.weights
+    if isinstance(model, UniFormer):
+        return weights.state
+    return weights.whole if head_of(weights.heads) == model.config.head else Weights(weights.state, weights.form).whole
+
+
+def _left_over(opened: Opened, model: UniFormer | DenseNetwork) -> list[str]:
+    """The keys of a file that are of no part of the model."""
+    weights = opened.weights
+    takes_heads = not isinstance(model, UniFormer) and head_of(weights.heads) == model.config.head
+    return [*([] if takes_heads else weights.heads), *weights.other]
+
+
 def load_tensors(
-    model: UniFormer, state: Mapping[str, Tensor], *, source: str = "state dict", **departures: Any
+    model: UniFormer | DenseNetwork, state: Mapping[str, Tensor], *, source: str = "state dict", **departures: Any
 ) -> LoadReport:
     """`load_checkpoint` for a state dict in our keys. `departures`: as in `_fit`."""
     fitted, report = _fit(model, state, source, **departures)
@@ -129,7 +153,7 @@ def load_tensors(
 
 
 def _fit(
-    model: UniFormer,
+    model: UniFormer | DenseNetwork,
     state: Mapping[str, Tensor],
     source: str,
     *,
@@ -153,7 +177,9 @@ def _fit(
     report.ignored += unknown
     problems: list[str] = []
     own, fitted = model.state_dict(), {}
-    if model.norm is None:
+    if isinstance(model, DenseNetwork):
+        allow_ignored = (*allow_ignored, *(f"{BACKBONE}{pattern}" for pattern in TAIL))
+    elif model.norm is None:
         allow_ignored = (*allow_ignored, *TAIL)
     elif model.config.num_classes == 0:
         allow_ignored = (*allow_ignored, *CLASSIFIER)
@@ -204,7 +230,7 @@ def _reshaped(
             )
         value = inflate_kernel(value, want[2], inflate)
     if (
-        key.startswith("stages.0.embed.")
+        key.removeprefix(BACKBONE).startswith("stages.0.embed.")
         and value.ndim == len(want)
         and value.shape[1] != want[1]
         and value.shape[2:] == want[2:]
@@ -257,7 +283,7 @@ def create_model(
     features_only: bool = False,
     out_indices: int | Sequence[int] | None = None,
     **options: Any,
-) -> UniFormer:
+) -> Any:
     """Build a variant by name, with any field of `Config` changed, optionally with a checkpoint's weights.
 
         create_model("uniformer_small_video", num_classes=174, drop_path=0.3)
@@ -266,6 +292,7 @@ def create_model(
         create_model("uniformer_small_video", checkpoint="uniformer_small.in1k", inflate="center", num_classes=51)
         create_model("uniformer_base", features_only=True)     # forward gives the four stage maps
         create_model("uniformer_base", features_only=True, out_indices=(1, 3))          # the second and the fourth
+        create_model("mask_rcnn.uniformer_small_h14", num_classes=3, checkpoint="uniformer_small.in1k")   # with a head
 
     With weights the class count is the file's, unless `num_classes` asks for another: then the classifier is new.
     `in_chans` other than the file's adapts the stem, `inflate` turns an image checkpoint into a video model; see
@@ -280,41 +307,58 @@ def create_model(
             raise InputError("expected pretrained=True or a checkpoint, got both")
         checkpoint = default_checkpoint(name)
     stages = STAGES if out_indices is None else stage_indices(out_indices)
-    if out_indices is not None and config.output == "logits":
+    if out_indices is not None and (config.output == "logits" or config.head is not None):
         raise InputError("expected features_only=True for out_indices: a model with a classifier gives no maps")
-    model = UniFormer(config) if checkpoint is None else _with_weights(config, checkpoint, options.keys(), inflate)
-    model.out_indices = stages
+    model = build_network(config) if checkpoint is None else _with_weights(config, checkpoint, options.keys(), inflate)
+    if isinstance(model, UniFormer):
+        model.out_indices = stages
     return model
 
 
 def _with_weights(
     config: Config, checkpoint: CheckpointSource, asked: Collection[str], inflate: Inflation | None
-) -> UniFormer:
+) -> UniFormer | DenseNetwork:
     """A model of `config` with a checkpoint's weights. `asked`: the options that the caller of `create_model` gave."""
     opened = open_checkpoint(checkpoint)
-    head = opened.weights.state.get("head.weight")
-    is_own = head is not None and head.ndim == 2 and head.shape[1] == config.dims[-1]
-    if head is not None and is_own and config.num_classes and "num_classes" not in asked:
-        config = replace(config, num_classes=head.shape[0])
-    model = UniFormer(config)
-    # A classifier's file is what backbones start from: it lacks the norms of the maps that they hand out.
-    is_backbone = config.output == "normed_maps"
+    rows = _rows_of(opened, config)
+    if rows and config.num_classes and "num_classes" not in asked:
+        config = replace(config, num_classes=rows)
+    model = build_network(config)
     report = load_checkpoint(
         model, opened, inflate=inflate,
-        new_classifier="num_classes" in asked, adapt_stem="in_chans" in asked,
-        allow_new=("stages.*.norm.*",) if is_backbone else (),
+        new_classifier="num_classes" in asked, adapt_stem="in_chans" in asked, allow_new=_new_parts(opened, config),
     )  # fmt: skip
-    if is_backbone and report.new:
-        warnings.warn(f"{opened.name} has no norms for the maps: they are new and want training", stacklevel=3)
+    if config.output == "normed_maps" and report.new:
+        what = "norms for the maps" if config.head is None else f"{counted(len(report.new), 'tensor')} of the model"
+        warnings.warn(f"{opened.name} has no {what}: they are new and want training", stacklevel=3)
     theirs, ours = attention_in_words(**opened.attention), attention_in_words(config.window, config.global_every)
     if opened.attention and theirs != ours:
         warnings.warn(f"{opened.name}: stage 3 attended {theirs} in training, here {ours}", stacklevel=3)
     return model
 
 
+def _rows_of(opened: Opened, config: Config) -> int:
+    """How many classes the file's own classifier has, where a model of `config` takes it over; else 0."""
+    if config.head is not None:
+        return classes_of(opened.weights.heads) if head_of(opened.weights.heads) == config.head else 0
+    head = opened.weights.state.get("head.weight")
+    return head.shape[0] if head is not None and head.ndim == 2 and head.shape[1] == config.dims[-1] else 0
+
+
+def _new_parts(opened: Opened, config: Config) -> tuple[str, ...]:
+    """What a model may have beyond the file: a classifier's is what dense networks start from, without the norms of
+    the maps that they hand out, and without a head."""
+    if config.output != "normed_maps":
+        return ()
+    if config.head is None:
+        return ("stages.*.norm.*",)
+    heads = () if head_of(opened.weights.heads) == config.head else HEAD_KEYS
+    return (f"{BACKBONE}stages.*.norm.*", *heads)
+
+
 def load_model(
     source: CheckpointSource | Opened, *, averaged: bool = False, published_order: bool = True, **told: Unpack[Told]
-) -> tuple[UniFormer, Contract, LoadReport]:
+) -> tuple[Any, Contract, LoadReport]:
     """Build the model a file is of, in evaluation mode, with its contract.
 
         load_model("bare.pth", like="uniformer_small.ssv2_16_prek400", classes="names.txt")
@@ -340,12 +384,12 @@ def load_model(
         opened = open_checkpoint(opened, averaged=averaged, published_order=published_order, **told)
     contract = opened.contract
     state, report = _fit_before_building(contract.config, opened)
-    model = UniFormer(contract.config)
+    model = build_network(contract.config)
     for key, own in model.state_dict(keep_vars=True).items():
         if state[key].is_floating_point() and own.is_floating_point():
             own.data = own.data.to(state[key].dtype)
     model.load_state_dict(state, strict=True)
-    report.ignored += opened.weights.other
+    report.ignored += _left_over(opened, model)
     head_dim_note = [] if opened.head_dim is None else [opened.head_dim_note]
     attention_note = [opened.attention_note] if opened.attention_note else []
     report.notes += dict.fromkeys([*opened.weights.notes, *head_dim_note, *attention_note, *contract.notes])
@@ -361,5 +405,5 @@ def _fit_before_building(config: Config, opened: Opened) -> tuple[dict[str, Tens
             f"{sum(config.depths)} blocks that its description says"
         )
     with torch.device("meta"):
-        plan = UniFormer(config)
-    return _fit(plan, opened.weights.state, opened.name, unknown=opened.weights.unknown)
+        plan = build_network(config)
+    return _fit(plan, _tensors(opened, plan), opened.name, unknown=opened.weights.unknown)

@@ -13,6 +13,8 @@ from torch import Tensor
 from uniformer.checkpoints.contract import Contract, Proof
 from uniformer.config import Config
 from uniformer.errors import InputError
+from uniformer.heads import build_network
+from uniformer.heads.pyramid import DenseNetwork
 from uniformer.network.model import UniFormer
 
 PROVED = 16  # logits that a proof keeps; the others go into their norm
@@ -25,9 +27,9 @@ def built_in_input(config: Config) -> Tensor:
     return (torch.sin(n * 0.37) + torch.cos(n * 0.0113)).view(shape)
 
 
-def logits_in_float64(model: UniFormer, x: Tensor) -> Tensor:
+def logits_in_float64(model: UniFormer | DenseNetwork, x: Tensor) -> Tensor:
     """The model's flat output for `x`, computed by a float64 copy in evaluation mode; the model is left as it was."""
-    copy = UniFormer(model.config).double().eval()
+    copy = build_network(model.config).double().eval()
     if odd := sorted(copy.state_dict().keys() ^ model.state_dict().keys()):
         raise InputError(
             f"expected a model with the tensors that its config says, got {len(odd)} too many or too few: {odd[0]}, ..."
@@ -46,7 +48,7 @@ def digest(tensors: Iterable[Tensor]) -> str:
     return h.hexdigest()
 
 
-def prove(model: UniFormer) -> Proof:
+def prove(model: UniFormer | DenseNetwork) -> Proof:
     """The proof for the model's present weights."""
     x = built_in_input(model.config)
     logits = logits_in_float64(model, x)
@@ -55,7 +57,7 @@ def prove(model: UniFormer) -> Proof:
     )
 
 
-def check_proof(model: UniFormer, contract: Contract) -> list[str]:
+def check_proof(model: UniFormer | DenseNetwork, contract: Contract) -> list[str]:
     """What is wrong with a model whose file carries `contract`, with its proof: empty when it is intact."""
     problems, proof = [], contract.proof
     assert proof is not None
@@ -77,6 +79,6 @@ def check_proof(model: UniFormer, contract: Contract) -> list[str]:
     return problems
 
 
-def with_proof(contract: Contract, model: UniFormer) -> Contract:
+def with_proof(contract: Contract, model: UniFormer | DenseNetwork) -> Contract:
     contract = replace(contract, config=model.config)
     return replace(contract, proof=replace(prove(model), contract_sha256=contract.digest()))

@@ -16,10 +16,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from uniformer.config import Config, InputSpec, did_you_mean, with_options
+from uniformer.config import Config, Input, InputSpec, did_you_mean, with_options
 from uniformer.errors import InputError
-from uniformer.labels import load_classes
-from uniformer.network.variants import default_input, get_config
+from uniformer.labels import load_classes, load_details
+from uniformer.network.variants import default_input, dense_input, get_config
 from uniformer.support.safetensors_header import Header, read_header
 from uniformer.support.texts import parse_json, parse_toml
 
@@ -51,8 +51,8 @@ class Checkpoint:
     arch: str  #: name in `VARIANTS`
     task: str
     dataset: str
-    num_classes: int  #: of the classifier or, for dense tasks, of the head behind the backbone
-    input: InputSpec | None  #: None for dense tasks, whose inputs vary in size: see `input_note`
+    num_classes: int  #: of poses the key points
+    input: Input | None
     scores: Mapping[str, float] = field(hash=False)  #: per cent, as printed
     file: PublishedFile | None  #: None where a score was published but no weights
     recipe: str  #: the reference's experiment folder
@@ -76,16 +76,20 @@ class Checkpoint:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The rows of the classifier by name; none of a dense model."""
+        """The rows of the classifier by name; of a pose network its key points."""
         if self.path:
             return tuple(_contract_in(Path(self.path))[0]["classes"])
         return load_classes(self.dataset.removesuffix(" split 1")) if self.config.num_classes else ()
 
     @property
     def config(self) -> Config:
-        """The network of this checkpoint; of a dense model, its backbone."""
-        config = get_config(self.arch)
-        return config if config.output != "logits" else replace(config, num_classes=self.num_classes)
+        """The network of this checkpoint."""
+        return replace(get_config(self.arch), num_classes=self.num_classes)
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What its answers need beside the classes: a palette, or a skeleton and the sigmas of key points."""
+        return load_details(self.dataset)
 
 
 def list_checkpoints(
@@ -204,14 +208,18 @@ def _rows(table: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _record(id: str, row: dict[str, Any], table: Mapping[str, Any]) -> Checkpoint:
-    arch, file, spec = row["arch"], row.pop("file"), None
-    if "input" in row:
-        options = dict(row.pop("input"))
+    arch, file = row["arch"], row.pop("file")
+    options = dict(row.pop("input", {}))
+    spec: Input | None = None
+    if get_config(arch).head is not None:
+        spec = with_options(dense_input(get_config(arch)), options)
+    elif options:
         if options.get("sampling") == "sparse":  # TOML has no null to undo the default stride with
             options["stride"] = None
-        spec = with_options(default_input(get_config(arch), options.pop("size")), options)
-        row["macs_g"] = table["macs_g"][arch][f"{spec.frames}x{spec.size[0]}"]
+        usual = with_options(default_input(get_config(arch), options.pop("size")), options)
+        row["macs_g"] = table["macs_g"][arch][f"{usual.frames}x{usual.size[0]}"]
         row["params"] = table["params"][arch][str(row["num_classes"])]
+        spec = usual
     row["log_id"] = file.pop("log_id", None)
     converted_url = table["converted"].get(id)
     published = PublishedFile(**file, converted_url=converted_url) if "drive_id" in file else None

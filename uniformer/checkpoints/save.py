@@ -13,7 +13,7 @@ from uniformer.checkpoints.identify import CheckpointSource, name_of, open_check
 from uniformer.checkpoints.load import LoadReport, load_model, unwrapped
 from uniformer.checkpoints.proof import check_proof, with_proof
 from uniformer.checkpoints.told import Told, usual_input
-from uniformer.config import to_dict
+from uniformer.config import Input, to_dict
 from uniformer.errors import InputError
 from uniformer.labels import names_file
 from uniformer.network.model import UniFormer
@@ -29,7 +29,8 @@ def save_checkpoint(model: UniFormer, path: str | os.PathLike[str], contract: Co
     """
     model = unwrapped(model)
     if contract is None:
-        arch, spec, assumed = name_of(model.config), model.input_spec, tuple[str, ...]()
+        arch, assumed = name_of(model.config), tuple[str, ...]()
+        spec: Input | None = model.input_spec
         if spec is None:
             spec, assumed = usual_input(model.config, arch, is_named=False)
         contract = Contract(model.config, arch, spec, notes=assumed)
@@ -71,7 +72,7 @@ def convert(
     check_outputs(outputs, [source, names_file(told.get("classes"))], overwrite=overwrite)
     model, contract, report = load_model(source, averaged=averaged, published_order=published_order, **told)
     if Path(out).suffix in (".pth", ".pt"):
-        write_reference(model.state_dict(), out)
+        write_reference(model.state_dict(), out, contract)
     else:
         save_checkpoint(model, out, contract)
     return report

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from uniformer.checkpoints.contract import Contract
-from uniformer.config import Config, InputSpec, did_you_mean
+from uniformer.config import INPUTS, Config, Input, InputSpec, PersonCrop, did_you_mean
 from uniformer.errors import InputError, counted, shown
 from uniformer.labels import read_class_names
 
@@ -61,12 +61,12 @@ def as_told(contract: Contract, told: Told) -> Contract:
     spec, classes, notes = contract.input, contract.classes, contract.notes
     if "like" in told:
         like = _like(told["like"], contract.config)
-        spec = like.input or spec
+        spec = like.input if isinstance(like.input, INPUTS[contract.config.task]) else spec
         if not classes and like.num_classes == contract.config.num_classes:
             classes = like.classes
         notes = (*_without(ASSUMED_INPUT, notes), f"input as of {like.id}, says the caller")
     if "sampling" in told:
-        if spec is None:
+        if not isinstance(spec, InputSpec):
             raise InputError("expected no sampling for a network without a classifier")
         spec = sampled(spec, told["sampling"])
         notes = (*_without(ASSUMED_INPUT, notes), f"sampling {told['sampling']} from the caller")
@@ -86,7 +86,8 @@ def _like(id: str | None, config: Config) -> Checkpoint:
     like = get_checkpoint(id or "")
     free = ("num_classes", "in_chans", "head_dim", "token_labeling", "layer_scale", "window", "global_every",
             "block_eps", "drop_path", "dropout")  # fmt: skip
-    same = replace(like.config, **{name: getattr(config, name) for name in free})
+    known = like.config if config.head is not None else like.config.backbone
+    same = replace(known, **{name: getattr(config, name) for name in free})
     if same != config or (like.config.layer_scale is None) != (config.layer_scale is None):
         raise InputError(f"expected tensors like those of {like.id} ({like.arch}), found another network's")
     return like
@@ -117,26 +118,32 @@ def sampled(spec: InputSpec, sampling: str | None) -> InputSpec:
 # ---- what is assumed -------------------------------------------------------------------------------------------------
 
 
-def usual_input(config: Config, arch: str, *, is_named: bool) -> tuple[InputSpec, tuple[str, ...]]:
+def usual_input(config: Config, arch: str, *, is_named: bool) -> tuple[Input, tuple[str, ...]]:
     """What the published networks of this kind and class count were fed, and notes of what is only assumed so.
 
     `is_named`: whether the classes have names. A network without a classifier is fed nothing, so nothing is assumed.
     """
     from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
-    from uniformer.network.variants import default_input
+    from uniformer.network.variants import default_input, dense_input
 
+    if config.head is not None:
+        dense = dense_input(config)
+        if not isinstance(dense, PersonCrop):
+            return dense, ()
+        size = f"{dense.size[0]} x {dense.size[1]} pixels"
+        return dense, (f"{ASSUMED_INPUT}crops of {size} (height x width), like= (--like ID) says which",)
     spec = default_input(config)
     if config.output != "logits" or not config.num_classes:
         return spec, ()
     kind = (config.ndim, config.is_hourglass, config.token_labeling)
     as_many = [
         r for r in map(get_checkpoint, list_checkpoints())
-        if r.input and r.num_classes == config.num_classes
+        if isinstance(r.input, InputSpec) and r.num_classes == config.num_classes
         and (r.config.ndim, r.config.is_hourglass, r.config.token_labeling) == kind
     ]  # fmt: skip
     published = [r for r in as_many if r.arch == arch] or as_many
     first = next((r for r in published if r.input == spec), published[0] if published else None)
-    if first is not None and first.input is not None:
+    if first is not None and isinstance(first.input, InputSpec):
         spec = first.input
     sets = tuple(dict.fromkeys(r.dataset.removesuffix(" split 1") for r in as_many))
     notes = [_assumed(spec, config.num_classes, first, published)]

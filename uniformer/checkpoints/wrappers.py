@@ -15,12 +15,12 @@ from torch import Tensor
 
 from uniformer.checkpoints.pickles import Inert, OddTensor
 from uniformer.errors import InputError, shown
+from uniformer.heads.keys import BACKBONE
 
 #: Keys that trainers save a network under; of several networks the one under the first of them is meant.
 WRAPPERS = ("model", "state_dict", "model_state", "model_state_dict", "module", "net", "network", "weights", "params",
             "state_dict_ema", "model_ema")  # fmt: skip
 AVERAGED = ("model_ema", "state_dict_ema")
-BACKBONE = "backbone."  # OpenMMLab's prefix, beside which its heads stand
 _HEAD = "cls_head.fc_cls."  # of mmaction2, the classifier
 # Counters that tools leave among the tensors: torch's AveragedModel, thop.
 _COUNTERS = re.compile(r"(?:.*\.)?(?:n_averaged|total_ops|total_params)", re.DOTALL)
@@ -148,11 +148,18 @@ def _take_out(
                 network.state[key.removeprefix(chosen.prefix)] = value
             elif path == chosen.path and head and key.startswith(head):
                 network.state[f"head.{key.removeprefix(head)}"] = value
-            elif not any(path == twin.path and key.startswith(twin.prefix) for twin in twins):
+            elif any(path == twin.path and key.startswith(twin.prefix) for twin in twins):
+                continue
+            elif path == chosen.path and is_backbone and key.startswith(outer):
+                network.heads[_published_head(key.removeprefix(outer))] = value
+            else:
                 network.other.append(key if path == chosen.path else ".".join((*path, key)))
-                if path == chosen.path and is_backbone and key.startswith(outer):
-                    network.heads[key.removeprefix(outer)] = value
     return network
+
+
+def _published_head(key: str) -> str:
+    """As the published files call it: mmpose 1 calls its only head `head`."""
+    return f"keypoint_{key}" if key.startswith(("head.deconv_layers.", "head.final_layer.")) else key
 
 
 def no_averaged(where: str) -> InputError:
@@ -196,6 +203,19 @@ def _to_closing_bracket(text: str) -> str:
         if depth == 0:
             return text[:place]
     return text
+
+
+def told_palette(obj: Any) -> tuple[tuple[int, ...], ...]:
+    """The colours of the classes that OpenMMLab's trainers save, RGB in 0..255; empty where there are none."""
+    meta = obj.get("meta") if isinstance(obj, Mapping) else None
+    inner = meta.get("dataset_meta") if isinstance(meta, Mapping) else None
+    found = [d[key] for d, key in ((inner, "palette"), (meta, "PALETTE")) if isinstance(d, Mapping) and key in d]
+    rows = found[0] if found else ()
+    are_colours = isinstance(rows, list | tuple) and all(
+        isinstance(row, list | tuple) and len(row) == 3 and all(type(n) is int and 0 <= n < 256 for n in row)
+        for row in rows
+    )
+    return tuple(map(tuple, rows)) if are_colours else ()
 
 
 def told_classes(obj: Any) -> tuple[str, ...]:

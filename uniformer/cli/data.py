@@ -116,7 +116,10 @@ def _scan(args: argparse.Namespace) -> int:
         say(line)
     out = Path(args.out) if args.out else _beside(Path(args.source))
     _check_journal(args, out / JOURNAL)
-    spec = get_checkpoint(args.checkpoint).input if args.checkpoint else None
+    from uniformer.config import InputSpec
+
+    known = get_checkpoint(args.checkpoint).input if args.checkpoint else None
+    spec = known if isinstance(known, InputSpec) else None
     with progress_bar("files", shown=not args.quiet) as progress:
         result = scan(
             sets,

@@ -68,9 +68,11 @@ def _show_table(records: list[Checkpoint]) -> None:
 
 
 def _row(r: Checkpoint) -> Iterator[str]:
+    from uniformer.config import InputSpec
+
     yield r.id
     yield r.dataset
-    if r.input is None:
+    if not isinstance(r.input, InputSpec):
         yield r.input_note[:24]
         yield ""
     else:

@@ -292,7 +292,7 @@ def known_scores(contract: Contract) -> tuple[str, dict[str, float], str]:
     else:
         scores, spec, what = dict(contract.scores), contract.input, "in training, on its own validation set"
         kind = "training_scores"
-    if not scores or spec is None:
+    if not scores or not isinstance(spec, InputSpec):
         return kind, scores, ""
     return kind, scores, f"{what}: {_percents(scores)}, with {views_in_words(spec)}"
 

@@ -8,6 +8,7 @@ pose.py           TopDown, the simple baseline
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,5 +24,10 @@ def build_network(config: Config) -> UniFormer | DenseNetwork:
     from uniformer.heads.segmentation import Segmenter
     from uniformer.network.model import UniFormer
 
-    kinds = {"classification": UniFormer, "detection": Detector, "segmentation": Segmenter, "pose": PoseNetwork}
+    kinds: dict[str, Callable[[Config], UniFormer | DenseNetwork]] = {
+        "classification": UniFormer,
+        "detection": Detector,
+        "segmentation": Segmenter,
+        "pose": PoseNetwork,
+    }
     return kinds[config.task](config)

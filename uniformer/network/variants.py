@@ -11,7 +11,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 
-from uniformer.config import Config, Head, InputSpec, did_you_mean
+from uniformer.config import Config, Head, InputSpec, PersonCrop, Scaling, did_you_mean
 from uniformer.errors import InputError
 
 SMALL = Config()
@@ -139,3 +139,20 @@ def default_input(config: Config, size: int | None = None) -> InputSpec:
     # floor(size / 0.9) is timm's crop share of the token labeling runs, int(256 / 224 * size) that of all others.
     resize = math.floor(size / 0.9) if config.token_labeling else int(256 / 224 * size)
     return InputSpec(size=(size, size), resize=resize, interpolation="bicubic")
+
+
+def dense_input(config: Config) -> Scaling | PersonCrop:
+    """What the published networks with this head were fed; records state the crops of poses that differ.
+
+    Raises `InputError` for a network without a head.
+    """
+    inputs: dict[str, Scaling | PersonCrop] = {
+        "mask_rcnn": Scaling(),
+        "cascade_mask_rcnn": Scaling(),
+        "semantic_fpn": Scaling(2048, 512, by="resizing"),
+        "upernet": Scaling(2048, 512, by="nothing"),
+        "topdown": PersonCrop(),
+    }
+    if config.head is None:
+        raise InputError("expected a network with a head, got one without")
+    return inputs[config.head]

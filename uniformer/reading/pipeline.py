@@ -97,7 +97,7 @@ def input_of(source: SpecSource) -> tuple[InputSpec, tuple[str, ...]]:
 
         known = open_checkpoint(source).contract
         warn_of_assumed(known)
-    if known.input is None:
+    if not isinstance(known.input, InputSpec):
         name = source if isinstance(source, str | os.PathLike) else source.id or source.arch or "this network"
         raise InputError(f"{name} does not say what it is fed: expected a checkpoint of a classifier, or an InputSpec")
     return known.input, known.classes

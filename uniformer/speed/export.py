@@ -18,6 +18,7 @@ from torch import Tensor
 
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.load import unwrapped
+from uniformer.config import InputSpec
 from uniformer.errors import InputError, MissingExtra
 from uniformer.network.model import UniFormer
 from uniformer.speed.preparation import prepare
@@ -37,7 +38,7 @@ def export(model: UniFormer, contract: Contract, out: str | os.PathLike[str]) ->
     file are not the model's; `MissingExtra` without the packages of the format. Nothing is left at `out` then.
     """
     model = unwrapped(model)
-    if contract.input is None:
+    if not isinstance(contract.input, InputSpec):
         raise InputError("expected a contract that describes the input, which fixes the exported frames and size")
     return write_checked(model, view_size(model.config, contract.input), Path(out), contract)
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from uniformer.checkpoints.contract import Contract
+from uniformer.config import InputSpec
 from uniformer.errors import InputError, MissingExtra, first_line
 from uniformer.reading.transforms import Floats
 from uniformer.speed.timings import view_size
@@ -76,7 +77,7 @@ def open_exported(path: str | os.PathLike[str], *, threads: int | None = None) -
             f"{path}: expected a file written by `uniformer export`, found no description of a model in it"
         )
     contract = Contract.from_json(text, str(path))
-    size = contract.input and view_size(contract.config, contract.input)
+    size = isinstance(contract.input, InputSpec) and view_size(contract.config, contract.input)
     if size and size != tuple(shape[1:]):
         raise InputError(f"{path}: expected views of {size}, as its description says, found {tuple(shape[1:])}")
     return Exported(path, run, contract)

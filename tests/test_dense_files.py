@@ -1,0 +1,158 @@
+"""Files of detectors, segmentors and pose networks: in the form of the official code and in ours, there and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.dense_golden import CASES, MANIFESTS, weights_of
+from tests.tiny import refused
+from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.dense_keys import to_published
+from uniformer.checkpoints.load import create_model, load_checkpoint, load_model
+from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
+from uniformer.checkpoints.save import convert, save_checkpoint, verify
+from uniformer.config import PersonCrop, Scaling
+from uniformer.heads import build_network
+from uniformer.labels import load_classes, load_details, load_palette
+from uniformer.network.variants import get_config
+
+DENSE = [id for id in list_checkpoints() if get_checkpoint(id).config.head is not None]
+SMALL = {"depths": (1, 1, 1, 1), "dims": (16, 32, 64, 64), "head_dim": 32}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return list(a) == list(b) and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def published(name: str, **meta: object) -> dict[str, object]:
+    """A file of the official code's trainers, with the golden weights."""
+    case = next(case for case in CASES.values() if case["manifest"] == name)
+    state = {f"module.{key}": value for key, value in weights_of(case).items()}
+    amp = {"loss_scaler0": {"loss_scale": 65536.0, "unskipped": 3}}
+    return {"meta": {"epoch": 12, **meta}, "state_dict": state, "optimizer": {"state": {}}, "amp": amp}
+
+
+def test_there_are_24_records() -> None:
+    assert len(DENSE) == 24
+
+
+@pytest.mark.parametrize("id", DENSE)
+def test_the_network_of_each_record_has_the_published_tensors(id: str) -> None:
+    record = get_checkpoint(id)
+    kind, size = record.arch.replace("topdown", "pose").split(".uniformer_")
+    with torch.device("meta"):
+        state = to_published(build_network(record.config).state_dict())
+    assert {key: list(value.shape) for key, value in state.items()} == MANIFESTS[f"{kind}_{size.removesuffix('_h14')}"]
+    contract = Contract(record.config, record.arch, record.input, record.classes, details=record.details)
+    assert Contract.from_json(contract.to_json(), "it") == contract
+    assert contract.task == record.config.task
+
+
+def test_a_published_segmentor_loads_and_goes_back(tmp_path: Path) -> None:
+    classes, palette = load_classes("ADE20K"), load_palette("ADE20K")
+    torch.save(published("semantic_fpn_xxs", CLASSES=list(classes), PALETTE=palette), tmp_path / "fpn_xxs.pth")
+    network, contract, report = load_model(tmp_path / "fpn_xxs.pth")
+    assert (contract.id, contract.task) == ("semantic_fpn.uniformer_xxs.ade20k", "segmentation")
+    assert (contract.classes, contract.details) == (classes, {"palette": [list(c) for c in palette]})
+    assert contract.input == Scaling(2048, 512, by="resizing")
+    assert not report.new
+    convert(tmp_path / "fpn_xxs.pth", tmp_path / "ours.safetensors")
+    again, ours, _ = load_model(tmp_path / "ours.safetensors")
+    assert same(again.state_dict(), network.state_dict())
+    assert (ours.classes, ours.details, ours.input) == (contract.classes, contract.details, contract.input)
+    assert verify(tmp_path / "ours.safetensors")[1] == []
+    convert(tmp_path / "ours.safetensors", tmp_path / "back.pth")
+    back = torch.load(tmp_path / "back.pth", weights_only=True)
+    assert list(back["state_dict"]) == list(MANIFESTS["semantic_fpn_xxs"])
+    assert back["meta"] == {"CLASSES": classes, "PALETTE": [list(c) for c in palette]}
+    x = torch.zeros(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again(x), network(x))
+
+
+def test_a_bare_file_under_another_name(tmp_path: Path) -> None:
+    state = published("mask_rcnn_xxs")["state_dict"]
+    torch.save(state, tmp_path / "some.pth")
+    _, contract, _ = load_model(tmp_path / "some.pth")
+    assert (contract.arch, contract.config.num_classes, contract.classes) == ("mask_rcnn.uniformer_xxs", 80, ())
+    assert contract.input == Scaling()
+    backbone = create_model("uniformer_xxs_backbone", checkpoint=tmp_path / "some.pth")
+    assert not backbone.config.head
+
+
+@pytest.mark.parametrize("head", ["mask_rcnn", "cascade_mask_rcnn", "semantic_fpn", "upernet", "topdown"])
+def test_any_head_on_a_small_backbone_of_ones_own(head: str, tmp_path: Path) -> None:
+    """Trained by other code: what the tensors tell is read off them."""
+    network = create_model(f"{head}.uniformer_nano", num_classes=3, **SMALL)
+    torch.save({"state_dict": to_published(network.state_dict())}, tmp_path / "own.pth")
+    found, contract, _ = load_model(tmp_path / "own.pth", head_dim=32, classes=("a", "b", "c"))
+    assert (found.config.head, found.config.num_classes, contract.arch) == (head, 3, "")
+    assert same(found.state_dict(), network.state_dict())
+    save_checkpoint(found, tmp_path / "own", contract)
+    assert load_model(tmp_path / "own")[1].classes == ("a", "b", "c")
+
+
+def test_mmpose_1_calls_the_head_otherwise(tmp_path: Path) -> None:
+    network = create_model("topdown.uniformer_nano", **SMALL)
+    state = {key.replace("keypoint_head.", "head."): v for key, v in to_published(network.state_dict()).items()}
+    torch.save({"state_dict": state}, tmp_path / "pose.pth")
+    found, contract, _ = load_model(tmp_path / "pose.pth", head_dim=32)
+    assert same(found.state_dict(), network.state_dict())
+    assert contract.details == load_details("COCO 2017 keypoints")
+    assert isinstance(contract.input, PersonCrop)
+    assert any("assumed input: crops of 256 x 192" in note for note in contract.notes)
+
+
+def test_a_classifier_is_what_detectors_start_from(tmp_path: Path) -> None:
+    classifier = create_model("uniformer_small", **SMALL)
+    torch.save(classifier.state_dict(), tmp_path / "classifier.pth")
+    with pytest.warns(UserWarning, match=r"has no \d+ tensors of the model: they are new and want training"):
+        detector = create_model(
+            "mask_rcnn.uniformer_small", num_classes=2, checkpoint=tmp_path / "classifier.pth", **SMALL
+        )
+    assert torch.equal(
+        detector.backbone.stages[0].blocks[0].ffn.fc1.weight, classifier.stages[0].blocks[0].ffn.fc1.weight
+    )
+    fresh = create_model("mask_rcnn.uniformer_small", num_classes=2, **SMALL)
+    with refused("lacks .* of the model: backbone.stages.0.norm.weight"):
+        load_checkpoint(fresh, tmp_path / "classifier.pth")
+
+
+def test_other_classes_bring_a_new_end_alone(tmp_path: Path) -> None:
+    first = create_model("upernet.uniformer_nano", num_classes=5, **SMALL)
+    torch.save(to_published(first.state_dict()), tmp_path / "five.pth")
+    model = create_model("upernet.uniformer_nano", num_classes=2, **SMALL)
+    with refused("has 5 classes, the model 2: begin a new classifier with new_classifier=True"):
+        load_checkpoint(model, tmp_path / "five.pth")
+    report = load_checkpoint(model, tmp_path / "five.pth", new_classifier=True)
+    ends = [f"{head}.conv_seg.{leaf}" for head in ("decode_head", "auxiliary_head") for leaf in ("weight", "bias")]
+    assert sorted(report.new) == sorted(ends)
+    with pytest.warns(UserWarning, match="are new and want training"):
+        other = create_model("mask_rcnn.uniformer_nano", checkpoint=tmp_path / "five.pth", **SMALL)
+    assert torch.equal(other.backbone.stages[2].norm.weight, first.backbone.stages[2].norm.weight)
+
+
+def test_windows_are_an_option_at_test_time(tmp_path: Path) -> None:
+    """The published files with global attention have three settings."""
+    network = create_model("semantic_fpn.uniformer_nano", **SMALL)
+    torch.save(to_published(network.state_dict()), tmp_path / "a.pth")
+    for window, every in ((0, None), (32, None), (32, 4)):
+        _, contract, _ = load_model(tmp_path / "a.pth", head_dim=32, window=window, global_every=every)
+        assert (contract.config.window, contract.config.global_every) == (window or None, every)
+
+
+def test_a_head_wants_maps_and_classes() -> None:
+    with refused("expected normed maps of images and at least one class under the head 'upernet', got output 'logits'"):
+        create_model("upernet.uniformer_nano", output="logits")
+    with refused("expected normed maps of images and at least one class under the head 'topdown'"):
+        create_model("topdown.uniformer_nano", num_classes=0)
+    with refused("unknown model 'mask_rcnn.uniformer_smal' .did you mean 'mask_rcnn.uniformer_small'"):
+        get_config("mask_rcnn.uniformer_smal")
+    with refused("expected the input of a network as Scaling, got PersonCrop"):
+        Contract(get_config("upernet.uniformer_nano"), input=PersonCrop())
+    with refused("expected details of texts, finite numbers, lists and dictionaries alone"):
+        Contract(get_config("upernet.uniformer_nano"), details={"palette": float("nan")})
