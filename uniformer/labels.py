@@ -70,6 +70,17 @@ def load_details(dataset: str) -> dict[str, Any]:
     return {}
 
 
+_NEVER_GIVEN = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # of COCO's category numbers 1 to 90
+
+
+def category_ids(classes: Sequence[str]) -> tuple[int, ...]:
+    """The numbers of classes in COCO's files: its own for its 80, whose numbers have gaps; for others places from 1."""
+    places = range(1, len(classes) + 1)
+    if tuple(classes) != load_classes("COCO 2017"):
+        return tuple(places)
+    return tuple(number for number in range(1, 91) if number not in _NEVER_GIVEN)
+
+
 def names_file(classes: object) -> str | os.PathLike[str] | None:
     """The file that `read_class_names` would read, None where `classes` is none."""
     return classes if isinstance(classes, str | os.PathLike) and os.path.isfile(classes) else None

@@ -1,0 +1,159 @@
+"""What the answers to whole pictures share: their size, a picture of them, files by the ending of a name."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from PIL import Image
+
+from uniformer.config import did_you_mean
+from uniformer.errors import InputError, MissingExtra
+from uniformer.labels import match_names
+from uniformer.reading.pictures import Pixels, open_picture, to_pixels
+from uniformer.support.files import atomic_path, check_outputs
+from uniformer.tasks.task import Result
+
+if TYPE_CHECKING:
+    from uniformer.checkpoints.contract import Contract
+
+DRAWN = (".jpg", ".jpeg", ".png", ".webp")  #: endings of pictures that are written
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PictureResult(Result):
+    """What a network says of a whole picture, in pixels of the picture as shown."""
+
+    height: int  #: of the picture, pixels
+    width: int
+    frame: int | None = None  #: of a video: its number, from 0
+    time: float | None = None  #: of a video with a clock: seconds from its first frame
+
+    WRITERS: ClassVar[Mapping[str, str]] = {}  #: by an ending: the method that writes such a file
+
+    def draw(self, pixels: Pixels) -> Image.Image:
+        """The answer drawn onto its picture, uint8 RGB (H, W, 3)."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any], contract: Contract) -> Self:
+        """What `to_dict` wrote, read back: names and colours come from the checkpoint's contract.
+
+        Raises `InputError` for anything else.
+        """
+        raise NotImplementedError
+
+    def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
+        """The answer as COCO's result files have it, for an image of that number."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form. Frame and time are of videos only."""
+        moment = {} if self.frame is None else {"frame": self.frame, "time": self.time and round(self.time, 3)}
+        return {
+            "source": self.source,
+            "checkpoint": self.checkpoint,
+            **moment,
+            "height": self.height,
+            "width": self.width,
+            **self.answer(),
+            "notes": list(self.notes),
+            "timings": {name: round(value, 4) for name, value in self.timings.items()},
+        }
+
+    def plot(self, picture: Any = None) -> Image.Image:
+        """The answer drawn onto a picture: a path, a PIL image, pixels (H, W, 3); by default the source.
+
+        Raises `InputError` for one of another size than the network saw.
+        """
+        if picture is None and (not self.source or self.frame is not None):
+            raise InputError("expected the picture to draw on: the answer is not of a picture's file")
+        pixels = to_pixels(open_picture(self.source if picture is None else picture))
+        if pixels.shape[:2] != (self.height, self.width):
+            raise InputError(
+                f"expected the picture that the answer is of, {self.width}x{self.height}, "
+                f"got {pixels.shape[1]}x{pixels.shape[0]}"
+            )
+        return self.draw(pixels)
+
+    def save(self, path: str | os.PathLike[str], picture: Any = None) -> None:
+        """Write the answer, as JSON (.json) or drawn onto its picture (.jpg, .png, .webp); `picture` as for `plot`.
+
+        Raises `InputError` for another ending, a file that cannot be written, and the source itself.
+        """
+        path, ending = Path(path), Path(path).suffix.lower()
+        check_outputs([path], [self.source, picture], overwrite=True)
+        if ending == ".json":
+            with atomic_path(path) as temporary:
+                temporary.write_text(json.dumps(self.to_dict(), ensure_ascii=False) + "\n", "utf-8", "surrogateescape")
+        elif ending in self.WRITERS:
+            write: Callable[[Path], None] = getattr(self, self.WRITERS[ending])
+            write(path)
+        elif ending in DRAWN:
+            save_picture(self.plot(picture), path)
+        else:
+            raise InputError(f"{path}: expected a name that ends in .json or {', '.join(DRAWN)}")
+
+
+def save_picture(image: Image.Image, path: Path) -> None:
+    """Write a picture in the format of its name. Raises `InputError` where it cannot be written."""
+    form = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}.get(path.suffix.lower(), "PNG")
+    with atomic_path(path) as temporary:
+        image.save(temporary, form, **({"quality": 92} if form != "PNG" else {}))
+
+
+def load_supervision() -> Any:
+    """The package supervision, or `MissingExtra`."""
+    try:
+        import supervision
+    except ImportError:
+        raise MissingExtra("supervision", "supervision", "its form of results") from None
+    return supervision
+
+
+def field_of(plain: Mapping[str, Any], name: str, kind: type) -> Any:
+    """A field of an answer that was written. Raises `InputError` where it is missing or of another type."""
+    value = plain.get(name)
+    if not isinstance(value, kind):
+        raise InputError(f"expected an answer with {name}, as `uniformer predict` writes it")
+    return value
+
+
+def array_of(rows: Any, *shape: int) -> np.ndarray[Any, Any]:
+    """Rows of numbers as float32 (N, *shape). Raises `InputError` for anything else."""
+    try:
+        return np.array(rows, np.float32).reshape(-1, *shape)
+    except (TypeError, ValueError):
+        raise InputError("expected numbers in an answer, as `uniformer predict` writes it") from None
+
+
+def where_from(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """What `PictureResult.to_dict` wrote of the answers of all tasks."""
+    return {
+        "source": field_of(plain, "source", str),
+        "checkpoint": str(plain.get("checkpoint", "")),
+        "height": field_of(plain, "height", int),
+        "width": field_of(plain, "width", int),
+        "frame": plain.get("frame"),
+        "time": plain.get("time"),
+        "notes": tuple(plain.get("notes", ())),
+    }
+
+
+def class_name(names: Sequence[str], label: int) -> str:
+    """The name of a class; of a network that names none, its number."""
+    return names[label] if names else f"class {label}"
+
+
+def labels_of(wanted: Collection[str], names: Sequence[str]) -> list[int]:
+    """The rows of classes by their names, in any spelling. Raises `InputError` for a name that is none of them."""
+    places = match_names(wanted, names)
+    for name, place in zip(wanted, places, strict=True):
+        if place is None:
+            raise InputError(f"expected classes of the checkpoint, got {name!r}{did_you_mean(name, names)}")
+    return [place for place in places if place is not None]

@@ -1,0 +1,130 @@
+"""What a pose network says of the people in a picture: key points with scores, and the boxes they were seen in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from uniformer.reading.pictures import Pixels
+from uniformer.reading.run_lengths import Mask
+from uniformer.tasks.drawing import Thing, colour_of, draw_people
+from uniformer.tasks.keypoints import VISIBLE
+from uniformer.tasks.pictured import PictureResult, array_of, class_name, field_of, load_supervision, where_from
+
+if TYPE_CHECKING:
+    from uniformer.checkpoints.contract import Contract
+
+PERSON = 1  #: COCO's category number
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Poses(PictureResult):
+    """The people in a picture, best first."""
+
+    keypoints: NDArray[np.float32]  #: (N, K, 3): x, y in pixels, and a score
+    boxes: NDArray[np.float32]  #: (N, 4): x1, y1, x2, y2, of the people
+    scores: NDArray[np.float32]  #: (N,)
+    names: tuple[str, ...]  #: of the key points
+    skeleton: tuple[tuple[int, int], ...] = ()  #: pairs of key points with a limb between them
+
+    CSV_FIELDS: ClassVar[tuple[str, ...]] = ("rank", "count", "person", "person_score", "point", "x", "y", "score")
+
+    def __len__(self) -> int:
+        return len(self.keypoints)
+
+    def seen(self) -> Mask:
+        """Whether a key point's score is high enough to be shown, above 0.2: bool (N, K)."""
+        return self.keypoints[:, :, 2] > VISIBLE
+
+    def select(self, rows: list[int] | NDArray[Any]) -> Self:
+        """Some of the people, by their places or as bool (N,)."""
+        kept = np.arange(len(self))[rows]
+        return replace(self, keypoints=self.keypoints[kept], boxes=self.boxes[kept], scores=self.scores[kept])
+
+    def _name(self, point: int) -> str:
+        return self.names[point] if self.names else f"point {point}"
+
+    # ---- forms -------------------------------------------------------------------------------------------------------
+
+    def answer(self) -> dict[str, Any]:
+        """The people; coordinates to a hundredth of a pixel."""
+        return {
+            "points": [self._name(k) for k in range(self.keypoints.shape[1])],
+            "people": [
+                {
+                    "score": round(float(self.scores[i]), 6),
+                    "box": _rounded(self.boxes[i]),
+                    "keypoints": [[*_rounded(point[:2]), round(float(point[2]), 4)] for point in self.keypoints[i]],
+                }
+                for i in range(len(self))
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any], contract: Contract) -> Self:
+        people = field_of(plain, "people", list)
+        count = contract.config.num_classes
+        return cls(
+            **where_from(plain),
+            keypoints=array_of([field_of(person, "keypoints", list) for person in people], count, 3),
+            boxes=array_of([field_of(person, "box", list) for person in people], 4),
+            scores=array_of([field_of(person, "score", float) for person in people]),
+            names=contract.classes,
+            skeleton=tuple((int(a), int(b)) for a, b in contract.details.get("skeleton", ())),
+        )
+
+    def csv_rows(self) -> list[tuple[Any, ...]]:
+        """One a key point; of a picture without people one of rank 0."""
+        points = [(i, k) for i in range(len(self)) for k in range(self.keypoints.shape[1])]
+        rows: list[tuple[Any, ...]] = []
+        for rank, (i, k) in enumerate(points, start=1):
+            x, y, score = self.keypoints[i, k].tolist()
+            person = (i + 1, round(float(self.scores[i]), 6))
+            rows.append((rank, len(points), *person, self._name(k), round(x, 2), round(y, 2), round(score, 4)))
+        return rows or [(0, 0, *[""] * 6)]
+
+    def lines(self) -> list[str]:
+        seen = self.seen().sum(axis=1)
+        of = self.keypoints.shape[1]
+        return [
+            f"{100 * self.scores[i]:6.2f} %  person {i + 1}: {seen[i]} of {of} key points seen, box "
+            + " ".join(f"{v:7.1f}" for v in self.boxes[i])
+            for i in range(len(self))
+        ] or ["nobody found"]
+
+    def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
+        """As COCO's result files have them."""
+        return [
+            {
+                "image_id": image_id, "category_id": PERSON, "keypoints": self.keypoints[i].ravel().tolist(),
+                "score": float(self.scores[i]),
+            }
+            for i in range(len(self))
+        ]  # fmt: skip
+
+    def draw(self, pixels: Pixels) -> Image.Image:
+        """Skeletons, the left side of a person in blue, the right in orange, and thin boxes."""
+        things = [
+            Thing(tuple(box.tolist()), f"{100 * score:.0f} %", colour_of(i))
+            for i, (box, score) in enumerate(zip(self.boxes, self.scores, strict=True))
+        ]
+        names = self.names or [class_name((), k) for k in range(self.keypoints.shape[1])]
+        return draw_people(pixels, self.keypoints[:, :, :2], self.seen(), names, self.skeleton, things)
+
+    def to_supervision(self) -> Any:
+        """As `supervision.KeyPoints`. Raises `MissingExtra` where that package is not installed."""
+        return load_supervision().KeyPoints(
+            xy=self.keypoints[:, :, :2],
+            keypoint_confidence=self.keypoints[:, :, 2],
+            detection_confidence=self.scores,
+            visible=self.seen(),
+        )
+
+
+def _rounded(values: NDArray[Any]) -> list[float]:
+    return [round(float(v), 2) for v in values]

@@ -1,0 +1,169 @@
+"""What a segmenter says of a picture: the class of every pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from uniformer.errors import InputError
+from uniformer.labels import category_ids
+from uniformer.reading.pictures import Pixels
+from uniformer.reading.run_lengths import Mask, decode_mask, encode_mask
+from uniformer.support.files import atomic_path
+from uniformer.tasks.drawing import Colour, Entry, colour_of, draw_map
+from uniformer.tasks.pictured import (
+    PictureResult,
+    class_name,
+    field_of,
+    labels_of,
+    load_supervision,
+    where_from,
+)
+from uniformer.tasks.segmentation import paint
+
+if TYPE_CHECKING:
+    from uniformer.checkpoints.contract import Contract
+
+UNLABELLED = 255  #: of pixels without a class, where the classes are fewer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """The pixels of one class."""
+
+    name: str
+    label: int
+    share: float  #: of the picture, 0 to 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segmentation(PictureResult):
+    """The class of each pixel of a picture."""
+
+    labels: NDArray[np.integer[Any]]  #: (H, W): rows of the classifier, uint8 for up to 255 classes, else uint16
+    classes: tuple[str, ...]
+    palette: tuple[Colour, ...] = ()  #: of the classes; without one they have colours of ours
+
+    CSV_FIELDS: ClassVar[tuple[str, ...]] = ("rank", "count", "name", "share", "label")
+    WRITERS: ClassVar[Mapping[str, str]] = {".png": "save_map"}
+
+    @cached_property
+    def regions(self) -> tuple[Region, ...]:
+        """The classes in the picture, the largest first."""
+        counts = np.bincount(self.labels.ravel())
+        if self._is_narrow:
+            counts = counts[:UNLABELLED]
+        order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)].tolist()
+        return tuple(
+            Region(name=class_name(self.classes, i), label=i, share=float(counts[i] / self.labels.size)) for i in order
+        )
+
+    @property
+    def _is_narrow(self) -> bool:
+        return self.labels.dtype == np.uint8
+
+    def mask(self, label: int) -> Mask:
+        """The pixels of a class: bool (H, W)."""
+        return self.labels == label
+
+    def only(self, names: Collection[str]) -> Self:
+        """The regions of these classes; other pixels have none. Raises `InputError` for a name that is no class."""
+        kept = np.isin(self.labels, labels_of(names, self.classes))
+        empty = np.array(UNLABELLED if self._is_narrow else np.iinfo(self.labels.dtype).max, self.labels.dtype)
+        return replace(self, labels=np.where(kept, self.labels, empty))
+
+    # ---- forms -------------------------------------------------------------------------------------------------------
+
+    def answer(self) -> dict[str, Any]:
+        """The classes in the picture, each with its share of it and its pixels as COCO's run lengths."""
+        return {
+            "regions": [
+                {"name": r.name, "label": r.label, "share": round(r.share, 6), "mask": encode_mask(self.mask(r.label))}
+                for r in self.regions
+            ]
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any], contract: Contract) -> Self:
+        where = where_from(plain)
+        dtype = map_type(contract.config.num_classes)
+        labels = np.full((where["height"], where["width"]), np.iinfo(dtype).max, dtype)
+        for region in field_of(plain, "regions", list):
+            mask = decode_mask(field_of(region, "mask", dict))
+            if mask.shape != labels.shape:
+                raise InputError(f"expected masks of {labels.shape}, got one of {mask.shape}")
+            labels[mask] = field_of(region, "label", int)
+        palette = tuple(tuple(colour) for colour in contract.details.get("palette", ()))
+        return cls(**where, labels=labels, classes=contract.classes, palette=palette)
+
+    def csv_rows(self) -> list[tuple[Any, ...]]:
+        """One a class; of a picture without any, one of rank 0."""
+        count = len(self.regions)
+        rows = [(i, count, r.name, round(r.share, 6), r.label) for i, r in enumerate(self.regions, start=1)]
+        return rows or [(0, 0, "", "", "")]
+
+    def lines(self) -> list[str]:
+        return [f"{100 * r.share:6.2f} %  {'█' * round(20 * r.share):20}  {r.name}" for r in self.regions] or [
+            "nothing found"
+        ]
+
+    def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
+        """As result files of COCO's "stuff" task have it: a mask of each class."""
+        ids = category_ids(self.classes or [""] * (int(self.labels.max(initial=0)) + 1))
+        return [
+            {"image_id": image_id, "category_id": ids[r.label], "segmentation": encode_mask(self.mask(r.label))}
+            for r in self.regions
+        ]
+
+    def colours(self) -> tuple[Colour, ...]:
+        """Of all classes: the palette, or where there is none colours of ours."""
+        count = len(self.classes) or int(self.labels[self.labels < np.iinfo(self.labels.dtype).max].max(initial=0)) + 1
+        return (*self.palette[:count], *(colour_of(i) for i in range(len(self.palette), count)))
+
+    def save_map(self, path: Path) -> None:
+        """The labels as a PNG: its pixels are the labels; with up to 256 classes they are shown in their colours."""
+        with atomic_path(path) as temporary:
+            if self._is_narrow:
+                image = Image.fromarray(self.labels)
+                image.putpalette(np.array(self.colours(), np.uint8).tobytes())
+            else:
+                image = Image.fromarray(self.labels.astype(np.uint16))
+            image.save(temporary, "PNG")
+
+    def draw(self, pixels: Pixels) -> Image.Image:
+        """The regions in their colours, and a legend of them to the right of the picture."""
+        colours = self.colours()
+        entries = [Entry(r.name, r.share, colours[r.label]) for r in self.regions]
+        labelled = self.labels < len(colours)
+        return draw_map(pixels, paint(self.labels, colours), labelled, entries, self._all_names(len(colours)))
+
+    def _all_names(self, count: int) -> Sequence[str]:
+        return self.classes or [class_name((), i) for i in range(count)]
+
+    def to_supervision(self) -> Any:
+        """As `supervision.Detections`, one a class. Raises `MissingExtra` where that package is not installed."""
+        labels = np.array([r.label for r in self.regions], int)
+        masks = self.labels[None] == labels[:, None, None]
+        return load_supervision().Detections(
+            xyxy=np.array([_around(mask) for mask in masks], np.float32).reshape(-1, 4),
+            mask=masks,
+            class_id=labels,
+            data={"class_name": np.array([r.name for r in self.regions], dtype=str)},
+        )
+
+
+def map_type(num_classes: int) -> type[np.unsignedinteger[Any]]:
+    """Of the labels of so many classes, with one more value for pixels without a class."""
+    return np.uint8 if num_classes <= UNLABELLED else np.uint16
+
+
+def _around(mask: Mask) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
