@@ -9,10 +9,11 @@ from itertools import chain
 from pathlib import Path
 
 import av
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.error import ArgumentError, FFmpegError
 from av.packet import Packet
-from av.stream import Discard, Disposition
+from av.stream import Discard, Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -44,10 +45,47 @@ MAX_READ_ERRORS = 100  # a damaged container that fails this often gives nothing
 
 def open_container(medium: Encoded) -> tuple[InputContainer, VideoStream]:
     """A fresh container and its main video stream, with limits and threads set. Raises `InputError`."""
+    container = _opened(medium)
+    name = medium.name
+    try:
+        stream = container.streams.best("video")
+        if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
+            raise InputError(f"{name}: expected a video, found no video stream in it")
+        if stream.codec_context is None:
+            raise InputError(f"{name}: expected a video, found one in a codec that this FFmpeg cannot decode")
+        check_pixels(name, stream.width, stream.height)
+    except BaseException:
+        container.close()
+        raise
+    _discard_others(container, stream)
+    threads = _threads(stream.width * stream.height)
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+    stream.codec_context.thread_type = "AUTO" if threads > 1 else "NONE"
+    stream.codec_context.thread_count = threads
+    return container, stream
+
+
+def open_sound(medium: Encoded) -> tuple[InputContainer, AudioStream] | None:
+    """A fresh container and its main sound; None where there is none. Raises `InputError` as `open_container`."""
+    container = _opened(medium)
+    stream = container.streams.best("audio")
+    if not isinstance(stream, AudioStream):
+        container.close()
+        return None
+    _discard_others(container, stream)
+    return container, stream
+
+
+def sound_codec(stream: AudioStream) -> str:
+    """What FFmpeg calls its codec."""
+    return "an unknown codec" if stream.codec_context is None else stream.codec_context.codec.canonical_name
+
+
+def _opened(medium: Encoded) -> InputContainer:
     check_samples(medium)
     file, name = medium.from_start(), medium.name
     try:
-        container = av.open(
+        return av.open(
             # The prefix keeps a colon in a name from being taken for a protocol
             f"file:{file.absolute()}" if isinstance(file, Path) else file,
             "r",
@@ -61,24 +99,12 @@ def open_container(medium: Encoded) -> tuple[InputContainer, VideoStream]:
     except FFmpegError as error:
         reason = "not a format that is read" if isinstance(error, ArgumentError) else error.strerror
         raise InputError(f"{name}: expected a video, found a file that does not open as one: {reason}") from None
-    try:
-        stream = container.streams.best("video")
-        if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
-            raise InputError(f"{name}: expected a video, found no video stream in it")
-        if stream.codec_context is None:
-            raise InputError(f"{name}: expected a video, found one in a codec that this FFmpeg cannot decode")
-        check_pixels(name, stream.width, stream.height)
-    except BaseException:
-        container.close()
-        raise
+
+
+def _discard_others(container: InputContainer, stream: Stream) -> None:
     if "mov" in container.format.name.split(","):  # whose other streams may lie over all of the file, many times
         for other in container.streams:
             other.discard = Discard.default if other is stream else Discard.all
-    threads = _threads(stream.width * stream.height)
-    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-    stream.codec_context.thread_type = "AUTO" if threads > 1 else "NONE"
-    stream.codec_context.thread_count = threads
-    return container, stream
 
 
 def _threads(pixels: int) -> int:
@@ -89,7 +115,7 @@ def _threads(pixels: int) -> int:
     return max(1, min(os.cpu_count() or 1, MAX_THREADS, THREAD_PIXELS // max(pixels, 1)))
 
 
-def packets_of(container: InputContainer, stream: VideoStream, work: Work) -> Iterator[Packet]:
+def packets_of(container: InputContainer, stream: VideoStream | AudioStream, work: Work) -> Iterator[Packet]:
     """What is left of the packets, less the empty ones (which would end decoding); goes on after errors of reading."""
     for _ in range(MAX_READ_ERRORS):
         try:

@@ -91,6 +91,7 @@ class VideoReader(ABC):
         self.info = info
         self.warnings: list[str] = []
         self.notes: list[str] = []  #: what was found odd in opening it, and mended
+        self.start = 0.0  #: seconds on the file's own clock at which its first frame is shown
         self._is_damaged = False  # found out by a read that missed a frame; such a file is read from end to end
 
     def read(self, indices: Sequence[int] | NDArray[np.integer]) -> Pixels:

@@ -123,6 +123,8 @@ class FileReader(VideoReader):
         return np.arange(self._index.num_frames) / self.info.fps
 
     def _note_clock(self) -> None:
+        if self._index.clock is not None and self._stream.time_base:
+            self.start = float(self._index.clock.ticks[0]) * float(self._stream.time_base)
         if self._index.clock is not None and (mended := self._index.clock.mended):
             found = counted(mended, "time")
             self.notes.append(f"{found} missing, doubled or not in the order of the frames: mended")
