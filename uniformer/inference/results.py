@@ -22,8 +22,9 @@ class Answers:
     """How the answers of one checkpoint lie in a file: a `resume.Codec`. `weights` tells it, and what it was fed, from
     others.
 
-    Read back are the sources of answers that still hold: failures are tried again, and so are sources that changed
-    after `since` (ns), which `changed` names then. Raises `InputError` for a file of anything else or with answers of
+    Read back are the sources of answers that still hold, of frames of a video (source, frame): failures are tried
+    again, but for frames that cannot be decoded, and so are sources that changed after `since` (ns), which `changed`
+    names then. Raises `InputError` for a file of anything else or with answers of
     other weights.
     """
 
@@ -62,21 +63,34 @@ class Answers:
             if row.is_first or not answers:
                 answers.append([])
             answers[-1].append(row)
-        several = self._form == "csv" and "rank" in self._fields  # rows of one source
-        if several and answers and (len(answers) == 1 or len(answers[-1]) < len(answers[0])):
-            answers.pop()  # a kill between two rows of one source leaves some of its labels
+        several = self._form == "csv" and "rank" in self._fields  # rows of one answer
+        if several and answers and not self._is_whole(answers[-1], answers[:-1]):
+            answers.pop()  # a kill between two rows of one answer leaves some of them
         if self._since is not None:
-            self.changed = {rows[0].source for rows in answers if changed_at(rows[0].source) > self._since}
+            sources = {rows[0].source for rows in answers}
+            self.changed = {source for source in sources if changed_at(source) > self._since}
         kept = (rows for rows in answers if rows[0].source not in self.changed)
-        return ((rows[0].source, b"".join(row.text for row in rows)) for rows in kept)
+        return ((rows[0].key, b"".join(row.text for row in rows)) for rows in kept)
+
+    def _is_whole(self, answer: list[_Row], before: list[list[_Row]]) -> bool:
+        if answer[0].count is None:  # as many rows as all others
+            return bool(before) and len(answer) == len(before[0])
+        return len(answer) == max(answer[0].count, 1)
 
 
 class _Row(NamedTuple):
     number: int
     source: str
     weights: str | None  #: what tells a checkpoint from all others; None of a failure
-    is_first: bool  #: of its source
+    is_first: bool  #: of its answer
     text: bytes
+    frame: int | None = None  #: of a video whose frames have answers of their own
+    count: int | None = None  #: of the answer's rows, where they say it
+
+    @property
+    def key(self) -> Any:
+        """What has the answer: a source, or a frame of it."""
+        return self.source if self.frame is None else (self.source, self.frame)
 
 
 def _jsonl_rows(data: bytes, path: Path) -> Iterator[_Row]:
@@ -84,13 +98,15 @@ def _jsonl_rows(data: bytes, path: Path) -> Iterator[_Row]:
         try:
             result = parse_json(line.decode("utf-8", "surrogateescape"), f"{path}, line {number}")
             hash(result["source"])
-            yield _Row(number, result["source"], None if "error" in result else result["weights"], True, line)
+            frame = result.get("frame")
+            weights = result["weights"] if "error" not in result or frame is not None else None
+            yield _Row(number, result["source"], weights, True, line, frame)
         except (ValueError, KeyError, TypeError):
             raise _foreign(path, number) from None
 
 
 def _csv_rows(data: bytes, path: Path, fields: tuple[str, ...]) -> Iterator[_Row]:
-    rank = fields.index("rank") if "rank" in fields else None
+    rank, frame, count = (fields.index(name) if name in fields else None for name in ("rank", "frame", "count"))
     lines, begin, number = whole_lines(data), 0, 0
     reader = csv.reader(line.decode("utf-8", "surrogateescape") for line in lines)
     try:
@@ -102,10 +118,16 @@ def _csv_rows(data: bytes, path: Path, fields: tuple[str, ...]) -> Iterator[_Row
                 if number > 1 and begin == len(lines):  # cut inside a name of several lines
                     return
                 raise _foreign(path, number)
-            is_first = rank is None or row[rank] == "1"
-            yield _Row(number, plain_cell(row[0]), None if row[-1] else row[-2], is_first, text)
+            yield _Row(
+                number, plain_cell(row[0]), row[-2] or None, rank is None or row[rank] in ("", "0", "1"), text,
+                _number(row, frame), _number(row, count),
+            )  # fmt: skip
     except csv.Error:
         raise _foreign(path, number + 1) from None
+
+
+def _number(row: list[str], column: int | None) -> int | None:
+    return int(row[column]) if column is not None and row[column].isdecimal() else None
 
 
 def _foreign(path: Path, line: int) -> InputError:

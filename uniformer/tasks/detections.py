@@ -16,6 +16,7 @@ from uniformer.reading.pictures import Pixels
 from uniformer.reading.run_lengths import Mask, RunLengths, decode_mask
 from uniformer.tasks.drawing import Thing, colour_of, draw_things
 from uniformer.tasks.pictured import (
+    PLACES,
     PictureResult,
     array_of,
     class_name,
@@ -39,7 +40,8 @@ class Detections(PictureResult):
     names: tuple[str, ...]  #: of all classes
     masks: tuple[RunLengths, ...] | None = None  #: of each, as COCO's run lengths; None of a network without masks
 
-    CSV_FIELDS: ClassVar[tuple[str, ...]] = ("rank", "count", "name", "score", "label", "x1", "y1", "x2", "y2")
+    COLUMNS: ClassVar[tuple[str, ...]] = ("name", "score", "label", "x1", "y1", "x2", "y2")
+    CSV_FIELDS: ClassVar[tuple[str, ...]] = (*PLACES, *COLUMNS)
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -67,7 +69,7 @@ class Detections(PictureResult):
     # ---- forms -------------------------------------------------------------------------------------------------------
 
     def answer(self) -> dict[str, Any]:
-        """The things; boxes to a hundredth of a pixel."""
+        """The things; boxes to a thousandth of a pixel."""
         return {"objects": [self._plain(i) for i in range(len(self))]}
 
     def _plain(self, i: int) -> dict[str, Any]:
@@ -75,7 +77,7 @@ class Detections(PictureResult):
             "name": self.name(i),
             "label": int(self.labels[i]),
             "score": round(float(self.scores[i]), 6),
-            "box": [round(float(v), 2) for v in self.boxes[i]],
+            "box": [round(float(v), 3) for v in self.boxes[i]],
         }
         return plain if self.masks is None else {**plain, "mask": self.masks[i]}
 
@@ -92,13 +94,12 @@ class Detections(PictureResult):
             masks=tuple(masks) if masks else None,
         )
 
-    def csv_rows(self) -> list[tuple[Any, ...]]:
-        """One a thing, without masks; of a picture without things one of rank 0."""
-        rows = [
-            (i, len(self), thing["name"], thing["score"], thing["label"], *thing["box"])
-            for i, thing in enumerate(self.answer()["objects"], start=1)
+    def rows(self) -> list[tuple[Any, ...]]:
+        """One a thing, without masks."""
+        return [
+            (thing["name"], thing["score"], thing["label"], *thing["box"])
+            for thing in map(self._plain, range(len(self)))
         ]
-        return rows or [(0, 0, *[""] * 7)]
 
     def lines(self) -> list[str]:
         wide = max((len(self.name(i)) for i in range(len(self))), default=0)

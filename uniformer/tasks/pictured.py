@@ -15,13 +15,14 @@ from PIL import Image
 from uniformer.config import did_you_mean
 from uniformer.errors import InputError, MissingExtra
 from uniformer.labels import match_names
-from uniformer.reading.pictures import Pixels, open_picture, to_pixels
+from uniformer.reading.pictures import Pixels, open_picture, to_pixels, upright_size
 from uniformer.support.files import atomic_path, check_outputs
 from uniformer.tasks.task import Result
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.contract import Contract
 
+PLACES = ("frame", "time", "rank", "count")  #: columns of every task's table
 DRAWN = (".jpg", ".jpeg", ".png", ".webp")  #: endings of pictures that are written
 
 
@@ -34,6 +35,7 @@ class PictureResult(Result):
     frame: int | None = None  #: of a video: its number, from 0
     time: float | None = None  #: of a video with a clock: seconds from its first frame
 
+    COLUMNS: ClassVar[tuple[str, ...]] = ()  #: of `rows`
     WRITERS: ClassVar[Mapping[str, str]] = {}  #: by an ending: the method that writes such a file
 
     def draw(self, pixels: Pixels) -> Image.Image:
@@ -51,6 +53,18 @@ class PictureResult(Result):
     def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
         """The answer as COCO's result files have it, for an image of that number."""
         raise NotImplementedError
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """The answer as a table of `COLUMNS`, the best first."""
+        raise NotImplementedError
+
+    def csv_rows(self) -> list[tuple[Any, ...]]:
+        """The rows, each with its number and how many there are; where nothing was found one row of rank 0."""
+        moment = ("", "") if self.frame is None else (self.frame, "" if self.time is None else round(self.time, 3))
+        rows = self.rows()
+        if not rows:
+            return [(*moment, 0, 0, *[""] * len(self.COLUMNS))]
+        return [(*moment, rank, len(rows), *row) for rank, row in enumerate(rows, start=1)]
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form. Frame and time are of videos only."""
@@ -73,12 +87,15 @@ class PictureResult(Result):
         """
         if picture is None and (not self.source or self.frame is not None):
             raise InputError("expected the picture to draw on: the answer is not of a picture's file")
-        pixels = to_pixels(open_picture(self.source if picture is None else picture))
-        if pixels.shape[:2] != (self.height, self.width):
+        opened = open_picture(self.source if picture is None else picture)
+        height, width = upright_size(opened)
+        if (height, width) != (self.height, self.width):
             raise InputError(
-                f"expected the picture that the answer is of, {self.width}x{self.height}, "
-                f"got {pixels.shape[1]}x{pixels.shape[0]}"
+                f"expected the picture that the answer is of, {self.width}x{self.height}, got {width}x{height}"
             )
+        pixels = to_pixels(opened)
+        if pixels.shape[:2] != (height, width):  # a smaller copy, as huge ones are read
+            pixels = np.asarray(Image.fromarray(pixels).resize((width, height)))
         return self.draw(pixels)
 
     def save(self, path: str | os.PathLike[str], picture: Any = None) -> None:

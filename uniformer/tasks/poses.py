@@ -14,7 +14,7 @@ from uniformer.reading.pictures import Pixels
 from uniformer.reading.run_lengths import Mask
 from uniformer.tasks.drawing import Thing, colour_of, draw_people
 from uniformer.tasks.keypoints import VISIBLE
-from uniformer.tasks.pictured import PictureResult, array_of, class_name, field_of, load_supervision, where_from
+from uniformer.tasks.pictured import PLACES, PictureResult, array_of, class_name, field_of, load_supervision, where_from
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.contract import Contract
@@ -32,7 +32,8 @@ class Poses(PictureResult):
     names: tuple[str, ...]  #: of the key points
     skeleton: tuple[tuple[int, int], ...] = ()  #: pairs of key points with a limb between them
 
-    CSV_FIELDS: ClassVar[tuple[str, ...]] = ("rank", "count", "person", "person_score", "point", "x", "y", "score")
+    COLUMNS: ClassVar[tuple[str, ...]] = ("person", "person_score", "point", "x", "y", "score")
+    CSV_FIELDS: ClassVar[tuple[str, ...]] = (*PLACES, *COLUMNS)
 
     def __len__(self) -> int:
         return len(self.keypoints)
@@ -52,14 +53,14 @@ class Poses(PictureResult):
     # ---- forms -------------------------------------------------------------------------------------------------------
 
     def answer(self) -> dict[str, Any]:
-        """The people; coordinates to a hundredth of a pixel."""
+        """The people; coordinates to a thousandth of a pixel."""
         return {
             "points": [self._name(k) for k in range(self.keypoints.shape[1])],
             "people": [
                 {
                     "score": round(float(self.scores[i]), 6),
                     "box": _rounded(self.boxes[i]),
-                    "keypoints": [[*_rounded(point[:2]), round(float(point[2]), 4)] for point in self.keypoints[i]],
+                    "keypoints": [[*_rounded(point[:2]), round(float(point[2]), 6)] for point in self.keypoints[i]],
                 }
                 for i in range(len(self))
             ],
@@ -78,15 +79,14 @@ class Poses(PictureResult):
             skeleton=tuple((int(a), int(b)) for a, b in contract.details.get("skeleton", ())),
         )
 
-    def csv_rows(self) -> list[tuple[Any, ...]]:
-        """One a key point; of a picture without people one of rank 0."""
-        points = [(i, k) for i in range(len(self)) for k in range(self.keypoints.shape[1])]
-        rows: list[tuple[Any, ...]] = []
-        for rank, (i, k) in enumerate(points, start=1):
-            x, y, score = self.keypoints[i, k].tolist()
-            person = (i + 1, round(float(self.scores[i]), 6))
-            rows.append((rank, len(points), *person, self._name(k), round(x, 2), round(y, 2), round(score, 4)))
-        return rows or [(0, 0, *[""] * 6)]
+    def rows(self) -> list[tuple[Any, ...]]:
+        """One a key point."""
+        answer = self.answer()
+        return [
+            (number, person["score"], name, *point)
+            for number, person in enumerate(answer["people"], start=1)
+            for name, point in zip(answer["points"], person["keypoints"], strict=True)
+        ]
 
     def lines(self) -> list[str]:
         seen = self.seen().sum(axis=1)
@@ -127,4 +127,4 @@ class Poses(PictureResult):
 
 
 def _rounded(values: NDArray[Any]) -> list[float]:
-    return [round(float(v), 2) for v in values]
+    return [round(float(v), 3) for v in values]

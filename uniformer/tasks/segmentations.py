@@ -19,6 +19,7 @@ from uniformer.reading.run_lengths import Mask, decode_mask, encode_mask
 from uniformer.support.files import atomic_path
 from uniformer.tasks.drawing import Colour, Entry, colour_of, draw_map
 from uniformer.tasks.pictured import (
+    PLACES,
     PictureResult,
     class_name,
     field_of,
@@ -51,7 +52,8 @@ class Segmentation(PictureResult):
     classes: tuple[str, ...]
     palette: tuple[Colour, ...] = ()  #: of the classes; without one they have colours of ours
 
-    CSV_FIELDS: ClassVar[tuple[str, ...]] = ("rank", "count", "name", "share", "label")
+    COLUMNS: ClassVar[tuple[str, ...]] = ("name", "share", "label")
+    CSV_FIELDS: ClassVar[tuple[str, ...]] = (*PLACES, *COLUMNS)
     WRITERS: ClassVar[Mapping[str, str]] = {".png": "save_map"}
 
     @cached_property
@@ -103,11 +105,9 @@ class Segmentation(PictureResult):
         palette = tuple(tuple(colour) for colour in contract.details.get("palette", ()))
         return cls(**where, labels=labels, classes=contract.classes, palette=palette)
 
-    def csv_rows(self) -> list[tuple[Any, ...]]:
-        """One a class; of a picture without any, one of rank 0."""
-        count = len(self.regions)
-        rows = [(i, count, r.name, round(r.share, 6), r.label) for i, r in enumerate(self.regions, start=1)]
-        return rows or [(0, 0, "", "", "")]
+    def rows(self) -> list[tuple[Any, ...]]:
+        """One a class, without its pixels."""
+        return [(r.name, round(r.share, 6), r.label) for r in self.regions]
 
     def lines(self) -> list[str]:
         return [f"{100 * r.share:6.2f} %  {'█' * round(20 * r.share):20}  {r.name}" for r in self.regions] or [
