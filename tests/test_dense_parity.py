@@ -42,8 +42,9 @@ from uniformer.heads.segmentation import (
     sliding_logits,
     whole_logits,
 )
+from uniformer.reading.people import region_of
 from uniformer.tasks import detection_losses as losses_of
-from uniformer.tasks.keypoints import decode_heat_maps, heat_map_targets, region_of
+from uniformer.tasks.keypoints import decode_heat_maps, heat_map_targets
 
 FLOAT64, FLOAT32 = torch.float64, torch.float32
 LARGE = ("base", "full")  # once, in float64: they take long

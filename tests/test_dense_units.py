@@ -17,16 +17,10 @@ from tests.tiny import refused
 from uniformer.config import Scaling
 from uniformer.heads import boxes
 from uniformer.heads.detection import Limits, _best_detections, paste_masks, region_levels
+from uniformer.reading.people import crop_matrix, from_heat_map, moved, region_of
 from uniformer.reading.scaling import resize_pixels, scale_picture, scaled_size
 from uniformer.tasks.detection_losses import CASCADE, MASK_RCNN, _box_distance, _usable
-from uniformer.tasks.keypoints import (
-    crop_matrix,
-    decode_heat_maps,
-    heat_map_targets,
-    region_of,
-    rescore,
-    without_doubles,
-)
+from uniformer.tasks.keypoints import STRIDE, decode_heat_maps, heat_map_targets, rescore, without_doubles
 
 UNITS = read_golden("dense-units.json.gz")
 ARRAYS = np.load(FOLDER / "dense-units.npz")
@@ -129,11 +123,16 @@ def test_masks_are_pasted() -> None:
 
 
 def test_crops_of_people() -> None:
+    """Turned or not; points of the picture in the crop, and cells of heat maps in the picture."""
     for given in UNITS["affine"]:
         size = given["image_size_wh"][::-1]
         region = region_of(given["box_xywh"], size)
         assert np.abs(region.centre - given["center"]).max() == np.abs(region.scale - given["scale"]).max() == 0
-        assert np.abs(crop_matrix(region, size, given["rotation_degrees"]) - given["matrix"]).max() < 1e-12
+        matrix = crop_matrix(region, size, given["rotation_degrees"])
+        assert np.abs(matrix - given["matrix"]).max() < 1e-12
+        assert np.abs(moved(np.array(given["points"]), matrix) - given["points_in_crop"]).max() < 1e-9
+        back = from_heat_map(np.array(given["heatmap_points"]), region, [side // STRIDE for side in size])
+        assert np.abs(back - given["heatmap_points_in_image"]).max() < 1e-4  # the reference's are float32
 
 
 @pytest.mark.parametrize("size", UNITS["targets"])

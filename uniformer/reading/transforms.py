@@ -17,7 +17,7 @@ memory as tensors.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -228,8 +228,13 @@ def normalise(views: Values, spec: InputSpec) -> Values:
     """(V, 3, ...) of 0 to 255, RGB, which it may overwrite; steps in the order of the originals, for equal rounding."""
     if spec.channels == "bgr":
         views = views[:, [2, 1, 0]]
+    return standardise(views, spec.mean, spec.std)
+
+
+def standardise(views: Values, means: Sequence[float], deviations: Sequence[float]) -> Values:
+    """(V, 3, ...) of 0 to 255, which it may overwrite, less the mean and by the deviation of values in 0 to 1."""
     views /= 255
-    for channel, (mean, std) in enumerate(zip(spec.mean, spec.std, strict=True)):
+    for channel, (mean, std) in enumerate(zip(means, deviations, strict=True)):
         plane = views[:, channel]
         plane -= mean
         plane /= std

@@ -1,57 +1,18 @@
-"""Key points: the crop of a person, heat maps as targets, heat maps decoded, doubles removed. No torch here.
+"""Key points: heat maps as targets, heat maps decoded, doubles removed. No torch here.
 
 The arithmetic of the published top-down networks (the simple baseline, Xiao et al. 2018), in float32 where theirs is.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.floating[Any]]
+from uniformer.reading.people import Floats, Region, from_heat_map
 
 STRIDE = 4  #: of heat maps
-PADDING = 1.25  #: a crop's sides, in those of the box
-UNIT = 200  #: pixels that scales are given in
 VISIBLE = 0.2  #: the score from which a key point counts in rescoring
-
-
-class Region(NamedTuple):
-    """The part of an image that becomes a crop: its centre (x, y) in pixels and its sides (w, h) in 200 pixels."""
-
-    centre: Floats
-    scale: Floats
-
-
-def region_of(box: Sequence[float], size: Sequence[int]) -> Region:
-    """Around a box (x, y, w, h), in the proportions of a crop of `size` (H, W), a quarter larger."""
-    x, y, w, h = box
-    aspect = size[1] / size[0]
-    w, h = max(w, h * aspect), max(h, w / aspect)
-    centre = np.array([x + box[2] * 0.5, y + box[3] * 0.5], np.float32)
-    return Region(centre, np.array([w / UNIT, h / UNIT], np.float32) * np.float32(PADDING))
-
-
-def crop_matrix(region: Region, size: Sequence[int], degrees: float = 0.0) -> Floats:
-    """From pixels of the image to those of a crop of `size` (H, W): float64 (2, 3). Turned by so many degrees."""
-    height, width = size
-    radians = math.pi * degrees / 180
-    side = float(region.scale[0]) * UNIT
-    here = _triangle(region.centre, np.array([side * 0.5 * math.sin(radians), -side * 0.5 * math.cos(radians)]))
-    there = _triangle(np.array([width * 0.5, height * 0.5]), np.array([0, -width * 0.5]))
-    known = np.hstack([here.astype(np.float64), np.ones((3, 1))])
-    return np.linalg.solve(known, there.astype(np.float64)).T
-
-
-def _triangle(centre: Floats, up: Floats) -> Floats:
-    """The centre, a point above it, and one at a right angle to these, rounded to float32 on the way."""
-    centre, top = centre.astype(np.float32), (centre + up).astype(np.float32)
-    direction = centre - top
-    return np.stack([centre, top, top + np.array([-direction[1], direction[0]], np.float32)])
 
 
 def heat_map_targets(points: Floats, visible: Floats, grid: Sequence[int], sigma: float) -> tuple[Floats, Floats]:
@@ -94,9 +55,8 @@ def decode_heat_maps(maps: Floats, regions: Sequence[Region]) -> tuple[Floats, F
             m = maps[n, k]
             cells[n, k] += np.sign([m[y, x + 1] - m[y, x - 1], m[y + 1, x] - m[y - 1, x]]).astype(np.float32) * 0.25
     points = np.empty((count, joints, 2))
-    for n, (centre, scale) in enumerate(regions):
-        sides = scale * UNIT
-        points[n] = cells[n] * (sides / np.array([width, height])) + centre - sides * 0.5
+    for n, region in enumerate(regions):
+        points[n] = from_heat_map(cells[n], region, (height, width))
     return points, scores
 
 
