@@ -1,0 +1,282 @@
+"""Where the people are that a pose network looks at: boxes from a file, from a detector, or the whole picture.
+
+A file is COCO JSON, of annotations or of a detector's results, or a table with the columns path, x1, y1, x2, y2 and
+maybe score. No torch here.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from uniformer.datasets.records import text_of
+from uniformer.errors import InputError, counted, shown
+from uniformer.reading.people import FURTHEST, clipped_boxes
+from uniformer.support.csv_text import plain_cell
+from uniformer.support.texts import parse_json, read_text
+
+EXPECTED = "boxes of people: COCO JSON, or lines path,x1,y1,x2,y2[,score]"
+PERSON = "person"
+PERSON_ID = 1  #: of COCO's categories, for results without a list of them
+PATH_NAMES = ("path", "file", "file_name", "filename", "image")  #: of a table's first column
+CORNERS = ("x1", "y1", "x2", "y2")
+
+
+class Boxes(NamedTuple):
+    """The people of one picture."""
+
+    boxes: npt.NDArray[np.float32]  #: (P, 4), x1, y1, x2, y2 in pixels
+    scores: npt.NDArray[np.float64]  #: (P,), how sure a detector was; 1 where nobody says
+
+
+def whole_picture(height: int, width: int) -> Boxes:
+    """One person, who fills the picture."""
+    return Boxes(np.array([[0, 0, width, height]], np.float32), np.ones(1))
+
+
+def detected_people(boxes: npt.ArrayLike, scores: npt.ArrayLike, names: Iterable[str]) -> Boxes:
+    """Those of a detector's boxes (N, 4) that are people and have an area: `names` are their classes, one each."""
+    corners = np.asarray(boxes, np.float32).reshape(-1, 4)
+    kept = np.array([name.lower() == PERSON for name in names], bool) & (corners[:, :2] < corners[:, 2:]).all(1)
+    return Boxes(corners[kept], np.asarray(scores, np.float64)[kept])
+
+
+@dataclass(frozen=True)
+class PersonBoxes:
+    """The people of many pictures, as a file says."""
+
+    origin: str
+    pictures: Mapping[str, Boxes]  #: by name as in the file, or by number, where it has no names
+    notes: tuple[str, ...] = ()  #: what was left out of it
+    _ends: dict[str, list[str]] = field(default_factory=dict, repr=False)  # last part of a name -> the names
+
+    def __post_init__(self) -> None:
+        for name in self.pictures:
+            self._ends.setdefault(_parts(name)[-1], []).append(name)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def of(self, picture: str | os.PathLike[str]) -> Boxes | None:
+        """The people of a picture; none of them, where the file lists it without a box; None where it does not list it.
+
+        It is listed under its path, or the end of it, or an end that is its path: whole folders, whichever fits. Where
+        only numbers are listed, its name is a number. Raises `InputError` where two that differ fit.
+        """
+        name = self._name(picture)
+        return None if name is None else self.pictures[name]
+
+    def _name(self, picture: str | os.PathLike[str]) -> str | None:
+        parts = _parts(os.fspath(picture))
+        found = [name for name in self._ends.get(parts[-1], ()) if _same_end(parts, _parts(name))]
+        if len(found) > 1:
+            found = [name for name in found if _parts(name) == parts] or found
+        if len(found) > 1:
+            raise InputError(f"{self.origin}: expected one picture {shown(picture)}, found {shown(', '.join(found))}")
+        if found:
+            return found[0]
+        number = os.path.splitext(parts[-1])[0].lstrip("0") or "0"
+        return number if number.isdecimal() and number in self.pictures else None
+
+    def unmatched(self, pictures: Iterable[str | os.PathLike[str]]) -> list[str]:
+        """Sentences on pictures that the file does not list, and on those it lists that are not among them."""
+        names = {os.fspath(picture): self._name(picture) for picture in pictures}
+        unlisted = [picture for picture, name in names.items() if name is None]
+        used = set(names.values())
+        unused = [name for name in self.pictures if name not in used]
+        lines = []
+        if unlisted:
+            lines.append(f"{self.origin}: lists no people of {_some(unlisted)}")
+        if unused:
+            lines.append(f"{self.origin}: lists {_some(unused)} that nobody asked for")
+        return lines
+
+
+def _parts(name: str) -> list[str]:
+    return [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")] or [name]
+
+
+def _same_end(some: list[str], others: list[str]) -> bool:
+    length = min(len(some), len(others))
+    return some[-length:] == others[-length:]
+
+
+def _some(names: list[str]) -> str:
+    return f"{counted(len(names), 'picture')} ({shown(', '.join(names[:3]))}{', ...' if len(names) > 3 else ''})"
+
+
+def read_person_boxes(path: str | os.PathLike[str]) -> PersonBoxes:
+    """The people a file lists, by picture. Boxes of annotations are as networks were trained: see `clipped_boxes`.
+
+    Raises `InputError`, with the place in the file, for what is no such file or no box.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".json":
+        content = parse_json(read_text(path, EXPECTED), str(path), EXPECTED)
+        if isinstance(content, dict):
+            return _from_annotations(content, path)
+        if isinstance(content, list):
+            return _from_results(content, path)
+        raise InputError(f"{path}: expected {EXPECTED}, found {type(content).__name__}")
+    return PersonBoxes(str(path), _gathered(_table_rows(path), path))
+
+
+class _Row(NamedTuple):
+    """A box in a file."""
+
+    place: str
+    picture: str
+    box: tuple[float, float, float, float]
+    score: float
+
+
+def _gathered(rows: Iterable[_Row], path: Path, without: Iterable[str] = ()) -> dict[str, Boxes]:
+    """By picture, in the order of the file, those `without` boxes too."""
+    found: dict[str, list[_Row]] = {name: [] for name in without}
+    for row in rows:
+        x1, y1, x2, y2 = row.box
+        if not (x1 < x2 and y1 < y2 and max(map(abs, row.box)) <= FURTHEST):
+            raise InputError(f"{path}, {row.place}: expected a box x1 < x2, y1 < y2 in pixels, found {list(row.box)}")
+        found.setdefault(row.picture, []).append(row)
+    if not found:
+        raise InputError(f"{path}: expected {EXPECTED}, found none")
+    return {
+        name: Boxes(
+            np.array([r.box for r in mine], np.float32).reshape(-1, 4), np.array([r.score for r in mine], float)
+        )
+        for name, mine in found.items()
+    }
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+def _table_rows(path: Path) -> Iterator[_Row]:
+    reader = csv.reader(text_of(path, newline=""))
+    columns = dict(zip(("path", *CORNERS, "score"), range(6), strict=True))
+    try:
+        for number, cells in enumerate(reader):
+            place = f"line {reader.line_num}"
+            names = [cell.strip().lower().lstrip("# ") for cell in cells]
+            if number == 0 and set(CORNERS) <= set(names):
+                columns = _columns(names, f"{path}, {place}")
+            elif any(cell.strip() for cell in cells):
+                yield _row([plain_cell(cell) for cell in cells], columns, path, place)
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: expected {EXPECTED}, found {shown(error)}") from None
+
+
+def _columns(names: list[str], where: str) -> dict[str, int]:
+    paths = [name for name in names if name in PATH_NAMES]
+    if len(paths) != 1:
+        raise InputError(f"{where}: expected one column of {', '.join(PATH_NAMES)}, found {shown(', '.join(names))}")
+    columns = {name: names.index(name) for name in (*CORNERS, "score") if name in names}
+    return {"path": names.index(paths[0]), **columns}
+
+
+def _row(cells: list[str], columns: Mapping[str, int], path: Path, place: str) -> _Row:
+    try:
+        x1, y1, x2, y2 = (float(cells[columns[name]]) for name in CORNERS)
+        at = columns.get("score", len(cells))
+        score = float(cells[at]) if at < len(cells) else 1.0
+        name = cells[columns["path"]].strip()
+    except (ValueError, IndexError):
+        raise InputError(f"{path}, {place}: expected {EXPECTED}, found {shown(','.join(cells))!r}") from None
+    if not name or not math.isfinite(score):
+        raise InputError(f"{path}, {place}: expected a picture and a finite score, found {shown(','.join(cells))!r}")
+    return _Row(place, name, (x1, y1, x2, y2), score)
+
+
+# ---- COCO ------------------------------------------------------------------------------------------------------------
+
+
+def _from_annotations(content: dict[str, Any], path: Path) -> PersonBoxes:
+    """Pictures by name, and the boxes of people who are no crowd, clipped to their pictures."""
+    images = {}
+    for number, image in enumerate(_list(content, "images", path), 1):
+        if not isinstance(image, dict) or not isinstance(image.get("file_name"), str) or "id" not in image:
+            raise InputError(f"{path}, image {number}: expected id and file_name, found {shown(image)}")
+        images[str(image["id"])] = image
+    person = _person(_list(content, "categories", path), path)
+    rows, counts = [], dict.fromkeys(("boxes of other classes", "crowds", "boxes without an area"), 0)
+    for number, entry in enumerate(_list(content, "annotations", path), 1):
+        place = f"annotation {number}"
+        row = _entry(entry, path, place, 1.0)
+        image = images.get(row.picture)
+        if image is None:
+            raise InputError(f"{path}, {place}: expected an image_id of its images, found {shown(row.picture)}")
+        box = _clipped(row.box, image)
+        if entry.get("category_id") != person:
+            counts["boxes of other classes"] += 1
+        elif entry.get("iscrowd"):
+            counts["crowds"] += 1
+        elif box[0] < box[2] and box[1] < box[3]:
+            rows.append(row._replace(picture=image["file_name"], box=box))
+        else:
+            counts["boxes without an area"] += 1
+    names = [image["file_name"] for image in images.values()]
+    return PersonBoxes(str(path), _gathered(rows, path, names), _left_out(path, counts))
+
+
+def _from_results(content: list[Any], path: Path) -> PersonBoxes:
+    """What a detector found: pictures by number, as results have no names."""
+    rows, others = [], 0
+    for number, entry in enumerate(content, 1):
+        row = _entry(entry, path, f"entry {number}", None)
+        if entry.get("category_id", PERSON_ID) == PERSON_ID:
+            rows.append(row)
+        else:
+            others += 1
+    return PersonBoxes(str(path), _gathered(rows, path), _left_out(path, {"boxes of other classes": others}))
+
+
+def _entry(entry: Any, path: Path, place: str, score: float | None) -> _Row:
+    """One box of COCO's, x, y, width, height; its own score, unless one is given."""
+    try:
+        x, y, width, height = map(float, entry["bbox"])
+        score = float(entry["score"]) if score is None else score
+        picture = str(entry["image_id"])
+    except (TypeError, ValueError, KeyError, OverflowError):
+        needed = "image_id and bbox (x, y, width, height)" if score is not None else "image_id, bbox and score"
+        raise InputError(f"{path}, {place}: expected {needed}, found {shown(entry)}") from None
+    if not math.isfinite(score):
+        raise InputError(f"{path}, {place}: expected a finite score, found {score}")
+    return _Row(place, picture, (x, y, x + width, y + height), score)
+
+
+def _clipped(box: tuple[float, ...], image: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """As `clipped_boxes`; where the file does not tell the picture's size, by its left and upper edge alone."""
+    height, width = (
+        side if isinstance(side := image.get(name), int) and side > 0 else int(FURTHEST) for name in ("height", "width")
+    )
+    x1, y1, x2, y2 = clipped_boxes(np.array([box], np.float64), height, width)[0].tolist()
+    return x1, y1, x2, y2
+
+
+def _list(content: dict[str, Any], name: str, path: Path) -> list[Any]:
+    found = content.get(name)
+    if not isinstance(found, list):
+        raise InputError(f"{path}: expected COCO JSON with a list of {name}, found {shown(', '.join(content))}")
+    return found
+
+
+def _person(categories: list[Any], path: Path) -> Any:
+    """The id of the class of people: the one of that name, or the only one."""
+    named = {str(c.get("name")): c.get("id") for c in categories if isinstance(c, dict)}
+    people = [number for name, number in named.items() if name.lower() == PERSON]
+    if len(people) == 1 or len(named) == 1:
+        return people[0] if people else next(iter(named.values()))
+    raise InputError(f"{path}: expected a category {PERSON!r}, found {shown(', '.join(named))}")
+
+
+def _left_out(path: Path, counts: Mapping[str, int]) -> tuple[str, ...]:
+    said = ", ".join(f"{what}: {count}" for what, count in counts.items() if count)
+    return (f"{path}: left out {said}",) if said else ()
