@@ -1,0 +1,103 @@
+"""The data of `experiments/made_people`: the same from the same seed, splits apart, annotations that are true."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from faster_coco_eval import COCO
+from PIL import Image
+
+FOLDER = Path(__file__).parents[1] / "experiments" / "made_people"
+COUNT = 12
+
+
+@pytest.fixture(scope="module")
+def make() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)  # where a script finds its neighbours
+        yield import_module("make")
+
+
+@pytest.fixture(scope="module")
+def made(make: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("people")
+    return json.loads(make.write_split(folder, "val", COUNT, 3).read_text()) | {"folder": folder}
+
+
+def test_the_same_seed_makes_the_same_files(make: ModuleType, made: dict[str, Any], tmp_path: Path) -> None:
+    make.write_split(tmp_path, "val", 3, 3)
+    for n in range(3):
+        name = f"val/{n:05d}.jpg"
+        assert (tmp_path / name).read_bytes() == (made["folder"] / name).read_bytes()
+    make.write_split(tmp_path, "val", 1, 4)
+    assert (tmp_path / "val/00000.jpg").read_bytes() != (made["folder"] / "val/00000.jpg").read_bytes()
+
+
+def test_no_body_no_hue_and_no_background_is_in_both_splits(make: ModuleType) -> None:
+    assert not set(make.BACKGROUNDS["train"]) & set(make.BACKGROUNDS["val"])
+    bodies, drawing = import_module("bodies"), import_module("drawing")
+    assert sorted(drawing.HUES_OF["train"] + drawing.HUES_OF["val"]) == list(range(drawing.HUES))
+
+    def cells(split: str) -> set[tuple[int, int]]:
+        drawn = [bodies.make_body(np.random.default_rng(n), split) for n in range(300)]
+        return {(int((b.leg - 0.43) / 0.10 * 4), int((b.build - 0.75) / 0.6 * 4)) for b in drawn}
+
+    assert not cells("train") & cells("val")
+    assert (len(cells("train")), len(cells("val"))) == (12, 4)
+    assert {leg for leg, _ in cells("val")} == {build for _, build in cells("val")} == {0, 1, 2, 3}
+
+
+def test_it_is_a_coco_data_set(made: dict[str, Any]) -> None:
+    """Which a reader of such sets takes; boxes lie in their pictures and hold all that is seen of a person."""
+    coco = COCO(made["folder"] / "val.json")
+    assert len(coco.getImgIds()) == COUNT
+    seen = hidden = outside = 0
+    for image in coco.loadImgs(coco.getImgIds()):
+        with Image.open(made["folder"] / image["file_name"]) as picture:
+            assert picture.size == (image["width"], image["height"])
+        people = coco.loadAnns(coco.getAnnIds(image["id"]))
+        assert 1 <= len(people) <= 3
+        for person in people:
+            x, y, w, h = person["bbox"]
+            assert min(x, y) >= 0
+            assert (x + w <= image["width"]) & (y + h <= image["height"])
+            assert 400 <= person["area"] <= w * h
+            points = np.array(person["keypoints"]).reshape(17, 3)
+            visible = points[points[:, 2] == 2, :2]
+            assert ((visible >= [x - 0.5, y - 0.5]) & (visible <= [x + w - 0.5, y + h - 0.5])).all()
+            assert person["num_keypoints"] == (points[:, 2] > 0).sum()
+            seen, hidden, outside = (n + (points[:, 2] == v).sum() for n, v in ((seen, 2), (hidden, 1), (outside, 0)))
+    assert seen > 4 * hidden > 0 < outside
+    (person,) = coco.loadCats(coco.getCatIds())
+    assert person["keypoints"][:3] == ["nose", "left_eye", "right_eye"]
+    assert len(person["skeleton"]) == 19
+
+
+def test_what_is_seen_of_a_key_point(make: ModuleType) -> None:
+    """Two balls, the nearer half in front of the other: its point is seen, the other's is hidden."""
+    drawing = import_module("drawing")
+    red, blue = (
+        drawing.Cloth(np.array(c, float), np.array(c, float), "plain", 1.0) for c in ((250, 0, 0), (0, 0, 250))
+    )
+    nose, eye = (
+        drawing.Part(name, np.array([place, place], float), (6.0, 6.0), 0.0, cloth)
+        for name, place, cloth in (("nose", (20, 20), red), ("left_eye", (24, 20), blue))
+    )
+    canvas, owners = np.zeros((40, 40, 3), np.float32), np.zeros((40, 40), np.int32)
+    drawing.draw(canvas, owners, [nose, eye], 1, 40.0)
+    assert canvas[20, 15, 0] > 100 > canvas[20, 24, 0]
+    assert canvas[20, 24, 2] > 100
+    points = np.full((17, 2), -9.0)
+    points[:3] = (20, 20), (24, 20), (15, 20)
+    record = make.annotation(owners > 0, owners - 1, [nose, eye], points)
+    assert record["keypoints"][:9] == [20, 20, 1, 24, 20, 2, 15, 20, 1]
+    assert record["keypoints"][9:] == [0] * 42
+    assert record["bbox"] == [15, 15, 15, 11]
+    assert record["area"] == int((owners > 0).sum())
