@@ -79,6 +79,20 @@ def test_boxes_of_a_table(tmp_path: Path, head: str) -> None:
     assert found.scores.tolist() == [1.0 if head.startswith("#") else 0.5]
 
 
+def test_boxes_of_a_detector_as_predict_writes_them(tmp_path: Path) -> None:
+    thing = {"name": "person", "label": 0, "score": 0.75, "box": [1, 2, 30, 40]}
+    answers = [
+        {"source": "d/a.jpg", "checkpoint": "c", "objects": [thing, {**thing, "name": "dog"}]},
+        {"source": "d/b.jpg", "checkpoint": "c", "objects": []},
+        {"source": "d/c.jpg", "error": "no picture"},
+    ]
+    people = read(tmp_path, "".join(json.dumps(answer) + "\n" for answer in answers), "found.jsonl")
+    assert boxes_of(people, "d/a.jpg") == [[1, 2, 30, 40]]
+    assert boxes_of(people, "d/b.jpg") == []
+    assert people.of("d/c.jpg") is None
+    assert [note.split(": ", 1)[1] for note in people.notes] == ["left out pictures without an answer: 1"]
+
+
 def test_pictures_are_matched_by_the_ends_of_their_paths(tmp_path: Path) -> None:
     people = read(tmp_path, "one/a.jpg,0,0,1,1\ntwo/a.jpg,0,0,2,2\n/far/away/c.jpg,0,0,3,3\n", "people.csv")
     assert boxes_of(people, "two/a.jpg") == boxes_of(people, str(tmp_path / "two" / "a.jpg")) == [[0, 0, 2, 2]]
@@ -106,6 +120,13 @@ def test_what_does_not_match_is_said(tmp_path: Path) -> None:
         ("a.csv", "a.jpg,1,2,3,4,inf\n", "line 1: expected a picture and a finite score"),
         ("a.csv", "name,x1,y1,x2,y2\n", "line 1: expected one column of path, file, file_name, filename, image, found"),
         ("a.csv", "path,x1,y1,x2,y2\n", "a.csv: expected boxes of people: .* found none"),
+        (
+            "a.jsonl",
+            '{"source": "a.jpg", "objects": [{"name": "person"}]}',
+            "a.jsonl, line 1: expected boxes of people",
+        ),
+        ("a.jsonl", '{"source": "a.jpg", "labels": []}', "a.jsonl, line 1: expected boxes of people"),
+        ("a.jsonl", "[]", "a.jsonl, line 1: expected boxes of people"),
         ("a.json", "[]", "a.json: expected boxes of people: .* found none"),
         ("a.json", "3", "a.json: expected boxes of people: .* found int"),
         ("a.json", "{", "a.json: expected boxes of people"),

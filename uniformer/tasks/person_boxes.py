@@ -1,7 +1,7 @@
 """Where the people are that a pose network looks at: boxes from a file, from a detector, or the whole picture.
 
-A file is COCO JSON, of annotations or of a detector's results, or a table with the columns path, x1, y1, x2, y2 and
-maybe score. No torch here.
+A file is COCO JSON, of annotations or of a detector's results, what `predict` wrote of a detector as JSON lines, or a
+table with the columns path, x1, y1, x2, y2 and maybe score. No torch here.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from uniformer.datasets.records import text_of
+from uniformer.datasets.records import json_lines, text_of
 from uniformer.errors import InputError, counted, shown
 from uniformer.reading.people import FURTHEST, clipped_boxes
 from uniformer.support.csv_text import plain_cell
 from uniformer.support.texts import parse_json, read_text
 
-EXPECTED = "boxes of people: COCO JSON, or lines path,x1,y1,x2,y2[,score]"
+EXPECTED = "boxes of people: COCO JSON, a detector's JSON lines, or lines path,x1,y1,x2,y2[,score]"
 PERSON = "person"
 PERSON_ID = 1  #: of COCO's categories, for results without a list of them
 PATH_NAMES = ("path", "file", "file_name", "filename", "image")  #: of a table's first column
@@ -126,6 +126,8 @@ def read_person_boxes(path: str | os.PathLike[str]) -> PersonBoxes:
         if isinstance(content, list):
             return _from_results(content, path)
         raise InputError(f"{path}: expected {EXPECTED}, found {type(content).__name__}")
+    if path.suffix.lower() in (".jsonl", ".ndjson"):
+        return _from_answers(path)
     return PersonBoxes(str(path), _gathered(_table_rows(path), path))
 
 
@@ -193,6 +195,30 @@ def _row(cells: list[str], columns: Mapping[str, int], path: Path, place: str) -
     if not name or not math.isfinite(score):
         raise InputError(f"{path}, {place}: expected a picture and a finite score, found {shown(','.join(cells))!r}")
     return _Row(place, name, (x1, y1, x2, y2), score)
+
+
+# ---- a detector's answers --------------------------------------------------------------------------------------------
+
+
+def _from_answers(path: Path) -> PersonBoxes:
+    """The people among the objects of each picture that has an answer."""
+    rows, pictures, failures = [], [], 0
+    for place, answer in json_lines(path):
+        try:
+            picture = str(answer["source"])
+            if "error" in answer:
+                failures += 1
+                continue
+            pictures.append(picture)
+            for thing in answer["objects"]:
+                if str(thing["name"]).lower() == PERSON:
+                    x1, y1, x2, y2 = map(float, thing["box"])
+                    rows.append(_Row(place, picture, (x1, y1, x2, y2), float(thing["score"])))
+        except (TypeError, ValueError, KeyError):
+            raise InputError(f"{path}, {place}: expected {EXPECTED}, found {shown(answer)}") from None
+    return PersonBoxes(
+        str(path), _gathered(rows, path, pictures), _left_out(path, {"pictures without an answer": failures})
+    )
 
 
 # ---- COCO ------------------------------------------------------------------------------------------------------------
