@@ -30,6 +30,7 @@ RESULTS = [
     {"image_id": 139, "category_id": 1, "bbox": [10, 20, 30, 40], "score": 0.9},
     {"image_id": 139, "category_id": 2, "bbox": [10, 20, 30, 40], "score": 0.8},
     {"image_id": 0, "category_id": 1, "bbox": [0.5, 1, 2, 3], "score": 0.25},
+    {"image_id": 0, "category_id": 1, "bbox": [0.5, 1, 2, 0], "score": 0.25},
 ]
 
 
@@ -65,7 +66,9 @@ def test_boxes_of_a_detector_that_were_written_as_results(tmp_path: Path) -> Non
     assert found is not None
     assert found.scores.tolist() == [0.9]
     assert people.of("a139.jpg") is None
-    assert [note.split(": ", 1)[1] for note in people.notes] == ["left out boxes of other classes: 1"]
+    assert [note.split(": ", 1)[1] for note in people.notes] == [
+        "left out boxes of other classes: 1, boxes without an area: 1"
+    ]
 
 
 @pytest.mark.parametrize("head", ["", "path,x1,y1,x2,y2,score\n", "# x1,y1,path,x2,y2\n"])
@@ -132,7 +135,7 @@ def test_what_does_not_match_is_said(tmp_path: Path) -> None:
         ("a.json", "{", "a.json: expected boxes of people"),
         ("a.json", [{"image_id": 1, "bbox": [1, 2, 3, 4]}], "entry 1: expected image_id, bbox and score, found"),
         ("a.json", [{"image_id": 1, "bbox": [1, 2, 3], "score": 1}], "entry 1: expected image_id, bbox and score"),
-        ("a.json", [{"image_id": 1, "bbox": [1, 2, 0, 3], "score": 1}], "entry 1: expected a box"),
+        ("a.json", [{"image_id": 1, "bbox": [1, 2, np.nan, 3], "score": 1}], "entry 1: expected a box"),
         ("a.json", [7], "entry 1: expected image_id, bbox and score, found 7"),
         ("a.json", {"images": []}, "expected COCO JSON with a list of categories, found images"),
         ("a.json", {**ANNOTATED, "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]}, "'person'.*a, b"),

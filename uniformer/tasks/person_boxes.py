@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -139,13 +139,17 @@ class _Row(NamedTuple):
     box: tuple[float, float, float, float]
     score: float
 
+    def has_area(self) -> bool:
+        """Detectors and annotators write some without."""
+        x1, y1, x2, y2 = self.box
+        return not (x1 >= x2 or y1 >= y2)
+
 
 def _gathered(rows: Iterable[_Row], path: Path, without: Iterable[str] = ()) -> dict[str, Boxes]:
     """By picture, in the order of the file, those `without` boxes too."""
     found: dict[str, list[_Row]] = {name: [] for name in without}
     for row in rows:
-        x1, y1, x2, y2 = row.box
-        if not (x1 < x2 and y1 < y2 and max(map(abs, row.box)) <= FURTHEST):
+        if not (row.has_area() and all(abs(side) <= FURTHEST for side in row.box)):
             raise InputError(f"{path}, {row.place}: expected a box x1 < x2, y1 < y2 in pixels, found {list(row.box)}")
         found.setdefault(row.picture, []).append(row)
     if not found:
@@ -156,6 +160,14 @@ def _gathered(rows: Iterable[_Row], path: Path, without: Iterable[str] = ()) -> 
         )
         for name, mine in found.items()
     }
+
+
+def _made(path: Path, rows: Sequence[_Row], pictures: Iterable[str], counts: Mapping[str, int]) -> PersonBoxes:
+    """Of boxes that a program wrote: those without an area are left out, as what `counts` counts was, and it is said."""
+    kept = [row for row in rows if row.has_area()]
+    left_out = {**counts, "boxes without an area": len(rows) - len(kept)}
+    said = ", ".join(f"{what}: {count}" for what, count in left_out.items() if count)
+    return PersonBoxes(str(path), _gathered(kept, path, pictures), (f"{path}: left out {said}",) if said else ())
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
@@ -216,9 +228,7 @@ def _from_answers(path: Path) -> PersonBoxes:
                     rows.append(_Row(place, picture, (x1, y1, x2, y2), float(thing["score"])))
         except (TypeError, ValueError, KeyError):
             raise InputError(f"{path}, {place}: expected {EXPECTED}, found {shown(answer)}") from None
-    return PersonBoxes(
-        str(path), _gathered(rows, path, pictures), _left_out(path, {"pictures without an answer": failures})
-    )
+    return _made(path, rows, pictures, {"pictures without an answer": failures})
 
 
 # ---- COCO ------------------------------------------------------------------------------------------------------------
@@ -232,24 +242,22 @@ def _from_annotations(content: dict[str, Any], path: Path) -> PersonBoxes:
             raise InputError(f"{path}, image {number}: expected id and file_name, found {shown(image)}")
         images[str(image["id"])] = image
     person = _person(_list(content, "categories", path), path)
-    rows, counts = [], dict.fromkeys(("boxes of other classes", "crowds", "boxes without an area"), 0)
+    rows, counts = [], dict.fromkeys(("boxes of other classes", "crowds"), 0)
     for number, entry in enumerate(_list(content, "annotations", path), 1):
         place = f"annotation {number}"
         row = _entry(entry, path, place, 1.0)
         image = images.get(row.picture)
         if image is None:
             raise InputError(f"{path}, {place}: expected an image_id of its images, found {shown(row.picture)}")
-        box = _clipped(row.box, image)
+        row = row._replace(picture=image["file_name"], box=_clipped(row.box, image))
         if entry.get("category_id") != person:
             counts["boxes of other classes"] += 1
         elif entry.get("iscrowd"):
             counts["crowds"] += 1
-        elif box[0] < box[2] and box[1] < box[3]:
-            rows.append(row._replace(picture=image["file_name"], box=box))
         else:
-            counts["boxes without an area"] += 1
+            rows.append(row)
     names = [image["file_name"] for image in images.values()]
-    return PersonBoxes(str(path), _gathered(rows, path, names), _left_out(path, counts))
+    return _made(path, rows, names, counts)
 
 
 def _from_results(content: list[Any], path: Path) -> PersonBoxes:
@@ -261,7 +269,7 @@ def _from_results(content: list[Any], path: Path) -> PersonBoxes:
             rows.append(row)
         else:
             others += 1
-    return PersonBoxes(str(path), _gathered(rows, path), _left_out(path, {"boxes of other classes": others}))
+    return _made(path, rows, [], {"boxes of other classes": others})
 
 
 def _entry(entry: Any, path: Path, place: str, score: float | None) -> _Row:
@@ -301,8 +309,3 @@ def _person(categories: list[Any], path: Path) -> Any:
     if len(people) == 1 or len(named) == 1:
         return people[0] if people else next(iter(named.values()))
     raise InputError(f"{path}: expected a category {PERSON!r}, found {shown(', '.join(named))}")
-
-
-def _left_out(path: Path, counts: Mapping[str, int]) -> tuple[str, ...]:
-    said = ", ".join(f"{what}: {count}" for what, count in counts.items() if count)
-    return (f"{path}: left out {said}",) if said else ()
