@@ -347,6 +347,24 @@ def upright_size(picture: Image.Image | Pixels) -> tuple[int, int]:
     return (width, height) if orientation(picture) >= 5 else (height, width)
 
 
+def open_header(path: Path) -> tuple[int, int]:
+    """(height, width), as shown, by what a picture's file begins with; its pixels are not decoded.
+
+    Raises `InputError` as `open_image` does where that cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            image = _opened(file)
+            if image is None:
+                raise _undecodable(str(path), "not a format that is read")
+            check_pixels(path, *image.size, MAX_PHOTO)
+            return upright_size(image)
+    except InputError:
+        raise
+    except Exception as error:  # as in `open_image`
+        raise _undecodable(str(path), first_line(error, 120)) from None
+
+
 def to_pixels(picture: Image.Image | np.ndarray | Tensor) -> Pixels:
     """A picture in memory as uint8 RGB, (H, W, 3). Raises `InputError` as `channels_last` and `to_rgb` do."""
     if isinstance(picture, Image.Image):

@@ -11,13 +11,17 @@ import json
 import os
 import re
 import stat
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from uniformer.errors import ACTING, InputError, first_line, reason
 
 LARGEST = 1 << 28  #: bytes of a file read whole: contracts, caches and lists are far smaller
+LARGEST_STREAM = 1 << 32  #: bytes of a file that is read piece by piece
 DEEPEST = 50  #: levels of tables and arrays within each other
+_PIECE = 1 << 20  # characters that are read at once
+_NEAR = 16  # characters before the end of a piece in which what is cut off looks like a mistake
 _LARGEST_TOML = 1 << 20  # its reader is Python's own, and slow
 _MARKS = {  # the longer first, which begin like the shorter
     codecs.BOM_UTF8: "utf-8-sig",
@@ -26,6 +30,9 @@ _MARKS = {  # the longer first, which begin like the shorter
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+
+
+_SPACE = re.compile(r"[ \t\n\r]*")
 
 
 class NotJson(InputError):
@@ -100,6 +107,113 @@ def parse_json(text: str | bytes, where: str, expected: str = "JSON") -> Any:
     if _is_deep(value):
         raise NotJson(_too_deep(where, expected))
     return value
+
+
+def read_json_arrays(
+    path: str | os.PathLike[str], expected: str, takers: Mapping[str, Callable[[Any], None]]
+) -> set[str]:
+    """Go once through a JSON object that may be larger than memory: elements of the arrays named go to their takers.
+
+    What else the object has is passed over. Only one element and a piece of the file are held at a time. Gives the
+    object's keys. Raises `InputError` as `read_text` does, for more than `LARGEST_STREAM` bytes, for what is no JSON
+    object (`NotJson`), and for a value that a taker is for and that is no array.
+    """
+    check_file(path, expected)
+    try:
+        with open(path, "rb") as f:
+            encoding = text_encoding(f.read(1024), f"{path}: expected {expected}")
+            if f.seek(0, os.SEEK_END) > LARGEST_STREAM:
+                raise InputError(f"{path}: expected {expected}, found a file of more than {LARGEST_STREAM >> 30} GB")
+        with open(path, encoding=encoding) as text:
+            return _JsonReader(text, f"{path}: expected {expected}").arrays(takers)
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: expected {expected}, found no {encoding.upper()}") from None
+    except OSError as error:
+        raise InputError(f"{path}: expected {expected}, found no readable file: {reason(error)}") from None
+
+
+class _JsonReader:
+    """A JSON object read value by value; `_text[_at:]` is what was read of the file and is not used yet."""
+
+    def __init__(self, file: IO[str], expected: str):
+        self._file, self._expected = file, expected
+        self._text, self._at, self._before, self._ended = "", 0, 0, False
+        self._decode = json.JSONDecoder().raw_decode
+
+    def arrays(self, takers: Mapping[str, Callable[[Any], None]]) -> set[str]:
+        keys = set[str]()
+        for _ in self._items("{", "}"):
+            key = self._value()
+            if not isinstance(key, str):
+                raise self._wrong("a key that is no text")
+            self._expect(":")
+            keys.add(key)
+            take = takers.get(key)
+            if take is None:
+                self._value()
+                continue
+            for _ in self._items("[", "]"):
+                take(self._value())
+        if self._next():
+            raise self._wrong("more behind the object")
+        return keys
+
+    def _items(self, begin: str, end: str) -> Iterator[None]:
+        """Once for each item between the brackets, whose value the caller takes."""
+        self._expect(begin)
+        if self._next() == end:
+            self._at += 1
+            return
+        while True:
+            yield
+            if self._next() == end:
+                self._at += 1
+                return
+            self._expect(",")
+
+    def _expect(self, sign: str) -> None:
+        if (found := self._next()) != sign:
+            raise self._wrong(f"{found!r} instead of {sign!r}" if found else "an end too soon")
+        self._at += 1
+
+    def _next(self) -> str:
+        """The next character that is no space; "" at the end."""
+        while True:
+            self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if self._ended:
+                return ""
+            self._more()
+
+    def _value(self) -> Any:
+        self._next()
+        while True:
+            try:
+                value, end = self._decode(self._text, self._at)
+            except RecursionError:
+                raise NotJson(f"{self._expected}, found a value nested too deep") from None
+            except json.JSONDecodeError as error:
+                is_cut = error.pos + _NEAR >= len(self._text) or error.msg.startswith("Unterminated string")
+                if self._ended or not is_cut:
+                    self._at = error.pos
+                    raise self._wrong(first_line(error).partition(": line")[0]) from None
+            except ValueError as error:  # a number of more digits than Python converts
+                raise self._wrong(first_line(error)) from None
+            else:
+                if end < len(self._text) or self._ended:  # a number may go on in the next piece
+                    self._at = end
+                    return value
+            self._more()
+
+    def _more(self) -> None:
+        """Another piece: as long again as what is at hand, so that a long value is not tried too often."""
+        rest = self._text[self._at :]
+        piece = self._file.read(max(_PIECE, len(rest)))
+        self._before, self._text, self._at, self._ended = self._before + self._at, rest + piece, 0, not piece
+
+    def _wrong(self, found: str) -> NotJson:
+        return NotJson(f"{self._expected}, found something else at character {self._before + self._at}: {found}")
 
 
 def to_json_line(value: Any) -> str:
