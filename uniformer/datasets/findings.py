@@ -11,10 +11,11 @@ import numpy as np
 from uniformer.config import InputSpec
 from uniformer.datasets.duplicates import groups_of, near_groups
 from uniformer.datasets.manifest import Manifest
-from uniformer.errors import counted
+from uniformer.errors import counted, shown
 from uniformer.labels import flip_sensitive
 
 Level = Literal["error", "warning", "note"]
+LEVELS: tuple[Level, ...] = ("error", "warning", "note")  #: the worst first
 
 EXAMPLES = 50  #: of one finding that are kept: the report is for reading
 _MANY = 10  # classes are called unbalanced from this ratio on
@@ -56,6 +57,35 @@ class Finding:
     paths: tuple[str, ...] = ()  #: files worth a picture
 
 
+class Found:
+    """What was odd in a data set: how often, and the first examples."""
+
+    def __init__(self, findings: Iterable[Finding] = ()) -> None:
+        self._found = {finding.title: finding for finding in findings}
+        self._text = {finding.title: finding.text.rpartition(": ")[0] for finding in findings}
+
+    def add(self, level: Level, title: str, text: str, *example: str, path: str | None = None) -> None:
+        """One more of a kind; `example` is a row of the report's table, `path` a picture worth showing."""
+        self.add_all(level, title, text, [example], 1, [path] if path else [])
+
+    def add_all(
+        self, level: Level, title: str, text: str, examples: Iterable[tuple[str, ...]], count: int, paths: Iterable[str]
+    ) -> None:
+        """`count` more of a kind, with some of them as examples."""
+        if not count:
+            return
+        old = self._found.get(title)
+        total = count + (old.count if old else 0)
+        rows = ((old.examples if old else ()) + tuple(tuple(map(shown, row)) for row in examples))[:EXAMPLES]
+        shown_paths = tuple(dict.fromkeys((*(old.paths if old else ()), *paths)))[: EXAMPLES // 2]
+        self._text.setdefault(title, text)
+        self._found[title] = Finding(level, title, f"{self._text[title]}: {total}", total, rows, shown_paths)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """The worst first."""
+        return tuple(sorted(self._found.values(), key=lambda finding: LEVELS.index(finding.level)))
+
+
 @dataclass(frozen=True)
 class SetRow:
     """A row of a set, its file's record beside it."""
@@ -77,8 +107,7 @@ def find(sets: Sets, records: Records, spec: InputSpec | None = None) -> list[Fi
         *_classes(sets),
         *_rates(sets, records, spec),
     )
-    levels: list[Level] = ["error", "warning", "note"]
-    return sorted((finding for finding in found if finding.count), key=lambda finding: levels.index(finding.level))
+    return sorted((finding for finding in found if finding.count), key=lambda finding: LEVELS.index(finding.level))
 
 
 def _files(rows: Iterable[SetRow], records: Records) -> Iterator[Finding]:

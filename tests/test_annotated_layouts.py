@@ -1,0 +1,287 @@
+"""YOLO's folders, Pascal VOC's XML, pictures beside label maps, ADE20K."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.annotated_sets import HEIGHT, WIDTH, coco_set, label_map, picture, values_of
+from uniformer.datasets.annotated import AnnotatedSet, annotated_kind, find_annotated_splits, open_annotated
+from uniformer.errors import InputError
+from uniformer.labels import load_classes, load_palette
+
+
+def found(data: AnnotatedSet) -> dict[str, tuple[str, int]]:
+    return {finding.title: (finding.level, finding.count) for finding in data.findings}
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+# ---- YOLO ------------------------------------------------------------------------------------------------------------
+
+
+def yolo_set(root: Path, settings: str = "train: images/train\nval: images/val\nnames: [cat, dog]\n") -> Path:
+    for split in ("train", "val"):
+        for i in range(2):
+            picture(root / f"images/{split}/{i}.jpg", i)
+    write(root / "labels/train/0.txt", "1 0.5 0.5 0.5 0.25\n0 0.1 0.1 0.5 0.1 0.1 0.5\n\n")
+    write(root / "labels/train/1.txt", "")
+    write(root / "data.yaml", settings)
+    return root
+
+
+def test_yolo_folders_are_read(tmp_path: Path) -> None:
+    root = yolo_set(tmp_path)
+    assert (annotated_kind(root), find_annotated_splits(root)) == ("detection", ["train", "val"])
+    data = open_annotated(root, split="train")
+    assert (data.classes, data.item_names()) == (("cat", "dog"), ("images/train/0.jpg", "images/train/1.jpg"))
+    inside = data.annotations(0)
+    assert inside.boxes.tolist() == [[15, 15, 45, 25], [6, 4, 30, 20]]
+    assert (inside.labels.tolist(), inside.areas.tolist()) == ([1, 0], [300, pytest.approx(192)])
+    assert inside.masks(HEIGHT, WIDTH).any((1, 2)).tolist() == [False, True]
+    assert found(data) == {"no mask": ("warning", 1), "empty pictures": ("note", 1)}
+    assert open_annotated(root / "data.yaml", split="val").item_names() == ("images/val/0.jpg", "images/val/1.jpg")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "train: ../train/images\nval: ../valid/images\nnc: 2\nnames: ['cat', 'dog']\n",  # as Roboflow writes
+        "path: ../datasets/mine\ntrain: train/images\nval: [valid/images]\nnames:\n  0: cat\n  1: dog\n",
+        "train: list.txt\nval: valid/images\nnames: {1: dog, 0: cat}\n",
+    ],
+)
+def test_settings_name_folders_in_many_ways(settings: str, tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        picture(tmp_path / split / "images/a.jpg")
+        write(tmp_path / split / "labels/a.txt", "1 0.5 0.5 0.5 0.5")
+    write(tmp_path / "list.txt", "./train/images/a.jpg\n")
+    write(tmp_path / "data.yaml", settings)
+    for split, folder in (("train", "train"), ("val", "valid")):
+        data = open_annotated(tmp_path, split=split)
+        assert (data.item_names(), data.classes) == ((f"{folder}/images/a.jpg",), ("cat", "dog"))
+        assert data.annotations(0).boxes.tolist() == [[15, 10, 45, 30]]
+
+
+def test_folders_without_settings_are_read_by_number(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.jpg")
+    write(tmp_path / "labels/a.txt", "2 0.5 0.5 0.5 0.5")
+    data = open_annotated(tmp_path)
+    assert (data.classes, data.labels.tolist()) == (("0", "1", "2"), [2])
+    assert "3 classes by number" in data.origin
+    write(tmp_path / "classes.txt", "a\nb\nc\nd\n")
+    assert open_annotated(tmp_path).classes == tuple("abcd")
+    assert open_annotated(tmp_path, classes=["x", "y", "z"]).labels.tolist() == [2]
+
+
+def test_lines_that_are_no_instances_are_said(tmp_path: Path) -> None:
+    root = yolo_set(tmp_path)
+    lines = ("0 0.5 0.5", "0.5 0.5 0.5 0.1 0.1", "cat 0.5 0.5 0.1 0.1", "7 0.5 0.5 0.1 0.1", "0 nan 0.5 0.1 0.1")
+    write(root / "labels/train/0.txt", "\n".join((*lines, "nan 1 1 1 1", "1e400 1 1 1 1", "0 1 1 1 1 1 1 1")))
+    (root / "labels/train/1.txt").write_bytes(b"\0\1\2")
+    (root / "images/train/1.jpg").write_bytes(b"no picture")
+    data = open_annotated(root, split="train")
+    assert found(data) == {
+        "label lines": ("error", 6),
+        "unknown classes": ("error", 1),
+        "damaged labels": ("error", 1),
+        "unreadable": ("error", 1),
+        "empty boxes": ("warning", 1),
+        "empty pictures": ("note", 2),
+    }
+    assert data.usable().item_names() == ("images/train/0.jpg",)
+
+
+def test_yolo_key_points_are_read(tmp_path: Path) -> None:
+    names = "kpt_shape: [3, 3]\nflip_idx: [0, 2, 1]\ntrain: images/train\nval: images/val\nnames: {0: person}\n"
+    root = yolo_set(tmp_path, names)
+    write(root / "labels/train/0.txt", "0 0.5 0.5 0.5 0.5 0.5 0.5 2 0.1 0.1 1 0 0 0\n0 0.5 0.5 0.5 0.5\n")
+    assert annotated_kind(root) == "pose"
+    data = open_annotated(root, split="train")
+    assert (data.classes, data.box_classes, data.details["flip_pairs"]) == (("0", "1", "2"), ("person",), [[1, 2]])
+    keypoints = data.annotations(0).keypoints
+    assert keypoints is not None
+    assert keypoints.tolist() == [[[30, 20, 2], [6, 4, 1], [0, 0, 0]]]
+    assert found(data)["label lines"] == ("error", 1)
+    assert open_annotated(root, split="val").annotations(0).keypoints.shape == (0, 3, 3)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("train: ../../elsewhere\nnames: [a]\n", "expected a folder or a list of pictures below"),
+        ("train: images/train\nnames: {1: a}\n", "expected names numbered from 0"),
+        ("train: images/train\nnames: [a, a]\n", "expected names, each once"),
+        ("train: images/train\nnames: &a [*a]\n", "an alias"),
+        ("train: images/train\nnames: [a\n", "in YAML, found something else"),
+        ("train: images/train\nnames: [a]\nkpt_shape: [0, 3]\n", "expected kpt_shape"),
+        ("train: images/train\nnames: [a]\nkpt_shape: [2, 3]\nflip_idx: [0, 0]\n", "expected flip_idx"),
+        ("train: images/train\nnames: " + "[" * 3000, "in YAML, found something else"),
+        ("train: !!python/object/apply:os.system [ls]\nnames: [a]\n", "in YAML, found something else"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(settings: str, words: str, tmp_path: Path) -> None:
+    root = yolo_set(tmp_path, settings)
+    with pytest.raises(InputError, match=words.replace(".", r"\.")):
+        open_annotated(root, split="train")
+
+
+# ---- Pascal VOC ------------------------------------------------------------------------------------------------------
+
+OBJECT = (
+    "<object><name>{}</name><difficult>{}</difficult>"
+    "<bndbox><xmin>{}</xmin><ymin>5</ymin><xmax>30</xmax><ymax>25</ymax></bndbox></object>"
+)
+
+
+def voc_xml(*objects: str, size: str = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>") -> str:
+    return f"<annotation><filename>elsewhere.jpg</filename>{size}{''.join(objects)}</annotation>"
+
+
+def voc_set(root: Path) -> Path:
+    for name in "abc":
+        picture(root / f"JPEGImages/{name}.jpg")
+    write(root / "Annotations/a.xml", voc_xml(OBJECT.format("dog", 0, 11), OBJECT.format("cat", 1, 1)))
+    write(root / "Annotations/b.xml", voc_xml(OBJECT.format("bird", 0, 1), size=""))
+    write(root / "Annotations/c.xml", voc_xml())
+    write(root / "ImageSets/Main/train.txt", "a\nc\n")
+    write(root / "ImageSets/Main/val.txt", "b\n")
+    write(root / "ImageSets/Main/dog_train.txt", "a  1\n")
+    return root
+
+
+def test_voc_is_read(tmp_path: Path) -> None:
+    root = voc_set(tmp_path)
+    assert (annotated_kind(root), find_annotated_splits(root)) == ("detection", ["train", "val"])
+    data = open_annotated(root, split="train")
+    assert (data.classes, data.item_names()) == (("bird", "cat", "dog"), ("JPEGImages/a.jpg", "JPEGImages/c.jpg"))
+    inside = data.annotations(0)
+    assert (inside.boxes.tolist(), inside.labels.tolist()) == ([[10, 4, 30, 25], [0, 4, 30, 25]], [2, 1])
+    assert (inside.crowd.tolist(), inside.shapes) == ([False, True], None)
+    with pytest.raises(InputError, match="expected annotations with masks, found boxes only"):
+        inside.masks(HEIGHT, WIDTH)
+    val = open_annotated(root, split="val")
+    assert (val.classes, val.size(0)) == (data.classes, (HEIGHT, WIDTH))
+    assert found(data) == {"crowds": ("note", 1), "empty pictures": ("note", 1), "not listed": ("note", 1)}
+
+
+def test_damaged_xml_is_said_and_entities_are_not_read(tmp_path: Path) -> None:
+    root = voc_set(tmp_path)
+    write(root / "ImageSets/Main/train.txt", "a\nb\nc\nd\n")
+    secret = write(tmp_path / "secret.txt", "classified")
+    bomb = f'<!DOCTYPE annotation [<!ENTITY x SYSTEM "file://{secret}">]>{voc_xml(OBJECT.format("&x;", 0, 1))}'
+    write(root / "Annotations/b.xml", bomb)
+    write(root / "Annotations/c.xml", "<annotation><object>")
+    write(root / "Annotations/e.xml", "<annotation>" + "<a>" * 100_000 + "</a>" * 100_000 + "</annotation>")
+    data = open_annotated(root, split="train")
+    assert (data.classes, len(data.labels)) == (("cat", "dog"), 2)
+    said = {finding.title: finding for finding in data.findings}
+    assert [row[0] for row in said["damaged labels"].examples] == ["Annotations/b.xml", "Annotations/c.xml"]
+    assert "DOCTYPE" in said["damaged labels"].examples[0][1]
+    assert said["missing"].examples == (("d.jpg",),)
+
+
+# ---- label maps ------------------------------------------------------------------------------------------------------
+
+
+def segmentation_set(root: Path, labels: str = "masks") -> Path:
+    for split in ("train", "val"):
+        for i in range(2):
+            picture(root / f"images/{split}/{i}.jpg", i)
+            label_map(root / labels / f"{split}/{i}.png", values_of(i), palette=[value % 256 for value in range(768)])
+    return root
+
+
+def test_pictures_beside_label_maps_are_read(tmp_path: Path) -> None:
+    root = segmentation_set(tmp_path)
+    assert (annotated_kind(root), find_annotated_splits(root)) == ("segmentation", ["train", "val"])
+    write(root / "classes.txt", "sky\nroad\ntree\ncar\n")
+    data = open_annotated(root, split="val")
+    assert (data.task, data.classes, len(data)) == ("segmentation", ("sky", "road", "tree", "car"), 2)
+    labels = data.label_map(1)
+    assert labels.dtype == np.uint8
+    assert (labels == values_of(1)).all()
+    assert data.details == {"palette": [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]}
+    assert len(data.annotations(0)) == 0
+    assert (data.select([1]).label_map(0) == labels).all()
+    os.remove(root / "classes.txt")
+    numbered = open_annotated(root, split="train")
+    assert numbered.classes == ("0", "1", "2")
+    assert "as many as the label maps have values" in numbered.origin
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_values_are_what_the_file_says_at_every_depth(bits: int, tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.jpg")
+    values = values_of(0, 2)
+    values[0] = 0
+    path = tmp_path / "labels/a.png"
+    path.parent.mkdir()
+    if bits == 16:
+        Image.fromarray(values.astype(np.uint16)).save(path)
+    elif bits == 1:
+        Image.fromarray(values.astype(bool)).save(path)
+    else:
+        grey_png(path, values, bits)
+    assert (open_annotated(tmp_path, classes=["a", "b"]).label_map(0) == values).all()
+
+
+def grey_png(path: Path, values: np.ndarray, bits: int) -> None:
+    """A grey PNG of so many bits, which Pillow does not write."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    planes = (values[..., None] >> np.arange(bits)[::-1] & 1).astype(np.uint8).reshape(len(values), -1)
+    rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in planes)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, 0, 0, 0, 0)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+def test_label_maps_that_are_wrong_are_refused(tmp_path: Path) -> None:
+    root = segmentation_set(tmp_path)
+    write(root / "classes.txt", "sky\nroad\n")
+    data = open_annotated(root, split="train")
+    with pytest.raises(InputError, match=r"expected values of the 2 classes, 0 \.\. 1, found 2"):
+        data.label_map(0)
+    label_map(root / "masks/train/0.png", values_of(0)[:-1])
+    with pytest.raises(InputError, match="expected a label map of 60x40, as its picture, found 60x39"):
+        data.label_map(0)
+    picture(root / "masks/train/0.png")
+    with pytest.raises(InputError, match="expected a label map of one value a pixel, found a picture in colours"):
+        data.label_map(0)
+    os.remove(root / "masks/train/0.png")
+    label_map(root / "masks/train/5.png", values_of(0))
+    data = open_annotated(root, split="train")
+    assert found(data) == {"no label map": ("error", 1), "no picture": ("note", 1)}
+    assert data.usable().item_names() == ("images/train/1.jpg",)
+    with pytest.raises(InputError, match="expected a label map of the same name, found none"):
+        data.label_map(0)
+    with pytest.raises(InputError, match="expected label maps, found a set for detection"):
+        open_annotated(coco_set(tmp_path / "boxes"), split="val").label_map(0)
+
+
+def test_ade20k_counts_from_one(tmp_path: Path) -> None:
+    for split, name in (("training", "train"), ("validation", "val")):
+        picture(tmp_path / f"images/{split}/ADE_{name}_00000001.jpg")
+        values = values_of(0, 151)
+        values[0] = 0
+        label_map(tmp_path / f"annotations/{split}/ADE_{name}_00000001.png", values)
+    data = open_annotated(tmp_path, split="val")
+    assert (annotated_kind(tmp_path), data.classes) == ("segmentation", load_classes("ADE20K"))
+    assert data.details["palette"] == [list(colour) for colour in load_palette("ADE20K")]
+    labels = data.label_map(0)
+    assert (labels[0] == 255).all()
+    assert (labels[values > 0] == values[values > 0] - 1).all()
+    assert "0 is unlabelled" in data.origin

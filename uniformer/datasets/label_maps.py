@@ -1,0 +1,184 @@
+"""Pictures beside label maps: images whose values are classes, by the same name. ADE20K's folders among them.
+
+`images/` beside `masks/`, `labels/` or `annotations/`, also below or above folders of splits; VOC's `JPEGImages/` and
+`SegmentationClass/`. A value of 255 is no class. In ADE20K 0 is unlabelled, and 1 the first class (Zhou et al. 2017).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from uniformer.datasets.annotated_columns import Columns, DenseTask
+from uniformer.datasets.annotated_layouts import (
+    IMAGE_FOLDERS,
+    Classes,
+    Labels,
+    Parsed,
+    Recognised,
+    fill_sizes,
+    images_below,
+    names_beside,
+)
+from uniformer.datasets.layouts import split_of, subfolders
+from uniformer.datasets.strings import Strings
+from uniformer.errors import InputError
+from uniformer.labels import load_classes, load_palette
+from uniformer.reading.limits import MAX_PIXELS
+from uniformer.reading.pictures import Undecodable, open_image
+
+IGNORED = 255  #: in a label map: no class
+LABEL_FOLDERS = ("masks", "labels", "annotations", "mask", "label", "SegmentationClass", "gt")
+LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  #: formats that keep every value
+_ADE20K = "ADE20K"
+
+Pair = tuple[Path, Path]  # a folder of pictures, and one of their label maps
+
+
+def label_maps(path: Path, task: DenseTask | None) -> Recognised | None:
+    """A folder of pictures and label maps, for each split or as a whole."""
+    if task not in (None, "segmentation") or not path.is_dir():
+        return None
+    pairs = _pairs(path)
+    if not pairs:
+        return None
+    is_ade = set(pairs) <= {"train", "val"} and all(_is_ade(images) for images, _ in pairs.values())
+    splits = {split: partial(_read, path, pair, tuple(pairs.values()), is_ade) for split, pair in pairs.items()}
+    return Recognised("segmentation", "ADE20K" if is_ade else "label maps", splits)
+
+
+def _pairs(path: Path) -> dict[str, Pair]:
+    """By split, "" for a whole."""
+    whole = _pair(path)
+    if whole is None:
+        inner = {split: _pair(place) for place in subfolders(path) if (split := split_of(place.name))}
+        return {split: pair for split, pair in inner.items() if pair is not None}
+    images, labels = whole
+    parts = {split: place for place in subfolders(images) if (split := split_of(place.name))}
+    found = {split: (place, labels / place.name) for split, place in parts.items() if (labels / place.name).is_dir()}
+    return dict(found) or {"": whole}
+
+
+def _pair(path: Path) -> Pair | None:
+    """The folders of pictures and of label maps in a folder, where a picture has one of its name."""
+    images = next((path / name for name in IMAGE_FOLDERS if (path / name).is_dir()), None)
+    if images is None:
+        return None
+    stems = {os.path.splitext(name)[0] for name in images_below(images)}
+    found = [place for name in LABEL_FOLDERS if (place := path / name).is_dir() and not stems.isdisjoint(_maps(place))]
+    if len(found) > 1:
+        names = ", ".join(place.name for place in found)
+        raise InputError(f"{path}: expected one folder of label maps, found {names}: keep the one to use")
+    return (images, found[0]) if found else None
+
+
+def _maps(folder: Path) -> dict[str, str]:
+    """The label maps in a folder by their names without an ending; paths are relative to it."""
+    return {os.path.splitext(name)[0]: name for name in images_below(folder) if name.lower().endswith(LABEL_SUFFIXES)}
+
+
+def _is_ade(images: Path) -> bool:
+    return images.name in ("training", "validation") and any(
+        name.startswith("ADE_") for name in images_below(images)[:1]
+    )
+
+
+def _read(path: Path, pair: Pair, all_pairs: Iterable[Pair], is_ade: bool, given: Classes | None) -> Parsed:
+    images, labels = pair
+    columns, maps, found = Columns(), _maps(labels), list[str]()
+    for name in images_below(images):
+        stem = os.path.splitext(name)[0]
+        picture = os.path.relpath(images / name, path)
+        columns.add_picture(picture)
+        found.append(os.path.relpath(labels / maps.pop(stem), path) if stem in maps else "")
+        if not found[-1]:
+            what = "pictures without a label map, left out"
+            columns.found.add("error", "no label map", what, picture, path=picture)
+    for name in maps.values():
+        columns.found.add("note", "no picture", "label maps without a picture", os.path.relpath(labels / name, path))
+    fill_sizes(columns, path)
+    classes, how = names_beside(path, given)
+    if is_ade and classes is None:
+        classes, how = load_classes(_ADE20K), f"as {_ADE20K} orders them, 0 is unlabelled"
+    elif classes is None:
+        classes, how = _numbered(all_pairs), "by number, as many as the label maps have values"
+    details = {"palette": _palette(path, found, classes, is_ade)}
+    return Parsed(
+        columns,
+        classes,
+        how,
+        path,
+        {name: value for name, value in details.items() if value},
+        labels=Labels(Strings.pack(found), zero_is_unlabelled=is_ade),
+    )
+
+
+def _numbered(pairs: Iterable[Pair]) -> Classes:
+    """As many classes as the values in all label maps ask for. Raises `InputError` where none can be read."""
+    highest = -1  # and 0 where a map has nothing else than 255
+    for _, labels in pairs:
+        for name in _maps(labels).values():
+            try:
+                values = read_values(labels / name)
+            except InputError:
+                continue  # a scan says which
+            highest = max(highest, int(values[values != IGNORED].max(initial=0)))
+    if highest < 0:
+        raise InputError("expected label maps with classes in them, found none that can be read")
+    return tuple(map(str, range(highest + 1)))
+
+
+def _palette(root: Path, maps: Iterable[str], classes: Classes, is_ade: bool) -> list[list[int]] | None:
+    """Colours of the classes: ADE20K's, or those of the first label map that has some."""
+    if is_ade and classes == load_classes(_ADE20K):
+        return [list(colour) for colour in load_palette(_ADE20K)]
+    first = next(filter(None, maps), None)
+    if first is None:
+        return None
+    try:
+        image = open_image(root / first, MAX_PIXELS)
+    except InputError:
+        return None
+    colours = image.getpalette() if image.mode == "P" else None
+    if not colours or len(colours) < 3 * len(classes):
+        return None
+    return [colours[3 * i : 3 * i + 3] for i in range(len(classes))]
+
+
+# ---- one label map ---------------------------------------------------------------------------------------------------
+
+
+def read_values(path: Path) -> npt.NDArray[np.uint8]:
+    """The values of a label map, (H, W): a palette's places, or grey. Raises `InputError` where they are no such."""
+    image: Any = open_image(path, MAX_PIXELS)
+    values = np.asarray(image)
+    if image.mode in ("RGB", "RGBA") and (values[..., :1] == values[..., :3]).all():
+        values = values[..., 0]
+    if values.ndim != 2:
+        raise Undecodable(f"{path}: expected a label map of one value a pixel, found a picture in colours")
+    if values.dtype not in (np.uint8, np.bool_):
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high > IGNORED:
+            raise Undecodable(f"{path}: expected a label map with values in 0 .. {IGNORED}, found {low} .. {high}")
+    return values.astype(np.uint8) // _stretched(path)
+
+
+def _stretched(path: Path) -> int:
+    """By how much values of 2 and 4 bits come multiplied from a grey PNG, to reach 255."""
+    with path.open("rb") as f:
+        header = f.read(26)
+    is_grey = header.startswith(b"\x89PNG") and header[25] == 0
+    return {2: 85, 4: 17}.get(header[24], 1) if is_grey else 1
+
+
+def as_labels(values: npt.NDArray[np.uint8], zero_is_unlabelled: bool) -> npt.NDArray[np.uint8]:
+    """Values as classes, 255 for none: counted from 0, or from 1."""
+    if not zero_is_unlabelled:
+        return values
+    return np.where(values == IGNORED, np.uint8(IGNORED), values - np.uint8(1))  # 0 - 1 is 255

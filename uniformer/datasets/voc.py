@@ -1,0 +1,144 @@
+"""Pascal VOC's XML: `Annotations/*.xml` with a box for each object, beside `JPEGImages/` and lists in `ImageSets/Main`.
+
+Boxes count pixels from 1, with both ends in them: x1 = xmin - 1, x2 = xmax. Objects marked difficult are neither learnt
+from nor counted, as crowds are in COCO.
+Source: M. Everingham et al., "The Pascal Visual Object Classes Challenge" (IJCV 2010).
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from uniformer.datasets.annotated_columns import MOST_SIDE, Columns, DenseTask, safe_path
+from uniformer.datasets.annotated_layouts import (
+    IMAGE_FOLDERS,
+    Classes,
+    Parsed,
+    Recognised,
+    fill_sizes,
+    images_below,
+    in_order,
+)
+from uniformer.datasets.layouts import split_of, subfolders, visible
+from uniformer.errors import InputError, first_line, shown
+from uniformer.labels import alphabetical, unfit
+from uniformer.support.texts import read_text
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+EXPECTED = "Pascal VOC annotations in XML"
+FOLDERS = ("Annotations", "annotations", "labels")
+_LARGEST = 1 << 24  # bytes of one file
+
+
+def voc(path: Path, task: DenseTask | None) -> Recognised | None:
+    """A folder of VOC's form, or one with such a folder, or XML beside the pictures, for each split."""
+    if task in ("segmentation", "pose") or not path.is_dir():
+        return None
+    if (folder := _folder_of_xml(path)) is not None:
+        lists = {file.stem: file for file in _lists(path) if split_of(file.stem) == file.stem}
+        splits = {split: partial(_read, path, folder, file) for split, file in lists.items()}
+        return Recognised("detection", "Pascal VOC", splits or {"": partial(_read, path, folder, None)})
+    parts = {split: place for place in subfolders(path) if (split := split_of(place.name)) and _folder_of_xml(place)}
+    found = {split: partial(_read, place, _folder_of_xml(place) or place, None) for split, place in parts.items()}
+    return Recognised("detection", "Pascal VOC", found) if found else None
+
+
+def _folder_of_xml(path: Path) -> Path | None:
+    for place in (*(path / name for name in FOLDERS), path):
+        if first := next(iter(_xml(place)), None):
+            with open(first, "rb") as f:
+                return place if b"<annotation" in f.read(4096) else None
+    return None
+
+
+def _xml(folder: Path) -> list[Path]:
+    return [file for file in visible(folder) if file.suffix.lower() == ".xml"] if folder.is_dir() else []
+
+
+def _lists(path: Path) -> list[Path]:
+    place = path / "ImageSets" / "Main"
+    return [file for file in visible(place) if file.suffix == ".txt"] if place.is_dir() else []
+
+
+def _read(root: Path, folder: Path, listed: Path | None, given: Classes | None) -> Parsed:
+    """The pictures of a list, or of all files; the classes are those of all files, so that splits agree."""
+    files = {file.stem: file for file in _xml(folder)}
+    wanted = dict.fromkeys(files if listed is None else _stems(listed))
+    columns, names = Columns(), dict[str, int]()
+    objects: list[tuple[int, int, Element]] = []
+    pictures = _pictures(root)
+    for stem in (*wanted, *(stem for stem in files if stem not in wanted)):
+        tree = _tree(files[stem], columns, root) if stem in files else None
+        row = -1
+        if stem in wanted:
+            row = _add_picture(columns, root, stem, tree, pictures)
+        for item in tree.iter("object") if tree is not None else ():
+            name = (item.findtext("name") or "").strip()
+            if not name or unfit(name):
+                raise InputError(f"{files[stem]}: expected the name of a class, found {shown(name)!r}")
+            number = names.setdefault(name, len(names))
+            if row >= 0:
+                objects.append((row, number, item))
+    if not names:
+        raise InputError(f"{folder}: expected objects with names, found none in {len(files)} files")
+    ordered = alphabetical(names)
+    classes, places, how = in_order(ordered, given, "in alphabetical order", folder)
+    table = {names[name]: place for name, place in zip(ordered, places, strict=True)}
+    fill_sizes(columns, root)
+    for row, number, item in objects:
+        columns.add_instance(row, table[number], _box(item), is_crowd=item.findtext("difficult") == "1")
+    return Parsed(columns, classes, how, root, notes="objects marked difficult count as crowds")
+
+
+def _stems(listed: Path) -> list[str]:
+    """The first words of a list's lines; some say 1 or -1 behind."""
+    return [words[0] for line in read_text(listed, "a list of pictures").splitlines() if (words := line.split())]
+
+
+def _pictures(root: Path) -> dict[str, str]:
+    """All images, by their names without an ending."""
+    place = next((root / name for name in IMAGE_FOLDERS if (root / name).is_dir()), root)
+    names = images_below(place)
+    return {os.path.splitext(os.path.basename(name))[0]: os.path.relpath(place / name, root) for name in names}
+
+
+def _add_picture(columns: Columns, root: Path, stem: str, tree: Element | None, pictures: dict[str, str]) -> int:
+    """By the file's own name, which tools keep; the name that it says is often another machine's."""
+    said = tree.findtext("filename") if tree is not None else None
+    path = pictures.get(stem) or pictures.get(os.path.splitext(os.path.basename(said or ""))[0])
+    if path is None:
+        path = safe_path(str(root), os.path.basename(said or f"{stem}.jpg"), str(root), stem)
+    sides = [tree.findtext(f"size/{side}") if tree is not None else None for side in ("height", "width")]
+    height, width = (int(side) if side and side.strip().isdecimal() else -1 for side in sides)
+    known = 0 < height <= MOST_SIDE and 0 < width <= MOST_SIDE
+    return columns.add_picture(path, *((height, width) if known else (-1, -1)))
+
+
+def _tree(file: Path, columns: Columns, root: Path) -> Element | None:
+    """What an XML file holds; None for one that is damaged, which is said. Entities are not looked at."""
+    from xml.etree import ElementTree
+
+    try:
+        text = read_text(file, EXPECTED, _LARGEST)
+        if "<!DOCTYPE" in text or "<!ENTITY" in text:
+            raise InputError(f"{file}: expected {EXPECTED}, found definitions of its own (DOCTYPE), which are not read")
+        return ElementTree.fromstring(text)
+    except (ElementTree.ParseError, InputError, ValueError, RecursionError) as error:
+        name = os.path.relpath(file, root)
+        what = "files of annotations that cannot be read, of which nothing is used"
+        columns.found.add("error", "damaged labels", what, name, first_line(error).removeprefix(f"{file}: "))
+        return None
+
+
+def _box(item: Element) -> tuple[float, float, float, float]:
+    """x, y, width, height; NaN where it is none."""
+    try:
+        x1, y1, x2, y2 = (float(item.findtext(f"bndbox/{side}") or "nan") for side in ("xmin", "ymin", "xmax", "ymax"))
+    except ValueError:
+        return (float("nan"),) * 4
+    return x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1
