@@ -33,14 +33,14 @@ from uniformer.heads.detection import (
     region_levels,
     with_images,
 )
-from uniformer.heads.pose import PoseNetwork, mirror_back, pose_loss
+from uniformer.heads.pose import PoseNetwork, mirror_back, mirrored_average, pose_loss
 from uniformer.heads.pyramid import resize
 from uniformer.heads.segmentation import (
+    Seen,
     Segmenter,
-    averaged_shares,
+    pixel_classes,
     segmentation_losses,
-    sliding_logits,
-    whole_logits,
+    window_logits,
 )
 from uniformer.reading.people import region_of
 from uniformer.tasks import detection_losses as losses_of
@@ -108,17 +108,22 @@ def segmented(case: dict[str, Any], network: Segmenter, x: Tensor) -> dict[str, 
     found["logits"] = network(x)
     found["logits_at_input"] = resize(found["logits"], x.shape[2:])
     found["prediction_at_input"] = found["logits_at_input"].argmax(1)
-    found["logits_at_original"] = whole_logits(network, x, size)
+    found["logits_at_original"] = resize(found["logits_at_input"], size)
     shares = found["probabilities_at_original"] = found["logits_at_original"].softmax(1)
-    found["prediction_at_original"] = shares.argmax(1)
+    found["prediction_at_original"] = pixel_classes([Seen(found["logits"], tuple(x.shape[2:]))], size)[None]
     best = shares.topk(2, dim=1).values
     found |= {"probability_max": best[:, 0], "probability_margin": best[:, 0] - best[:, 1]}
     if "slide" in case:
-        found["slide_logits"] = sliding_logits(network, x, size, case["slide"]["crop_size"], case["slide"]["stride"])
-        found["slide_prediction"] = found["slide_logits"].argmax(1)
+        slid = Seen(window_logits(network, x, case["slide"]["crop_size"], case["slide"]["stride"]), tuple(x.shape[2:]))
+        found["slide_logits"] = resize(slid.logits, size)
+        found["slide_prediction"] = pixel_classes([slid], size)[None]
         inputs = [resize(x, n) for n in case["ms_flip"]["sizes"]]
-        found["ms_flip_probabilities"] = averaged_shares(network, inputs, size)
-        found["ms_flip_prediction"] = found["ms_flip_probabilities"].argmax(1)
+        seen = [Seen(network(y), tuple(y.shape[2:])) for y in inputs]
+        seen += [Seen(network(y.flip(3)), tuple(y.shape[2:]), mirrored=True) for y in inputs]
+        each = [resize(resize(s.logits, s.size), size).softmax(1) for s in seen]
+        shares = [y.flip(3) if s.mirrored else y for s, y in zip(seen, each, strict=True)]
+        found["ms_flip_probabilities"] = sum(shares[1:], shares[0]) / len(shares)
+        found["ms_flip_prediction"] = pixel_classes(seen, size)[None]
     return found
 
 
@@ -130,7 +135,7 @@ def posed(case: dict[str, Any], network: PoseNetwork, x: Tensor) -> dict[str, An
     mirrored = network(x.flip(3))
     found |= {"heatmaps": network(x), "heatmaps_of_mirrored": mirrored}
     found["heatmaps_of_mirrored_back_shifted"] = mirror_back(mirrored, PAIRS)
-    average = found["heatmaps_average"] = found["result_heatmaps"] = network.forward_flipped(x, PAIRS)
+    average = found["heatmaps_average"] = found["result_heatmaps"] = mirrored_average(network, x, PAIRS)
     regions = [region_of(box, x.shape[2:]) for box in case["boxes_xywh"]]
     maps = average.float().numpy()  # as the reference decodes them
     points, scores = decode_heat_maps(maps, regions)

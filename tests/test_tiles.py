@@ -25,7 +25,8 @@ def test_every_pixel_is_answered_for_once(size: tuple[int, int], side: int) -> N
     assert np.array_equal(found, ground)
 
 
-def test_no_border_is_answered_for_but_the_pictures(side: int = 128) -> None:
+def test_no_border_is_answered_for_but_the_pictures() -> None:
+    side = 128
     for tile in tiles_of(1000, 700, side):
         for looked, kept, length in ((tile.rows, tile.kept_rows, 1000), (tile.columns, tile.kept_columns, 700)):
             assert looked.start == 0 or kept.start - looked.start >= side // 8

@@ -26,7 +26,7 @@ from uniformer.errors import InputError, MissingExtra
 from uniformer.labels import load_palette
 from uniformer.reading.pictures import Pixels
 from uniformer.reading.scaling import scale_picture
-from uniformer.tasks.segmentation import paint
+from uniformer.tasks.drawing import paint
 
 if TYPE_CHECKING:
     import torch
@@ -64,13 +64,13 @@ class Annotator:
         """The class of each pixel, (H, W) uint8."""
         import torch
 
-        from uniformer.heads.segmentation import whole_logits
+        from uniformer.heads.segmentation import Seen, pixel_classes
 
         scaled = scale_picture(as_rgb(pixels), self.scaling)
         with torch.inference_mode():
             x = torch.from_numpy(scaled.array)[None].to(self.device)
-            found = whole_logits(self.network, x, scaled.original).argmax(1)
-        return found[0].to("cpu", torch.uint8).numpy()
+            found = pixel_classes([Seen(self.network(x), (x.shape[2], x.shape[3]))], scaled.original)
+        return found.to("cpu", torch.uint8).numpy()
 
     def __call__(self, pixels: Pixels) -> Pixels:
         return paint(self.labels(pixels), self.palette)

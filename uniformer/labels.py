@@ -32,6 +32,7 @@ DENSE_DATASETS = {
     "ADE20K": "ade20k.json",  # the label files count from 1, and 0 is unlabelled
     "COCO 2017 keypoints": "coco_keypoints.json",  # of a person
 }
+PUBLISHED_ON = {"detection": "COCO 2017", "segmentation": "ADE20K", "pose": "COCO 2017 keypoints"}  #: by the task
 _IMAGENET = "ImageNet-1K"
 
 LONGEST_NAME = 1000  #: characters of a class name: what is longer is a file misread

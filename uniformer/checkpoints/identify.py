@@ -19,7 +19,7 @@ from uniformer.checkpoints.told import Told, as_told, checked, usual_input
 from uniformer.config import Config, with_options
 from uniformer.errors import InputError, counted
 from uniformer.heads.keys import classes_of, head_of
-from uniformer.labels import load_classes, load_details
+from uniformer.labels import PUBLISHED_ON, load_classes, load_details
 from uniformer.network.variants import VARIANTS
 
 CheckpointSource = (
@@ -69,7 +69,7 @@ class Opened:
         notes = (self.head_dim_note, *assumed)
         if self.weights.form == "openmmlab" and "block_eps" not in self.told:
             notes = (*notes, f"block_eps {config.block_eps}: models trained in mmaction2 and mmpose have 1e-5")
-        known = {"segmentation": "ADE20K", "pose": "COCO 2017 keypoints"}.get(config.task, "")
+        known = PUBLISHED_ON.get(config.task, "")
         details = load_details(known) if known and config.num_classes == len(load_classes(known)) else {}
         if self.weights.palette:
             details["palette"] = [list(colour) for colour in self.weights.palette]

@@ -83,7 +83,9 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
     done = set(kept.read()) if kept else set()
     failures = list[Failure]()
     found = expand(
-        args.paths, clips=predictor.spec.is_video, on_error=lambda path, why: failures.append(Failure(path, str(why)))
+        args.paths,
+        clips=predictor.spec is not None and predictor.spec.is_video,
+        on_error=lambda path, why: failures.append(Failure(path, str(why))),
     )
     sources = [source for source in found if source not in done]
     if len(failures) == 1 and not sources and not done:
@@ -147,12 +149,18 @@ def _network(args: argparse.Namespace) -> Any:
     from uniformer.checkpoints.contract import Contract
     from uniformer.checkpoints.load import create_model
     from uniformer.checkpoints.told import refuse_told
-    from uniformer.network.variants import default_input
+    from uniformer.labels import PUBLISHED_ON, load_classes, load_details
+    from uniformer.network.variants import default_input, dense_input
 
     refuse_told(told(args), f"the architecture {args.untrained}")
     model = create_model(args.untrained)
     say(f"{args.untrained} with random weights: its labels mean nothing", file=sys.stderr)
-    return model, Contract(model.config, args.untrained, default_input(model.config))
+    config = model.config
+    if config.head is None:
+        return model, Contract(config, args.untrained, default_input(config))
+    dataset = PUBLISHED_ON[config.task]
+    classes, details = load_classes(dataset), load_details(dataset)
+    return model, Contract(config, args.untrained, dense_input(config), classes, details=details)
 
 
 def _default_checkpoint(path: str) -> str:

@@ -37,6 +37,7 @@ class Limits:
     score: float = 0.05  #: that a detection must exceed
     overlap: float = 0.5  #: of two detections of a class
     detections: int = 100  #: of an image
+    classes: tuple[int, ...] = ()  #: looked for; none: all of them
 
 
 class Detections(NamedTuple):
@@ -223,7 +224,10 @@ def _best_regions(levels: Sequence[tuple[Tensor, Tensor, Tensor]], size: Sequenc
 
 def _best_detections(boxes: Tensor, shares: Tensor, limits: Limits) -> Detections:
     """Boxes (N, K, 4) and shares (N, K + 1) of regions -> detections; every pair above the score has its own box."""
-    row, label = (shares[:, :-1] > limits.score).nonzero(as_tuple=True)
+    wanted = shares[:, :-1] > limits.score
+    if limits.classes:
+        wanted[:, [k for k in range(wanted.shape[1]) if k not in limits.classes]] = False
+    row, label = wanted.nonzero(as_tuple=True)
     boxes, scores = boxes[row, label], shares[row, label]
     kept = box_ops.suppress(boxes, scores, label, limits.overlap)[: limits.detections]
     return Detections(boxes[kept], scores[kept], label[kept])

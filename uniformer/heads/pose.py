@@ -5,7 +5,7 @@ crop (B, 3, H, W) -> last backbone map, stride 32 -> three doublings -> heat map
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -44,12 +44,14 @@ class PoseNetwork(DenseNetwork):
     def forward(self, x: Tensor) -> Tensor:
         return self.keypoint_head(self.backbone(x)[-1])
 
-    def forward_flipped(self, x: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
-        """Heat maps averaged with those of the mirrored crop, mirrored back; `pairs` are left and right key points.
 
-        The maps of the mirrored crop lie a cell to the left: they are shifted, and the first column stays.
-        """
-        return (self(x) + mirror_back(self(x.flip(3)), pairs)) * 0.5
+def mirrored_average(network: Callable[[Tensor], Tensor], x: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """Heat maps of crops (B, 3, H, W) averaged with those of the mirrored crops, mirrored back; `pairs` are left and
+    right key points.
+
+    The maps of a mirrored crop lie a cell to the left: they are shifted, and the first column stays.
+    """
+    return (network(x) + mirror_back(network(x.flip(3)), pairs)) * 0.5
 
 
 def mirror_back(maps: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:

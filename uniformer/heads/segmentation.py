@@ -8,6 +8,7 @@ Layers and names are those of the published files (TPAMI 2023, Tables 10 and 11)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -129,18 +130,67 @@ class Segmenter(DenseNetwork):
         return self.decode_head(maps if self.neck is None else self.neck(maps))
 
 
-def whole_logits(network: nn.Module, x: Tensor, size: Sequence[int]) -> Tensor:
-    """Logits of images (B, 3, H, W) in the size of their originals, (B, K, *size).
+class Seen(NamedTuple):
+    """What a network says of a picture in one size."""
 
-    As published they are resized twice: to the size that the network was fed, and from there.
+    logits: Tensor  #: (1, K, h, w)
+    size: tuple[int, int]  #: height and width of the input
+    mirrored: bool = False
+
+
+MOST_VALUES = 1 << 26  # logits of a picture that are held at once: 256 MB of float32
+
+
+def pixel_classes(seen: Sequence[Seen], size: Sequence[int]) -> Tensor:
+    """The class of each pixel of a picture of `size` (H, W), int64: the highest mean share in all that was seen.
+
+    As published logits are resized twice, to the size that the network was fed and from there. Band by band, so that
+    memory does not grow with the picture.
     """
-    return resize(resize(network(x), x.shape[2:]), size)
+    height, width = size
+    classes = seen[0].logits.shape[1]
+    rows = max(1, MOST_VALUES // (classes * width))
+    if rows >= height and all(classes * each.size[0] * each.size[1] <= MOST_VALUES for each in seen):
+        return _best([resize(resize(each.logits, each.size), size) for each in seen], seen)
+    bands = [range(top, min(top + rows, height)) for top in range(0, height, rows)]
+    return torch.cat([_best([_resized_rows(each, size, band) for each in seen], seen) for band in bands])
 
 
-def sliding_logits(
-    network: nn.Module, x: Tensor, size: Sequence[int], window: Sequence[int], stride: Sequence[int]
-) -> Tensor:
-    """The same from overlapping windows, whose logits are averaged; the last in a row is shifted inwards."""
+def _best(logits: Sequence[Tensor], seen: Sequence[Seen]) -> Tensor:
+    """Of logits (1, K, H, W) the class with the highest mean share, (H, W)."""
+    if len(logits) == 1:
+        only = logits[0].argmax(1)[0]
+        return only.flip(1) if seen[0].mirrored else only
+    shares = [x.softmax(1).flip(3) if each.mirrored else x.softmax(1) for x, each in zip(logits, seen, strict=True)]
+    return (sum(shares[1:], shares[0]) / len(shares)).argmax(1)[0]
+
+
+def _resized_rows(seen: Seen, size: Sequence[int], rows: range) -> Tensor:
+    """Some rows of the twice resized logits, (1, K, rows, W)."""
+    above, below, _ = _between(seen.size[0], size[0], rows, seen.logits)
+    needed = range(int(above[0]), int(below[-1]) + 1)
+    once = resize(_lerp_rows(seen.logits, seen.size[0], needed, 0), (len(needed), seen.size[1]))
+    return resize(_lerp_rows(once, size[0], rows, needed[0], seen.size[0]), (len(rows), size[1]))
+
+
+def _lerp_rows(x: Tensor, wanted: int, rows: range, first: int, length: int | None = None) -> Tensor:
+    """`rows` of x (1, K, h, w) resized to `wanted` rows; x may be a part, from row `first` of `length` on."""
+    above, below, share = _between(length or x.shape[2], wanted, rows, x)
+    share = share[:, None]
+    return x[:, :, above - first] * (1 - share) + x[:, :, below - first] * share
+
+
+def _between(length: int, wanted: int, rows: range, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The two of `length` rows that each of `rows` out of `wanted` lies between, and the share of the second."""
+    at = torch.arange(rows.start, rows.stop, device=like.device, dtype=like.dtype)
+    place = ((at + 0.5) * (length / wanted) - 0.5).clamp(min=0)
+    above = place.long().clamp(max=length - 1)
+    return above, (above + 1).clamp(max=length - 1), place - above
+
+
+def window_logits(network: nn.Module, x: Tensor, window: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """Logits of images (B, 3, H, W) in their size, from overlapping windows, whose logits are averaged; the last window
+    in a row is shifted inwards."""
     total = count = torch.zeros((), dtype=x.dtype, device=x.device)
     for top in _starts(x.shape[2], window[0], stride[0]):
         for left in _starts(x.shape[3], window[1], stride[1]):
@@ -149,21 +199,11 @@ def sliding_logits(
             around = (left, x.shape[3] - right, top, x.shape[2] - bottom)
             total = total + F.pad(resize(network(part), part.shape[2:]), around)
             count = count + F.pad(torch.ones_like(part[:1, :1]), around)
-    return resize(total / count, size)
+    return total / count
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:
     return [min(first, max(length - window, 0)) for first in range(0, max(length - window + stride, 1), stride)]
-
-
-def averaged_shares(network: nn.Module, inputs: Sequence[Tensor], size: Sequence[int], mirror: bool = True) -> Tensor:
-    """Shares of classes (B, K, *size), averaged over an image in several sizes, each also mirrored."""
-    shares = []
-    for x in inputs:
-        shares.append(whole_logits(network, x, size).softmax(1))
-        if mirror:
-            shares.append(whole_logits(network, x.flip(3), size).softmax(1).flip(3))
-    return sum(shares[1:], shares[0]) / len(shares)
 
 
 def segmentation_losses(logits: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from uniformer.config import InputSpec
 from uniformer.errors import InputError, first_line
 from uniformer.reading.transforms import Floats
 from uniformer.reading.views import Views
-from uniformer.tasks.task import Outputs
+from uniformer.tasks.task import Outputs, Task
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.contract import Contract
@@ -42,6 +42,9 @@ class Network(Protocol):
 
     def __call__(self, views: Floats, batch_size: int) -> Outputs:
         """Views (V, 3, ...) -> outputs (V, ...), `batch_size` views at a time."""
+
+    def whole(self, task: Task, views: Views, batch_size: int) -> Outputs:
+        """What a dense network answers to a whole picture; see `Task.answer`."""
 
     @property
     def weights(self) -> str:
@@ -65,10 +68,10 @@ def group_size(views: int, batch_size: int) -> int:
 
 
 def run(
-    network: Callable[[Floats, int], Outputs],
+    network: Any,
     sources: Iterable[S],
     load: Callable[[S], Views],
-    spec: InputSpec,
+    spec: InputSpec | Task,
     *,
     batch_size: int = 8,
     workers: int = 2,
@@ -76,13 +79,15 @@ def run(
     name: Callable[[S], str] = str,
     pace: Pace | None = None,
 ) -> Generator[Outcome[S]]:
-    """The outcome of each source, in order, as they come; `load` gives the views that `spec` describes.
+    """The outcome of each source, in order, as they come; `load` gives the views that `spec` describes, or whole
+    pictures, where it is a task of these: each goes through the network alone.
 
     Sources are read ahead by `workers` threads while the network computes, or by as many processes where `sources` is a
     sequence and `processes` says so; 0 reads in between. `name` is what messages call a source. `pace` is told how long
     the network waited for data and how long it computed.
     """
-    size = group_size(spec.views, batch_size)
+    each = spec.views if isinstance(spec, InputSpec) else 0
+    size = group_size(each, batch_size) if each else 1
     with closing(_read_ahead(sources, load, workers, processes, name)) as arriving:
         while True:
             begin = time.perf_counter()
@@ -90,12 +95,16 @@ def run(
             if not group:
                 return
             ready = time.perf_counter()
-            outputs = network(_stacked([read for _, read in group], spec), batch_size)
+            if isinstance(spec, InputSpec):
+                outputs = network(_stacked([read for _, read in group], spec), batch_size)
+            else:
+                ((_, read),) = group
+                outputs = () if isinstance(read, str) else network.whole(spec, read, batch_size)
             spent = time.perf_counter() - ready
             if pace is not None:
                 pace.add(len(group), ready - begin, spent)
             for place, (source, read) in enumerate(group):
-                mine = tuple(o[place * spec.views : (place + 1) * spec.views] for o in outputs)
+                mine = tuple(o[place * each : (place + 1) * each] for o in outputs) if each else outputs
                 yield _outcome(source, read, mine, spent / len(group), name)
 
 

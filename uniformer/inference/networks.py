@@ -14,14 +14,16 @@ from uniformer.checkpoints.told import Told, refuse_told, warn_of_assumed
 from uniformer.config import Precision
 from uniformer.errors import InputError, check_word
 from uniformer.reading.transforms import Floats
+from uniformer.reading.views import Views
 from uniformer.speed.timings import RUNTIMES, Compute, view_size
-from uniformer.tasks.task import Outputs
+from uniformer.tasks.task import Outputs, Task
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from uniformer.checkpoints.identify import CheckpointSource
+    from uniformer.heads.pyramid import DenseNetwork
     from uniformer.inference.engine import Network
     from uniformer.network.model import UniFormer
 
@@ -95,6 +97,9 @@ class ExportedNetwork:
     def __call__(self, views: Floats, batch_size: int) -> Outputs:
         return (self._exported(views, batch_size),)
 
+    def whole(self, task: Task, views: Views, batch_size: int) -> Outputs:
+        raise InputError(f"expected a checkpoint for {task.name}, got an exported network")
+
     @property
     def weights(self) -> str:
         return self._exported.weights
@@ -115,7 +120,7 @@ class TorchNetwork:
 
     def __init__(
         self,
-        model: UniFormer,
+        model: UniFormer | DenseNetwork,
         contract: Contract,
         *,
         device: str | torch.device = "auto",
@@ -124,6 +129,7 @@ class TorchNetwork:
         report: Any = None,
         forward: Forward | None = None,
     ):
+        from uniformer.network.model import UniFormer
         from uniformer.speed.forms import best_form, inference_form
         from uniformer.support.distributed import DTYPES, pick_device
 
@@ -131,9 +137,14 @@ class TorchNetwork:
         self.device = pick_device(device) if isinstance(device, str) else device
         self.dtype = DTYPES[precision]
         self.model = model.to(self.device)
-        size = view_size(model.config, contract.input_of_classifier())
-        self.compute: Compute = compute or best_form(model, size, self.device, self.dtype)
-        self.form: nn.Module = inference_form(model, self.compute, size, self.dtype)  #: what stands in for the model
+        if isinstance(model, UniFormer):
+            size = view_size(model.config, contract.input_of_classifier())
+            self.compute: Compute = compute or best_form(model, size, self.device, self.dtype)
+            self.form: nn.Module = inference_form(
+                model, self.compute, size, self.dtype
+            )  #: what stands in for the model
+        else:  # whole pictures have no one size
+            self.compute, self.form = compute or "plain", model
         self._forward = forward or _answers
 
     def __call__(self, views: Floats, batch_size: int) -> Outputs:
@@ -144,6 +155,14 @@ class TorchNetwork:
         pixels = torch.from_numpy(views).to(next(self.model.parameters()).dtype)
         outputs = forward_views(lambda x: self._forward(self.form, x), pixels, self.device, self.dtype, batch_size)
         return tuple(np.asarray(o) for o in outputs)
+
+    def whole(self, task: Task, views: Views, batch_size: int) -> Outputs:
+        """What a dense network answers to a whole picture, as its task asks it."""
+        import torch
+
+        with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=self.dtype.itemsize < 4):
+            outputs = task.answer(self.form, views, self.device, batch_size)
+        return tuple(o.cpu().numpy() for o in outputs)
 
     @property
     def weights(self) -> str:

@@ -9,11 +9,10 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
-from uniformer.checkpoints.told import Told
 from uniformer.config import InputSpec, Precision
 from uniformer.errors import InputError, check_word
 from uniformer.inference import engine
@@ -23,7 +22,7 @@ from uniformer.reading.sources import name_of_source
 from uniformer.reading.transforms import Floats
 from uniformer.reading.views import Decoder, Source, Views, load_views
 from uniformer.speed.timings import Compute
-from uniformer.tasks import task_of
+from uniformer.tasks import option_names, task_of
 from uniformer.tasks.task import Result, Task
 
 if TYPE_CHECKING:
@@ -69,8 +68,9 @@ class Predictor:
         compute: the form of the network: "plain" as it is, "fast" as `uniformer.optimize` makes it, "compiled",
             "openvino" or "onnxruntime"; by default the fastest that `uniformer bench` found here, or "fast".
         task: what the network is for; by default what its contract says.
-        told: what a file does not tell, as in `load_model`: head_dim, window, global_every, block_eps, like, sampling,
-            classes. What is only assumed of its input is a warning.
+        asked: what a file does not tell, as in `load_model`: head_dim, window, global_every, block_eps, like, sampling,
+            classes (what is only assumed of its input is a warning); and how answers are made, as the task has it:
+            `tasks.detection.DetectionOptions`, `tasks.segmentation.SegmentationOptions`, `tasks.pose.PoseOptions`.
     """
 
     def __init__(
@@ -88,17 +88,22 @@ class Predictor:
         workers: int = 2,
         compute: Compute | None = None,
         task: type[Task] | None = None,
-        **told: Unpack[Told],
+        **asked: Any,
     ):
         for name, value in (("top_k", top_k), ("batch_size", batch_size), ("workers", workers)):
             if value < 1:
                 raise InputError(f"expected {name} of at least 1, got {value}")
         check_word("backend", backend, Decoder)
-        self.network = open_network(model, device=device, precision=precision, compute=compute, **told)
+        answers = {name: asked.pop(name) for name in option_names() if name in asked}
+        self.network = open_network(model, device=device, precision=precision, compute=compute, **asked)
         self.contract = self.network.contract
         self.report = self.network.report  #: of loading the file
-        self.spec = with_views(self.contract.input_of_classifier(), clips, crops)
-        self.task = task_of(self.contract) if task is None else task(self.contract)
+        made = task_of if task is None else task
+        self.task: Task = made(self.contract, **answers)
+        #: What the network is fed; None for whole pictures, whose sizes vary.
+        self.spec = None if self.task.whole else with_views(self.contract.input_of_classifier(), clips, crops)
+        if self.task.whole and not (clips is crops is None):
+            raise InputError(f"expected no clips and crops for {self.task.name}: pictures are seen whole")
         self.top_k, self.batch_size, self.workers = top_k, batch_size, workers
         self.precision: Precision = precision
         self.backend: Decoder = backend
@@ -116,6 +121,8 @@ class Predictor:
 
     def views(self, source: Source, *, fps: float | None = None) -> Views:
         """What the network is fed for a source."""
+        if self.spec is None:
+            return self.task.load(source)
         return load_views(source, self.spec, backend=self.backend, follow_seconds=self.follow_seconds, fps=fps)
 
     def run(
@@ -145,7 +152,7 @@ class Predictor:
         spec: InputSpec | None = None,
     ) -> Iterator[engine.Outcome[T]]:
         return engine.run(
-            network, sources, load, spec or self.spec,
+            network, sources, load, spec or self.spec or self.task,
             batch_size=self.batch_size, workers=workers, name=name_of_source,
         )  # fmt: skip
 
@@ -171,6 +178,8 @@ class Predictor:
     def _features(self) -> TorchNetwork:
         """The network with pooled features in place of answers: its inference copy is made once."""
         mine = self.network
+        if self.spec is None:
+            raise InputError(f"expected a classifier to take features of, got a network for {self.task.name}")
         if not isinstance(mine, TorchNetwork):
             raise InputError("expected a checkpoint to take features of, got an exported network: it has answers only")
         return TorchNetwork(

@@ -73,9 +73,9 @@ class Answers:
         return ((rows[0].key, b"".join(row.text for row in rows)) for rows in kept)
 
     def _is_whole(self, answer: list[_Row], before: list[list[_Row]]) -> bool:
-        if answer[0].count is None:  # as many rows as all others
+        if answer[0].rows is None:  # as many rows as all others
             return bool(before) and len(answer) == len(before[0])
-        return len(answer) == max(answer[0].count, 1)
+        return len(answer) == max(answer[0].rows, 1)
 
 
 class _Row(NamedTuple):
@@ -85,7 +85,7 @@ class _Row(NamedTuple):
     is_first: bool  #: of its answer
     text: bytes
     frame: int | None = None  #: of a video whose frames have answers of their own
-    count: int | None = None  #: of the answer's rows, where they say it
+    rows: int | None = None  #: of the answer, where they say it
 
     @property
     def key(self) -> Any:

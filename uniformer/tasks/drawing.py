@@ -262,3 +262,13 @@ def draw_people(
             ground = (x - radius, y - radius, x + radius, y + radius)
             draw.ellipse(ground, fill=side_colour((names[place],)), outline=RIM)
     return image
+
+
+BLACK = (0, 0, 0)  #: the colour of pixels without a class
+
+
+def paint(labels: NDArray[np.integer], palette: Sequence[Sequence[int]]) -> Pixels:
+    """Labels (H, W) in the colours of their classes: uint8 RGB (H, W, 3). Labels beyond the palette are black."""
+    table = np.full((max(256, len(palette)), 3), BLACK, np.uint8)
+    table[: len(palette)] = palette
+    return table[labels.clip(0, len(table) - 1)]

@@ -45,7 +45,7 @@ def decode_heat_maps(maps: Floats, regions: Sequence[Region]) -> tuple[Floats, F
     nothing is above zero.
     """
     count, joints, height, width = maps.shape
-    flat = maps.reshape(count, joints, -1)
+    flat = maps.reshape(count, joints, height * width)
     best, scores = flat.argmax(2), flat.max(2)
     cells = np.stack([best % width, best // width], axis=2).astype(np.float32)
     cells[scores <= 0] = -1

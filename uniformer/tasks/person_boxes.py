@@ -163,7 +163,7 @@ def _gathered(rows: Iterable[_Row], path: Path, without: Iterable[str] = ()) -> 
 
 
 def _made(path: Path, rows: Sequence[_Row], pictures: Iterable[str], counts: Mapping[str, int]) -> PersonBoxes:
-    """Of boxes that a program wrote: those without an area are left out, as what `counts` counts was, and it is said."""
+    """Of boxes that a program wrote: those without an area are left out, as what `counts` counts was, and are said."""
     kept = [row for row in rows if row.has_area()]
     left_out = {**counts, "boxes without an area": len(rows) - len(kept)}
     said = ", ".join(f"{what}: {count}" for what, count in left_out.items() if count)

@@ -1,19 +1,84 @@
-"""Semantic segmentation: the class of each pixel, and its colours. No torch here."""
+"""Semantic segmentation: the class of each pixel; Semantic FPN and UPerNet."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-from uniformer.reading.pictures import Pixels
+from uniformer.config import Scaling
+from uniformer.errors import Checked
+from uniformer.reading.views import Source
+from uniformer.reading.whole import WholeViews, load_whole
+from uniformer.tasks.segmentations import Segmentation, map_type
+from uniformer.tasks.task import Outputs
+from uniformer.tasks.whole_picture import WholePictureTask
 
-UNLABELLED = (0, 0, 0)  #: the colour of pixels without a class
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  #: of the published test in several sizes
+Mode = Literal["whole", "slide", "multi-scale"]
 
 
-def paint(labels: NDArray[np.integer], palette: Sequence[Sequence[int]]) -> Pixels:
-    """Labels (H, W) in the colours of their classes: uint8 RGB (H, W, 3). Labels beyond the palette are black."""
-    table = np.full((max(256, len(palette)), 3), UNLABELLED, np.uint8)
-    table[: len(palette)] = palette
-    return table[labels.clip(0, len(table) - 1)]
+@dataclass(frozen=True)
+class SegmentationOptions(Checked):
+    """How the classes of pixels are found; the defaults are the published test settings."""
+
+    mode: Mode = "whole"  #: the picture at once, overlapping windows, or several sizes whose shares are averaged
+    flip: bool | None = None  #: average with the mirrored picture; by default of several sizes only, as published
+    window: int = 512  #: side of a window, pixels of the input
+    step: int = 341  #: between two windows
+
+    def _problems(self) -> Iterable[str]:
+        if self.mode not in get_args(Mode):
+            yield f"expected mode {', '.join(get_args(Mode))}, got {self.mode!r}"
+        if not 32 <= self.window <= 1 << 13 or not 1 <= self.step <= self.window:
+            yield f"expected windows of 32 to 8192 pixels and steps within them, got {self.window} and {self.step}"
+
+    @property
+    def flips(self) -> bool:
+        return self.mode == "multi-scale" if self.flip is None else self.flip
+
+
+class Semantic(WholePictureTask[SegmentationOptions]):
+    """The network is a `heads.segmentation.Segmenter`; outputs are the classes (1, H, W) of the picture's pixels, and a
+    number that is not finite where the network's are not."""
+
+    name = "segmentation"
+    result = Segmentation
+    options_type = SegmentationOptions
+    measures = ("miou", "accuracy", "mean_class", "loss")
+
+    def load(self, source: Source) -> WholeViews:
+        assert isinstance(self.input, Scaling)
+        return load_whole(source, self.input, RATIOS if self.options.mode == "multi-scale" else ())
+
+    def answer(self, form: Any, views: WholeViews, device: torch.device, batch_size: int) -> tuple[Tensor, ...]:
+        import torch
+
+        from uniformer.heads.segmentation import Seen, pixel_classes, window_logits
+
+        options, seen = self.options, []
+        for array in (views.array, *views.others):
+            x = torch.from_numpy(array).to(device)
+            for mirrored in (False, True)[: 1 + options.flips]:
+                shown = x.flip(3) if mirrored else x
+                if options.mode == "slide":
+                    logits = window_logits(form, shown, (options.window,) * 2, (options.step,) * 2)
+                else:
+                    logits = form(shown)
+                seen.append(Seen(logits.float(), (x.shape[2], x.shape[3]), mirrored))
+        finite = torch.stack([each.logits.sum() for each in seen])
+        return pixel_classes(seen, (views.height, views.width))[None], finite
+
+    def decode(self, outputs: Outputs, views: WholeViews, top_k: int = 0) -> Segmentation:  # type: ignore[override]
+        labels = outputs[0][0].astype(map_type(self.contract.config.num_classes))
+        palette = tuple((int(r), int(g), int(b)) for r, g, b in self.contract.details.get("palette", ()))
+        return Segmentation(
+            labels=np.ascontiguousarray(labels), classes=self.contract.classes, palette=palette,
+            height=views.height, width=views.width,
+        )  # fmt: skip

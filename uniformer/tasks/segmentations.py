@@ -17,7 +17,7 @@ from uniformer.labels import category_ids
 from uniformer.reading.pictures import Pixels
 from uniformer.reading.run_lengths import Mask, decode_mask, encode_mask
 from uniformer.support.files import atomic_path
-from uniformer.tasks.drawing import Colour, Entry, colour_of, draw_map
+from uniformer.tasks.drawing import Colour, Entry, colour_of, draw_map, paint
 from uniformer.tasks.pictured import (
     PLACES,
     PictureResult,
@@ -27,7 +27,6 @@ from uniformer.tasks.pictured import (
     load_supervision,
     where_from,
 )
-from uniformer.tasks.segmentation import paint
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.contract import Contract

@@ -15,13 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from uniformer.checkpoints.contract import Contract
+from uniformer.errors import InputError
 from uniformer.reading.transforms import Floats
-from uniformer.reading.views import Views
+from uniformer.reading.views import Source, Views
 
 if TYPE_CHECKING:
     import os
 
-    from torch import nn
+    import torch
+    from torch import Tensor, nn
 
     from uniformer.datasets.manifest import Manifest
     from uniformer.tasks.objective import Objective
@@ -119,8 +121,14 @@ class Task(ABC):
     name: ClassVar[str]
     result: ClassVar[type[Result]]  #: what `decode` gives
     measures: ClassVar[tuple[str, ...]]  #: that training goes by, in the order of its tables; the loss is the last
+    #: Whether a source is a whole picture in a size of its own, which goes through the network alone: then the task has
+    #: `load` and `answer`. Else sources are views, all of one size, that the contract's `InputSpec` describes.
+    whole: ClassVar[bool] = False
+    options_type: ClassVar[type | None] = None  #: the dataclass of how its answers are made, where that can be chosen
 
-    def __init__(self, contract: Contract):
+    def __init__(self, contract: Contract, **options: Any):
+        if options:
+            raise InputError(f"unknown option {next(iter(options))!r} of {self.name}: it has none")
         #: what a checkpoint must store: network, input, and what answers mean
         self.contract = replace(contract, task=self.name)
 
@@ -136,6 +144,14 @@ class Task(ABC):
 
         Raises `InputError` at once where options and data do not fit the network.
         """
+
+    def load(self, source: Source) -> Views:
+        """What the network is fed for a whole picture. Raises `InputError` where it cannot be read."""
+        raise NotImplementedError
+
+    def answer(self, form: Any, views: Any, device: torch.device, batch_size: int) -> tuple[Tensor, ...]:
+        """What the network, in some form of it, makes of a whole picture: the outputs that `decode` takes."""
+        raise NotImplementedError
 
     @abstractmethod
     def decode(self, outputs: Outputs, views: Views, top_k: int) -> Any:

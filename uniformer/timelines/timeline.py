@@ -152,7 +152,7 @@ def timeline(
             images; the window is not positive.
     """
     predictor = model if isinstance(model, Predictor) else Predictor(model)
-    if not predictor.spec.is_video:
+    if predictor.spec is None or not predictor.spec.is_video:
         raise InputError("expected a network of clips for a timeline, got one of images")
     if window is not None and not window > 0:
         raise InputError(f"expected a window of more than 0 seconds, got {window}")

@@ -1,0 +1,134 @@
+"""Whole pictures through the one door: detectors, segmenters and pose networks with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.tiny import refused
+from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.load import create_model
+from uniformer.config import PersonCrop, Scaling
+from uniformer.heads.segmentation import MOST_VALUES, Seen, pixel_classes
+from uniformer.inference.predictor import Failure, Predictor
+from uniformer.labels import load_details
+from uniformer.network.variants import dense_input
+from uniformer.reading.whole import load_whole
+
+HEADS = ("mask_rcnn", "cascade_mask_rcnn", "semantic_fpn", "upernet", "topdown")
+SMALL = {"depths": (1, 1, 1, 1), "dims": (16, 32, 64, 64), "head_dim": 32}
+INPUTS: dict[str, Any] = {"detection": Scaling(160, 96), "segmentation": Scaling(160, 64, by="nothing"),
+                          "pose": PersonCrop((64, 64))}  # fmt: skip
+
+
+def network(head: str, classes: int | None = None) -> tuple[Any, Contract]:
+    torch.manual_seed(0)
+    options = {**SMALL} if classes is None else {**SMALL, "num_classes": classes}
+    model = create_model(f"{head}.uniformer_nano", **options)
+    names = tuple(f"thing {k}" for k in range(model.config.num_classes))
+    details = load_details("COCO 2017 keypoints") if head == "topdown" else {}
+    return model, Contract(model.config, "", INPUTS[model.config.task], names, details=details)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 100, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "street 1.png")
+    return tmp_path / "street 1.png"
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_folder_with_a_broken_picture(head: str, picture: Path) -> None:
+    (picture.parent / "broken.png").write_bytes(b"no picture")
+    predictor = Predictor(network(head), score=0.0, most=5) if "rcnn" in head else Predictor(network(head))
+    first, second = predictor.run([str(picture.parent / "broken.png"), str(picture)])
+    assert isinstance(first, Failure)
+    assert (second.height, second.width, second.source) == (60, 100, str(picture))
+    assert second.answer()
+
+
+def test_masks_and_boxes_lie_on_the_picture(picture: Path) -> None:
+    found = Predictor(network("mask_rcnn"), score=0.0, most=7)(picture)
+    assert len(found) == 7
+    assert found.masks is not None
+    assert found.mask(0).shape == (60, 100)
+    assert (found.boxes[:, :2] <= found.boxes[:, 2:]).all()
+    assert (found.boxes[:, 2:] <= np.array([100.01, 60.01])).all()
+    assert (np.diff(found.scores) <= 0).all()
+    only = Predictor(network("mask_rcnn"), score=0.0, most=7, keep=("thing 3",), masks=False)(picture)
+    assert set(only.labels.tolist()) == {3}
+    assert only.masks is None
+
+
+@pytest.mark.parametrize("mode", ["whole", "slide", "multi-scale"])
+def test_every_way_to_segment_gives_the_picture_s_size(mode: str, picture: Path) -> None:
+    found = Predictor(network("semantic_fpn"), mode=mode, window=64, step=40, flip=True)(picture)
+    assert found.labels.shape == (60, 100)
+    assert found.labels.dtype == np.uint8
+
+
+def test_bands_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    seen = [
+        Seen(torch.randn(1, 5, 12, 20, generator=generator, dtype=torch.float64), (48, 80)),
+        Seen(torch.randn(1, 5, 17, 9, generator=generator, dtype=torch.float64), (67, 36), mirrored=True),
+    ]
+    for some in (seen[:1], seen[1:], seen):
+        whole = pixel_classes(some, (131, 77))
+        monkeypatch.setattr("uniformer.heads.segmentation.MOST_VALUES", 5 * 77 * 10)
+        assert torch.equal(pixel_classes(some, (131, 77)), whole)
+        monkeypatch.setattr("uniformer.heads.segmentation.MOST_VALUES", MOST_VALUES)
+
+
+def test_people_are_looked_at_where_they_are_said_to_be(picture: Path) -> None:
+    boxes = np.array([[10, 5, 40, 55], [50, 10, 90, 50]], np.float32)
+    options = {"people": lambda source, height, width: (boxes, np.array([0.9, 0.8])), "alike": 1.0}
+    found = Predictor(network("topdown"), **options)(picture)
+    assert found.keypoints.shape == (2, 17, 3)
+    assert (found.boxes == boxes).all()
+    whole = Predictor(network("topdown"))(picture)
+    assert whole.boxes.tolist() == [[0, 0, 100, 60]]
+    nobody = Predictor(network("topdown"), people=lambda *_: (np.zeros((0, 4), np.float32), np.zeros(0)))(picture)
+    assert len(nobody) == 0
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_numbers_that_are_not_finite_are_a_failure(head: str, picture: Path) -> None:
+    model, contract = network(head)
+    torch.nn.init.constant_(model.backbone.stages[3].norm.bias, float("nan"))
+    with refused("expected finite numbers of the network, got NaN or infinity"):
+        Predictor((model, contract))(picture)
+
+
+def test_options_are_those_of_the_task(picture: Path) -> None:
+    for head, options, said in (
+        ("upernet", {"score": 0.5}, "unknown option 'score' of segmentation"),
+        ("mask_rcnn", {"score": 1.5}, "expected a score in .0, 1., got 1.5"),
+        (
+            "mask_rcnn",
+            {"keep": ("thing three",), "score": 0.0},
+            "expected classes of the checkpoint, got 'thing three'",
+        ),
+        ("mask_rcnn", {"scores": 0.5}, "unknown option 'scores' of a checkpoint"),
+        ("topdown", {"clips": 2}, "expected no clips and crops for pose: pictures are seen whole"),
+        ("upernet", {"mode": "tiles"}, "expected mode whole, slide, multi-scale, got 'tiles'"),
+    ):
+        with refused(said):
+            Predictor(network(head), **options)(picture)
+    model, contract = network("topdown")
+    with refused("expected a contract with flip_pairs for flip=True"):
+        Predictor((model, Contract(contract.config, input=contract.input)))(picture)
+
+
+def test_the_published_input_of_each_head() -> None:
+    for head in HEADS:
+        model, _ = network(head)
+        assert isinstance(dense_input(model.config), type(INPUTS[model.config.task]))
+    views = load_whole(np.zeros((480, 640, 3), np.uint8), Scaling())
+    assert views.array.shape == (1, 3, 800, 1088)
+    assert views.size == (800, 1067)

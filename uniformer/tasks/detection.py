@@ -1,0 +1,87 @@
+"""Detection and instance segmentation: boxes with classes, scores and masks; Mask R-CNN and Cascade Mask R-CNN."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from uniformer.config import Scaling
+from uniformer.errors import Checked
+from uniformer.reading.run_lengths import encode_mask
+from uniformer.reading.views import Source
+from uniformer.reading.whole import WholeViews, load_whole
+from uniformer.tasks.detections import Detections
+from uniformer.tasks.pictured import labels_of
+from uniformer.tasks.task import Outputs
+from uniformer.tasks.whole_picture import WholePictureTask
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DetectionOptions(Checked):
+    """What is kept of the things found; the defaults are the published test settings."""
+
+    score: float = 0.05  #: that a thing must exceed
+    most: int = 100  #: things of a picture
+    keep: tuple[str, ...] = ()  #: classes; none: all of them
+    masks: bool = True  #: whether masks are made
+
+    def _problems(self) -> Iterable[str]:
+        if not 0 <= self.score <= 1:
+            yield f"expected a score in [0, 1], got {self.score}"
+        if not 1 <= self.most <= 10_000:
+            yield f"expected at most 1 to 10000 things of a picture, got {self.most}"
+
+
+class Detection(WholePictureTask[DetectionOptions]):
+    """The network is a `heads.detection.Detector`; outputs are boxes (N, 4), scores and labels (N,), mask shares
+    (N, 28, 28), and a number that is not finite where the network's are not."""
+
+    name = "detection"
+    result = Detections
+    options_type = DetectionOptions
+    measures = ("mask_ap", "box_ap", "loss")
+
+    def load(self, source: Source) -> WholeViews:
+        assert isinstance(self.input, Scaling)
+        return load_whole(source, self.input)
+
+    def answer(self, form: Any, views: WholeViews, device: torch.device, batch_size: int) -> tuple[Tensor, ...]:
+        import torch
+
+        from uniformer.heads.detection import Limits
+
+        options = self.options
+        kept = tuple(labels_of(options.keep, self.contract.classes)) if options.keep else ()
+        limits = Limits(score=options.score, detections=options.most, classes=kept)
+        scales = [torch.from_numpy(views.factors).to(device)]
+        levels = form(torch.from_numpy(views.array).to(device))
+        proposals = form.proposals(form.rpn_head(levels), [views.size], limits)
+        found = form.detect(levels, [p[:, :4] for p in proposals], [views.size], scales, limits)
+        finite = sum(level.sum() for level in levels).float()
+        shares = form.masks(levels, found, scales)[0] if options.masks else found[0].boxes.new_zeros(0, 28, 28)
+        return found[0].boxes, found[0].scores, found[0].labels, shares, finite[None]
+
+    def decode(self, outputs: Outputs, views: WholeViews, top_k: int = 0) -> Detections:  # type: ignore[override]
+        boxes, scores, labels, shares, _ = outputs
+        size = (views.height, views.width)
+        masks = tuple(encode_mask(pasted(s, b, size)) for s, b in zip(shares, boxes, strict=False))
+        return Detections(
+            boxes=boxes.astype(np.float32), scores=scores.astype(np.float32), labels=labels.astype(np.int64),
+            names=self.contract.classes, masks=masks if self.options.masks else None, height=size[0], width=size[1],
+        )  # fmt: skip
+
+
+def pasted(share: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The mask of one thing on its picture: bool (H, W)."""
+    import torch
+
+    from uniformer.heads.detection import paste_masks
+
+    return paste_masks(torch.from_numpy(share)[None], torch.from_numpy(box)[None], size)[0].numpy()

@@ -1,0 +1,107 @@
+"""Pose: key points of people, each in a crop of their own (top-down; the simple baseline, Xiao et al. 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from uniformer.config import PersonCrop
+from uniformer.errors import Checked, InputError
+from uniformer.reading.views import Source
+from uniformer.reading.whole import People, PeopleViews, load_people
+from uniformer.tasks.keypoints import decode_heat_maps, rescore, without_doubles
+from uniformer.tasks.person_boxes import whole_picture
+from uniformer.tasks.poses import Poses
+from uniformer.tasks.task import Outputs
+from uniformer.tasks.whole_picture import WholePictureTask
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PoseOptions(Checked):
+    """Where people are, and how their key points are found; the defaults are the published test settings."""
+
+    people: Callable[[Source, int, int], People] | None = None  #: boxes of a picture; None: one who fills it
+    flip: bool = True  #: average with the mirrored crop
+    score: float = 0.0  #: that a person must reach, after rescoring
+    alike: float = 0.9  #: of two people with a higher similarity (OKS) the better one stays; 1 keeps all
+
+    def _problems(self) -> Iterable[str]:
+        for name in ("score", "alike"):
+            if not 0 <= getattr(self, name) <= 1:
+                yield f"expected {name} in [0, 1], got {getattr(self, name)}"
+
+
+class Pose(WholePictureTask[PoseOptions]):
+    """The network is a `heads.pose.PoseNetwork`; outputs are heat maps (P, K, h / 4, w / 4)."""
+
+    name = "pose"
+    result = Poses
+    options_type = PoseOptions
+    measures = ("ap", "loss")
+
+    def load(self, source: Source) -> PeopleViews:
+        assert isinstance(self.input, PersonCrop)
+        return load_people(source, self.input, self.options.people or _fills_it)
+
+    def answer(self, form: Any, views: PeopleViews, device: torch.device, batch_size: int) -> tuple[Tensor, ...]:
+        import torch
+
+        from uniformer.heads.pose import mirrored_average
+
+        crops = torch.from_numpy(views.array)
+        pairs = self.flip_pairs
+        parts = []
+        for some in crops.split(batch_size):
+            x = some.to(device)
+            parts.append((mirrored_average(form, x, pairs) if self.options.flip else form(x)).float())
+        grid = tuple(side // 4 for side in crops.shape[2:])
+        return (torch.cat(parts) if parts else torch.zeros(0, self.contract.config.num_classes, *grid),)
+
+    @property
+    def flip_pairs(self) -> list[tuple[int, int]]:
+        """Key points that a mirror swaps. Raises `InputError` where the contract does not say, or nonsense."""
+        pairs = self.contract.details.get("flip_pairs")
+        count = self.contract.config.num_classes
+        if pairs is None:
+            raise InputError("expected a contract with flip_pairs for flip=True, got one without (flip=False)")
+        if not all(isinstance(p, list | tuple) and len(p) == 2 and all(0 <= int(k) < count for k in p) for p in pairs):
+            raise InputError(f"expected flip_pairs of key points 0 to {count - 1}, got {str(pairs)[:80]}")
+        return [(int(a), int(b)) for a, b in pairs]
+
+    @property
+    def sigmas(self) -> np.ndarray:
+        """Of each key point's place, (K,), in the root of a person's area; 0.05 where the contract does not say."""
+        count = self.contract.config.num_classes
+        sigmas = np.asarray(self.contract.details.get("sigmas", [0.05] * count), np.float64)
+        if sigmas.shape != (count,) or not (sigmas > 0).all():
+            raise InputError(f"expected {count} positive sigmas, got {sigmas.tolist()}")
+        return sigmas
+
+    def decode(self, outputs: Outputs, views: PeopleViews, top_k: int = 0) -> Poses:  # type: ignore[override]
+        points, point_scores = decode_heat_maps(outputs[0], views.regions)  # (P, K, 2), (P, K)
+        assert views.people_scores is not None
+        assert views.people is not None
+        scores = np.array([rescore(s, p) for s, p in zip(views.people_scores.tolist(), point_scores, strict=True)])
+        areas = np.array([float(np.prod(region.scale * 200)) for region in views.regions])
+        kept = list(range(len(points)))
+        if self.options.alike < 1 and len(points):
+            kept = without_doubles(points, areas, scores, self.sigmas, self.options.alike)
+        kept = [i for i in kept if scores[i] >= self.options.score]
+        skeleton = tuple((int(a), int(b)) for a, b in self.contract.details.get("skeleton", ()))
+        found = np.concatenate([points, point_scores[:, :, None]], axis=2).astype(np.float32)
+        return Poses(
+            keypoints=found[kept], boxes=views.people[kept].astype(np.float32), scores=scores[kept].astype(np.float32),
+            names=self.contract.classes, skeleton=skeleton, height=views.height, width=views.width,
+        )  # fmt: skip
+
+
+def _fills_it(source: Source, height: int, width: int) -> People:
+    found = whole_picture(height, width)
+    return found.boxes, found.scores
