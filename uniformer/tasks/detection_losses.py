@@ -33,7 +33,9 @@ class Truth(NamedTuple):
 
     boxes: Tensor  #: (M, 4) in pixels of the network's input
     labels: Tensor  #: (M,)
-    masks: Tensor  #: (M, H, W) on the padded input, 0 or 1
+    masks: (
+        Tensor | None
+    )  #: (M, H, W) on the padded input, 0 or 1; None where the data has none: nothing is learnt of them
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,9 @@ def detection_losses(
         rois = with_images([c.boxes for c in chosen])
         logits, deltas = box_head(region_features(levels, rois, 7))
         found = box_losses(box_head, rois, logits, deltas, chosen, truths, learning.is_smooth)
-        positive = with_images([c.boxes[: c.positives] for c in chosen])
-        found["loss_mask"] = mask_loss(mask_head(region_features(levels, positive, 14)), chosen, truths)
+        if all(t.masks is not None for t in truths):
+            positive = with_images([c.boxes[: c.positives] for c in chosen])
+            found["loss_mask"] = mask_loss(mask_head(region_features(levels, positive, 14)), chosen, truths)
         prefix = f"s{number}." if len(learning.stages) > 1 else ""
         losses |= {prefix + name: weight * value for name, value in found.items()}
         if number + 1 < len(learning.stages):
@@ -215,6 +218,7 @@ def mask_targets(chosen: Chosen, truth: Truth, side: int) -> Tensor:
     """The truths' masks inside an image's positive regions, (N, side, side), 0 or 1."""
     from torchvision.ops import roi_align
 
+    assert truth.masks is not None  # see `detection_losses`
     boxes = box_ops.clip(chosen.boxes[: chosen.positives], truth.masks.shape[1:])
     rois = torch.cat([chosen.truth[: chosen.positives, None].to(boxes), boxes], dim=1)
     cut = roi_align(truth.masks[:, None].to(boxes), rois, side, 1.0, sampling_ratio=-1, aligned=True)

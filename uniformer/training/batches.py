@@ -10,9 +10,8 @@ import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +23,7 @@ from uniformer.checkpoints.pickles import read_pickle
 from uniformer.config import InputSpec
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.samples import LabelledRows
-from uniformer.errors import InputError
+from uniformer.errors import InputError, MissingExtra
 from uniformer.reading.augment import augment_labelled_image
 from uniformer.reading.options import Augment
 from uniformer.reading.pipeline import augmented
@@ -34,6 +33,8 @@ from uniformer.support.texts import check_file
 
 ORDER, SAMPLE, MIXING, NETWORK = range(4)  # what draws are for: each has its own stream of numbers
 SUBSTITUTES = 20  # tries to replace an unreadable file before the run gives up
+
+Unreadable = list[tuple[str, str]]  #: path and reason of files that others stand in for
 
 
 def rng_at(seed: int, purpose: int, *place: int) -> np.random.Generator:
@@ -59,6 +60,11 @@ class Batch(NamedTuple):
     unreadable: tuple[tuple[str, str], ...]  #: path and reason of files that others stand in for
     stood_in: int  #: samples that another one stands in for
 
+    def pinned(self) -> Self:
+        """In memory that is copied to a GPU quickly."""
+        maps, crops = (None if part is None else part.pin_memory() for part in (self.label_maps, self.crops))
+        return self._replace(x=self.x.pin_memory(), labels=self.labels.pin_memory(), label_maps=maps, crops=crops)
+
 
 class Sample(NamedTuple):
     """One row, read and augmented `copies` times."""
@@ -67,7 +73,24 @@ class Sample(NamedTuple):
     label: Tensor
     label_maps: list[Tensor]
     crops: list[Tensor]
-    unreadable: list[tuple[str, str]]
+    unreadable: Unreadable
+
+
+class Pinnable(Protocol):
+    """A batch of any task."""
+
+    def pinned(self) -> Self: ...
+
+
+S = TypeVar("S")
+B = TypeVar("B", bound=Pinnable)
+B_co = TypeVar("B_co", bound=Pinnable, covariant=True)
+
+
+class Samples(Protocol[B_co]):
+    """A data set as training reads it, for any task: batches by the places of their samples."""
+
+    def batch(self, places: list[Place]) -> B_co: ...
 
 
 # ---- which samples ---------------------------------------------------------------------------------------------------
@@ -177,19 +200,15 @@ class TrainingSet(Dataset[Sample]):
         return len(self.manifest)
 
     def __getitem__(self, place: Place) -> Sample:
-        """Where a file cannot be read another one stands in, drawn at random, always the same at this place."""
+        """Where a file cannot be read another one stands in, see `read_or_stand_in`."""
         rng = rng_at(self.seed, SAMPLE, place.epoch, place.position)
-        row = place.row
-        unreadable: list[tuple[str, str]] = []
-        for _ in range(SUBSTITUTES):
-            try:
-                return self._sample(row, rng, unreadable)
-            except InputError as error:
-                unreadable.append((self.manifest.path(row), str(error)))
-                row = int(rng.integers(len(self.manifest)))
-        raise InputError(f"expected readable files, found {SUBSTITUTES} unreadable ones in a row: {unreadable[-1][1]}")
+        return read_or_stand_in(self._sample, place.row, len(self.manifest), self.manifest.path, rng)
 
-    def _sample(self, row: int, rng: np.random.Generator, unreadable: list[tuple[str, str]]) -> Sample:
+    def batch(self, places: list[Place]) -> Batch:
+        """What one process is fed in one pass."""
+        return collate([self[place] for place in places])
+
+    def _sample(self, row: int, rng: np.random.Generator, unreadable: Unreadable) -> Sample:
         pixels, label = self._rows.read(row, rng)
         copies = rng.spawn(self.augment.repeats)
         if self.label_maps is None:
@@ -199,6 +218,30 @@ class TrainingSet(Dataset[Sample]):
         drawn = [augment_labelled_image(pixels, whole, self.spec, self.augment, copy) for copy in copies]
         views, maps, crops = map(list, zip(*drawn, strict=True))
         return Sample(torch.stack(views), label, maps, crops, unreadable)
+
+
+def read_or_stand_in(
+    read: Callable[[int, np.random.Generator, Unreadable], S],
+    row: int,
+    count: int,
+    path: Callable[[int], str],
+    rng: np.random.Generator,
+) -> S:
+    """`read(row, rng, unreadable)`, where that is one of `count` rows; of another one where it raises `InputError`.
+
+    That one is drawn at random, always the same at the same place of the run; `unreadable` is told whom it stands in
+    for. Raises `InputError` where `SUBSTITUTES` in a row cannot be read.
+    """
+    unreadable: Unreadable = []
+    for _ in range(SUBSTITUTES):
+        try:
+            return read(row, rng, unreadable)
+        except MissingExtra:  # no other file will do either
+            raise
+        except InputError as error:
+            unreadable.append((path(row), str(error)))
+            row = int(rng.integers(count))
+    raise InputError(f"expected readable files, found {SUBSTITUTES} unreadable ones in a row: {unreadable[-1][1]}")
 
 
 def read_label_map(folder: str, path: str, num_classes: int | None = None) -> Tensor:
@@ -227,36 +270,29 @@ def read_label_map(folder: str, path: str, num_classes: int | None = None) -> Te
 
 
 def batches(
-    dataset: TrainingSet,
+    dataset: Samples[B],
     plan: Plan,
     *,
     start: int = 0,
     workers: int = 0,
     device: torch.device = CPU,
     is_to_stop: Callable[[], object] = lambda: False,
-) -> Iterator[Batch]:
+) -> Iterator[B]:
     """Every pass of this process from step `start` of the run to its end, read ahead by `workers` processes.
 
     For a GPU, `device`, they lie in memory that is copied to it quickly. `is_to_stop`: as in `read_in_order`.
     """
-    read = read_in_order(partial(_read_batch, dataset), plan.places(start), workers, is_to_stop=is_to_stop)
+    read = read_in_order(dataset.batch, plan.places(start), workers, is_to_stop=is_to_stop)
     return read if device.type == "cpu" else _pinned(read, device)
 
 
-def _read_batch(dataset: TrainingSet, places: list[Place]) -> Batch:
-    return collate([dataset[place] for place in places])
-
-
-def _pinned(source: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+def _pinned(source: Iterator[B], device: torch.device) -> Iterator[B]:
     """The batches, put into pinned memory by a thread while the one before is computed on."""
 
-    def following() -> Batch | None:
+    def following() -> B | None:
         torch.cuda.set_device(device)  # of this thread, which would else use the first
         batch = next(source, None)
-        if batch is None:
-            return None
-        maps, crops = (None if part is None else part.pin_memory() for part in (batch.label_maps, batch.crops))
-        return batch._replace(x=batch.x.pin_memory(), labels=batch.labels.pin_memory(), label_maps=maps, crops=crops)
+        return None if batch is None else batch.pinned()
 
     with ThreadPoolExecutor(1, thread_name_prefix="pin") as pool:
         future = pool.submit(following)
