@@ -1,0 +1,79 @@
+"""What training does to a picture and, by the same draws, to what is known of it: boxes, masks, a map of labels.
+
+Every draw comes from the generator that is handed in, so a seed gives the same scene to the bit. NumPy only. People
+are cut out in `training/pose_draws.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uniformer.config import Scaling
+from uniformer.reading.colour import recoloured
+from uniformer.reading.dense_options import DetectionAugment, SegmentationAugment
+from uniformer.reading.scaling import scaled_size
+from uniformer.reading.scene import Scene, cropped, mirrored, resized
+
+UNLABELLED = 255  #: in maps of labels: nothing is to be learnt there
+
+
+def augment_detection(scene: Scene, augment: DetectionAugment, rng: np.random.Generator) -> Scene:
+    """Mirrored, cropped, recoloured and scaled by chance. Boxes are clipped to the picture; those that a crop leaves
+    outside are gone, and a crop may leave none.
+
+    The published 1x schedule mirrors last, which differs by rounding only.
+    """
+    if rng.random() < augment.flip:
+        scene = mirrored(scene)
+    if rng.random() < augment.crop_prob:
+        scene = _with_short_side(scene, augment.crop_sides, augment.longest, rng)
+        least, most = augment.crop
+        size = [int(rng.integers(min(side, least), min(side, most) + 1)) for side in scene.size]
+        scene = cropped(scene, _corner(scene.size, size, rng), size)
+    scene = _with_short_side(scene, augment.sides, augment.longest, rng)
+    return replace(scene, pixels=recoloured(scene.pixels, augment.colour, rng))
+
+
+def augment_segmentation(
+    scene: Scene, label_map: NDArray[np.uint8], augment: SegmentationAugment, rng: np.random.Generator
+) -> Scene:
+    """Scaled, cropped, mirrored and recoloured by chance: up to `augment.crop` large. `label_map` (H, W) is that of the
+    whole picture; what `scene.taken` makes of it fits the scene."""
+    ratio = rng.uniform(*augment.ratio)
+    limits = Scaling(longest=int(augment.longest * ratio), shortest=int(augment.shortest * ratio))
+    scene = resized(scene, _at_least_one(scaled_size(*scene.size, limits)))
+    scene = _varied_crop(scene, label_map, augment, rng)
+    if rng.random() < augment.flip:
+        scene = mirrored(scene)
+    return replace(scene, pixels=recoloured(scene.pixels, augment.colour, rng))
+
+
+def _with_short_side(scene: Scene, sides: Sequence[int], longest: int, rng: np.random.Generator) -> Scene:
+    shortest = sides[int(rng.integers(len(sides)))]
+    return resized(scene, _at_least_one(scaled_size(*scene.size, Scaling(longest=longest, shortest=shortest))))
+
+
+def _at_least_one(size: tuple[int, int]) -> tuple[int, int]:
+    """Of a picture that is thousands of times as long as it is wide."""
+    return max(size[0], 1), max(size[1], 1)
+
+
+def _varied_crop(
+    scene: Scene, label_map: NDArray[np.uint8], augment: SegmentationAugment, rng: np.random.Generator
+) -> Scene:
+    """A crop in which no class has too much of the labelled pixels, or else, after so many tries, any."""
+    for _ in range(augment.tries):
+        crop = cropped(scene, _corner(scene.size, augment.crop, rng), augment.crop)
+        counts = np.bincount(crop.taken(label_map).ravel(), minlength=UNLABELLED + 1)[:UNLABELLED]
+        if np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < augment.most_of_one:
+            return crop
+    return cropped(scene, _corner(scene.size, augment.crop, rng), augment.crop)
+
+
+def _corner(size: Sequence[int], crop: Sequence[int], rng: np.random.Generator) -> list[int]:
+    """Top and left of a crop somewhere in a picture; 0 where that is the smaller one."""
+    return [int(rng.integers(max(side - part, 0) + 1)) for side, part in zip(size, crop, strict=True)]
