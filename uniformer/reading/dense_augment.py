@@ -1,7 +1,7 @@
 """What training does to a picture and, by the same draws, to what is known of it: boxes, masks, a map of labels.
 
 Every draw comes from the generator that is handed in, so a seed gives the same scene to the bit. NumPy only. People
-are cut out in `training/pose_draws.py`.
+are cut out in `pose_augment.py`.
 """
 
 from __future__ import annotations

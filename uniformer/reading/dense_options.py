@@ -1,7 +1,7 @@
 """What training does to pictures with boxes, masks, maps of labels or key points, as data. No torch here.
 
 The defaults are those of the published runs. The arithmetic is in `dense_augment.py`, and of people in
-`training/pose_draws.py`.
+`pose_augment.py`.
 """
 
 from __future__ import annotations
