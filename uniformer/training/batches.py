@@ -229,8 +229,8 @@ def read_or_stand_in(
 ) -> S:
     """`read(row, rng, unreadable)`, where that is one of `count` rows; of another one where it raises `InputError`.
 
-    That one is drawn at random, always the same at the same place of the run; `unreadable` is told whom it stands in
-    for. Raises `InputError` where `SUBSTITUTES` in a row cannot be read.
+    That one is drawn at random, always the same at the same place of the run; `unreadable` holds what it stands in for.
+    Raises `InputError` where `SUBSTITUTES` in a row cannot be read, and `MissingExtra` at once.
     """
     unreadable: Unreadable = []
     for _ in range(SUBSTITUTES):
