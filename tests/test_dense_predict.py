@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,15 @@ def test_options_are_those_of_the_task(picture: Path) -> None:
     model, contract = network("topdown")
     with refused("expected a contract with flip_pairs for flip=True"):
         Predictor((model, Contract(contract.config, input=contract.input)))(picture)
+
+
+def test_a_contract_carries_thresholds(picture: Path) -> None:
+    model, contract = network("mask_rcnn")
+    told = replace(contract, details={"thresholds": {"score": 0.0, "most": 3}})
+    assert len(Predictor((model, told))(picture)) == 3
+    assert len(Predictor((model, told), most=2)(picture)) == 2
+    with refused("unknown option 'scores' of detection .did you mean 'score'"):
+        Predictor((model, replace(contract, details={"thresholds": {"scores": 0.0}})))
 
 
 def test_the_published_input_of_each_head() -> None:

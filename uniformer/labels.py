@@ -61,13 +61,19 @@ def _read_asset(name: str, dataset: str) -> Any:
 
 
 def load_details(dataset: str) -> dict[str, Any]:
-    """What a dense task must know of a data set beside its classes: the palette of ADE20K's (RGB), and of COCO's key
-    points the skeleton, the pairs that a mirror swaps (both as places in the list of names) and the sigmas of OKS."""
+    """What a dense task must know of a data set beside its classes, as a contract carries it.
+
+    Of ADE20K the palette (RGB); of COCO's key points the skeleton, the pairs that a mirror swaps (both as places in the
+    list of names) and the sigmas of OKS; and of both COCO's the thresholds of the published tests.
+    """
+    if dataset == "COCO 2017":
+        return {"thresholds": {"score": 0.05, "most": 100}}
     if dataset == "ADE20K":
         return {"palette": [list(colour) for colour in load_palette(dataset)]}
     if dataset == "COCO 2017 keypoints":
         found = _read_asset(DENSE_DATASETS[dataset], dataset)
-        return {name: found[name] for name in ("skeleton", "flip_pairs", "sigmas")}
+        known = {name: found[name] for name in ("skeleton", "flip_pairs", "sigmas")}
+        return {**known, "thresholds": {"score": 0.0, "alike": 0.9}}
     return {}
 
 

@@ -18,7 +18,8 @@ Options = TypeVar("Options")
 
 
 class WholePictureTask(Task, Generic[Options]):
-    """A task of whole pictures. `options` are how answers are made: `WHAT=...` as the task's own dataclass has it.
+    """A task of whole pictures. `options` are how answers are made: `WHAT=...` as the task's own dataclass has it, by
+    default as the contract's thresholds say.
 
     Raises `InputError` for an option that the task has not.
     """
@@ -28,7 +29,10 @@ class WholePictureTask(Task, Generic[Options]):
 
     def __init__(self, contract: Contract, **options: Any):
         super().__init__(contract)
-        self.options: Options = checked_options(self.options_type, options, self.name)
+        stored = contract.details.get("thresholds", {})
+        if not isinstance(stored, Mapping):
+            raise InputError(f"expected thresholds of a contract by name, got {str(stored)[:80]}")
+        self.options: Options = checked_options(self.options_type, {**stored, **options}, self.name)
 
     def build(self) -> DenseNetwork:
         from uniformer.heads import build_network
