@@ -35,7 +35,9 @@ def distances(annotations: Mapping[str, Any], answers: Mapping[str, list[Mapping
         truth = np.array(person["keypoints"], np.float64).reshape(-1, 3)
         x, y, w, h = person["bbox"]
         found = _who(np.array([x, y, x + w, y + h]), answers.get(names[person["image_id"]], []))
-        apart = np.linalg.norm(found[:, :2] - truth[:, :2], axis=1) if found is not None else np.full(len(truth), np.inf)
+        apart = (
+            np.linalg.norm(found[:, :2] - truth[:, :2], axis=1) if found is not None else np.full(len(truth), np.inf)
+        )
         off.append(apart / max(w, h))
         visible.append(truth[:, 2])
     return np.array(off), np.array(visible)
