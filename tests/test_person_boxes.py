@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.tiny import refused
-from uniformer.tasks.person_boxes import PersonBoxes, detected_people, read_person_boxes, whole_picture
+from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.load import create_model
+from uniformer.config import PersonCrop
+from uniformer.inference.predictor import Predictor
+from uniformer.labels import load_details
+from uniformer.tasks.detections import Detections
+from uniformer.tasks.person_boxes import PersonBoxes, people_found_by, read_person_boxes, whole_picture
 
 ANNOTATED = {
     "images": [
@@ -149,9 +157,28 @@ def test_odd_files_are_refused_with_their_place(tmp_path: Path, name: str, conte
 
 
 def test_people_of_detectors_and_of_whole_pictures() -> None:
-    boxes = [[0, 0, 5, 9], [1, 1, 4, 4], [3, 3, 3, 9]]
-    people = detected_people(boxes, [0.9, 0.8, 0.7], ["person", "dog", "person"])
+    boxes = np.array([[0, 0, 5, 9], [1, 1, 4, 4], [3, 3, 3, 9]], np.float32)
+    scores, labels = np.array([0.9, 0.8, 0.7], np.float32), np.array([1, 0, 1])
+    found = Detections(boxes=boxes, scores=scores, labels=labels, names=("dog", "person"), height=9, width=9)
+    people = people_found_by(lambda source: found)("a.jpg", 9, 9)
     assert people.boxes.tolist() == [[0, 0, 5, 9]]
-    assert people.scores.tolist() == [0.9]
+    assert people.scores.tolist() == [scores[0]]
     assert whole_picture(480, 640).boxes.tolist() == [[0, 0, 640, 480]]
-    assert detected_people(np.zeros((0, 4)), np.zeros(0), []).boxes.shape == (0, 4)
+    with refused("expected"):
+        people_found_by(lambda source: replace(found, names=("dog", "cat")))("a.jpg", 9, 9)
+
+
+def test_a_pose_network_looks_where_the_file_says(tmp_path: Path) -> None:
+    """A picture that is not listed is a failure of its own."""
+    for name in ("a.png", "b.png", "c.png"):
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 100, 3), np.uint8)).save(tmp_path / name)
+    people = read(tmp_path, "a.png,1,2,30,40\na.png,50,2,90,60\nc.png,0,0,100,60\n", "people.csv")
+    model = create_model("topdown.uniformer_nano", depths=(1, 1, 1, 1), dims=(16, 32, 64, 64))
+    contract = Contract(model.config, input=PersonCrop((64, 64)), details=load_details("COCO 2017 keypoints"))
+    predictor = Predictor((model, contract), people=people, alike=1.0)
+    first, second, third = predictor.run([str(tmp_path / name) for name in ("a.png", "b.png", "c.png")])
+    assert sorted(first.boxes.tolist()) == [[1, 2, 30, 40], [50, 2, 90, 60]]
+    assert second.error == f"{people.origin}: lists no people of {tmp_path / 'b.png'}"
+    assert third.boxes.tolist() == [[0, 0, 100, 60]]
+    with refused("lists no people of ndarray"):
+        predictor(np.zeros((60, 100, 3), np.uint8))

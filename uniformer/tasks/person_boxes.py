@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,8 +20,11 @@ import numpy.typing as npt
 from uniformer.datasets.records import json_lines, text_of
 from uniformer.errors import InputError, counted, shown
 from uniformer.reading.people import FURTHEST, clipped_boxes
+from uniformer.reading.sources import name_of_source
+from uniformer.reading.views import Source
 from uniformer.support.csv_text import plain_cell
 from uniformer.support.texts import parse_json, read_text
+from uniformer.tasks.detections import Detections
 
 EXPECTED = "boxes of people: COCO JSON, a detector's JSON lines, or lines path,x1,y1,x2,y2[,score]"
 PERSON = "person"
@@ -42,16 +45,23 @@ def whole_picture(height: int, width: int) -> Boxes:
     return Boxes(np.array([[0, 0, width, height]], np.float32), np.ones(1))
 
 
-def detected_people(boxes: npt.ArrayLike, scores: npt.ArrayLike, names: Iterable[str]) -> Boxes:
-    """Those of a detector's boxes (N, 4) that are people and have an area: `names` are their classes, one each."""
-    corners = np.asarray(boxes, np.float32).reshape(-1, 4)
-    kept = np.array([name.lower() == PERSON for name in names], bool) & (corners[:, :2] < corners[:, 2:]).all(1)
-    return Boxes(corners[kept], np.asarray(scores, np.float64)[kept])
+def people_found_by(detector: Callable[[Source], Detections]) -> Callable[[Source, int, int], Boxes]:
+    """The people of a picture by a detector, such as a `Predictor` of one: what it calls a person, and has an area.
+
+    To be given to a pose network as `people`, like a `PersonBoxes`. Raises `InputError` where no class is `person`.
+    """
+
+    def people(source: Source, height: int, width: int) -> Boxes:
+        found = detector(source).only((PERSON,))
+        has_area = (found.boxes[:, :2] < found.boxes[:, 2:]).all(1)
+        return Boxes(found.boxes[has_area], found.scores[has_area].astype(np.float64))
+
+    return people
 
 
 @dataclass(frozen=True)
 class PersonBoxes:
-    """The people of many pictures, as a file says."""
+    """The people of many pictures, as a file says: `people` of a pose network."""
 
     origin: str
     pictures: Mapping[str, Boxes]  #: by name as in the file, or by number, where it has no names
@@ -64,6 +74,13 @@ class PersonBoxes:
 
     def __len__(self) -> int:
         return len(self.pictures)
+
+    def __call__(self, source: Source, height: int = 0, width: int = 0) -> Boxes:
+        """`of` a picture. Raises `InputError` where the file does not list it, or it has no path."""
+        found = self.of(source) if isinstance(source, str | os.PathLike) else None
+        if found is None:
+            raise InputError(f"{self.origin}: lists no people of {shown(name_of_source(source))}")
+        return found
 
     def of(self, picture: str | os.PathLike[str]) -> Boxes | None:
         """The people of a picture; none of them, where the file lists it without a box; None where it does not list it.
