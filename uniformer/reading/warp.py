@@ -26,13 +26,15 @@ def warp_pixels(pixels: Pixels, matrix: NDArray[np.floating[Any]], size: Sequenc
     """
     height, width = size
     x, y = _places(_inverse(matrix), height, width)
-    left, top = x >> _KEPT, y >> _KEPT
-    right_share, lower_share = x & (_PARTS - 1), y & (_PARTS - 1)
-    total = np.full((height, width, pixels.shape[2]), _PARTS * _PARTS // 2, np.int32)  # half of what it is divided by
-    for down, rows in ((0, _PARTS - lower_share), (1, lower_share)):
+    window, left, top = _window(pixels, x >> _KEPT, y >> _KEPT)
+    row = window.shape[1]
+    flat, first = window.reshape(-1, window.shape[2]), (top * row + left).ravel()
+    right_share, lower_share = ((place & (_PARTS - 1)).astype(np.int32).ravel() for place in (x, y))
+    total = np.full((height * width, flat.shape[1]), _PARTS * _PARTS // 2, np.int32)  # half of what it is divided by
+    for down, rows in ((0, _PARTS - lower_share), (row, lower_share)):
         for across, columns in ((0, _PARTS - right_share), (1, right_share)):
-            total += _pixels_at(pixels, top + down, left + across, rows * columns)
-    return (total >> 2 * _KEPT).astype(np.uint8)
+            total += flat.take(first + (down + across), axis=0) * (rows * columns)[:, None]
+    return (total >> 2 * _KEPT).astype(np.uint8).reshape(height, width, -1)
 
 
 def _inverse(matrix: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -57,12 +59,15 @@ def _places(back: NDArray[np.float64], height: int, width: int) -> tuple[NDArray
     return x, y
 
 
-def _pixels_at(
-    pixels: Pixels, rows: NDArray[np.int64], columns: NDArray[np.int64], weights: NDArray[np.int64]
-) -> NDArray[np.int32]:
-    """Weighted pixels (h, w, C) at places (h, w); nothing where there is no such place."""
-    height, width, channels = pixels.shape
-    is_there = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    at = np.where(is_there, rows * width + columns, 0)
-    found = pixels.reshape(-1, channels)[at].astype(np.int32)
-    return found * np.where(is_there, weights, 0).astype(np.int32)[..., None]
+def _window(
+    pixels: Pixels, left: NDArray[np.int64], top: NDArray[np.int64]
+) -> tuple[Pixels, NDArray[np.int64], NDArray[np.int64]]:
+    """The part of a picture that holds these places and those to the right of and below them, with zeros where there is
+    no picture; and the places in it."""
+    height, width = pixels.shape[:2]
+    left, top = left.clip(-2, width), top.clip(-2, height)  # two beyond the edge, both neighbours are zeros
+    x0, x1, y0, y1 = (int(n) for n in (left.min(), left.max() + 2, top.min(), top.max() + 2))
+    window = np.zeros((y1 - y0, x1 - x0, pixels.shape[2]), np.uint8)
+    there = pixels[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)]
+    window[max(-y0, 0) :, max(-x0, 0) :][: there.shape[0], : there.shape[1]] = there
+    return window, left - x0, top - y0
