@@ -12,10 +12,8 @@ depth comes in steps of 4.9 units, the first of which are 12 from the eye; a fli
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,20 +23,25 @@ from torch import Tensor
 from uniformer.camera_motion.geometry import Array, picture, rays, rotations, whole
 from uniformer.camera_motion.paths import PITCH, ROLL, YAW, CameraPath, X, Y, Z
 from uniformer.camera_motion.visibility import Parallax, is_as_large, is_hidden, size_in_picture, visible_parallax
-from uniformer.errors import MissingExtra
-from uniformer.support.files import system_folder
-
-_FREEDOOM1 = tuple(f"E{episode}M{level}" for episode in range(1, 5) for level in range(1, 10))
-_FREEDOOM2 = tuple(f"MAP{level:02d}" for level in range(1, 33))
-_ALL = (*(("freedoom1.wad", level) for level in _FREEDOOM1), *(("freedoom2.wad", level) for level in _FREEDOOM2))
+from uniformer.doom.game import LEVELS as ALL_LEVELS
+from uniformer.doom.game import TRAIN_LEVELS, level_name, open_game, require_vizdoom
 
 #: (file, level) by split: every eighth level validates, every eighth tests. No level is in two.
 LEVELS: dict[str, tuple[tuple[str, str], ...]] = {
-    "train": tuple(level for i, level in enumerate(_ALL) if i % 8 not in (3, 7)),
-    "val": _ALL[3::8],
-    "test": _ALL[7::8],
+    "train": TRAIN_LEVELS,
+    "val": ALL_LEVELS[3::8],
+    "test": ALL_LEVELS[7::8],
 }
 
+_DRAWN = (300, 400)  # height and width of the game's pictures
+_BUTTONS = (
+    "MOVE_FORWARD_BACKWARD_DELTA",
+    "MOVE_LEFT_RIGHT_DELTA",
+    "MOVE_UP_DOWN_DELTA",
+    "TURN_LEFT_RIGHT_DELTA",
+    "LOOK_UP_DOWN_DELTA",
+    "ATTACK",
+)
 _WIDE = 110.0  # horizontal field of view that the game draws, degrees
 _STRETCH = 1.2  # of the game's picture upwards
 _FRICTION = 0.918
@@ -135,56 +138,13 @@ class Level:
 
 @contextlib.contextmanager
 def open_level(wad: str, name: str, seed: int) -> Iterator[Level]:
-    """Start the game in a level. It writes files where it starts, so it starts in a temporary folder.
-
-    Raises `MissingExtra` without `vizdoom`.
-    """
-    require_vizdoom()
+    """Start the game in a level, as `open_game` does. Raises `MissingExtra` without `vizdoom`."""
+    require_vizdoom("camera-motion")
     import vizdoom
 
-    game = vizdoom.DoomGame()
-    with system_folder("game") as folder, contextlib.chdir(folder):
-        _configure(game, vizdoom, wad, name, seed)
-        try:
-            game.init()
-            yield Level(game, vizdoom, f"{Path(wad).stem}/{name}")
-        finally:
-            game.close()
-
-
-def require_vizdoom() -> None:
-    """Raises `MissingExtra` without `vizdoom`."""
-    if importlib.util.find_spec("vizdoom") is None:
-        raise MissingExtra("vizdoom", "camera-motion", "the ViZDoom world")
-
-
-def _configure(game: Any, vizdoom: Any, wad: str, name: str, seed: int) -> None:
-    button = vizdoom.Button
-    game.set_doom_game_path(str(Path(vizdoom.__file__).parent / wad))
-    game.set_doom_map(name)
-    game.set_doom_config_path("vizdoom.ini")
-    game.set_seed(seed)
-    game.set_doom_skill(3)
-    game.set_episode_timeout(0)
-    game.set_screen_resolution(vizdoom.ScreenResolution.RES_400X300)
-    game.set_screen_format(vizdoom.ScreenFormat.RGB24)
-    game.set_depth_buffer_enabled(True)
-    game.set_objects_info_enabled(True)
-    game.set_window_visible(False)
-    game.set_sound_enabled(False)
-    for part in ("hud", "weapon", "crosshair", "messages", "screen_flashes"):
-        getattr(game, f"set_render_{part}")(False)
-    game.set_available_buttons(
-        [
-            button.MOVE_FORWARD_BACKWARD_DELTA,
-            button.MOVE_LEFT_RIGHT_DELTA,
-            button.MOVE_UP_DOWN_DELTA,
-            button.TURN_LEFT_RIGHT_DELTA,
-            button.LOOK_UP_DOWN_DELTA,
-            button.ATTACK,
-        ]
-    )
-    game.add_game_args("+sv_cheats 1 +movebob 0 +stillbob 0")
+    buffers = ("depth_buffer", "objects_info")
+    with open_game(wad, name, seed, size=_DRAWN, buttons=_BUTTONS, buffers=buffers) as game:
+        yield Level(game, vizdoom, level_name(wad, name))
 
 
 @dataclass(frozen=True)

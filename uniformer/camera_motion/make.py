@@ -23,6 +23,7 @@ from uniformer.camera_motion.geometry import Array
 from uniformer.camera_motion.paths import AXES, CameraPath, draw_path
 from uniformer.camera_motion.visibility import shows_something
 from uniformer.config import did_you_mean
+from uniformer.doom.game import level_name, require_vizdoom
 from uniformer.errors import InputError
 from uniformer.support.files import atomic_path
 from uniformer.support.jobs import run_parallel
@@ -130,7 +131,7 @@ def make(
         train, val, test, seed, tuple(worlds), None if photo_folder is None else str(photo_folder.resolve())
     )
     if "doom" in recipe.worlds:
-        doom.require_vizdoom()
+        require_vizdoom("camera-motion")
     pictures: Pictures = {}
     if "photos" in recipe.worlds:
         pictures = {split: photos.usable(photos.find_photos(split, photo_folder)) for split in SPLITS}
@@ -186,7 +187,7 @@ def _begin(out: Path, recipe: Request, pictures: Pictures) -> None:
         "fps": FPS,
         "size": SIZE,
         "axes": AXES,
-        "levels": {s: [f"{Path(wad).stem}/{name}" for wad, name in doom.LEVELS[s]] for s in SPLITS},
+        "levels": {s: [level_name(*level) for level in doom.LEVELS[s]] for s in SPLITS},
         "photographs": {split: [path.name for path in paths] for split, paths in pictures.items()},
         "packages": {name: _package_version(name) for name in ("av", "numpy", "torch", "scikit-image", "vizdoom")},
     }

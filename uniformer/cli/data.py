@@ -74,21 +74,41 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     prepare.set_defaults(task=_prepare)
 
     make = tasks.add_parser("make", help="make a benchmark; a run that was stopped goes on")
-    make.add_argument("benchmark", metavar="NAME", choices=["camera-motion"], help="camera-motion")
-    make.add_argument("out", metavar="OUT", help="folder to write to")
+    _add_benchmarks(make)
+
+
+def _add_benchmarks(make: argparse.ArgumentParser) -> None:
+    names = make.add_subparsers(dest="benchmark", metavar="NAME", required=True)
+
+    motion = names.add_parser("camera-motion", help="clips of what a camera does: 20 classes")
+    motion.add_argument("out", metavar="OUT", help="folder to write to")
     for part, count in (("train", 10_000), ("val", 1_000), ("test", 2_000)):
-        make.add_argument(f"--{part}", type=whole(0, 10**8), default=count, metavar="CLIPS", help=f"default: {count}")
-    make.add_argument("--seed", type=whole(0), default=0, metavar="N", help="other clips (default: 0)")
-    make.add_argument(
+        motion.add_argument(f"--{part}", type=whole(0, 10**8), default=count, metavar="CLIPS", help=f"default: {count}")
+    motion.add_argument(
         "--worlds",
         default="doom,photos",
         metavar="NAME,...",
         help="where it is filmed, in turns (default: doom,photos)",
     )
-    make.add_argument("--photos", metavar="DIR", help="photographs to use besides scikit-image's")
-    make.add_argument("--workers", type=whole(0, 1024), metavar="N", help="processes (default: one per core)")
-    add_quiet(make)
-    make.set_defaults(task=_make)
+    motion.add_argument("--photos", metavar="DIR", help="photographs to use besides scikit-image's")
+    motion.set_defaults(task=_make_camera_motion)
+
+    rooms = names.add_parser("rooms", help="pictures of rooms with boxes, instance masks and label maps")
+    rooms.add_argument("out", metavar="OUT", help="folder to write to")
+    rooms.add_argument(
+        "--pictures",
+        type=whole(2, 10**7),
+        default=3600,
+        metavar="N",
+        help="of which every sixth is to validate (default: 3600)",
+    )
+    rooms.add_argument("--size", default="640x480", metavar="WxH", help="of the pictures (default: 640x480)")
+    rooms.set_defaults(task=_make_rooms)
+
+    for benchmark in (motion, rooms):
+        benchmark.add_argument("--seed", type=whole(0), default=0, metavar="N", help="another set (default: 0)")
+        benchmark.add_argument("--workers", type=whole(0, 1024), metavar="N", help="processes (default: one per core)")
+        add_quiet(benchmark)
 
 
 def _add_source(p: argparse.ArgumentParser, split: str = "default: what is there must be one set") -> None:
@@ -215,7 +235,30 @@ def _prepare(args: argparse.Namespace) -> int:
     return 1 if result.failed else 0
 
 
-def _make(args: argparse.Namespace) -> int:
+def _make_rooms(args: argparse.Namespace) -> int:
+    import time
+
+    from uniformer.doom.make import make
+
+    began = time.monotonic()
+    with progress_bar("pictures", shown=not args.quiet) as progress:
+        made = make(
+            Path(args.out),
+            pictures=args.pictures,
+            size=args.size,
+            seed=args.seed,
+            workers=os.cpu_count() or 1 if args.workers is None else args.workers,
+            progress=progress,
+        )
+    seconds = time.monotonic() - began
+    for split, per_class in made.per_split.items():
+        say(f"{split}: {', '.join(f'{name} {count}' for name, count in per_class.items())}")
+    if made.new:
+        say(f"made {made.new} of {made.pictures} in {seconds:.0f} s: {made.new / seconds:.1f} pictures/s")
+    return 0
+
+
+def _make_camera_motion(args: argparse.Namespace) -> int:
     import time
 
     from uniformer.camera_motion.make import make
