@@ -22,7 +22,7 @@ PALETTE = (
 def annotations_of(view: View) -> list[dict[str, Any]]:
     """Of each thing that is to be seen: category, box, area and mask. Ids are those of the file, given later."""
     found = []
-    for kind, mask in view.things:
+    for kind, mask, is_solid in view.things:
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         left, top = int(columns[0]), int(rows[0])
         area = int(mask.sum())
@@ -31,7 +31,7 @@ def annotations_of(view: View) -> list[dict[str, Any]]:
                 "category_id": THINGS.index(kind) + 1,
                 "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
                 "area": area,
-                "iscrowd": int(area < SMALL),
+                "iscrowd": int(area < SMALL or not is_solid),
                 "segmentation": {"size": list(mask.shape), "counts": run_lengths(mask)},
             }
         )

@@ -234,7 +234,8 @@ def _write(view: View, split: str, path: str, out: Path) -> dict[str, Any]:
     with atomic_path(picture) as temporary:
         Image.fromarray(view.picture).save(temporary, "JPEG", quality=_QUALITY)
     indexed = Image.fromarray(view.classes)
-    indexed.putpalette(sum(coco.PALETTE, ()))
+    colors = bytes(channel for color in coco.PALETTE for channel in color)
+    indexed.putpalette(colors.ljust(3 * 256, b"\xff"))  # of fewer colors Pillow would cut the values to four bits
     with atomic_path(labels) as temporary:
         indexed.save(temporary, "PNG")
     return {

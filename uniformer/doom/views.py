@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from uniformer.doom.game import level_name, open_game
 
-#: What the game calls a kind of thing, and its class here. What it calls otherwise (fireballs, blood) is of no class.
+#: What the game calls a kind of thing, and its class here. What it calls otherwise (fireballs, smoke) is of no class.
 KINDS = {
     "Monster": "monster",
     "Ammo": "ammo",
@@ -28,11 +28,13 @@ KINDS = {
     "LightSource": "light",
     "Vegetation": "tree",
     "Hazard": "barrel",
-    "Decoration": "decoration",
+    "Decoration": "column",
     "Gore": "gore",
     "Gibs": "gore",
 }
 THINGS = tuple(dict.fromkeys(KINDS.values()))
+_DRAWN_AS = {"Stalagtite": "tree"}  # Freedoom's picture is another than what the game's name says
+_SEE_THROUGH = frozenset({"Spectre"})  # all but invisible: they are there, and nobody need find them
 SURFACES = ("wall", "floor", "ceiling")  #: a wall may be the sky, which the game does not tell apart
 
 _FLAT = 1  # in the labels buffer: a floor or a ceiling; 0 is a wall or the sky, the rest are objects
@@ -51,13 +53,21 @@ Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
 
+class Thing(NamedTuple):
+    """One of the things in a view."""
+
+    kind: str  #: of THINGS
+    mask: npt.NDArray[np.bool_]  #: (H, W) its visible pixels
+    is_solid: bool  #: and not seen through
+
+
 @dataclass(frozen=True, eq=False)
 class View:
     """What was seen, and of what each pixel is."""
 
     picture: Bytes  #: (H, W, 3)
-    classes: Bytes  #: (H, W) of SURFACES + THINGS; 255: of no class
-    things: tuple[tuple[str, npt.NDArray[np.bool_]], ...]  #: class and visible pixels (H, W) of each, biggest first
+    classes: Bytes  #: (H, W) of SURFACES + THINGS; 255: of no class, or seen through
+    things: tuple[Thing, ...]  #: the largest first
     facts: dict[str, Any]  #: for the record: where the camera was, what it was to look at
 
 
@@ -86,9 +96,10 @@ class Level:
         """A view of a thing of a class drawn from those in the level, each as likely. None where none was found."""
         for tries in range(1, _TRIES + 1):
             objects = [o for o in self._game.get_state().objects if o.category in KINDS]
-            wanted = rng.choice(sorted({KINDS[o.category] for o in objects}))
-            near = [o for o in objects if KINDS[o.category] == wanted]
-            target = near[rng.integers(len(near))]
+            solid = [(kind_of(o.category, o.name), o) for o in objects if o.name not in _SEE_THROUGH]
+            wanted = rng.choice(sorted({str(kind) for kind, _ in solid}))
+            aims = [o for kind, o in solid if kind == wanted]
+            target = aims[rng.integers(len(aims))]
             distance = float(np.exp(rng.uniform(np.log(_NEAR), np.log(_FAR))))
             angle = rng.uniform(0, 360)
             turn, up = rng.uniform(-34, 34), float(rng.normal(0, 7))
@@ -125,13 +136,14 @@ class Level:
             return None
         angle, down = self._read(self._looks)
         classes = surfaces(buffer, horizon(buffer.shape, -down))
-        things = []
+        things: list[Thing] = []
         for label in sorted(state.labels, key=lambda label: (-pixels[label.value], label.value)):
-            mask = buffer == label.value
-            if kind := KINDS.get(label.object_category):
-                classes[mask] = len(SURFACES) + THINGS.index(kind)
-                if mask.any():
-                    things.append((kind, mask))
+            kind, is_solid = kind_of(label.object_category, label.object_name), label.object_name not in _SEE_THROUGH
+            if kind is None or not pixels[label.value]:
+                continue
+            things.append(Thing(kind, buffer == label.value, is_solid))
+            if is_solid:
+                classes[things[-1].mask] = len(SURFACES) + THINGS.index(kind)
         x, y = (round(float(v), 1) for v in self._read(self._place))
         facts = {"level": self.name, "position": [x, y], "angle": round(float(angle), 2), **facts}
         return View(picture, classes, tuple(things), facts | {"up": round(-float(down), 2)})
@@ -144,6 +156,11 @@ def open_level(wad: str, level: str, seed: int, size: tuple[int, int]) -> Iterat
 
     with open_game(wad, level, seed, size=size, buttons=_TURNS, buffers=_BUFFERS) as game:
         yield Level(game, vizdoom, level_name(wad, level))
+
+
+def kind_of(category: str, name: str) -> str | None:
+    """The class of what the game calls so; None where it is of none."""
+    return _DRAWN_AS.get(name, KINDS.get(category))
 
 
 def horizon(size: tuple[int, ...], up: float) -> int:
