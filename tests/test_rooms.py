@@ -11,16 +11,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import Image
 
 from tests.command_line import COMMAND, one_line, spawn
 from tests.patience import wait_until
+from uniformer.datasets.annotated import annotated_kind, open_annotated
 from uniformer.doom import coco, views
 from uniformer.doom.game import LEVELS
 from uniformer.doom.make import SPLIT_LEVELS, Request, make, plan
 from uniformer.errors import InputError, MissingExtra
+from uniformer.reading.run_lengths import decode_mask
 
 needs_vizdoom = pytest.mark.skipif(importlib.util.find_spec("vizdoom") is None, reason="needs vizdoom")
 
@@ -45,13 +46,6 @@ def instances(folder: Path, split: str) -> dict:
     return json.loads((folder / "annotations" / f"instances_{split}.json").read_text())
 
 
-def unrolled(segmentation: dict) -> npt.NDArray[np.bool_]:
-    """A mask from the lengths of its runs, by the definition of COCO's format."""
-    height, width = segmentation["size"]
-    flat = np.repeat(np.arange(len(segmentation["counts"])) % 2 == 1, segmentation["counts"])
-    return flat.reshape(width, height).T
-
-
 # ----------------------------------------------------------------------------------------------------- what is written
 
 
@@ -71,7 +65,7 @@ def test_masks_boxes_and_label_maps_agree(made: Path) -> None:
             assert np.isin(values, [*range(len(coco.CLASSES)), 255]).all()
             covered = np.zeros((240, 320), bool)
             for annotation in (a for a in found["annotations"] if a["image_id"] == image["id"]):
-                mask = unrolled(annotation["segmentation"])
+                mask = decode_mask(annotation["segmentation"])
                 rows, columns = np.nonzero(mask)
                 x, y, width, height = annotation["bbox"]
                 assert (x, y) == (columns.min(), rows.min())
@@ -86,6 +80,27 @@ def test_masks_boxes_and_label_maps_agree(made: Path) -> None:
                 met.add(kind)
             assert (values[~covered] < len(views.SURFACES)).mean() > 0.99  # the rest is of no class: fireballs
     assert len(met) >= 6
+
+
+@needs_vizdoom
+def test_training_can_open_it(made: Path) -> None:
+    """Both ways: boxes and masks by COCO's files, and label maps with their names and colors."""
+    assert annotated_kind(made) == "detection"
+    things = open_annotated(made, split="val")
+    assert (things.task, things.has_masks, things.classes) == ("detection", True, views.THINGS)
+    listed = instances(made, "val")["annotations"]
+    found = [things.annotations(row) for row in range(len(things))]
+    assert [len(f) for f in found] == [sum(a["image_id"] == i for a in listed) for i in range(1, 5)]
+    assert [f.crowd.sum() for f in found] == [
+        sum(a["iscrowd"] for a in listed if a["image_id"] == i) for i in range(1, 5)
+    ]
+    assert all((f.masks(240, 320).sum((1, 2)) == f.areas).all() for f in found)
+    maps = open_annotated(made, split="val", task="segmentation")
+    assert (maps.task, maps.classes, len(maps)) == ("segmentation", coco.CLASSES, 4)
+    assert maps.details["palette"] == [list(color) for color in coco.PALETTE]
+    assert (maps.label_map(1) == np.asarray(Image.open(made / "labels/val/000001.png"))).all()
+    assert {finding.title for finding in things.findings} <= {"crowds"}
+    assert not maps.findings
 
 
 @needs_vizdoom
@@ -151,16 +166,6 @@ def test_a_camera_sees_over_no_wall_and_has_room() -> None:
     assert views.is_open(here, there, walls + np.array([0, 200, 0, 200]))  # past its end
     assert not views.is_open(np.array([-20.0, 0]), np.array([-90.0, 0]), walls)  # too near
     assert views.is_open(here, there, np.empty((0, 4)))
-
-
-def test_run_lengths_of_masks() -> None:
-    for seed in range(20):
-        mask = np.random.default_rng(seed).random((5, 7)) < 0.5
-        runs = coco.run_lengths(mask)
-        assert sum(runs) == 35
-        assert (unrolled({"size": [5, 7], "counts": runs}) == mask).all()
-    assert coco.run_lengths(np.ones((2, 3), bool)) == [0, 6]
-    assert coco.run_lengths(np.zeros((2, 3), bool)) == [6]
 
 
 # ------------------------------------------------------------------------------------------------ again, after a kill

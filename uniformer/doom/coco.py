@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from uniformer.doom.views import SURFACES, THINGS, View
+from uniformer.reading.run_lengths import encode_mask
 
 SMALL = 64  #: visible pixels below which an instance is marked as crowd: it is there, and nobody need find it
 CLASSES = (*SURFACES, *THINGS)  #: of the label maps, by their values
@@ -32,18 +32,10 @@ def annotations_of(view: View) -> list[dict[str, Any]]:
                 "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
                 "area": area,
                 "iscrowd": int(area < SMALL or not is_solid),
-                "segmentation": {"size": list(mask.shape), "counts": run_lengths(mask)},
+                "segmentation": encode_mask(mask),
             }
         )
     return found
-
-
-def run_lengths(mask: npt.NDArray[np.bool_]) -> list[int]:
-    """(H, W) -> lengths of runs of equal pixels down the columns, beginning with those that are not of the mask."""
-    flat = mask.ravel("F")
-    ends = [*(np.flatnonzero(flat[1:] != flat[:-1]) + 1).tolist(), len(flat)]
-    runs = np.diff([0, *ends]).tolist()
-    return [0, *runs] if flat[0] else runs
 
 
 def instances(pictures: Sequence[dict[str, Any]], size: tuple[int, int], about: str) -> dict[str, Any]:

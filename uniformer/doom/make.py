@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from uniformer.config import did_you_mean
+from uniformer.datasets.layouts import CLASSES_FILE
 from uniformer.doom import coco
 from uniformer.doom.game import LEVELS, TRAIN_LEVELS, level_name, require_vizdoom
 from uniformer.doom.views import THINGS, View, open_level
@@ -103,6 +104,7 @@ def make(
 ) -> Made:
     """Write the set: `images/SPLIT/NUMBER.jpg`, `labels/SPLIT/NUMBER.png` and `annotations/instances_SPLIT.json`.
 
+    `classes.txt` names the label maps' classes, `about.json` says what it was made with, `views.jsonl` from where.
     A run that was stopped goes on where it was: the same command makes what is missing, in the same bytes, with any
     number of processes.
 
@@ -124,7 +126,7 @@ def make(
     _check_folder(out)
     new, done = 0, 0
     paths = [path for chunk in chunks for path in chunk.paths]
-    files = [out / ABOUT, *(_annotations(out, split) for split in SPLIT_LEVELS)]
+    files = [out / ABOUT, out / CLASSES_FILE, *(_annotations(out, split) for split in SPLIT_LEVELS)]
     outputs = [*files, *(out / path for path in paths), *(_label_map(out, path) for path in paths)]
     with open_journal(out / RECORD, outputs, overwrite=True) as journal:
         claim(out / ABOUT, _about(request), "pictures")
@@ -142,6 +144,8 @@ def make(
         record = [journal.entries[path] for path in sorted(paths)]
         with atomic_path(out / RECORD) as temporary:
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in record), encoding="utf-8")
+        with atomic_path(out / CLASSES_FILE) as temporary:
+            temporary.write_text("".join(f"{name}\n" for name in coco.CLASSES), encoding="utf-8")
     return Made(pictures, new, _write_annotations(out, record, request))
 
 
