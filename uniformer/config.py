@@ -18,6 +18,7 @@ BLOCK_EPS = 1e-6  # of the layer norms in the published models' blocks
 MOST_PIXELS = 1 << 23, 100_000_000  # frames x height x width of one view, and of all views of a source
 
 Head = Literal["mask_rcnn", "cascade_mask_rcnn", "semantic_fpn", "upernet", "topdown"]
+DenseTask = Literal["detection", "segmentation", "pose"]
 TaskName = Literal["classification", "detection", "segmentation", "pose"]
 TASKS: Mapping[str, TaskName] = types.MappingProxyType(
     {

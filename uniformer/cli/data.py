@@ -6,10 +6,11 @@ import argparse
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from uniformer.cli.options import add_data, add_quiet, call, whole
 from uniformer.cli.tables import say
+from uniformer.config import DenseTask
 from uniformer.errors import InputError, counted, shown
 from uniformer.labels import names_file
 from uniformer.support.files import check_outputs, make_folder
@@ -24,16 +25,19 @@ HELP = "look at a data set, divide it, re-encode it for fast reading, or make on
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
-    tasks = p.add_subparsers(dest="task", metavar="TASK", required=True)
+    tasks = p.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     scan = tasks.add_parser("scan", help="read every file once; HTML report, and a manifest that training uses")
     _add_source(scan, "default: all")
     scan.add_argument("--out", metavar="DIR", help="default: DATA.scan beside it")
     scan.add_argument("--checkpoint", metavar="ID", help="check clip lengths against what this checkpoint is fed")
+    scan.add_argument(
+        "--task", choices=get_args(DenseTask), help="of annotated pictures, where several kinds of annotation are there"
+    )
     scan.add_argument("--full", action="store_true", help="decode every frame, not the first and last wanted ones only")
     scan.add_argument("--no-resume", action="store_true", help="forget what an earlier scan found")
     scan.add_argument("--overwrite", action="store_true", help="replace a report and manifests that no scan wrote")
-    scan.set_defaults(task=_scan)
+    scan.set_defaults(action=_scan)
 
     split = tasks.add_parser("split", help="divide a data set by groups, with each class in proportion")
     _add_source(split)
@@ -48,7 +52,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     split.add_argument("--out", metavar="DIR", required=True, help="a list for each part is written there")
     split.add_argument("--overwrite", action="store_true", help="replace lists that are there")
-    split.set_defaults(task=_split)
+    split.set_defaults(action=_split)
 
     prepare = tasks.add_parser("prepare", help="re-encode videos to a short side and a short GOP")
     _add_source(prepare)
@@ -71,7 +75,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     prepare.add_argument(
         "--codec", default="h264", metavar="NAME", help="h264 (default), or mjpeg: larger, and quickest to read"
     )
-    prepare.set_defaults(task=_prepare)
+    prepare.set_defaults(action=_prepare)
 
     make = tasks.add_parser("make", help="make a benchmark; a run that was stopped goes on")
     _add_benchmarks(make)
@@ -91,7 +95,7 @@ def _add_benchmarks(make: argparse.ArgumentParser) -> None:
         help="where it is filmed, in turns (default: doom,photos)",
     )
     motion.add_argument("--photos", metavar="DIR", help="photographs to use besides scikit-image's")
-    motion.set_defaults(task=_make_camera_motion)
+    motion.set_defaults(action=_make_camera_motion)
 
     rooms = names.add_parser("rooms", help="pictures of rooms with boxes, instance masks and label maps")
     rooms.add_argument("out", metavar="OUT", help="folder to write to")
@@ -103,7 +107,7 @@ def _add_benchmarks(make: argparse.ArgumentParser) -> None:
         help="of which every sixth is to validate (default: 3600)",
     )
     rooms.add_argument("--size", default="640x480", metavar="WxH", help="of the pictures (default: 640x480)")
-    rooms.set_defaults(task=_make_rooms)
+    rooms.set_defaults(action=_make_rooms)
 
     for benchmark in (motion, rooms):
         benchmark.add_argument("--seed", type=whole(0), default=0, metavar="N", help="another set (default: 0)")
@@ -119,17 +123,19 @@ def _add_source(p: argparse.ArgumentParser, split: str = "default: what is there
 
 
 def run(args: argparse.Namespace) -> int:
-    status: int = args.task(args)
+    status: int = args.action(args)
     return status
 
 
 def _scan(args: argparse.Namespace) -> int:
     from uniformer.checkpoints.records import get_checkpoint
+    from uniformer.datasets.annotated import annotated_kind
     from uniformer.datasets.open import find_splits, open_dataset
     from uniformer.datasets.scan import JOURNAL, scan
     from uniformer.datasets.statement import statement
-    from uniformer.reports.dataset import write_dataset_page
 
+    if args.task or annotated_kind(args.source):
+        return _scan_annotated(args)
     splits = [args.split] if args.split else find_splits(args.source)
     sets = {name or "all": call(open_dataset, args, split=name) for name in splits or [None]}
     for line in statement(sets):
@@ -151,6 +157,42 @@ def _scan(args: argparse.Namespace) -> int:
             overwrite=args.overwrite,
             progress=progress,
         )
+    return _say_what_was_found(args, out, result)
+
+
+def _scan_annotated(args: argparse.Namespace) -> int:
+    from uniformer.datasets.annotated import find_annotated_splits, open_annotated
+    from uniformer.datasets.annotated_scan import scan_annotated
+    from uniformer.datasets.scan import JOURNAL
+
+    _refuse(args, "annotated pictures", "checkpoint", "full", "root", "label_base", "allow_duplicates")
+    splits = [args.split] if args.split else find_annotated_splits(args.source, task=args.task)
+    sets = {name or "all": call(open_annotated, args, split=name) for name in splits or [None]}
+    for name, data in sets.items():
+        say(f"{name}: {data.origin}")  # its findings are among those of the scan
+    out = Path(args.out) if args.out else _beside(Path(args.source))
+    _check_journal(args, out / JOURNAL)
+    with progress_bar("pictures", shown=not args.quiet) as progress:
+        result = scan_annotated(
+            sets,
+            out,
+            workers=args.workers,
+            resume=not args.no_resume,
+            overwrite=args.overwrite,
+            progress=progress,
+        )
+    return _say_what_was_found(args, out, result)
+
+
+def _refuse(args: argparse.Namespace, what: str, *options: str) -> None:
+    """Raises `InputError` where an option is given that says nothing of this."""
+    if given := next((name for name in options if getattr(args, name)), None):
+        raise InputError(f"expected no --{given.replace('_', '-')} for {what}, got it")
+
+
+def _say_what_was_found(args: argparse.Namespace, out: Path, result: ScanResult) -> int:
+    from uniformer.reports.dataset import write_dataset_page
+
     write_dataset_page(result.report, result)
     for finding in result.findings:
         say(f"{finding.level}: {finding.text}")
@@ -173,8 +215,10 @@ def _print_examples(finding: Finding) -> None:
 
 def _next(args: argparse.Namespace, out: Path, result: ScanResult) -> str:
     """What to do now, as a command where it is one."""
+    if not result.manifests and result.is_fit:
+        return shlex.join(["uniformer", "train", os.fspath(args.source)])
     worst = {finding.title for finding in result.findings if finding.level == "error"}
-    if worst - {"unreadable"}:
+    if worst - {"unreadable"} or not result.manifests:
         return "mend what the errors say, and scan again: only new and changed files are looked at"
     start = ["--checkpoint", args.checkpoint] if args.checkpoint else []
     told = ", which leaves out what cannot be read" if worst else ""
@@ -297,9 +341,12 @@ def _check_journal(args: argparse.Namespace, journal: Path) -> None:
 
 
 def _manifest(args: argparse.Namespace) -> Any:
+    from uniformer.datasets.annotated import annotated_kind
     from uniformer.datasets.open import open_dataset
     from uniformer.datasets.statement import statement
 
+    if kind := annotated_kind(args.source):
+        raise InputError(f"{args.source}: expected files with a class each, found pictures annotated for {kind}")
     manifest = call(open_dataset, args)
     for line in statement({args.split or "all": manifest}):
         say(line)

@@ -15,21 +15,22 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from uniformer.datasets.annotated_columns import DenseTask
+from uniformer.config import DenseTask
 from uniformer.datasets.annotated_layouts import Labels, Layout, Parsed, Recognised, is_image_name
 from uniformer.datasets.class_names import given_names
 from uniformer.datasets.coco import coco
 from uniformer.datasets.findings import EXAMPLES, Finding, Found
 from uniformer.datasets.instances import Instances, Shape
-from uniformer.datasets.label_maps import IGNORED, as_labels, label_maps, read_values
+from uniformer.datasets.label_maps import label_maps, read_labels
 from uniformer.datasets.layouts import SPLITS, choose, is_part, one_set
 from uniformer.datasets.manifest import Kind
-from uniformer.datasets.masks import polygons_to_mask, rle_to_mask
+from uniformer.datasets.polygons import polygons_to_mask
 from uniformer.datasets.strings import Strings
 from uniformer.datasets.voc import voc
 from uniformer.datasets.yolo import yolo
 from uniformer.errors import InputError, check_word, counted, shown
 from uniformer.reading.pictures import open_header, open_image, upright_size
+from uniformer.reading.run_lengths import decode_mask
 
 _LAYOUTS: tuple[Layout, ...] = (coco, yolo, voc, label_maps)  # the first that recognises a source counts
 
@@ -57,7 +58,7 @@ class Annotations:
             raise InputError("expected annotations with masks, found boxes only")
         masks = np.zeros((len(self), height, width), bool)
         for mask, shape in zip(masks, self.shapes, strict=True):
-            drawn = rle_to_mask(shape) if isinstance(shape, dict) else polygons_to_mask(shape, height, width)
+            drawn = decode_mask(shape) if isinstance(shape, dict) else polygons_to_mask(shape, height, width)
             if drawn.shape != mask.shape:
                 raise InputError(f"expected a mask of {width}x{height}, found one of {drawn.shape[1]}x{drawn.shape[0]}")
             mask[:] = drawn
@@ -83,7 +84,7 @@ class AnnotatedSet:
 
     kind: ClassVar[Kind] = "image"
     is_multi_label: ClassVar[bool] = False
-    file: ClassVar[None] = None
+    start: ClassVar[None] = None  # pictures are whole files
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -95,6 +96,11 @@ class AnnotatedSet:
     def item_names(self) -> tuple[str, ...]:
         """The path of every picture as it stands here."""
         return tuple(self.paths)
+
+    def labels_of(self, index: int) -> tuple[int, ...]:
+        """The classes of the instances in picture `index`, each once."""
+        rows = slice(*self.instances.offsets[index : index + 2].tolist())
+        return tuple(np.unique(self.labels[rows]).tolist())
 
     @property
     def has_masks(self) -> bool:
@@ -154,19 +160,8 @@ class AnnotatedSet:
         name = self.maps.paths[range(len(self))[index]]
         if not name:
             raise InputError(f"{self.path(index)}: expected a label map of the same name, found none")
-        path = Path(self.root, name)
-        labels, (height, width) = as_labels(read_values(path), self.maps.zero_is_unlabelled), self.size(index)
-        if labels.shape != (height, width):
-            found = f"{labels.shape[1]}x{labels.shape[0]}"
-            raise InputError(f"{path}: expected a label map of {width}x{height}, as its picture, found {found}")
-        highest = int(labels[labels != IGNORED].max(initial=0))
-        if highest >= len(self.classes):
-            first = int(self.maps.zero_is_unlabelled)
-            raise InputError(
-                f"{path}: expected values of the {len(self.classes)} classes, {first} .. "
-                f"{len(self.classes) - 1 + first}, found {highest + first}"
-            )
-        return labels
+        zero = self.maps.zero_is_unlabelled
+        return read_labels(Path(self.root, name), self.size(index), len(self.classes), zero)
 
     def select(self, indices: Sequence[int] | npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> AnnotatedSet:
         """The given pictures, in the order given: numbers (from the end where negative) or a mask of all."""

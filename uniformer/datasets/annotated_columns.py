@@ -10,18 +10,17 @@ import os
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from uniformer.datasets.findings import EXAMPLES, Found, Level
 from uniformer.datasets.instances import Bools, Floats, Instances, Ints, Shapes, offsets_of
-from uniformer.datasets.masks import FARTHEST
+from uniformer.datasets.polygons import FARTHEST
 from uniformer.datasets.strings import Strings, spans
 from uniformer.errors import InputError, shown
 
-DenseTask = Literal["detection", "segmentation", "pose"]
 MOST_SIDE = 1 << 20  #: of a picture, pixels
 _SLACK = 1.0  # pixels by which boxes and points may leave a picture before it is said: they are often rounded
 

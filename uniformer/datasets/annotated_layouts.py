@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from uniformer.config import did_you_mean
-from uniformer.datasets.annotated_columns import Columns, DenseTask
+from uniformer.config import DenseTask, did_you_mean
+from uniformer.datasets.annotated_columns import Columns
 from uniformer.datasets.layouts import CLASSES_FILE, split_of, subfolders
 from uniformer.datasets.strings import Strings
 from uniformer.errors import InputError, shown

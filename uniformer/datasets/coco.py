@@ -16,27 +16,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from uniformer.datasets.annotated_columns import MOST_SIDE, Columns, DenseTask, floats, names_of, safe_path
+from uniformer.config import DenseTask
+from uniformer.datasets.annotated_columns import MOST_SIDE, Columns, floats, names_of, safe_path
 from uniformer.datasets.annotated_layouts import Classes, Parsed, Recognised, fill_sizes, folder_of_pictures, in_order
 from uniformer.datasets.layouts import only_one, split_of, subfolders, visible
-from uniformer.datasets.masks import checked_rle
 from uniformer.errors import InputError, shown
-from uniformer.labels import flip_sensitive, unfit
+from uniformer.labels import flip_sensitive, load_classes, load_details, unfit
+from uniformer.reading.run_lengths import compressed
 from uniformer.support.texts import read_json_arrays
 
 Kind = Literal["detection", "pose"]
 EXPECTED = "annotations in COCO's JSON"
 PREFIXES: dict[Kind, str] = {"detection": "instances", "pose": "person_keypoints"}  #: of COCO's own files
-#: How far annotators place COCO's 17 key points from each other, in sizes of the person.
-COCO_SIGMAS = (
-    0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089,
-    0.089,
-)  # fmt: skip
-COCO_KEYPOINTS = (
-    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
-    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
-    "right_ankle",
-)  # fmt: skip
+COCO_KEYPOINTS = "COCO 2017 keypoints"
 USUAL_SIGMA = 0.05  #: of key points that nobody measured
 _LOOK = 1 << 16  # bytes at both ends of a file
 _ARRAYS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
@@ -180,7 +172,7 @@ class _Reader:
         """Polygons, or packed runs."""
         if isinstance(shape, dict):
             try:
-                return [], checked_rle(shape)
+                return [], compressed(shape)
             except InputError as error:
                 what = "masks whose runs are damaged, left out"
                 self.columns.found.add("error", "damaged masks", what, where, str(error))
@@ -244,10 +236,11 @@ class _Reader:
 
 
 def pose_details(names: Classes, skeleton: list[list[int]]) -> dict[str, Any]:
-    """What answers in key points need beside their names; sigmas are COCO's, or one for all where nobody measured."""
+    """What answers in key points need beside their names: COCO's as published; else one sigma for all."""
+    if names == load_classes(COCO_KEYPOINTS):
+        return load_details(COCO_KEYPOINTS)
     pairs = [sorted(map(names.index, pair)) for pair in flip_sensitive(names) if len(pair) == 2]
-    sigmas = COCO_SIGMAS if names == COCO_KEYPOINTS else (USUAL_SIGMA,) * len(names)
-    return {"skeleton": skeleton, "sigmas": list(sigmas), "flip_pairs": pairs}
+    return {"skeleton": skeleton, "sigmas": [USUAL_SIGMA] * len(names), "flip_pairs": pairs}
 
 
 def _is_bone(line: Any, count: int) -> bool:

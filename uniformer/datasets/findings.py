@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from uniformer.config import InputSpec
 from uniformer.datasets.duplicates import groups_of, near_groups
@@ -45,6 +46,22 @@ Records = Mapping[str, FileRecord]
 Sets = Mapping[str, Manifest]
 
 
+class Pictured(Protocol):
+    """What findings on copies and classes need of a data set, a `Manifest` or an `AnnotatedSet`."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def start(self) -> object: ...  #: None where rows are whole files
+    def __len__(self) -> int: ...
+    def path(self, index: int) -> str: ...
+    def labels_of(self, index: int) -> tuple[int, ...]: ...
+    def class_counts(self) -> npt.NDArray[np.int64]: ...
+
+
+AnySets = Mapping[str, Pictured]
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing found, in one line, with examples."""
@@ -60,9 +77,8 @@ class Finding:
 class Found:
     """What was odd in a data set: how often, and the first examples."""
 
-    def __init__(self, findings: Iterable[Finding] = ()) -> None:
-        self._found = {finding.title: finding for finding in findings}
-        self._text = {finding.title: finding.text.rpartition(": ")[0] for finding in findings}
+    def __init__(self) -> None:
+        self._found = dict[str, Finding]()
 
     def add(self, level: Level, title: str, text: str, *example: str, path: str | None = None) -> None:
         """One more of a kind; `example` is a row of the report's table, `path` a picture worth showing."""
@@ -76,14 +92,14 @@ class Found:
             return
         old = self._found.get(title)
         total = count + (old.count if old else 0)
-        rows = ((old.examples if old else ()) + tuple(tuple(map(shown, row)) for row in examples))[:EXAMPLES]
+        table = tuple(tuple(shown(cell, 300) for cell in row) for row in examples)
+        rows = ((old.examples if old else ()) + table)[:EXAMPLES]
         shown_paths = tuple(dict.fromkeys((*(old.paths if old else ()), *paths)))[: EXAMPLES // 2]
-        self._text.setdefault(title, text)
-        self._found[title] = Finding(level, title, f"{self._text[title]}: {total}", total, rows, shown_paths)
+        self._found[title] = Finding(level, title, f"{text}: {total}", total, rows, shown_paths)
 
     def findings(self) -> tuple[Finding, ...]:
         """The worst first."""
-        return tuple(sorted(self._found.values(), key=lambda finding: LEVELS.index(finding.level)))
+        return tuple(worst_first(self._found.values()))
 
 
 @dataclass(frozen=True)
@@ -97,25 +113,36 @@ class SetRow:
 
 def find(sets: Sets, records: Records, spec: InputSpec | None = None) -> list[Finding]:
     """Everything found in sets as their sources describe them, worst first."""
-    rows = [SetRow(split, i, m.path(i)) for split, m in sets.items() for i in range(len(m))]
-    found = (
-        *_files(rows, records),
-        *_shorter(sets, records, spec),
-        *_wrong_lists(sets, records),
-        *_copies(sets, rows, records),
-        *_same_source(sets, rows),
-        *_classes(sets),
-        *_rates(sets, records, spec),
+    rows = rows_of(sets)
+    return worst_first(
+        (
+            *on_files(rows, records),
+            *_shorter(sets, records, spec),
+            *_wrong_lists(sets, records),
+            *on_copies(sets, rows, records),
+            *_same_source(sets, rows),
+            *on_classes(sets),
+            *_sides(sets),
+            *_rates(sets, records, spec),
+        )
     )
-    return sorted((finding for finding in found if finding.count), key=lambda finding: LEVELS.index(finding.level))
 
 
-def _files(rows: Iterable[SetRow], records: Records) -> Iterator[Finding]:
+def rows_of(sets: AnySets) -> list[SetRow]:
+    return [SetRow(split, i, data.path(i)) for split, data in sets.items() for i in range(len(data))]
+
+
+def worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    """Those that found something."""
+    return sorted((finding for finding in findings if finding.count), key=lambda finding: LEVELS.index(finding.level))
+
+
+def on_files(rows: Iterable[SetRow], records: Records) -> Iterator[Finding]:
     paths = list(dict.fromkeys(row.path for row in rows))
     bad = [(path, records[path].error or "") for path in paths if records[path].error]
-    yield _finding("error", "unreadable", "files that cannot be read, marked in the saved manifests", bad)
+    yield finding("error", "unreadable", "files that cannot be read, marked in the saved manifests", bad)
     odd = [(path, records[path].warning or "") for path in paths if records[path].warning]
-    yield _finding("warning", "damaged", "damaged files of which a part can be read", odd, _firsts(odd))
+    yield finding("warning", "damaged", "damaged files of which a part can be read", odd, _firsts(odd))
 
 
 def _shorter(sets: Sets, records: Records, spec: InputSpec | None) -> Iterator[Finding]:
@@ -134,7 +161,7 @@ def _shorter(sets: Sets, records: Records, spec: InputSpec | None) -> Iterator[F
                 short.append((frames, item.path))
     table = [(path, counted(frames, "frame")) for frames, path in sorted(short)]
     text = f"clips shorter than the network's window of {window} frames"
-    yield _finding("warning", "short", text, table, _firsts(table))
+    yield finding("warning", "short", text, table, _firsts(table))
 
 
 def _wrong_lists(sets: Sets, records: Records) -> Iterator[Finding]:
@@ -154,11 +181,11 @@ def _wrong_lists(sets: Sets, records: Records) -> Iterator[Finding]:
         for item in manifest
         if item.frames is not None and (found := records[item.path].frames) not in (None, item.frames)
     ]
-    yield _finding("warning", "frame counts", "folders with another number of frames than the list says", other)
-    yield _finding("error", "segments", "segments that end after their video", late)
+    yield finding("warning", "frame counts", "folders with another number of frames than the list says", other)
+    yield finding("error", "segments", "segments that end after their video", late)
 
 
-def _copies(sets: Sets, rows: list[SetRow], records: Records) -> Iterator[Finding]:
+def on_copies(sets: AnySets, rows: list[SetRow], records: Records) -> Iterator[Finding]:
     rows = [row for row in rows if records[row.path].error is None and sets[row.split].start is None]
     exact = groups_of(records[row.path].digest or row.path for row in rows)
     yield from _copy_findings(sets, rows, exact, "copies", "exact copies")
@@ -170,7 +197,9 @@ def _copies(sets: Sets, rows: list[SetRow], records: Records) -> Iterator[Findin
         yield from _copy_findings(sets, rows, near, "near copies", "nearly the same pictures")
 
 
-def _copy_findings(sets: Sets, rows: list[SetRow], groups: list[list[int]], title: str, what: str) -> Iterator[Finding]:
+def _copy_findings(
+    sets: AnySets, rows: list[SetRow], groups: list[list[int]], title: str, what: str
+) -> Iterator[Finding]:
     """What groups of like rows mean: within one split, across splits, under different labels."""
     across = [g for g in groups if len({rows[i].split for i in g}) > 1]
     torn = [g for g in groups if len({sets[rows[i].split].labels_of(rows[i].number) for i in g}) > 1]
@@ -183,9 +212,7 @@ def _copy_findings(sets: Sets, rows: list[SetRow], groups: list[list[int]], titl
     ]
     for level, name, where, some in kinds:
         table = [tuple(f"{rows[i].split}: {rows[i].path}" for i in g[:4]) for g in some]
-        yield _finding(
-            level, name, f"groups of {what} {where}", table, tuple(rows[i].path for g in some for i in g[:2])
-        )
+        yield finding(level, name, f"groups of {what} {where}", table, tuple(rows[i].path for g in some for i in g[:2]))
 
 
 def _same_source(sets: Sets, rows: list[SetRow]) -> Iterator[Finding]:
@@ -196,26 +223,30 @@ def _same_source(sets: Sets, rows: list[SetRow]) -> Iterator[Finding]:
             for number in np.unique(manifest.group[manifest.group >= 0]):
                 splits.setdefault(manifest.group_names[int(number)], set()).add(split)
     shared = [(name, ", ".join(sorted(where))) for name, where in splits.items() if len(where) > 1]
-    yield _finding("error", "recordings across splits", "recordings with clips in more than one split", shared)
+    yield finding("error", "recordings across splits", "recordings with clips in more than one split", shared)
 
 
-def _classes(sets: Sets) -> Iterator[Finding]:
+def on_classes(sets: AnySets) -> Iterator[Finding]:
+    """Whether splits have the same, and whether there is enough of each."""
     names = {manifest.classes for manifest in sets.values()}
     if len(names) > 1:
         lists = [(split, counted(len(m.classes), "class"), ", ".join(m.classes[:5])) for split, m in sets.items()]
-        yield _finding("error", "classes differ", "splits with classes of their own (open one with the other's)", lists)
+        yield finding("error", "classes differ", "splits with classes of their own (open one with the other's)", lists)
     for split, manifest in sets.items():
         counts = manifest.class_counts()
         empty = [(manifest.classes[i], f"class {i}") for i in np.flatnonzero(counts == 0)]
         level: Level = "warning" if split in ("train", "all") else "note"
-        yield _finding(level, f"empty classes in {split}", "classes without a row", empty)
+        yield finding(level, f"empty classes in {split}", "classes without a row", empty)
         if len(counts) and counts.max() >= _MANY * max(counts[counts > 0].min(initial=counts.max()), 1):
             order = np.argsort(counts)
             table = [(manifest.classes[i], counted(counts[i], "row")) for i in (*order[:5], *order[-5:])]
             text = f"classes: the largest has {counted(counts.max(), 'row')}, the smallest {counts[counts > 0].min()}"
             yield Finding("note", f"unbalanced in {split}", text, len(counts), tuple(table))
+
+
+def _sides(sets: Sets) -> Iterator[Finding]:
     pairs = flip_sensitive(next(iter(sets.values())).classes)
-    yield _finding(
+    yield finding(
         "warning", "sides", "classes, or pairs of them, that name a side, so that training mirrors nothing", pairs
     )
 
@@ -229,14 +260,14 @@ def _rates(sets: Sets, records: Records, spec: InputSpec | None) -> Iterator[Fin
         for path in dict.fromkeys(m.path(i) for m in sets.values() for i in range(len(m)))
         if (fps := records[path].fps) and not spec.fps / 1.5 <= fps <= spec.fps * 1.5
     ]
-    yield _finding("note", "frame rates", f"videos far from the network's {spec.fps:g} frames per second", odd)
+    yield finding("note", "frame rates", f"videos far from the network's {spec.fps:g} frames per second", odd)
 
 
 def _firsts(table: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(row[0] for row in table)
 
 
-def _finding(
+def finding(
     level: Level, title: str, text: str, table: Iterable[tuple[str, ...]], paths: tuple[str, ...] = ()
 ) -> Finding:
     """What every row of the table is; nothing was found where it is empty."""

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from uniformer.datasets.strings import Strings, spans
+from uniformer.reading.run_lengths import RunLengths
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-Rle = dict[str, Any]  #: {"size": [height, width], "counts": packed runs}
-Shape = list[Floats] | Rle  #: polygons, each (P, 2) of x and y, or runs
+Shape = list[Floats] | RunLengths  #: polygons, each (P, 2) of x and y, or run lengths
 
 
 def offsets_of(sizes: Ints) -> Ints:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from uniformer.datasets.annotated_columns import Columns, DenseTask
+from uniformer.config import DenseTask
+from uniformer.datasets.annotated_columns import Columns
 from uniformer.datasets.annotated_layouts import (
     IMAGE_FOLDERS,
     Classes,
@@ -175,6 +176,23 @@ def _stretched(path: Path) -> int:
         header = f.read(26)
     is_grey = header.startswith(b"\x89PNG") and header[25] == 0
     return {2: 85, 4: 17}.get(header[24], 1) if is_grey else 1
+
+
+def read_labels(path: Path, size: tuple[int, int], classes: int, zero_is_unlabelled: bool) -> npt.NDArray[np.uint8]:
+    """The classes in a label map of a picture of `size` (H, W), 255 for none.
+
+    Raises `InputError` where it cannot be read, is of another size, or has values beyond the classes.
+    """
+    labels = as_labels(read_values(path), zero_is_unlabelled)
+    if labels.shape != size:
+        wanted, found = (f"{width}x{height}" for height, width in (size, labels.shape))
+        raise InputError(f"{path}: expected a label map of {wanted}, as its picture, found {found}")
+    highest = int(labels[labels != IGNORED].max(initial=0))
+    if highest >= classes:
+        first = int(zero_is_unlabelled)
+        asked = f"values of the {classes} classes, {first} .. {classes - 1 + first}"
+        raise InputError(f"{path}: expected {asked}, found {highest + first}")
+    return labels
 
 
 def as_labels(values: npt.NDArray[np.uint8], zero_is_unlabelled: bool) -> npt.NDArray[np.uint8]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from uniformer.config import InputSpec
+from uniformer.datasets.annotated import AnnotatedSet
 from uniformer.datasets.duplicates import MOMENTS, moments, perceptual_hash
 from uniformer.datasets.findings import FileRecord, Finding, find
 from uniformer.datasets.manifest import Kind, Manifest
@@ -37,11 +38,12 @@ JOURNAL, REPORT = "files.jsonl", "report.html"
 class ScanResult:
     """What a scan found."""
 
-    sets: dict[str, Manifest]  #: by split: as given, with the frame counts found and the unreadable files marked
+    #: By split: as given, with the unreadable files marked, and the frame counts found.
+    sets: Mapping[str, Manifest | AnnotatedSet]
     records: dict[str, FileRecord]  #: by path
     findings: tuple[Finding, ...]  #: worst first
     report: Path  #: where `uniformer data scan` puts the page of it
-    manifests: dict[str, Path]  #: by split: where `sets` are saved
+    manifests: dict[str, Path]  #: by split: where `sets` are saved; none of annotated ones
 
     @property
     def is_fit(self) -> bool:
@@ -83,15 +85,13 @@ def scan(
     files = {manifest.path(i): manifest.kind for manifest in named.values() for i in range(len(manifest))}
     if not files:
         raise InputError("expected a data set to look at, got no rows")
-    for name in named:
-        if Path(name).name != name:
-            raise InputError(f"expected names of splits that files can have, got {name!r}")
+    check_names(named)
     folder, count = Path(out), os.cpu_count() or 1 if workers is None else workers
     saved = {name: folder / f"{name}.manifest" for name in named}
     outputs, inputs = [folder / REPORT, *saved.values()], [m.file for m in named.values() if m.file]
     with open_journal(folder / JOURNAL, outputs, inputs, resume=resume, overwrite=overwrite) as journal:
-        records = _inspect_all(files, journal, spec, full, count, progress or _silent)
-        records = _digest_all(files, records, journal, count)
+        records = inspect_all(files, journal, spec, full, count, progress or silent)
+        records = digest_all(files, records, journal, count)
         marked = {name: _marked(manifest, records) for name, manifest in named.items()}
         for name, manifest in marked.items():
             manifest.save(saved[name])
@@ -99,7 +99,13 @@ def scan(
     return ScanResult(marked, records, findings, folder / REPORT, saved)
 
 
-def _silent(done: int, total: int) -> None: ...
+def check_names(splits: Iterable[str]) -> None:
+    for name in splits:
+        if Path(name).name != name:
+            raise InputError(f"expected names of splits that files can have, got {name!r}")
+
+
+def silent(done: int, total: int) -> None: ...
 
 
 # ---------------------------------------------------------------------------------------------------------- one file
@@ -194,7 +200,7 @@ def _hex(data: bytes | None) -> str | None:
 # --------------------------------------------------------------------------------------------------------- all files
 
 
-def _inspect_all(
+def inspect_all(
     files: Mapping[str, Kind], journal: Journal, spec: InputSpec | None, full: bool, workers: int, progress: OnProgress
 ) -> dict[str, FileRecord]:
     records: dict[str, FileRecord] = {}
@@ -229,7 +235,7 @@ def _record(entry: dict[str, Any]) -> FileRecord | None:
     return record
 
 
-def _digest_all(
+def digest_all(
     files: Iterable[str], records: dict[str, FileRecord], journal: Journal, workers: int
 ) -> dict[str, FileRecord]:
     """With a digest of each file that shares its size with another: only such can be copies."""

@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uniformer.datasets.annotated_columns import MOST_SIDE, Columns, DenseTask, safe_path
+from uniformer.config import DenseTask
+from uniformer.datasets.annotated_columns import MOST_SIDE, Columns, safe_path
 from uniformer.datasets.annotated_layouts import (
     IMAGE_FOLDERS,
     Classes,

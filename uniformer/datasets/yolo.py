@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from uniformer.datasets.annotated_columns import Columns, DenseTask, names_of
+from uniformer.config import DenseTask
+from uniformer.datasets.annotated_columns import Columns, names_of
 from uniformer.datasets.annotated_layouts import (
     Classes,
     Parsed,

@@ -79,6 +79,13 @@ def _listed(counts: Any) -> NDArray[np.int64]:
     return np.array(counts, np.int64)
 
 
+def compressed(runs: Mapping[str, Any]) -> RunLengths:
+    """The same with its counts as text, however they were written. Raises `InputError` as `decode_mask`."""
+    counts = counts_of(runs)
+    written = runs["counts"]
+    return {"size": list(_size(runs)), "counts": written if isinstance(written, str) else _text(counts)}
+
+
 def _text(counts: NDArray[np.int64]) -> str:
     values = counts.copy()
     values[3:] -= counts[1:-2]

@@ -9,15 +9,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from uniformer.datasets.annotated import AnnotatedSet
 from uniformer.datasets.findings import FileRecord, Finding
-from uniformer.datasets.manifest import Kind, Manifest
+from uniformer.datasets.label_maps import IGNORED
+from uniformer.datasets.manifest import Kind
 from uniformer.datasets.scan import ScanResult
-from uniformer.errors import counted
+from uniformer.datasets.statement import AnySet
+from uniformer.errors import InputError, MissingExtra, counted
+from uniformer.reading.pictures import Pixels, file_to_pixels
 from uniformer.reports.page import write_page
-from uniformer.reports.pictures import thumbnail
+from uniformer.reports.pictures import still, thumbnail
+from uniformer.tasks.drawing import Entry, Thing, colour_of, draw_map, draw_people, draw_things
 
 BINS = 24  #: of lengths at most
+SAMPLES, SAMPLE_SIZE = 12, (480, 320)  #: pictures of an annotated set with what is in them; width and height at most
 PICTURES = 48  #: on one page at most: each takes some 10 kB and the decoding of a frame
 
 
@@ -30,14 +37,16 @@ def write_dataset_page(path: str | os.PathLike[str], result: ScanResult) -> None
         "lines": [f"{split}: {manifest.origin}" for split, manifest in splits],
         "sets": [_facts(split, manifest, result.records) for split, manifest in splits],
         "findings": list(_findings(result.findings, kinds)),
+        "samples": [(split, list(_samples(data))) for split, data in splits if isinstance(data, AnnotatedSet)],
         "charts": [chart for split, manifest in splits for chart in _charts(split, manifest, result.records)],
     }
     write_page(path, "dataset.html", content)
 
 
-def _facts(split: str, manifest: Manifest, records: Mapping[str, FileRecord]) -> tuple[str, ...]:
+def _facts(split: str, manifest: AnySet, records: Mapping[str, FileRecord]) -> tuple[str, ...]:
     """A row of the table of splits."""
-    found = [records[path] for path in dict.fromkeys(manifest.path(i) for i in range(len(manifest)))]
+    paths = dict.fromkeys(manifest.path(i) for i in range(len(manifest)))
+    found = [records[path] for path in paths if path in records]  # an annotated picture may not be there
     seconds = sum(record.duration or 0 for record in found)
     return (
         split,
@@ -62,13 +71,65 @@ def _findings(
         left -= min(left, len(finding.paths))
 
 
-def _charts(split: str, manifest: Manifest, records: Mapping[str, FileRecord]) -> Iterator[dict[str, Any]]:
+def _samples(data: AnnotatedSet) -> Iterator[tuple[str, str]]:
+    """Pictures all over a set with what is in them drawn, and their names; those that cannot be read are left out."""
+    data = data.usable()
+    for row in np.unique(np.linspace(0, len(data) - 1, SAMPLES).round().astype(int)).tolist() if len(data) else ():
+        try:
+            path = data.path(row)
+            image = drawn(data, row, file_to_pixels(data.picture(row), path))
+        except InputError:
+            continue  # which the findings say
+        image.thumbnail(SAMPLE_SIZE)
+        yield still(image), "/".join(Path(path).parts[-2:])
+
+
+def drawn(data: AnnotatedSet, row: int, pixels: Pixels) -> Image.Image:
+    """A picture, uint8 RGB (H, W, 3), with what a set says is in it. Raises `InputError` as `label_map` does."""
+    if data.maps is not None:
+        return _with_map(data, data.label_map(row), pixels)
+    inside = data.annotations(row)
+    try:
+        masks = list(inside.masks(*pixels.shape[:2])) if inside.shapes is not None else [None] * len(inside)
+    except MissingExtra:
+        masks = [None] * len(inside)
+    names = data.box_classes or data.classes
+    things = [
+        Thing((box[0], box[1], box[2], box[3]), names[label] + " (crowd)" * crowd, colour_of(label), mask)
+        for box, label, crowd, mask in zip(
+            inside.boxes.tolist(), inside.labels.tolist(), inside.crowd.tolist(), masks, strict=True
+        )
+    ]
+    if inside.keypoints is None:
+        return draw_things(pixels, things)
+    points, seen = inside.keypoints[..., :2], inside.keypoints[..., 2] > 0
+    skeleton = [(one, other) for one, other in data.details["skeleton"]]
+    return draw_people(pixels, points, seen, data.classes, skeleton, things)
+
+
+def _with_map(data: AnnotatedSet, labels: Pixels, pixels: Pixels) -> Image.Image:
+    count = len(data.classes)
+    colours = np.array([*data.details.get("palette", map(colour_of, range(count))), (0, 0, 0)], np.uint8)
+    is_labelled = labels != IGNORED
+    shares = np.bincount(labels[is_labelled], minlength=count) / max(int(is_labelled.sum()), 1)
+    order = [label for label in np.argsort(-shares, kind="stable").tolist() if shares[label] > 0]
+    entries = [Entry(data.classes[label], shares[label], tuple(colours[label].tolist())) for label in order]
+    return draw_map(
+        pixels, colours[np.where(is_labelled, labels, count)], is_labelled, entries, [e.text for e in entries]
+    )
+
+
+def _charts(split: str, manifest: AnySet, records: Mapping[str, FileRecord]) -> Iterator[dict[str, Any]]:
+    if isinstance(manifest, AnnotatedSet) and manifest.maps is not None:
+        return
     counts = manifest.class_counts()
     order = np.argsort(-counts, kind="stable").tolist()
     named = [(manifest.classes[i], int(counts[i])) for i in order]
     yield {"title": f"{split}: rows of each class", "id": f"classes-{split}", "rows": _bars(named)}
+    if manifest.kind == "image":
+        return
     lengths = np.array([r.frames for i in range(len(manifest)) if (r := records[manifest.path(i)]).frames], np.int64)
-    if manifest.kind != "image" and len(lengths):
+    if len(lengths):
         yield {"title": f"{split}: length", "id": f"lengths-{split}", "rows": _bars(_binned(lengths))}
 
 

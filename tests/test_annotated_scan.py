@@ -1,0 +1,139 @@
+"""`uniformer data scan` of annotated pictures: what is broken or odd in files and annotations is found and drawn."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.annotated_sets import HEIGHT, WIDTH, coco_set, label_map, picture, pose_set, values_of
+from tests.command_line import Cli, one_line
+from uniformer.datasets.annotated import open_annotated
+from uniformer.datasets.annotated_scan import scan_annotated
+from uniformer.datasets.scan import ScanResult
+from uniformer.datasets.statement import statement
+
+
+def titles(result: ScanResult) -> dict[str, tuple[str, int]]:
+    return {finding.title: (finding.level, finding.count) for finding in result.findings}
+
+
+@pytest.fixture
+def bad_set(tmp_path: Path) -> Path:
+    """COCO's form, with every fault of the files."""
+    root = coco_set(tmp_path / "set")
+    for i in range(3):
+        picture(root / f"train2017/train_{i}.jpg", 10 + i)
+    (root / "train2017/train_0.jpg").write_bytes(b"no picture")
+    picture(root / "train2017/train_2.jpg", 3, size=(WIDTH, HEIGHT))
+    picture(root / "train2017/other.jpg", 4)
+    shutil.copy(root / "train2017/train_1.jpg", root / "val2017/val_1.jpg")
+    os.remove(root / "val2017/val_0.jpg")
+    return root
+
+
+def test_every_fault_is_found_and_left_out(bad_set: Path, tmp_path: Path) -> None:
+    sets = {split: open_annotated(bad_set, split=split) for split in ("train", "val")}
+    result = scan_annotated(sets, tmp_path / "out", workers=0)
+    assert titles(result) == {
+        "unreadable": ("error", 1),
+        "missing in val": ("error", 1),
+        "sizes differ": ("error", 1),
+        "copies across splits": ("error", 1),
+        "crowds in train": ("note", 1),
+        "crowds in val": ("note", 1),
+        "empty pictures in train": ("note", 1),
+        "not listed in train": ("note", 1),
+    }
+    assert not result.is_fit
+    assert [data.usable().item_names() for data in result.sets.values()] == [
+        ("train2017/train_1.jpg",),
+        ("val2017/val_1.jpg",),
+    ]
+    by_title = {finding.title: finding for finding in result.findings}
+    assert by_title["sizes differ"].examples[0][1:] == ("annotated as 60x40", "is 40x60")
+    lines = (tmp_path / "out/files.jsonl").read_text().splitlines()
+    assert sum("train_" in line for line in lines) >= 3
+
+
+def test_a_scan_goes_on_where_it_stopped(bad_set: Path, tmp_path: Path) -> None:
+    data = open_annotated(bad_set, split="train")
+    first = scan_annotated(data, tmp_path / "out", workers=0)
+    journal = (tmp_path / "out/files.jsonl").read_bytes()
+    picture(bad_set / "train2017/train_0.jpg", 99)
+    second = scan_annotated(data, tmp_path / "out", workers=0)
+    added = (tmp_path / "out/files.jsonl").read_bytes().removeprefix(journal)
+    assert added.count(b"\n") == 1
+    assert titles(first).keys() - titles(second).keys() == {"unreadable"}
+
+
+def test_label_maps_are_looked_at(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for i in range(4):
+        picture(root / f"images/{i}.jpg", i)
+        label_map(root / f"labels/{i}.png", values_of(i, 2))
+    label_map(root / "labels/1.png", values_of(1)[:-1])
+    label_map(root / "labels/2.png", values_of(2, 9))
+    (root / "labels/3.png").write_bytes(b"no picture")
+    result = scan_annotated(open_annotated(root, classes=["a", "b", "c"]), tmp_path / "out", workers=2)
+    assert titles(result) == {"label maps": ("error", 3), "empty classes in all": ("warning", 1)}
+    said = {Path(path).name: why for path, why in result.findings[0].examples}
+    assert "expected a label map of 60x40, as its picture, found 60x39" in said["1.png"]
+    assert "expected values of the 3 classes, 0 .. 2, found" in said["2.png"]
+    assert "expected an image" in said["3.png"]
+    assert result.sets["all"].usable().item_names() == ("images/0.jpg",)
+
+
+def test_the_command_says_what_was_found_and_draws_it(bad_set: Path, tmp_path: Path, cli: Cli) -> None:
+    ended = cli("data", "scan", bad_set, "--out", tmp_path / "out", "--workers", 0, "--quiet")
+    assert (ended.status, ended.err) == (1, "")
+    lines = ended.out.splitlines()
+    assert lines[0].startswith(
+        f"train: {bad_set}: COCO JSON, train for detection; 3 pictures, 3 instances, 2 classes in"
+    )
+    assert "error: pictures of another size than annotated: 1" in lines
+    assert f"  {bad_set}/train2017/train_2.jpg: annotated as 60x40: is 40x60" in lines
+    assert "note: val: crowds, which are neither learnt from nor counted: 1" in lines
+    assert lines[-1] == "next: mend what the errors say, and scan again: only new and changed files are looked at"
+    page = (tmp_path / "out/report.html").read_text()
+    assert "train: as annotated" in page
+    assert page.count("data:image/jpeg") >= 2
+    assert sorted(os.listdir(tmp_path / "out")) == ["files.jsonl", "report.html"]
+
+
+def test_key_points_and_label_maps_are_drawn(tmp_path: Path, cli: Cli) -> None:
+    root = pose_set(tmp_path / "people")
+    assert cli("data", "scan", root, "--task", "pose", "--workers", 0).status == 0
+    assert "all: as annotated" not in (page := (tmp_path / "people.scan/report.html").read_text())
+    assert "val: as annotated" in page
+    picture(tmp_path / "maps/images/a.jpg")
+    label_map(tmp_path / "maps/masks/a.png", values_of(0))
+    ended = cli("data", "scan", tmp_path / "maps", "--workers", 0)
+    assert (ended.status, ended.out.splitlines()[-1]) == (0, f"next: uniformer train {tmp_path}/maps")
+    assert "all: as annotated" in (tmp_path / "maps.scan/report.html").read_text()
+
+
+def test_what_is_not_for_annotated_pictures_is_refused(tmp_path: Path, cli: Cli) -> None:
+    root = coco_set(tmp_path)
+    one_line(cli("data", "scan", root, "--full"), "expected no --full for annotated pictures, got it")
+    one_line(cli("data", "scan", root, "--task", "segmentation"), "expected annotations for segmentation")
+    one_line(cli("data", "split", root, "--out", tmp_path / "x"), "found pictures annotated for detection")
+    one_line(cli("data", "scan", root, "--split", "test"), "expected one of its splits (train, val)")
+    table = json.loads((root / "annotations/instances_val2017.json").read_text())
+    (root / "annotations/instances_val2017.json").write_text(json.dumps({**table, "images": 3}))
+    one_line(cli("data", "scan", root), "instances_val2017.json: expected annotations in COCO's JSON")
+
+
+def test_the_statement_before_training_says_what_is_odd(bad_set: Path) -> None:
+    lines = list(statement({"val": open_annotated(bad_set, split="val")}))
+    assert lines[1:] == [
+        "val: pictures that are listed and not there, left out: 1 (val2017/val_0.jpg)",
+        "val: crowds, which are neither learnt from nor counted: 1 (val2017/val_1.jpg: annotation 3, box 0, 0, 60, 40)",
+    ]
+    labels = open_annotated(bad_set, split="val", classes=["dog", "bird", "cat"])
+    assert "val: of 3 classes without a sample: 1 (bird)" in list(statement({"val": labels}))
+    assert np.array_equal(labels.class_counts(), [2, 0, 1])
