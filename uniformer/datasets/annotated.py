@@ -217,7 +217,7 @@ def open_annotated(
         split: "train", "val" or "test", where the source holds several.
         task: "detection", "segmentation" or "pose"; None: what it is annotated for, boxes where it has several.
         classes: as `open_dataset` takes them: the names in the order of the labels. None: as the source orders them,
-            COCO's and ADE20K's as published.
+            COCO's and ADE20K's as published. Of a pose set they are its key points, and can be no others.
 
     Raises:
         InputError: nothing is recognised, the split is not there (`NoSuchSplit`), or a file is malformed: the message
@@ -235,9 +235,13 @@ def open_annotated(
         )
     chosen = _choose(path, found, split)
     names = given_names(classes)
-    if found.task == "pose" and names is not None:
-        raise InputError(f"{path}: expected no classes for key points, which the data set names, got {len(names)}")
-    return _build(path, found, chosen, found.splits[chosen](names))
+    parsed = found.splits[chosen](None if found.task == "pose" else names)
+    if parsed.keypoints is not None and names not in (None, parsed.keypoints):
+        there = shown(", ".join(parsed.keypoints))
+        raise InputError(
+            f"{path}: expected its own key points as classes, {there}, got {shown(', '.join(names or ()))}"
+        )
+    return _build(path, found, chosen, parsed)
 
 
 def _recognise(path: Path, task: DenseTask | None) -> Recognised | None:
@@ -270,8 +274,9 @@ def _build(source: Path, found: Recognised, split: str, parsed: Parsed) -> Annot
     parts = (
         f"{source}: {found.form}{f', {split}' if split else ''} for {found.task}; {counted(len(paths), 'picture')}",
         f"{inside}, {counted(len(classes), noun)} {'' if parsed.keypoints else parsed.how}".strip(),
-        f"files in {parsed.root}" + (f"; {parsed.notes}" if parsed.notes else ""),
+        f"files in {parsed.root}",
     )
+    left_out = f"left out: {', '.join(found.left_out)}" if found.left_out else ""
     return AnnotatedSet(
         task=found.task,
         classes=classes,
@@ -284,7 +289,7 @@ def _build(source: Path, found: Recognised, split: str, parsed: Parsed) -> Annot
         findings=columns.found.findings(),
         readable=None if readable.all() else readable,
         root=os.path.abspath(parsed.root),
-        origin=shown(", ".join(parts), 1000),
+        origin=shown("; ".join([", ".join(parts), *filter(None, [parsed.notes, left_out])]), 1000),
     )
 
 

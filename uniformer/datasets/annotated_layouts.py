@@ -21,6 +21,7 @@ from uniformer.errors import InputError, shown
 from uniformer.labels import DENSE_DATASETS, load_classes, match_names, normal_form, read_class_names
 from uniformer.reading.paths import LeftOut, folders_below
 from uniformer.reading.pictures import IMAGE_SUFFIXES, open_header
+from uniformer.support.texts import read_text
 
 Classes = tuple[str, ...]
 IMAGE_FOLDERS = ("images", "JPEGImages", "img", "imgs", "image")
@@ -58,9 +59,8 @@ class Recognised:
 
     task: DenseTask
     form: str  #: what it was taken for
-    splits: Mapping[
-        str, Callable[[Classes | None], Parsed]
-    ]  #: by train, val, test or a name of its own; "" for a whole
+    splits: Mapping[str, Callable[[Classes | None], Parsed]]  #: by train, val, test; "" for a whole
+    left_out: tuple[str, ...] = ()  #: names of what is there beside, and not used
 
 
 Layout = Callable[[Path, DenseTask | None], Recognised | None]
@@ -96,6 +96,15 @@ def names_beside(folder: Path, given: Classes | None) -> tuple[Classes | None, s
     return (read_class_names(file), f"from {file.name}") if file.is_file() else (None, "")
 
 
+def files_in(folder: Path, *suffixes: str) -> list[Path]:
+    """The files of these endings in a folder, sorted; none where it is no folder. Folders may have a million others."""
+    try:
+        names = [name for name in os.listdir(folder) if name.lower().endswith(suffixes) and name[0] != "."]
+    except OSError:
+        return []
+    return [path for name in sorted(names) if (path := folder / name).is_file()]
+
+
 def images_below(folder: Path) -> list[str]:
     """Paths of all images in a folder and below, relative to it, sorted; links are followed, hidden ones left out."""
     if not folder.is_dir():
@@ -105,6 +114,18 @@ def images_below(folder: Path) -> list[str]:
         inside = os.path.relpath(place, folder)
         found += [os.path.normpath(os.path.join(inside, name)) for name in files if is_image_name(name)]
     return sorted(found)
+
+
+def lists_in(folder: Path, what: str) -> dict[str, Path]:
+    """Pascal VOC's lists of a split each, in `ImageSets/Main` and `ImageSets/Segmentation`; not those of one class."""
+    return {
+        file.stem: file for file in files_in(folder / "ImageSets" / what, ".txt") if split_of(file.stem) == file.stem
+    }
+
+
+def stems_of(listed: Path) -> list[str]:
+    """The first words of such a list's lines; some say 1 or -1 behind."""
+    return [words[0] for line in read_text(listed, "a list of pictures").splitlines() if (words := line.split())]
 
 
 def is_image_name(name: str) -> bool:

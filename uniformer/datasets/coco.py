@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +17,16 @@ import numpy as np
 
 from uniformer.config import DenseTask
 from uniformer.datasets.annotated_columns import MOST_SIDE, Columns, floats, names_of, safe_path
-from uniformer.datasets.annotated_layouts import Classes, Parsed, Recognised, fill_sizes, folder_of_pictures, in_order
-from uniformer.datasets.layouts import only_one, split_of, subfolders, visible
+from uniformer.datasets.annotated_layouts import (
+    Classes,
+    Parsed,
+    Recognised,
+    files_in,
+    fill_sizes,
+    folder_of_pictures,
+    in_order,
+)
+from uniformer.datasets.layouts import only_one, split_of, subfolders
 from uniformer.errors import InputError, shown
 from uniformer.labels import flip_sensitive, load_classes, load_details, unfit
 from uniformer.reading.run_lengths import compressed
@@ -68,11 +75,13 @@ def coco(path: Path, task: DenseTask | None) -> Recognised | None:
     if not found or (task == "pose" and "pose" not in found):
         return None
     wanted: Kind = "pose" if task == "pose" or (task is None and found == {"pose"}) else "detection"
-    splits: dict[str, Callable[[Classes | None], Parsed]] = {}
-    for split, some in files.items():
-        if chosen := _of_kind(some, wanted):
-            splits[split] = partial(_read_one, root, chosen, split, wanted)
-    return Recognised(wanted, "COCO JSON", splits) if splits else None
+    chosen = {split: paths for split, some in files.items() if (paths := _of_kind(some, wanted))}
+    if len(chosen) > 1:
+        chosen.pop("", None)  # of no split, beside those of splits
+    used = {file for paths in chosen.values() for file in paths}
+    unused = [file.name for some in files.values() for file, kind in some if kind == wanted and file not in used]
+    splits = {split: partial(_read_one, root, paths, split, wanted) for split, paths in chosen.items()}
+    return Recognised(wanted, "COCO JSON", splits, tuple(unused)) if splits else None
 
 
 def _files(folder: Path) -> dict[str, list[tuple[Path, Kind]]]:
@@ -80,9 +89,8 @@ def _files(folder: Path) -> dict[str, list[tuple[Path, Kind]]]:
     folders = [folder, *(inner for inner in subfolders(folder) if inner.name == "annotations" or split_of(inner.name))]
     found: dict[str, list[tuple[Path, Kind]]] = {}
     for place in folders:
-        for path in visible(place):
-            kind = kind_of(path) if path.suffix.lower() == ".json" and path.is_file() else None
-            if kind is not None:
+        for path in files_in(place, ".json"):
+            if (kind := kind_of(path)) is not None:
                 split = split_of(path.stem) or (split_of(place.name) if place != folder else None) or ""
                 found.setdefault(split, []).append((path, kind))
     return found

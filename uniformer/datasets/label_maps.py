@@ -25,7 +25,9 @@ from uniformer.datasets.annotated_layouts import (
     Recognised,
     fill_sizes,
     images_below,
+    lists_in,
     names_beside,
+    stems_of,
 )
 from uniformer.datasets.layouts import split_of, subfolders
 from uniformer.datasets.strings import Strings
@@ -49,8 +51,12 @@ def label_maps(path: Path, task: DenseTask | None) -> Recognised | None:
     pairs = _pairs(path)
     if not pairs:
         return None
+    if set(pairs) == {""} and (lists := lists_in(path, "Segmentation")):
+        splits = {split: partial(_read, path, pairs[""], (pairs[""],), False, file) for split, file in lists.items()}
+        return Recognised("segmentation", "Pascal VOC's label maps", splits)
     is_ade = set(pairs) <= {"train", "val"} and all(_is_ade(images) for images, _ in pairs.values())
-    splits = {split: partial(_read, path, pair, tuple(pairs.values()), is_ade) for split, pair in pairs.items()}
+    whole = tuple(pairs.values())
+    splits = {split: partial(_read, path, pair, whole, is_ade, None) for split, pair in pairs.items()}
     return Recognised("segmentation", "ADE20K" if is_ade else "label maps", splits)
 
 
@@ -69,7 +75,7 @@ def _pairs(path: Path) -> dict[str, Pair]:
 def _pair(path: Path) -> Pair | None:
     """The folders of pictures and of label maps in a folder, where a picture has one of its name."""
     images = next((path / name for name in IMAGE_FOLDERS if (path / name).is_dir()), None)
-    if images is None:
+    if images is None or not any((path / name).is_dir() for name in LABEL_FOLDERS):
         return None
     stems = {os.path.splitext(name)[0] for name in images_below(images)}
     found = [place for name in LABEL_FOLDERS if (place := path / name).is_dir() and not stems.isdisjoint(_maps(place))]
@@ -90,11 +96,17 @@ def _is_ade(images: Path) -> bool:
     )
 
 
-def _read(path: Path, pair: Pair, all_pairs: Iterable[Pair], is_ade: bool, given: Classes | None) -> Parsed:
+def _read(
+    path: Path, pair: Pair, all_pairs: Iterable[Pair], is_ade: bool, listed: Path | None, given: Classes | None
+) -> Parsed:
     images, labels = pair
     columns, maps, found = Columns(), _maps(labels), list[str]()
+    stems = None if listed is None else set(stems_of(listed))
     for name in images_below(images):
         stem = os.path.splitext(name)[0]
+        if stems is not None and stem not in stems:
+            maps.pop(stem, None)
+            continue
         picture = os.path.relpath(images / name, path)
         columns.add_picture(picture)
         found.append(os.path.relpath(labels / maps.pop(stem), path) if stem in maps else "")

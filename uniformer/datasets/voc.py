@@ -19,11 +19,14 @@ from uniformer.datasets.annotated_layouts import (
     Classes,
     Parsed,
     Recognised,
+    files_in,
     fill_sizes,
     images_below,
     in_order,
+    lists_in,
+    stems_of,
 )
-from uniformer.datasets.layouts import split_of, subfolders, visible
+from uniformer.datasets.layouts import split_of, subfolders
 from uniformer.errors import InputError, first_line, shown
 from uniformer.labels import alphabetical, unfit
 from uniformer.support.texts import read_text
@@ -41,7 +44,7 @@ def voc(path: Path, task: DenseTask | None) -> Recognised | None:
     if task in ("segmentation", "pose") or not path.is_dir():
         return None
     if (folder := _folder_of_xml(path)) is not None:
-        lists = {file.stem: file for file in _lists(path) if split_of(file.stem) == file.stem}
+        lists = lists_in(path, "Main")
         splits = {split: partial(_read, path, folder, file) for split, file in lists.items()}
         return Recognised("detection", "Pascal VOC", splits or {"": partial(_read, path, folder, None)})
     parts = {split: place for place in subfolders(path) if (split := split_of(place.name)) and _folder_of_xml(place)}
@@ -51,25 +54,16 @@ def voc(path: Path, task: DenseTask | None) -> Recognised | None:
 
 def _folder_of_xml(path: Path) -> Path | None:
     for place in (*(path / name for name in FOLDERS), path):
-        if first := next(iter(_xml(place)), None):
+        if first := next(iter(files_in(place, ".xml")), None):
             with open(first, "rb") as f:
                 return place if b"<annotation" in f.read(4096) else None
     return None
 
 
-def _xml(folder: Path) -> list[Path]:
-    return [file for file in visible(folder) if file.suffix.lower() == ".xml"] if folder.is_dir() else []
-
-
-def _lists(path: Path) -> list[Path]:
-    place = path / "ImageSets" / "Main"
-    return [file for file in visible(place) if file.suffix == ".txt"] if place.is_dir() else []
-
-
 def _read(root: Path, folder: Path, listed: Path | None, given: Classes | None) -> Parsed:
     """The pictures of a list, or of all files; the classes are those of all files, so that splits agree."""
-    files = {file.stem: file for file in _xml(folder)}
-    wanted = dict.fromkeys(files if listed is None else _stems(listed))
+    files = {file.stem: file for file in files_in(folder, ".xml")}
+    wanted = dict.fromkeys(files if listed is None else stems_of(listed))
     columns, names = Columns(), dict[str, int]()
     objects: list[tuple[int, int, Element]] = []
     pictures = _pictures(root)
@@ -94,11 +88,6 @@ def _read(root: Path, folder: Path, listed: Path | None, given: Classes | None) 
     for row, number, item in objects:
         columns.add_instance(row, table[number], _box(item), is_crowd=item.findtext("difficult") == "1")
     return Parsed(columns, classes, how, root, notes="objects marked difficult count as crowds")
-
-
-def _stems(listed: Path) -> list[str]:
-    """The first words of a list's lines; some say 1 or -1 behind."""
-    return [words[0] for line in read_text(listed, "a list of pictures").splitlines() if (words := line.split())]
 
 
 def _pictures(root: Path) -> dict[str, str]:

@@ -125,7 +125,8 @@ def _charts(split: str, manifest: AnySet, records: Mapping[str, FileRecord]) -> 
     counts = manifest.class_counts()
     order = np.argsort(-counts, kind="stable").tolist()
     named = [(manifest.classes[i], int(counts[i])) for i in order]
-    yield {"title": f"{split}: rows of each class", "id": f"classes-{split}", "rows": _bars(named)}
+    what = "instances" if isinstance(manifest, AnnotatedSet) else "rows"
+    yield {"title": f"{split}: {what} of each class", "id": f"classes-{split}", "rows": _bars(named)}
     if manifest.kind == "image":
         return
     lengths = np.array([r.frames for i in range(len(manifest)) if (r := records[manifest.path(i)]).frames], np.int64)
