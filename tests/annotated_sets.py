@@ -95,3 +95,41 @@ def values_of(seed: int, classes: int = 3) -> np.ndarray:
     values = np.kron(coarse, np.ones((10, 10), int))
     values[0] = 255
     return values
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def yolo_set(root: Path, settings: str = "train: images/train\nval: images/val\nnames: [cat, dog]\n") -> Path:
+    for split in ("train", "val"):
+        for i in range(2):
+            picture(root / f"images/{split}/{i}.jpg", i)
+    write(root / "labels/train/0.txt", "1 0.5 0.5 0.5 0.25\n0 0.1 0.1 0.5 0.1 0.1 0.5\n\n")
+    write(root / "labels/train/1.txt", "")
+    write(root / "data.yaml", settings)
+    return root
+
+
+OBJECT = (
+    "<object><name>{}</name><difficult>{}</difficult>"
+    "<bndbox><xmin>{}</xmin><ymin>5</ymin><xmax>30</xmax><ymax>25</ymax></bndbox></object>"
+)
+
+
+def voc_xml(*objects: str, size: str = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>") -> str:
+    return f"<annotation><filename>elsewhere.jpg</filename>{size}{''.join(objects)}</annotation>"
+
+
+def voc_set(root: Path) -> Path:
+    for name in "abc":
+        picture(root / f"JPEGImages/{name}.jpg")
+    write(root / "Annotations/a.xml", voc_xml(OBJECT.format("dog", 0, 11), OBJECT.format("cat", 1, 1)))
+    write(root / "Annotations/b.xml", voc_xml(OBJECT.format("bird", 0, 1), size=""))
+    write(root / "Annotations/c.xml", voc_xml())
+    write(root / "ImageSets/Main/train.txt", "a\nc\n")
+    write(root / "ImageSets/Main/val.txt", "b\n")
+    write(root / "ImageSets/Main/dog_train.txt", "a  1\n")
+    return root

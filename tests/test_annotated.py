@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,11 @@ from tests.annotated_sets import (
     pose_set,
     write_json,
 )
+from tests.fuzz_annotated import fuzz
 from uniformer.datasets.annotated import AnnotatedSet, annotated_kind, find_annotated_splits, open_annotated
 from uniformer.datasets.layouts import NoSuchSplit
 from uniformer.errors import InputError
-from uniformer.labels import load_classes
+from uniformer.labels import load_classes, load_details
 
 
 def found(data: AnnotatedSet) -> dict[str, tuple[str, int]]:
@@ -135,6 +139,33 @@ def test_boxes_come_from_polygons_where_there_are_none(tmp_path: Path) -> None:
     data = one(tmp_path, instance(1, 100, 7, (2, 3, 4, 5)) | {"bbox": None, "area": None})
     assert data.annotations(0).boxes.tolist() == [[2, 3, 6, 8]]
     assert data.annotations(0).areas.tolist() == [20]
+
+
+def test_what_lies_beside_and_is_not_used_is_said(tmp_path: Path) -> None:
+    root = coco_set(tmp_path)
+    write_json(root / "annotations/all.json", json.loads((root / "annotations/instances_val2017.json").read_text()))
+    assert find_annotated_splits(root) == ["train", "val"]
+    assert open_annotated(root, split="val").origin.endswith("; left out: all.json")
+    assert open_annotated(root / "annotations/all.json").item_names() == ("val2017/val_0.jpg", "val2017/val_1.jpg")
+    write_json(root / "annotations/instances_val_2.json", TABLE)
+    with pytest.raises(InputError, match=r"expected one list of split val, found instances_val2017\.json, insta"):
+        open_annotated(root, split="val")
+
+
+def test_key_points_of_coco_come_with_what_was_published(tmp_path: Path) -> None:
+    names = list(load_classes("COCO 2017 keypoints"))
+    picture(tmp_path / "a.jpg")
+    person = {"id": 1, "name": "person", "keypoints": names, "skeleton": [[16, 14]]}
+    table = coco_table(["a.jpg"], [instance(1, 100, 1, (1, 1, 9, 9), keypoints=[1, 1, 2] * 17)], [person])
+    data = open_annotated(write_json(tmp_path / "a.json", table))
+    assert (data.task, data.details) == ("pose", load_details("COCO 2017 keypoints"))
+    assert open_annotated(tmp_path / "a.json", classes=names).classes == tuple(names)
+    with pytest.raises(InputError, match="expected its own key points as classes, nose, left_eye"):
+        open_annotated(tmp_path / "a.json", classes=names[::-1])
+    person["skeleton"] = [[1, 18]]
+    table["categories"] = [person]
+    with pytest.raises(InputError, match="expected a skeleton of pairs of 1 to 17"):
+        open_annotated(write_json(tmp_path / "a.json", table))
 
 
 # ---- what is odd, and what is malformed ------------------------------------------------------------------------------
@@ -289,3 +320,32 @@ def test_what_is_no_annotated_set_is_refused(tmp_path: Path) -> None:
         open_annotated(coco_set(tmp_path / "set"), task="pose")
     with pytest.raises(InputError, match="expected task detection, segmentation, pose, got 'boxes'"):
         open_annotated(tmp_path, task="boxes")  # type: ignore[arg-type]
+
+
+# ---- much of it ------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
+    """10 MB of JSON, of which the arrays are the polygons' numbers."""
+    names = [f"{i}.jpg" for i in range(64)]
+    polygon = [[round(10 + 0.37 * i % 25, 2) for i in range(40)]]
+    many = [instance(i, 100 + i % 64, 7, (1, 1, 9, 9), segmentation=polygon, note="x" * 100) for i in range(20_000)]
+    write_json(tmp_path / "instances_val.json", coco_table(names, many))
+    picture(tmp_path / "0.jpg")
+    size = (tmp_path / "instances_val.json").stat().st_size
+    code = (
+        "import sys\nfrom tests.memory import peak_kilobytes\n"
+        "from uniformer.datasets.annotated import open_annotated\nbefore = peak_kilobytes()\n"
+        "data = open_annotated(sys.argv[1])\nprint(len(data.labels), peak_kilobytes() - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "instances_val.json"],
+        cwd=Path(__file__).parents[1], check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    count, kilobytes = map(int, done.stdout.split())
+    assert count == 20_000
+    assert kilobytes * 1024 < 3 * size  # json.loads alone takes seven times
+
+
+def test_damaged_sets_end_in_one_line(tmp_path: Path) -> None:
+    fuzz(tmp_path, 60, 7)

@@ -25,7 +25,7 @@ from uniformer.evaluation.features import load_features
 from uniformer.speed.timings import NAME, remembered
 from uniformer.support.resume import Journal, read_claim
 from uniformer.support.settings import parse_override
-from uniformer.support.texts import DEEPEST, parse_json, parse_toml, read_whole
+from uniformer.support.texts import DEEPEST, LARGEST_STREAM, parse_json, parse_toml, read_json_arrays, read_whole
 from uniformer.tasks.scores import Scores
 from uniformer.training.batches import read_label_map
 from uniformer.training.recipe import load_recipe
@@ -216,3 +216,53 @@ def test_nothing_else_reads_json_or_toml() -> None:
         if isinstance(node, ast.Attribute) and ast.unparse(node) in names
     }
     assert readers == {"support/texts.py"}
+
+
+# ---- piece by piece --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_arrays_are_read_as_by_the_whole_file(encoding: str, tmp_path: Path) -> None:
+    """Over many pieces, whose ends fall into numbers, texts, escapes and spaces; one text is longer than a piece."""
+    rng = np.random.default_rng(0)
+    kinds = (lambda n: n * 1.25e-7, lambda n: n**5, lambda n: f'"\\ü{n}' * (n % 9), lambda n: {"a": [n, None, True]})
+    many = [kinds[kind](n) for n, kind in enumerate(rng.integers(4, size=60_000))]
+    table = {"n": 12345, "many": many, "skipped": [many[:99]], "none": [], "long": ["é" * 3_000_000, 7]}
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(table, ensure_ascii=False, indent=1), encoding=encoding)
+    found: dict[str, list[object]] = {"many": [], "none": [], "long": [], "missing": []}
+    keys = read_json_arrays(path, "a table", {name: taken.append for name, taken in found.items()})
+    assert keys == table.keys()
+    assert found == {"many": many, "none": [], "long": table["long"], "missing": []}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[1]", "at character 0: '[' instead of '{'"),
+        ('{"b": 1', "at character 7: an end too soon"),
+        ('{"b": 1,}', "at character 8: Expecting value"),
+        ('{"a": [1 2]}', "at character 9: '2' instead of ','"),
+        ('{"a": 3}', "at character 6: '3' instead of '['"),
+        ('{"b": tru}', "at character 6: Expecting value"),
+        ("{5: 1}", "at character 2: a key that is no text"),
+        ('{"a": []} x', "at character 10: more behind the object"),
+        ('{"b": "x', "at character 6: Unterminated string"),
+        ('{"b": ' + "[" * 100_000, "a value nested too deep"),
+        ("{}" + " " * 3_000_000 + "!", "at character 3000002: more behind"),
+    ],
+)
+def test_what_is_no_object_of_arrays_is_refused_where_it_is_wrong(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(text)
+    assert words in said(lambda: read_json_arrays(tmp_path / "a.json", "a table", {"a": lambda _: None}))
+
+
+def test_a_file_that_is_none_is_refused_piece_by_piece_too(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "not a regular file" in said(lambda: read_json_arrays(tmp_path / "pipe", "a table", {}))
+    (tmp_path / "bytes").write_bytes(b'{"a": ["\xff"]}')
+    assert "found no UTF-8" in said(lambda: read_json_arrays(tmp_path / "bytes", "a table", {}))
+    with (tmp_path / "large").open("wb") as f:
+        f.write(b"{")
+        f.truncate(LARGEST_STREAM + 1)  # no bytes on the disk
+    assert "found a file of more than 4 GB" in said(lambda: read_json_arrays(tmp_path / "large", "a table", {}))

@@ -307,7 +307,7 @@ def _looked_for(paths: Sequence[str], parsed: Parsed, found: Found) -> npt.NDArr
         readable &= np.diff(parsed.labels.paths.offsets) > 0
     readable &= (np.frombuffer(parsed.columns.sizes, np.int32).reshape(-1, 2) > 0).all(1)
     others = sorted(there - set(paths))
-    what = "pictures in the same folder that are not listed"
+    what = "pictures in the same folders that it does not list"
     found.add_all("note", "not listed", what, [(path,) for path in others[:EXAMPLES]], len(others), others[:EXAMPLES])
     return readable
 

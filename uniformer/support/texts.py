@@ -121,9 +121,9 @@ def read_json_arrays(
     check_file(path, expected)
     try:
         with open(path, "rb") as f:
-            encoding = text_encoding(f.read(1024), f"{path}: expected {expected}")
-            if f.seek(0, os.SEEK_END) > LARGEST_STREAM:
+            if os.fstat(f.fileno()).st_size > LARGEST_STREAM:
                 raise InputError(f"{path}: expected {expected}, found a file of more than {LARGEST_STREAM >> 30} GB")
+            encoding = text_encoding(f.read(1024), f"{path}: expected {expected}")
         with open(path, encoding=encoding) as text:
             return _JsonReader(text, f"{path}: expected {expected}").arrays(takers)
     except UnicodeDecodeError:
