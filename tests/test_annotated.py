@@ -141,6 +141,39 @@ def test_boxes_come_from_polygons_where_there_are_none(tmp_path: Path) -> None:
     assert data.annotations(0).areas.tolist() == [20]
 
 
+def test_it_is_read_as_by_cocos_own_code(tmp_path: Path) -> None:
+    """As the evaluator's reader does: boxes, areas, crowds, and every pixel of every mask."""
+    from faster_coco_eval import COCO
+
+    rng = np.random.default_rng(0)
+    crowd = {"size": [40, 60], "counts": [700, 9, 31, 10, 1650]}
+    annotations = []
+    for number in range(1, 41):
+        x, y, w, h = rng.uniform((0, 0, 3, 3), (30, 20, 30, 20)).round(2).tolist()
+        angles = np.sort(rng.uniform(0, 2 * np.pi, (int(rng.integers(1, 3)), 7)), axis=1)
+        points = np.stack([x + w / 2 + np.cos(angles) * w / 2, y + h / 2 + np.sin(angles) * h / 2], -1)
+        more = {"segmentation": points.round(2).reshape(len(points), -1).tolist(), "area": w * h / 3}
+        if number % 10 == 0:
+            more = {"segmentation": crowd, "iscrowd": 1}
+        annotations.append(instance(number, 100 + int(rng.integers(3)), int(rng.choice([3, 7])), (x, y, w, h), **more))
+    names = [picture(tmp_path / f"{i}.jpg").name for i in range(3)]
+    file = write_json(tmp_path / "a.json", coco_table(names, annotations))
+    data, theirs = open_annotated(file), COCO(str(file))
+    assert len(data.labels) == 40
+    for row in range(3):
+        ours = data.annotations(row)
+        entries = theirs.loadAnns(theirs.getAnnIds(imgIds=[100 + row]))
+        boxes = np.array([entry["bbox"] for entry in entries])
+        boxes[:, 2:] += boxes[:, :2]
+        assert np.array_equal(ours.boxes, boxes.astype(np.float32))
+        assert ours.areas.tolist() == [entry["area"] for entry in entries]
+        assert ours.crowd.tolist() == [bool(entry["iscrowd"]) for entry in entries]
+        assert [data.classes[label] for label in ours.labels] == [
+            theirs.cats[entry["category_id"]]["name"] for entry in entries
+        ]
+        assert np.array_equal(ours.masks(40, 60), np.stack([theirs.annToMask(entry) for entry in entries]).astype(bool))
+
+
 def test_what_lies_beside_and_is_not_used_is_said(tmp_path: Path) -> None:
     root = coco_set(tmp_path)
     write_json(root / "annotations/all.json", json.loads((root / "annotations/instances_val2017.json").read_text()))

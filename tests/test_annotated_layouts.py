@@ -247,6 +247,16 @@ def test_label_maps_that_are_wrong_are_refused(tmp_path: Path) -> None:
         open_annotated(coco_set(tmp_path / "boxes"), split="val").label_map(0)
 
 
+def test_black_and_white_masks_are_no_classes(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.jpg")
+    label_map(tmp_path / "masks/a.png", 255 * (values_of(0, 2) % 2))
+    with pytest.raises(InputError, match="expected label maps with two classes and more, found no value but 0 and 255"):
+        open_annotated(tmp_path)
+    data = open_annotated(tmp_path, classes=["ground", "thing"])
+    assert found(data) == {"black and white": ("error", 1)}
+    assert "of which 255 is no class: write 1 for it" in data.findings[0].text
+
+
 def test_ade20k_counts_from_one(tmp_path: Path) -> None:
     for split, name in (("training", "train"), ("validation", "val")):
         picture(tmp_path / f"images/{split}/ADE_{name}_00000001.jpg")

@@ -35,6 +35,7 @@ _PUBLIC = {  # name: (the module it comes from, what it is), in the order of `he
     "verify": ("checkpoints.save", "whether a saved file is intact"),
     "convert": ("checkpoints.save", "any readable file into ours, or into the reference's form"),
     "open_dataset": ("datasets.open", "a folder, a list or a saved manifest as samples with labels"),
+    "open_annotated": ("datasets.annotated", "pictures with boxes, masks, key points or label maps"),
     "transforms": ("reading.pipeline", "from a file or an array to what a network is fed, in testing or training"),
     "evaluate": ("evaluation.run", "the scores of a checkpoint on a data set"),
     "Scores": ("tasks.scores", "a network's probabilities and labels on a data set"),
@@ -53,6 +54,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
     from uniformer.checkpoints.save import convert, save_checkpoint, verify
     from uniformer.config import Config, InputSpec
+    from uniformer.datasets.annotated import open_annotated
     from uniformer.datasets.open import open_dataset
     from uniformer.errors import InputError
     from uniformer.evaluation.run import evaluate

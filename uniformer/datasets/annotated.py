@@ -84,7 +84,9 @@ class AnnotatedSet:
 
     kind: ClassVar[Kind] = "image"
     is_multi_label: ClassVar[bool] = False
-    start: ClassVar[None] = None  # pictures are whole files
+    start: ClassVar[None] = None  # pictures are whole files, and classes have names
+    end: ClassVar[None] = None
+    numbers_from: ClassVar[None] = None
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ IGNORED = 255  #: in a label map: no class
 LABEL_FOLDERS = ("masks", "labels", "annotations", "mask", "label", "SegmentationClass", "gt")
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  #: formats that keep every value
 _ADE20K = "ADE20K"
+_LOOKED_AT = 8  # label maps by which those of black and white are told
 
 Pair = tuple[Path, Path]  # a folder of pictures, and one of their label maps
 
@@ -113,6 +115,9 @@ def _read(
         if not found[-1]:
             what = "pictures without a label map, left out"
             columns.found.add("error", "no label map", what, picture, path=picture)
+    if are_black_and_white([path / name for name in found if name][:_LOOKED_AT]):
+        what = f"label maps of 0 and {IGNORED} only, of which {IGNORED} is no class: write 1 for it"
+        columns.found.add("error", "black and white", what, found[0])
     for name in maps.values():
         columns.found.add("note", "no picture", "label maps without a picture", os.path.relpath(labels / name, path))
     fill_sizes(columns, path)
@@ -120,7 +125,7 @@ def _read(
     if is_ade and classes is None:
         classes, how = load_classes(_ADE20K), f"as {_ADE20K} orders them, 0 is unlabelled"
     elif classes is None:
-        classes, how = _numbered(all_pairs), "by number, as many as the label maps have values"
+        classes, how = _numbered(path, all_pairs), "by number, as many as the label maps have values"
     details = {"palette": _palette(path, found, classes, is_ade)}
     return Parsed(
         columns,
@@ -132,9 +137,9 @@ def _read(
     )
 
 
-def _numbered(pairs: Iterable[Pair]) -> Classes:
-    """As many classes as the values in all label maps ask for. Raises `InputError` where none can be read."""
-    highest = -1  # and 0 where a map has nothing else than 255
+def _numbered(path: Path, pairs: Iterable[Pair]) -> Classes:
+    """As many classes as the values in all label maps ask for. Raises `InputError` where these are not two."""
+    highest = 0
     for _, labels in pairs:
         for name in _maps(labels).values():
             try:
@@ -142,9 +147,18 @@ def _numbered(pairs: Iterable[Pair]) -> Classes:
             except InputError:
                 continue  # a scan says which
             highest = max(highest, int(values[values != IGNORED].max(initial=0)))
-    if highest < 0:
-        raise InputError("expected label maps with classes in them, found none that can be read")
+    if not highest:
+        raise InputError(f"{path}: expected label maps with two classes and more, found no value but 0 and {IGNORED}")
     return tuple(map(str, range(highest + 1)))
+
+
+def are_black_and_white(maps: Iterable[Path]) -> bool:
+    """Whether these have both 0 and 255, and no other value: one class of 255 is meant, mostly."""
+    values = set[int]()
+    for path in maps:
+        with suppress(InputError):  # a scan says which
+            values |= set(np.unique(read_values(path)).tolist())
+    return values == {0, IGNORED}
 
 
 def _palette(root: Path, maps: Iterable[str], classes: Classes, is_ade: bool) -> list[list[int]] | None:
