@@ -27,6 +27,7 @@ from tests.annotated_sets import (
 )
 from tests.fuzz_annotated import fuzz
 from uniformer.datasets.annotated import AnnotatedSet, annotated_kind, find_annotated_splits, open_annotated
+from uniformer.datasets.annotated_open import annotated_for_evaluation, annotated_for_training
 from uniformer.datasets.layouts import NoSuchSplit
 from uniformer.errors import InputError
 from uniformer.labels import load_classes, load_details
@@ -199,6 +200,24 @@ def test_key_points_of_coco_come_with_what_was_published(tmp_path: Path) -> None
     table["categories"] = [person]
     with pytest.raises(InputError, match="expected a skeleton of pairs of 1 to 17"):
         open_annotated(write_json(tmp_path / "a.json", table))
+
+
+def test_splits_are_chosen_as_for_other_sets(tmp_path: Path) -> None:
+    root = coco_set(tmp_path / "set")
+    train, val, left = annotated_for_training(root)
+    assert (train.item_names()[0], len(val or ()), left) == ("train2017/train_0.jpg", 2, [])
+    train, val, left = annotated_for_training(root, split="val")
+    assert (len(train), val, left) == (2, None, ["neither trained nor validated on: train"])
+    other = coco_set(tmp_path / "other")
+    train, val, left = annotated_for_training(root, other, classes=["cat", "bird", "dog"])
+    assert val is not None
+    assert (val.root, val.item_names()[0], val.classes) == (str(other), "val2017/val_0.jpg", train.classes)
+    assert left == ["neither trained nor validated on: val"]
+    assert annotated_for_evaluation(root).item_names() == ("val2017/val_0.jpg", "val2017/val_1.jpg")
+    assert annotated_for_evaluation(train) is train
+    one_split = pose_set(tmp_path / "people")
+    assert annotated_for_evaluation(one_split, task="pose").task == "pose"
+    assert annotated_for_training(one_split, task="pose")[1] is None
 
 
 # ---- what is odd, and what is malformed ------------------------------------------------------------------------------

@@ -1,0 +1,57 @@
+"""Which splits of an annotated source to learn from and to test on, by the rules of `open.open_for_training`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TypedDict, Unpack
+
+from uniformer.config import DenseTask
+from uniformer.datasets.annotated import AnnotatedSet, find_annotated_splits, open_annotated
+from uniformer.datasets.open import choose_split
+from uniformer.errors import shown
+
+
+class AnnotatedReading(TypedDict, total=False):
+    """How a source is read, where it is said: as the arguments of `open_annotated`."""
+
+    task: DenseTask | None
+    classes: Sequence[str] | str | None
+
+
+def annotated_for_evaluation(
+    source: str | os.PathLike[str] | AnnotatedSet, split: str | None = None, **reading: Unpack[AnnotatedReading]
+) -> AnnotatedSet:
+    """A set to test on: the validation split where there are several and none is named."""
+    if isinstance(source, AnnotatedSet):
+        return source
+    if split is None:
+        there = find_annotated_splits(source, task=reading.get("task"))
+        split = choose_split(source, there, ("val", "test", *(["train"] if len(there) == 1 else [])))
+    return open_annotated(source, split=split, **reading)
+
+
+def annotated_for_training(
+    source: str | os.PathLike[str],
+    val: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+    **reading: Unpack[AnnotatedReading],
+) -> tuple[AnnotatedSet, AnnotatedSet | None, list[str]]:
+    """What to learn from, and to validate on, and in words what of the source is neither.
+
+    To learn from: the training split where there are several and none is named. To validate on: `val`, with the same
+    task and classes; else the source's validation split, or its test split, unless `split` names a part; None where
+    there is none of these.
+    """
+    there = find_annotated_splits(source, task=reading.get("task"))
+    part = split or choose_split(source, there, ("train",)) or (there[0] if len(there) == 1 else None)
+    train_set = open_annotated(source, split=part, **reading)
+    same: AnnotatedReading = {"task": train_set.task, "classes": train_set.classes}
+    held_out = next((name for name in ("val", "test") if name in there and name != part), None) if not split else None
+    val_set: AnnotatedSet | None = None
+    if val is not None:
+        held_out, val_set = None, annotated_for_evaluation(val, **same)
+    elif held_out:
+        val_set = open_annotated(source, split=held_out, **same)
+    left = [shown(name) for name in there if name not in (part, held_out)]
+    return train_set, val_set, [f"neither trained nor validated on: {', '.join(left)}"] if left else []
