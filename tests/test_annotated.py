@@ -200,6 +200,9 @@ def test_key_points_of_coco_come_with_what_was_published(tmp_path: Path) -> None
     table["categories"] = [person]
     with pytest.raises(InputError, match="expected a skeleton of pairs of 1 to 17"):
         open_annotated(write_json(tmp_path / "a.json", table))
+    table["categories"] = [{**person, "keypoints": list(map(str, range(257)))}]
+    with pytest.raises(InputError, match="expected at most 256 key points, found 257"):
+        open_annotated(write_json(tmp_path / "a.json", table))
 
 
 def test_splits_are_chosen_as_for_other_sets(tmp_path: Path) -> None:
@@ -264,6 +267,7 @@ def test_what_cannot_be_used_is_left_out_and_said(tmp_path: Path) -> None:
         (f.level for f in data.findings), key=["error", "warning", "note"].index
     )
     by_title = {finding.title: finding for finding in data.findings}
+    assert by_title["empty polygons"].examples[0] == ("a.jpg", "annotation 8, box 5, 5, 14, 14")
     assert by_title["boxes outside"].examples == (("a.jpg", "annotation 3, box 70, 5, 79, 14"),)
     assert by_title["empty boxes"].text == "boxes without an area, or that are none, left out: 4"
     inside = data.annotations(0)
@@ -309,6 +313,7 @@ A = {"id": 1, "file_name": "a.jpg"}
         ({"images": ["a.jpg"]}, "picture 1: expected an object with id, found 'a.jpg'"),
         ({"images": [{**A, "id": True}]}, "expected an object with id"),
         ({"images": [{**A, "height": 10**30, "width": 4}]}, "expected height as 1 to 1048576 pixels"),
+        ({"images": [{**A, "height": 1 << 20, "width": 1 << 20}]}, "picture 1: expected at most 234881024 pixels"),
         ({"images": [{**A, "height": "high"}]}, "expected height as 1 to 1048576 pixels, found high"),
         ({"images": [A, {"id": 2, "file_name": "../../passwd.jpg"}]}, "which leaves it"),
         ({"images": [A, {"id": 2, "file_name": "..\\b.jpg"}]}, "which leaves it"),

@@ -116,6 +116,7 @@ def test_yolo_key_points_are_read(tmp_path: Path) -> None:
         ("train: ../../elsewhere\nnames: [a]\n", "expected a folder or a list of pictures below"),
         ("train: images/train\nnames: {1: a}\n", "expected names numbered from 0"),
         ("train: images/train\nnames: [a, a]\n", "expected names, each once"),
+        ('train: images/train\nnames: ["a\\nb"]\n', "expected names, each once"),
         ("train: images/train\nnames: &a [*a]\n", "an alias"),
         ("train: images/train\nnames: [a\n", "in YAML, found something else"),
         ("train: images/train\nnames: [a]\nkpt_shape: [0, 3]\n", "expected kpt_shape"),
@@ -154,6 +155,7 @@ def test_damaged_xml_is_said_and_entities_are_not_read(tmp_path: Path) -> None:
     secret = write(tmp_path / "secret.txt", "classified")
     bomb = f'<!DOCTYPE annotation [<!ENTITY x SYSTEM "file://{secret}">]>{voc_xml(OBJECT.format("&x;", 0, 1))}'
     write(root / "Annotations/b.xml", bomb)
+    write(root / "Annotations/a.xml", (root / "Annotations/a.xml").read_text().replace(f">{WIDTH}<", f">{'9' * 9999}<"))
     write(root / "Annotations/c.xml", "<annotation><object>")
     write(root / "Annotations/e.xml", "<annotation>" + "<a>" * 100_000 + "</a>" * 100_000 + "</annotation>")
     data = open_annotated(root, split="train")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +20,10 @@ from uniformer.datasets.instances import Bools, Floats, Instances, Ints, Shapes,
 from uniformer.datasets.polygons import FARTHEST
 from uniformer.datasets.strings import Strings, spans
 from uniformer.errors import InputError, shown
+from uniformer.labels import unfit
 
 MOST_SIDE = 1 << 20  #: of a picture, pixels
+MOST_KEYPOINTS = 1 << 8  #: of an instance: what has none takes as much memory as what has all
 _SLACK = 1.0  # pixels by which boxes and points may leave a picture before it is said: they are often rounded
 
 
@@ -41,6 +43,7 @@ class Columns:
     points: array[float] = field(default_factory=lambda: array("d"))
     polygons: array[int] = field(default_factory=lambda: array("q"))  #: points of each
     shapes: array[int] = field(default_factory=lambda: array("q"))  #: polygons of each instance
+    no_polygons: array[int] = field(default_factory=lambda: array("q"))  #: the instance of each that is none
     runs: list[str] = field(default_factory=list)
     run_sizes: array[int] = field(default_factory=lambda: array("i"))
     keypoints: array[float] = field(default_factory=lambda: array("d"))
@@ -72,8 +75,7 @@ class Columns:
         count = 0
         for polygon in polygons:
             if len(polygon) < 6 or len(polygon) % 2:
-                what = "polygons that are none (an odd count of numbers, or fewer than three points), left out"
-                self.found.add("warning", "empty polygons", what, self._path(picture), f"{len(polygon)} numbers")
+                self.no_polygons.append(len(self.labels) - 1)
                 continue
             self.points.extend(polygon)
             self.polygons.append(len(polygon) // 2)
@@ -93,9 +95,6 @@ class Columns:
             Strings.pack(self.runs),
             np.frombuffer(self.run_sizes, np.int32).reshape(-1, 2),
         )
-
-    def _path(self, picture: int) -> str:
-        return self.paths[picture] if 0 <= picture < len(self.paths) else "a picture that is not listed yet"
 
     def instances(self, classes: int, keypoints: int | None = None, *, masks: bool = True) -> Instances:
         """What can be used, sorted by picture; what cannot is in `found`.
@@ -119,6 +118,7 @@ class _Sorted:
         self.boxes = _corners(np.frombuffer(columns.boxes, np.float64).reshape(-1, 4))
         self.areas = np.frombuffer(columns.areas, np.float64)
         self.shapes = columns.as_shapes() if masks else None
+        self.no_polygons = np.frombuffer(columns.no_polygons, np.int64)
         self.points, self.flat = keypoints, np.frombuffer(columns.keypoints, np.float64)
         self.counts = np.frombuffer(columns.keypoint_counts, np.int64)
         sizes = np.frombuffer(columns.sizes, np.int32).reshape(-1, 2).astype(np.float64)
@@ -159,6 +159,8 @@ class _Sorted:
 
     def _sound(self, shapes: Shapes) -> Shapes:
         """Less polygons with points that are no numbers, or absurd ones; instances with runs of another size go."""
+        what = "polygons that are none (an odd count of numbers, or fewer than three points), left out"
+        self._say(self.no_polygons, "warning", "empty polygons", what)
         is_far = np.logical_not((np.abs(shapes.points) <= FARTHEST).all(1))  # or NaN
         is_bad = _any_in(is_far, shapes.polygons)
         what = "polygons with points that are no numbers or far outside, left out"
@@ -169,9 +171,13 @@ class _Sorted:
 
     def _draw_boxes(self, shapes: Shapes) -> None:
         """Around instances that have only polygons."""
-        for row in np.flatnonzero(np.isnan(self.boxes).all(1) & (np.diff(shapes.starts) > 0)).tolist():
-            points = shapes.points[shapes.polygons[shapes.starts[row]] : shapes.polygons[shapes.starts[row + 1]]]
-            self.boxes[row] = *points.min(0), *points.max(0)
+        rows = np.flatnonzero(np.diff(shapes.starts))
+        if not len(rows):
+            return
+        begins = shapes.polygons[shapes.starts[rows]]  # of their points, which lie one after the other
+        corners = [part.reduceat(shapes.points, begins) for part in (np.minimum, np.maximum)]
+        missing = np.isnan(self.boxes[rows]).all(1)
+        self.boxes[rows[missing]] = np.concatenate(corners, 1)[missing]
 
     def _boxes(self) -> None:
         x1, y1, x2, y2 = self.boxes.T
@@ -196,10 +202,11 @@ class _Sorted:
         wrong = (self.counts != count) & (self.counts > 0)
         what = f"instances with other than {number} key points of three numbers, left out"
         self._leave_out(wrong, "error", "key point counts", what)
-        keypoints = np.zeros((len(self.picture), count), np.float64)
+        keypoints = np.zeros((len(self.picture), count), np.float32)
         rows = np.flatnonzero(self.counts == count)
         starts = offsets_of(self.counts)[:-1][rows]
-        keypoints[rows] = self.flat[spans(starts, starts + count)].reshape(-1, count)
+        with np.errstate(over="ignore"):
+            keypoints[rows] = self.flat[spans(starts, starts + count)].reshape(-1, count)
         points = keypoints.reshape(-1, number, 3)
         is_wrong = np.logical_not(np.isfinite(points).all((1, 2)) & np.isin(points[..., 2], (0, 1, 2)).all(1))
         what = "key points that are no numbers, or of a visibility other than 0, 1, 2, left out"
@@ -211,7 +218,7 @@ class _Sorted:
         self._say(
             self.keep & ~shown_points.any(1) & ~self.crowd, "note", "no key points", "instances without key points"
         )
-        return points.astype(np.float32)
+        return points
 
     def _remarks(self, order: Ints, shapes: Shapes | None, per_picture: Ints) -> None:
         """What is used as it is, and good to know."""
@@ -282,5 +289,5 @@ def floats(value: Any, count: int | None = None) -> array[float] | None:
 
 def names_of(value: Any) -> tuple[str, ...] | None:
     """A list of names, each once; None for anything else."""
-    is_list = isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(n, str) for n in value)
+    is_list = isinstance(value, list | tuple) and all(isinstance(name, str) and not unfit(name) for name in value)
     return tuple(value) if is_list and value and len(set(value)) == len(value) else None

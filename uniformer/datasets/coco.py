@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from uniformer.config import DenseTask
-from uniformer.datasets.annotated_columns import MOST_SIDE, Columns, floats, names_of, safe_path
+from uniformer.datasets.annotated_columns import MOST_KEYPOINTS, MOST_SIDE, Columns, floats, names_of, safe_path
 from uniformer.datasets.annotated_layouts import (
     Classes,
     Parsed,
@@ -29,6 +29,8 @@ from uniformer.datasets.annotated_layouts import (
 from uniformer.datasets.layouts import only_one, split_of, subfolders
 from uniformer.errors import InputError, shown
 from uniformer.labels import flip_sensitive, load_classes, load_details, unfit
+from uniformer.reading.limits import check_pixels
+from uniformer.reading.pictures import MAX_PHOTO
 from uniformer.reading.run_lengths import compressed
 from uniformer.support.texts import read_json_arrays
 
@@ -141,7 +143,9 @@ class _Reader:
             raise InputError(f"{where}: expected each id once, found {shown(entry['id'])} twice")
         self.listed[number] = len(self.paths)
         self.paths.append(entry.get("file_name"))
-        self.columns.sizes.extend(_side(entry, side, where) for side in ("height", "width"))
+        height, width = (_side(entry, side, where) for side in ("height", "width"))
+        check_pixels(where, width, height, MAX_PHOTO)
+        self.columns.sizes.extend((height, width))
 
     def category(self, entry: Any) -> None:
         where = f"{self.path}, category {len(self.categories) + 1}"
@@ -236,6 +240,8 @@ class _Reader:
             raise InputError(f"{self.path}: expected categories with the same key points, found {len(found)} kinds")
         names = next(iter(found))
         assert names is not None
+        if len(names) > MOST_KEYPOINTS:
+            raise InputError(f"{self.path}: expected at most {MOST_KEYPOINTS} key points, found {len(names)}")
         lines = next(entry.get("skeleton") for entry in self.categories.values() if entry.get("keypoints"))
         if not isinstance(lines, list | None) or not all(_is_bone(line, len(names)) for line in lines or []):
             raise InputError(f"{self.path}: expected a skeleton of pairs of 1 to {len(names)}, found {shown(lines)}")

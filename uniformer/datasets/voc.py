@@ -8,6 +8,7 @@ Source: M. Everingham et al., "The Pascal Visual Object Classes Challenge" (IJCV
 from __future__ import annotations
 
 import os
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ from uniformer.datasets.annotated_layouts import (
 from uniformer.datasets.layouts import split_of, subfolders
 from uniformer.errors import InputError, first_line, shown
 from uniformer.labels import alphabetical, unfit
+from uniformer.reading.pictures import MAX_PHOTO
 from uniformer.support.texts import read_text
 
 if TYPE_CHECKING:
@@ -104,8 +106,8 @@ def _add_picture(columns: Columns, root: Path, stem: str, tree: Element | None, 
     if path is None:
         path = safe_path(str(root), os.path.basename(said or f"{stem}.jpg"), str(root), stem)
     sides = [tree.findtext(f"size/{side}") if tree is not None else None for side in ("height", "width")]
-    height, width = (int(side) if side and side.strip().isdecimal() else -1 for side in sides)
-    known = 0 < height <= MOST_SIDE and 0 < width <= MOST_SIDE
+    height, width = (int(side) if side and re.fullmatch(r"\s*[0-9]{1,9}\s*", side) else -1 for side in sides)
+    known = 0 < height <= MOST_SIDE and 0 < width <= MOST_SIDE and height * width <= MAX_PHOTO
     return columns.add_picture(path, *((height, width) if known else (-1, -1)))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from uniformer.config import DenseTask
-from uniformer.datasets.annotated_columns import Columns, names_of
+from uniformer.datasets.annotated_columns import MOST_KEYPOINTS, Columns, names_of
 from uniformer.datasets.annotated_layouts import (
     Classes,
     Parsed,
@@ -35,7 +35,6 @@ from uniformer.support.texts import read_text
 
 EXPECTED = "a YOLO data set's settings"
 _LARGEST = 1 << 18  # bytes of settings: their reader is Python's, and slow
-_MOST_KEYPOINTS = 1 << 10
 _LINES = "lines that are no instances, left out"
 
 
@@ -104,7 +103,7 @@ def _pose(file: Path, table: Mapping[str, Any]) -> tuple[Classes, int, dict[str,
     """Names of the key points, numbers for each in a line, and details."""
     shape = table["kpt_shape"]
     is_shape = isinstance(shape, list) and len(shape) == 2 and all(type(n) is int for n in shape)
-    if not is_shape or not 1 <= shape[0] <= _MOST_KEYPOINTS or shape[1] not in (2, 3):
+    if not is_shape or not 1 <= shape[0] <= MOST_KEYPOINTS or shape[1] not in (2, 3):
         raise InputError(f"{file}: expected kpt_shape as a count and 2 or 3, found {shown(shape)}")
     named = table.get("kpt_names")
     named = next(iter(named.values()), None) if isinstance(named, dict) else named
