@@ -18,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.annotated_sets import coco_set, label_map, picture, pose_set, values_of, voc_set, yolo_set
 from uniformer.datasets.annotated import annotated_kind, find_annotated_splits, open_annotated
+from uniformer.datasets.annotated_scan import scan_annotated
+from uniformer.datasets.statement import statement
 from uniformer.errors import InputError
 
 WORDS = (
@@ -74,12 +76,14 @@ def look_at(root: Path) -> None:
     for split in find_annotated_splits(root) or [None]:
         with contextlib.suppress(InputError):
             data = open_annotated(root, split=split)
+            list(statement({"all": data.usable()}))
             for row in range(len(data)):
                 for ask in (data.size, data.picture, data.annotations, data.label_map, data.labels_of):
                     with contextlib.suppress(InputError):
                         ask(row)
                 with contextlib.suppress(InputError):
                     data.annotations(row).masks(*data.size(row))
+            scan_annotated(data, root.with_name("scan"), workers=0, resume=False)
 
 
 def fuzz(folder: Path, count: int, seed: int) -> None:

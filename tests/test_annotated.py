@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 from tests.annotated_sets import (
     CATEGORIES,
@@ -29,8 +30,9 @@ from tests.fuzz_annotated import fuzz
 from uniformer.datasets.annotated import AnnotatedSet, annotated_kind, find_annotated_splits, open_annotated
 from uniformer.datasets.annotated_open import annotated_for_evaluation, annotated_for_training
 from uniformer.datasets.layouts import NoSuchSplit
-from uniformer.errors import InputError
+from uniformer.errors import InputError, MissingExtra
 from uniformer.labels import load_classes, load_details
+from uniformer.reading.pictures import upright_size
 
 
 def found(data: AnnotatedSet) -> dict[str, tuple[str, int]]:
@@ -300,6 +302,27 @@ def test_pictures_of_another_size_are_refused_where_they_are_read(tmp_path: Path
     picture(tmp_path / "a.jpg", size=(WIDTH, HEIGHT))
     with pytest.raises(InputError, match="expected a picture of 60x40, as annotated, found 40x60, as it is turned"):
         data.picture(0)
+
+
+def test_photos_that_are_turned_count_as_they_are_seen(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    lying = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    Image.fromarray(lying).save(tmp_path / "a.jpg", exif=exif)  # 60 wide and 40 high, seen upright
+    upright = {"id": 100, "file_name": "a.jpg", "width": HEIGHT, "height": WIDTH}
+    for image in (upright, {"id": 100, "file_name": "a.jpg"}):
+        data = open_annotated(write_json(tmp_path / "a.json", {**TABLE, "images": [image]}))
+        assert (data.size(0), upright_size(data.picture(0))) == ((WIDTH, HEIGHT), (WIDTH, HEIGHT))
+    data = open_annotated(write_json(tmp_path / "a.json", TABLE))
+    with pytest.raises(InputError, match="expected a picture of 60x40, as annotated, found 40x60, as it is turned"):
+        data.picture(0)
+
+
+def test_polygons_need_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = one(tmp_path, instance(1, 100, 7, (1, 1, 9, 9)))
+    monkeypatch.setitem(sys.modules, "faster_coco_eval.core", None)  # as where it is not installed
+    with pytest.raises(MissingExtra, match=r"needs the package 'faster-coco-eval': pip install 'uniformer\[dense\]'"):
+        data.annotations(0).masks(40, 60)
 
 
 TABLE = coco_table(["a.jpg"], [instance(1, 100, 7, (1, 1, 9, 9))])

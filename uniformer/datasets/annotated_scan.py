@@ -165,6 +165,6 @@ def _without_pixels(sets: Sets, pixels: Mapping[str, npt.NDArray[np.int64]]) -> 
     """Classes that no label map has."""
     for split, data in sets.items():
         rows = [(data.classes[label], f"class {label}") for label in np.flatnonzero(pixels[split] == 0).tolist()]
-        text = f"classes of {len(data.classes)} without a pixel: {len(rows)}"
+        text = f"{split}: classes of {len(data.classes)} without a pixel: {len(rows)}"
         level: Level = "warning" if split in ("train", "all") else "note"
         yield Finding(level, f"empty classes in {split}", text, len(rows), tuple(rows[:EXAMPLES]))
