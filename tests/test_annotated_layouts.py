@@ -67,6 +67,12 @@ def test_settings_name_folders_in_many_ways(settings: str, tmp_path: Path) -> No
         assert data.annotations(0).boxes.tolist() == [[15, 10, 45, 30]]
 
 
+def test_a_split_that_is_not_there_is_said(tmp_path: Path) -> None:
+    root = yolo_set(tmp_path, "train: images/train\nval: images/val\ntest: images/test\nnames: [cat, dog]\n")
+    assert find_annotated_splits(root) == ["train", "val"]
+    assert open_annotated(root, split="val").origin.endswith("; left out: test, whose folder is not there")
+
+
 def test_folders_without_settings_are_read_by_number(tmp_path: Path) -> None:
     picture(tmp_path / "images/a.jpg")
     write(tmp_path / "labels/a.txt", "2 0.5 0.5 0.5 0.5")
@@ -121,6 +127,8 @@ def test_yolo_key_points_are_read(tmp_path: Path) -> None:
         ("train: images/train\nnames: [a\n", "in YAML, found something else"),
         ("train: images/train\nnames: [a]\nkpt_shape: [0, 3]\n", "expected kpt_shape"),
         ("train: images/train\nnames: [a]\nkpt_shape: [2, 3]\nflip_idx: [0, 0]\n", "expected flip_idx"),
+        ("train: images/train\nnames: [a]\nkpt_shape: [3, 3]\nflip_idx: [1, 2, 0]\n", "expected flip_idx"),
+        ("train: images/train\nnames: [a]\nkpt_shape: [2, 3]\nflip_idx: ['1', '0']\n", "expected flip_idx"),
         ("train: images/train\nnames: " + "[" * 1000, "in YAML, found something else"),
         ("train: !!python/object/apply:os.system [ls]\nnames: [a]\n", "in YAML, found something else"),
     ],

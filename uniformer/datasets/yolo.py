@@ -91,12 +91,23 @@ def _with_settings(file: Path, table: Mapping[str, Any], task: DenseTask | None)
     if classes is None:
         raise InputError(f"{file}: expected names, each once, found {shown(table['names'])}")
     pose = _pose(file, table) if is_pose else None
+    parts = {split: table[key] for key in table if isinstance(key, str) and (split := split_of(key)) and table[key]}
+    missing = [split for split, value in parts.items() if not _is_there(file, table.get("path"), value)]
+    if len(missing) < len(parts):  # else reading one says what was expected
+        parts = {split: value for split, value in parts.items() if split not in missing}
     splits = {
-        split: partial(_read_listed, file, table.get("path"), table[key], classes, pose)
-        for key in table
-        if isinstance(key, str) and (split := split_of(key)) and table[key]
+        split: partial(_read_listed, file, table.get("path"), value, classes, pose) for split, value in parts.items()
     }
-    return Recognised("pose" if is_pose else "detection", "YOLO folders", splits)
+    left_out = tuple(f"{split}, whose folder is not there" for split in missing if split not in parts)
+    return Recognised("pose" if is_pose else "detection", "YOLO folders", splits, left_out)
+
+
+def _is_there(file: Path, base: Any, value: Any) -> bool:
+    try:
+        _places(file, base, value)
+    except InputError:
+        return False
+    return True
 
 
 def _pose(file: Path, table: Mapping[str, Any]) -> tuple[Classes, int, dict[str, Any]]:
@@ -112,8 +123,13 @@ def _pose(file: Path, table: Mapping[str, Any]) -> tuple[Classes, int, dict[str,
         raise InputError(f"{file}: expected {shape[0]} names of key points, found {len(names)}")
     details, swapped = pose_details(names, []), table.get("flip_idx")
     if swapped is not None:
-        if not isinstance(swapped, list) or sorted(map(str, swapped)) != sorted(map(str, range(shape[0]))):
-            raise InputError(f"{file}: expected flip_idx of each key point once, found {shown(swapped)}")
+        are_numbers = isinstance(swapped, list) and all(type(n) is int for n in swapped)
+        if (
+            not are_numbers
+            or sorted(swapped) != list(range(shape[0]))
+            or any(swapped[swapped[i]] != i for i in swapped)
+        ):
+            raise InputError(f"{file}: expected flip_idx as pairs of the {shape[0]} key points, found {shown(swapped)}")
         details["flip_pairs"] = [[i, other] for i, other in enumerate(swapped) if i < other]
     return names, shape[1], details
 
@@ -133,9 +149,13 @@ def _splits_of(folder: Path) -> dict[str, Path]:
 
 def _read_listed(file: Path, base: Any, value: Any, classes: Classes, pose: Any, given: Classes | None) -> Parsed:
     """A split whose settings name folders of pictures, or text files that list them."""
+    places = _places(file, base, value)
+    return _read(Path(os.path.abspath(file.parent)), places, classes, given, pose)
+
+
+def _places(file: Path, base: Any, value: Any) -> list[Path]:
     root = Path(os.path.abspath(file.parent))
-    places = [_place(file, root, base, name) for name in (value if isinstance(value, list) else [value])]
-    return _read(root, places, classes, given, pose)
+    return [_place(file, root, base, name) for name in (value if isinstance(value, list) else [value])]
 
 
 def _place(file: Path, root: Path, base: Any, name: Any) -> Path:
