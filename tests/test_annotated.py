@@ -246,6 +246,7 @@ def test_what_cannot_be_used_is_left_out_and_said(tmp_path: Path) -> None:
         instance(12, 100, 3, (9, 6, 9, 9), segmentation={"size": [40, 60], "counts": "hello \u2013 you"}),
         instance(13, 100, 3, (10, 6, 9, 9), segmentation="polygon"),
         instance(14, 100, 3, (11, 6, 9, 9), area=-5),
+        instance(18, 100, 3, (12, 6, 9, 9), area=0),
         instance(15, 100, 3, square, bbox=[float("nan"), 6, 9, 9]),
         instance(16, 100, 3, square, bbox=[1, 6, 10**400, 9]),
         instance(17, 100, 3, square, bbox="box", segmentation=[]),
@@ -262,6 +263,7 @@ def test_what_cannot_be_used_is_left_out_and_said(tmp_path: Path) -> None:
         "no mask": ("warning", 5),
         "doubles": ("warning", 1),
         "areas": ("warning", 1),
+        "no area": ("warning", 1),
         "boxes beyond": ("note", 1),
         "ids": ("note", 1),
     }
@@ -273,10 +275,10 @@ def test_what_cannot_be_used_is_left_out_and_said(tmp_path: Path) -> None:
     assert by_title["boxes outside"].examples == (("a.jpg", "annotation 3, box 70, 5, 79, 14"),)
     assert by_title["empty boxes"].text == "boxes without an area, or that are none, left out: 4"
     inside = data.annotations(0)
-    assert len(inside) == 9
+    assert len(inside) == 10
     assert np.isfinite(inside.boxes).all()
-    assert inside.areas[-1] == 81
-    assert inside.masks(40, 60).any((1, 2)).tolist() == [True] * 3 + [False] * 5 + [True]
+    assert inside.areas[-2:].tolist() == [81, 0]
+    assert inside.masks(40, 60).any((1, 2)).tolist() == [True] * 3 + [False] * 5 + [True] * 2
 
 
 def test_key_points_that_are_none_are_left_out_and_said(tmp_path: Path) -> None:

@@ -192,8 +192,10 @@ class _Sorted:
             beyond = (np.minimum(x1, y1) < -_SLACK) | (x2 > size[:, 1] + _SLACK) | (y2 > size[:, 0] + _SLACK)
         self._leave_out(known & outside, "warning", "boxes outside", "boxes outside their picture, left out")
         self._say(known & ~outside & beyond, "note", "boxes beyond", "boxes that reach beyond their picture")
-        wrong = ~np.isnan(self.areas) & ~((self.areas > 0) & (self.areas < np.inf))
-        self._say(self.keep & wrong, "warning", "areas", "areas of nothing, or that are none: the box's is taken")
+        wrong = ~np.isnan(self.areas) & ~((self.areas >= 0) & (self.areas < np.inf))
+        self._say(self.keep & wrong, "warning", "areas", "areas that are none: the box's is taken")
+        nothing = self.keep & (self.areas == 0)
+        self._say(nothing, "warning", "no area", "instances with a box and an area of 0, which are not learnt from")
         self.areas = np.where(np.isnan(self.areas) | wrong, (x2 - x1) * (y2 - y1), self.areas)
 
     def _keypoints(self, number: int) -> npt.NDArray[np.float32]:
