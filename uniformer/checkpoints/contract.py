@@ -22,7 +22,7 @@ VERSION = 1
 def check_plain(details: Mapping[str, Any]) -> None:
     """Raises `WrongType` for what JSON cannot carry, or not as it is."""
     try:
-        same = json.loads(json.dumps(dict(details), allow_nan=False)) == dict(details)
+        same = parse_json(json.dumps(dict(details), allow_nan=False), "details") == dict(details)
     except (TypeError, ValueError, RecursionError):
         same = False
     if not same:
