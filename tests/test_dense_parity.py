@@ -110,7 +110,8 @@ def segmented(case: dict[str, Any], network: Segmenter, x: Tensor) -> dict[str, 
     found["prediction_at_input"] = found["logits_at_input"].argmax(1)
     found["logits_at_original"] = resize(found["logits_at_input"], size)
     shares = found["probabilities_at_original"] = found["logits_at_original"].softmax(1)
-    found["prediction_at_original"] = pixel_classes([Seen(found["logits"], tuple(x.shape[2:]))], size)[None]
+    each = [pixel_classes([Seen(one[None], tuple(x.shape[2:]))], size) for one in found["logits"]]
+    found["prediction_at_original"] = torch.stack(each)
     best = shares.topk(2, dim=1).values
     found |= {"probability_max": best[:, 0], "probability_margin": best[:, 0] - best[:, 1]}
     if "slide" in case:
