@@ -215,14 +215,50 @@ class _FixedRows:
                 yield np.frombuffer(piece, self._dtype, 1), piece
 
 
+class _ByteRows:
+    """Rows (item, data) of any length, each with its length before it and its checksum behind it.
+
+    The length may be what a crash of the machine spoilt, so after a row that fails its sum the next mark is looked for:
+    those behind it stay.
+    """
+
+    header = b""
+    _MARK, _LEAST = b"ROW\0", 32  # a mark, then length, sum and item in 8 bytes each, data, checksum
+
+    def encode(self, row: npt.NDArray[Any]) -> bytes:
+        data: bytes = row["row"]["data"].item()
+        numbers = (len(data), int(row["sum"]), int(row["row"]["item"]))
+        piece = self._MARK + b"".join(n.to_bytes(8, "little") for n in numbers) + data
+        return piece + zlib.crc32(piece).to_bytes(4, "little")
+
+    def decode(self, data: bytes, path: Path) -> Iterable[tuple[npt.NDArray[Any], bytes]]:
+        place = data.find(self._MARK)
+        while 0 <= place <= len(data) - self._LEAST:
+            length, item_sum, item = (int.from_bytes(data[place + k : place + k + 8], "little") for k in (4, 12, 20))
+            piece = data[place : place + self._LEAST + length]
+            is_whole = len(piece) == self._LEAST + length and item < 1 << 63
+            if is_whole and zlib.crc32(piece[:-4]) == int.from_bytes(piece[-4:], "little"):
+                yield np.array([(item_sum, (item, piece[28:-4]))], _with_sum(BYTE_ROWS)), piece
+                place += len(piece)
+            else:
+                place += 1
+            place = data.find(self._MARK, place)
+
+
+def _with_sum(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    return np.dtype([("sum", "<u8"), ("row", np.dtype(dtype))])
+
+
+BYTE_ROWS = np.dtype([("item", "<i8"), ("data", "O")])  #: of rows that hold bytes, as many as each needs
 ROWS_KEY = "run.json"  #: in a folder of rows: what they are results of
 
 
 class RowLog:
     """Rows of `dtype`, a structured type with the field `item`, in a folder; `key` says what they are results of.
 
-    With each row lies the sum of the item it was made of, out of `sums`, (items,): a row of another sum, as of a file
-    that was replaced, is none. Each process of a run appends to a file of its own; who wrote a row does not matter.
+    Rows are of one size, or `BYTE_ROWS`, whose field `data` holds bytes. With each row lies the sum of the item it was
+    made of, out of `sums`, (items,): a row of another sum, as of a file that was replaced, is none. Each process of a
+    run appends to a file of its own; who wrote a row does not matter.
     Raises `InputError` where the folder holds rows of another key or cannot be written.
     """
 
@@ -234,8 +270,8 @@ class RowLog:
         sums: npt.NDArray[np.uint64],
     ):
         self._folder, self._key, self._sums = Path(folder), key, sums
-        self._dtype = np.dtype([("sum", "<u8"), ("row", np.dtype(dtype))])
-        self._codec = _FixedRows(self._dtype)
+        self._dtype = _with_sum(dtype)
+        self._codec: Codec[npt.NDArray[Any]] = _ByteRows() if dtype == BYTE_ROWS else _FixedRows(self._dtype)
 
     def read(self) -> npt.NDArray[Any]:
         """In one process, before the others begin: the rows of earlier runs that still hold, each item once."""
