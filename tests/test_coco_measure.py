@@ -1,0 +1,151 @@
+"""COCO's measure gives pycocotools' figures, on sets with everything that it treats apart."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.made_objects import CLASSES, SIGMAS, made, official
+from tests.tiny import refused
+from uniformer.datasets.strings import Strings
+from uniformer.errors import InputError, MissingExtra
+from uniformer.tasks.coco import OBJECTS, PEOPLE, Figures, Instances, counts_of, load_masks, measure
+
+
+def assert_equal(found: Figures, truth: object, names: tuple[str, ...]) -> None:
+    """To the last digit but one; what pycocotools calls -1 is left out."""
+    stats = dict(zip(names, truth.stats.tolist(), strict=True))  # type: ignore[attr-defined]
+    assert found.figures == pytest.approx({name: value for name, value in stats.items() if value > -1}, abs=1e-9)
+    assert np.allclose(found.precision, truth.eval["precision"][..., 0, -1], rtol=0, atol=1e-9)  # type: ignore[attr-defined]
+    assert np.allclose(found.recall, truth.eval["recall"][..., 0, -1], rtol=0, atol=1e-9)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", ["box", "mask"])
+@pytest.mark.parametrize("seed", range(6))
+def test_figures_of_objects_are_pycocotools(seed: int, kind: str) -> None:
+    truths, found, sizes = made(seed)
+    figures = measure(truths, found, sizes, CLASSES, kind)  # type: ignore[arg-type]
+    assert_equal(figures, official(truths, found, sizes, kind), OBJECTS)
+    assert 0.2 < figures.figures["ap50"] < 0.9  # neither everything nor nothing is found
+    assert np.isnan(figures.per_class()).tolist() == [False] * 4 + [True]  # the last class has no objects
+    assert np.nanmean(figures.per_class()) == pytest.approx(figures.figures["ap"])
+    assert figures.curve(0.5).mean() == pytest.approx(figures.figures["ap50"])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_figures_of_people_are_pycocotools(seed: int) -> None:
+    """More than 20 in a picture too; those without a marked point are ignored."""
+    truths, found, sizes = made(seed)
+    truths, found = (replace(part, labels=part.labels * 0) for part in (truths, found))
+    figures = measure(truths, found, sizes, 1, "keypoints", SIGMAS.tolist())
+    run = official(truths, found, sizes, "keypoints")
+    assert_equal(replace(figures), run_of_one_class(run), PEOPLE)
+    assert 0.05 < figures.figures["ap50"] < 0.95
+
+
+def run_of_one_class(run: object) -> object:
+    """pycocotools' arrays have all the set's classes."""
+    run.eval["precision"], run.eval["recall"] = run.eval["precision"][:, :, :1], run.eval["recall"][:, :1]  # type: ignore[attr-defined]
+    return run
+
+
+@pytest.mark.parametrize("kind", ["box", "mask", "keypoints"])
+def test_nothing_found_and_nothing_there(kind: str) -> None:
+    truths, found, sizes = made(0)
+    sigmas = SIGMAS.tolist()
+    none = measure(truths, found.select(np.zeros(len(found), bool)), sizes, CLASSES, kind, sigmas)  # type: ignore[arg-type]
+    assert set(none.figures.values()) == {0.0}
+    assert measure(truths.select(np.zeros(len(truths), bool)), found, sizes, CLASSES, kind, sigmas).figures == {}  # type: ignore[arg-type]
+
+
+def test_each_size_has_its_own_figures() -> None:
+    """Objects of one size: the others' figures are left out, as pycocotools has -1 for them."""
+    truths, found, sizes = made(1)
+    assert truths.areas is not None
+    small = truths.select(truths.areas < 32**2)
+    figures = measure(small, found, sizes, CLASSES, "box")
+    assert_equal(figures, official(small, found, sizes, "box"), OBJECTS)
+    assert "ap_small" in figures.figures
+    assert not {"ap_medium", "ap_large", "ar_large"} & figures.figures.keys()
+
+
+def test_order_of_equal_scores_is_kept() -> None:
+    """Of two boxes of one score the earlier is taken first, in each picture and over the pictures."""
+    truth = Instances(
+        np.zeros(1, np.int64),
+        np.zeros(1, np.int64),
+        np.array([[0, 0, 10, 10]], np.float32),
+        areas=np.full(1, 100.0),
+        crowd=np.zeros(1, bool),
+    )
+    right, wrong = [0, 0, 10, 10], [50, 50, 60, 60]
+    for boxes, expected in (([right, wrong], 1.0), ([wrong, right], 0.5)):
+        said = Instances(
+            np.zeros(2, np.int64), np.zeros(2, np.int64), np.array(boxes, np.float32), np.full(2, 0.5, np.float32)
+        )
+        assert measure(truth, said, np.array([[100, 100]]), 1, "box").figures["ap50"] == pytest.approx(expected)
+
+
+# ---- instances -------------------------------------------------------------------------------------------------------
+
+
+def same(a: Instances, b: Instances) -> bool:
+    one, two = a.arrays(), b.arrays()
+    return one.keys() == two.keys() and all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_instances_are_kept_joined_and_selected() -> None:
+    truths, found, sizes = made(2)
+    for objects in (truths, found):
+        assert same(Instances.of(objects.arrays()), objects)
+        parts = [objects.select(objects.item == item) for item in range(len(sizes))]
+        assert same(Instances.joined(parts), objects)
+    some = np.array([0, 3, 4, 17])
+    few = found.of_items(some)
+    assert few.item.tolist() == np.searchsorted(some, found.item[np.isin(found.item, some)]).tolist()
+    assert few.masks is not None
+    assert found.masks is not None
+    assert list(few.masks) == [found.masks[i] for i in np.flatnonzero(np.isin(found.item, some))]
+    assert len(found.of_items(np.zeros(0, np.int64))) == 0
+    with refused("expected scores of each of 2 objects"):
+        Instances(np.zeros(2, np.int64), np.zeros(2, np.int64), np.zeros((2, 4), np.float32), np.zeros(3, np.float32))
+
+
+def test_run_lengths_of_every_form_of_shape() -> None:
+    square = [np.array([[2, 1], [6, 1], [6, 4], [2, 4.0]])]
+    mask = np.zeros((8, 9), np.uint8, order="F")
+    mask[1:4, 2:6] = 1
+    counts = counts_of(square, 8, 9)
+    assert load_masks().decode({"size": [8, 9], "counts": counts}).tolist() == mask.tolist()
+    assert (
+        counts_of({"size": [8, 9], "counts": counts}, 8, 9)
+        == counts_of({"size": [8, 9], "counts": counts.encode()}, 8, 9)
+        == counts
+    )
+    flat = mask.reshape(-1, order="F")
+    changes = np.flatnonzero(np.diff(flat)) + 1
+    runs = np.diff([0, *changes, len(flat)]).tolist()
+    assert counts_of({"size": [8, 9], "counts": runs}, 8, 9) == counts
+    two = [*square, np.array([[7, 5], [9, 5], [9, 8], [7, 8.0]])]
+    assert load_masks().area({"size": [8, 9], "counts": counts_of(two, 8, 9)}) == 12 + 6
+
+
+def test_the_measure_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    truths, found, sizes = made(0, 2)
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(
+        MissingExtra, match=r"needs the package 'faster-coco-eval': pip install 'uniformer\[dense\]'"
+    ) as why:
+        measure(truths, found, sizes, CLASSES, "box")
+    assert isinstance(why.value, InputError)
+
+
+def test_masks_of_no_objects() -> None:
+    empty = Strings.pack([])
+    none = Instances(
+        np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.float32), masks=empty
+    )
+    assert same(Instances.joined([none, none]), none)

@@ -1,0 +1,232 @@
+"""How well objects were found, as COCO measures it (Lin et al. 2014): boxes, masks and key points of people.
+
+`Instances` are objects of many pictures, those that are there or those that were found; `measure` compares the two, by
+faster-coco-eval, whose figures are those of pycocotools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from uniformer.datasets.strings import Strings
+from uniformer.errors import InputError, MissingExtra
+
+if TYPE_CHECKING:
+    from faster_coco_eval import COCO
+
+Kind = Literal["box", "mask", "keypoints"]  #: what is compared
+Arrays = dict[str, npt.NDArray[Any]]
+
+OBJECTS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar1", "ar10", "ar100", "ar_small", "ar_medium",
+           "ar_large")  # fmt: skip
+PEOPLE = ("ap", "ap50", "ap75", "ap_medium", "ap_large", "ar", "ar50", "ar75", "ar_medium", "ar_large")
+TYPES = {"box": "bbox", "mask": "segm", "keypoints": "keypoints"}  # what COCO calls them
+OVERLAPS = np.linspace(0.5, 0.95, 10)  #: from which on an object is found
+RECALLS = np.linspace(0, 1, 101)  #: at which precision is measured
+
+
+@dataclass(frozen=True, eq=False)
+class Instances:
+    """M objects in many pictures, one row each; found ones have scores, those of one picture the best first."""
+
+    item: npt.NDArray[np.int64]  #: (M,), the picture's row in its data set; in rising order
+    labels: npt.NDArray[np.int64]  #: (M,)
+    boxes: npt.NDArray[np.float32]  #: (M, 4): x1, y1, x2, y2 in pixels
+    scores: npt.NDArray[np.float32] | None = None  #: (M,), of found ones
+    areas: npt.NDArray[np.float64] | None = None  #: (M,), square pixels, of those that are there
+    crowd: npt.NDArray[np.bool_] | None = None  #: (M,), same: many in one, that count neither as found nor as missed
+    keypoints: npt.NDArray[np.float32] | None = None  #: (M, K, 3): x, y, and visibility or score
+    masks: Strings | None = None  #: COCO's run lengths, compressed
+
+    def __post_init__(self) -> None:
+        wrong = [f.name for f in fields(self) if (v := getattr(self, f.name)) is not None and len(v) != len(self.item)]
+        if wrong:
+            raise InputError(f"expected {', '.join(wrong)} of each of {len(self)} objects, got another number")
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+    def arrays(self) -> Arrays:
+        """What it is made of, by name, to be kept: `of` reads it back."""
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "masks"}
+        found = {name: value for name, value in columns.items() if value is not None}
+        if self.masks is not None:
+            found |= {"mask_bytes": self.masks.blob, "mask_offsets": self.masks.offsets}
+        return found
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Instances:
+        """Raises `InputError` where arrays do not fit together, `TypeError` where one has a strange name."""
+        columns = {name: value for name, value in arrays.items() if not name.startswith("mask_")}
+        has_masks = "mask_bytes" in arrays
+        return cls(**columns, masks=Strings(arrays["mask_bytes"], arrays["mask_offsets"]) if has_masks else None)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Instances]) -> Instances:
+        """Of all pictures, in the given order. At least one part."""
+        columns = {
+            f.name: np.concatenate([getattr(part, f.name) for part in parts])
+            for f in fields(cls)
+            if f.name != "masks" and getattr(parts[0], f.name) is not None
+        }
+        has_masks = parts[0].masks is not None
+        return cls(
+            **columns, masks=Strings.pack(text for part in parts for text in part.masks or ()) if has_masks else None
+        )
+
+    def select(self, rows: npt.NDArray[Any]) -> Instances:
+        """The given rows: numbers or a mask."""
+        rows = np.arange(len(self))[rows]
+        columns = {
+            f.name: v[rows] for f in fields(self) if f.name != "masks" and (v := getattr(self, f.name)) is not None
+        }
+        return Instances(**columns, masks=None if self.masks is None else self.masks.take(rows))
+
+    def of_items(self, items: npt.NDArray[np.int64]) -> Instances:
+        """Those of some pictures, numbered by their places in `items`, which rise."""
+        place = np.searchsorted(items, self.item)
+        known = (place < len(items)) & (items[np.minimum(place, len(items) - 1)] == self.item if len(items) else False)
+        return replace(self.select(known), item=place[known])
+
+
+@dataclass(frozen=True, eq=False)
+class Figures:
+    """What `measure` finds. Classes without an object have -1 in `precision` and `recall`."""
+
+    figures: dict[str, float]  #: `OBJECTS` or `PEOPLE`, in 0..1; without those that have no object of their size
+    precision: npt.NDArray[np.float64]  #: (10, 101, K) by `OVERLAPS`, `RECALLS` and class, objects of all sizes
+    recall: npt.NDArray[np.float64]  #: (10, K): the highest that was reached
+
+    def per_class(self) -> npt.NDArray[np.float64]:
+        """Average precision of each class, (K,); NaN without objects."""
+        has = (self.precision > -1).any(axis=(0, 1))
+        return np.where(has, self.precision.mean(axis=(0, 1)), np.nan)
+
+    def curve(self, overlap: float, label: int | None = None) -> npt.NDArray[np.float64]:
+        """Precision at each of `RECALLS`, (101,): of a class, or the mean over those that have objects."""
+        found = self.precision[np.abs(OVERLAPS - overlap).argmin()]  # (101, K)
+        return found[:, label] if label is not None else found[:, (found > -1).any(axis=0)].mean(axis=1)
+
+
+def measure(
+    truths: Instances,
+    found: Instances,
+    sizes: npt.NDArray[np.integer],
+    classes: int,
+    kind: Kind,
+    sigmas: Sequence[float] | None = None,
+) -> Figures:
+    """How well `found` fits `truths` in pictures of `sizes` (N, 2), height and width.
+
+    The figures are the 12 of COCO's boxes and masks, of up to 100 objects a picture, and the 10 of its people, of up to
+    20, whose key points spread by `sigmas`. Raises `MissingExtra` without faster-coco-eval.
+    """
+    coco = load_coco_eval()
+    images = [{"id": i + 1, "height": int(h), "width": int(w)} for i, (h, w) in enumerate(sizes.tolist())]
+    categories = [{"id": k + 1, "name": str(k)} for k in range(classes)]
+
+    def data_set(objects: Instances) -> COCO:
+        return coco.COCO({"images": images, "categories": categories, "annotations": _records(objects, sizes, kind)})
+
+    run = coco.COCOeval_faster(
+        data_set(truths),
+        data_set(found),
+        TYPES[kind],
+        print_function=_say_nothing,
+        kpt_oks_sigmas=None if sigmas is None else np.asarray(sigmas, np.float64),
+    )
+    run.params.catIds = [category["id"] for category in categories]
+    run.run()
+    names = PEOPLE if kind == "keypoints" else OBJECTS
+    figures = {name: float(v) for name, v in zip(names, run.stats[: len(names)].tolist(), strict=True) if v > -1}
+    precision, recall = (run.eval[what][..., 0, -1] for what in ("precision", "recall"))  # all sizes, most objects
+    return Figures(figures, np.asarray(precision), np.asarray(recall))
+
+
+def _say_nothing(*_: object) -> None:
+    pass
+
+
+def _records(objects: Instances, sizes: npt.NDArray[np.integer], kind: Kind) -> list[dict[str, Any]]:
+    """COCO's annotations or results. What was found is as large as its mask, its box or the box of its key points."""
+    corners = objects.boxes.astype(np.float64)
+    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    records = [
+        {
+            "id": i + 1,
+            "image_id": item + 1,
+            "category_id": label + 1,
+            "bbox": box,
+            "iscrowd": 0,
+            "area": box[2] * box[3],
+        }
+        for i, (item, label, box) in enumerate(
+            zip(objects.item.tolist(), objects.labels.tolist(), boxes.tolist(), strict=True)
+        )
+    ]
+    columns: dict[str, Iterable[Any]] = {}
+    if kind == "mask":
+        masks = run_lengths(objects, sizes)
+        columns |= {"segmentation": masks, "area": map(float, load_masks().area(masks) if masks else [])}
+    if kind == "keypoints" and objects.keypoints is not None:
+        points = objects.keypoints.astype(np.float64)
+        columns |= {"keypoints": points.reshape(len(points), 3 * points.shape[1]).tolist()}
+        columns |= {"num_keypoints": (points[..., 2] > 0).sum(axis=1).tolist()}
+        columns |= {"area": np.ptp(points[..., :2], axis=1).prod(axis=1).tolist()}
+    for name, values in (("score", objects.scores), ("area", objects.areas), ("iscrowd", objects.crowd)):
+        if values is not None:
+            columns[name] = (values.astype(np.int64) if name == "iscrowd" else values.astype(np.float64)).tolist()
+    for name, each in columns.items():
+        for record, value in zip(records, each, strict=True):
+            record[name] = value
+    return records
+
+
+# ---- masks -----------------------------------------------------------------------------------------------------------
+
+
+def run_lengths(objects: Instances, sizes: npt.NDArray[np.integer]) -> list[dict[str, Any]]:
+    """The masks of objects as COCO's JSON has them."""
+    places = sizes[objects.item].tolist()
+    return [{"size": size, "counts": counts} for size, counts in zip(places, objects.masks or (), strict=True)]
+
+
+def counts_of(shape: Any, height: int, width: int) -> str:
+    """Run lengths of a shape: polygons (P, 2) each, or COCO's run lengths, as a list or compressed."""
+    if isinstance(shape, Mapping):
+        if not isinstance(shape["counts"], list | tuple):
+            return _text(shape["counts"])
+        return _text(
+            load_masks().frPyObjects({"size": [height, width], "counts": list(shape["counts"])}, height, width)[
+                "counts"
+            ]
+        )
+    flat = [np.asarray(polygon, np.float64).reshape(-1).tolist() for polygon in shape]
+    masks = load_masks()
+    return _text(masks.merge(masks.frPyObjects(flat, height, width))["counts"])
+
+
+def _text(counts: str | bytes) -> str:
+    return counts.decode() if isinstance(counts, bytes) else counts
+
+
+def load_coco_eval() -> Any:
+    """The package faster_coco_eval, or `MissingExtra`."""
+    try:
+        import faster_coco_eval
+    except ImportError:
+        raise MissingExtra("faster-coco-eval", "dense", "COCO's measure") from None
+    return faster_coco_eval
+
+
+def load_masks() -> Any:
+    """COCO's functions of masks, or `MissingExtra`."""
+    load_coco_eval()
+    from faster_coco_eval.core import mask
+
+    return mask
