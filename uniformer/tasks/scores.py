@@ -19,6 +19,7 @@ import numpy.typing as npt
 from uniformer.errors import InputError, MissingExtra, check_word
 from uniformer.support.files import atomic_path
 from uniformer.support.texts import parse_json
+from uniformer.tasks.score_files import check_form, check_name, read_npz, write_npz
 
 Floats = npt.NDArray[np.floating]
 Missing = Literal["error", "skip"]
@@ -142,8 +143,7 @@ class Scores:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file: .npz, or .parquet (a row an item; needs pyarrow)."""
         path = Path(path)
-        if path.suffix not in (".npz", ".parquet"):
-            raise InputError(f"expected a name ending in .npz or .parquet for scores, got {path}")
+        check_name(path, ".npz", ".parquet")
         with atomic_path(path) as temporary:
             (_write_npz if path.suffix == ".npz" else _write_parquet)(self, temporary)
 
@@ -153,7 +153,7 @@ class Scores:
         path = Path(path)
         if not path.is_file():
             raise InputError(f"{path}: expected a file of scores, found none")
-        return _read_parquet(path) if path.suffix == ".parquet" else _read_npz(path)
+        return _read_parquet(path) if path.suffix == ".parquet" else read_npz(path, FORMAT, _scores)
 
 
 @dataclass(frozen=True)
@@ -278,35 +278,18 @@ def fuse(several: Sequence[Scores], weights: Sequence[float] | None = None) -> S
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
-def _facts(scores: Scores) -> str:
-    """What is no array, as JSON. Names of files need not be valid UTF-8: JSON's escapes carry them."""
+def _facts(scores: Scores) -> dict[str, Any]:
+    """What is no array."""
     errors = {str(row): why for row, why in scores.errors.items()}
-    return json.dumps({"format": FORMAT, "paths": scores.paths, "classes": scores.classes, "errors": errors})
+    return {"format": FORMAT, "paths": scores.paths, "classes": scores.classes, "errors": errors}
 
 
 def _write_npz(scores: Scores, path: Path) -> None:
     arrays = {name: getattr(scores, name) for name in ("probabilities", "logits", "labels", "ok")}
-    with open(path, "wb") as f:  # an open file, as savez puts .npz after other names
-        np.savez_compressed(f, facts=np.frombuffer(_facts(scores).encode(), np.uint8), **arrays)
+    write_npz(path, _facts(scores), arrays)
 
 
-def _read_npz(path: Path) -> Scores:
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            facts = parse_json(data["facts"].tobytes(), str(path), "a file of scores")
-            arrays = {name: data[name] for name in ("probabilities", "logits", "labels", "ok")}
-        return _scores(facts, arrays, path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: expected a file of scores, found another kind of file or a damaged one") from None
-    except Exception as error:  # zipfile's and zlib's own errors
-        raise InputError(f"{path}: expected a file of scores, found a damaged one: {type(error).__name__}") from None
-
-
-def _scores(facts: dict[str, Any], arrays: dict[str, Any], path: Path) -> Scores:
-    if facts["format"] != FORMAT:
-        raise InputError(f"{path}: expected {FORMAT!r}, found {facts['format']!r}")
+def _scores(facts: dict[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Scores:
     errors = {int(row): why for row, why in facts["errors"].items()}
     return Scores(**arrays, paths=tuple(facts["paths"]), classes=tuple(facts["classes"]), errors=errors)
 
@@ -325,7 +308,7 @@ def _write_parquet(scores: Scores, path: Path) -> None:
         "probabilities": rows_of(scores.probabilities),
         "logits": rows_of(scores.logits),
     }
-    table = arrow.table(columns).replace_schema_metadata({"uniformer": _facts(scores)})
+    table = arrow.table(columns).replace_schema_metadata({"uniformer": json.dumps(_facts(scores))})
     parquet.write_table(table, path)
 
 
@@ -345,7 +328,8 @@ def _read_parquet(path: Path) -> Scores:
         return column.to_numpy(zero_copy_only=False)
 
     arrays = {name: matrix(name) for name in ("probabilities", "logits", "ok")}
-    return _scores(facts, {**arrays, "labels": matrix("label")}, path)
+    check_form(facts, FORMAT, path)
+    return _scores(facts, {**arrays, "labels": matrix("label")})
 
 
 def load_pyarrow() -> tuple[Any, Any]:

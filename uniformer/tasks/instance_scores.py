@@ -1,0 +1,192 @@
+"""What a detector or a pose network said of a data set, and how good that is: `InstanceScores`, kept in one file.
+
+No torch here. A picture without an answer (a missing or unreadable file) is never left out in silence: nothing was
+found in it, unless the caller asks to skip it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from uniformer.errors import InputError, check_word
+from uniformer.support.files import atomic_path
+from uniformer.tasks.coco import Figures, Instances, Kind, measure, run_lengths
+from uniformer.tasks.score_files import check_name, read_npz, write_npz
+from uniformer.tasks.scores import Missing
+
+FORMAT = "uniformer object scores 1"
+PREFIXES: Mapping[Kind, str] = {"box": "box_", "mask": "mask_", "keypoints": ""}  #: of a kind's measures
+CURVES = (0.5, 0.75)  #: overlaps whose precision by recall is told
+
+
+@dataclass(frozen=True, eq=False)
+class InstanceScores:
+    """The objects of N pictures: those that are there, and those that a network found."""
+
+    truths: Instances
+    found: Instances
+    sizes: npt.NDArray[np.int64]  #: (N, 2) of the pictures: height, width
+    ok: npt.NDArray[np.bool_]  #: (N,), whether there is an answer
+    paths: tuple[str, ...]  #: of the pictures
+    classes: tuple[str, ...]  #: position = label
+    kinds: tuple[Kind, ...]  #: what is measured: "box" and "mask", or "keypoints"
+    sigmas: tuple[float, ...] = ()  #: of key points: how far each may be off, in shares of the object
+    image_ids: tuple[int, ...] = ()  #: the data set's own, for COCO's files; else rows from 1 on
+    category_ids: tuple[int, ...] = ()  #: same, by label
+    errors: Mapping[int, str] = field(default_factory=dict)  #: why a picture has no answer
+
+    def __post_init__(self) -> None:
+        count = len(self.paths)
+        if not (self.sizes.shape == (count, 2) and self.ok.shape == (count,)):
+            raise InputError(
+                f"expected sizes and marks of {count} pictures, got {self.sizes.shape} and {self.ok.shape}"
+            )
+        for part in (self.truths, self.found):
+            rows, labels = part.item, part.labels
+            if len(part) and not (
+                0 <= rows.min() <= rows.max() < count and 0 <= labels.min() <= labels.max() < len(self.classes)
+            ):
+                raise InputError(f"expected objects of {count} pictures and {len(self.classes)} classes, got others")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, label: int) -> str:
+        return self.classes[label]
+
+    @cached_property
+    def measured(self) -> dict[Kind, Figures]:
+        """COCO's figures of each kind."""
+        sigmas = self.sigmas or None
+        return {
+            kind: measure(self.truths, self.found, self.sizes, len(self.classes), kind, sigmas) for kind in self.kinds
+        }
+
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Objects of each class, (K,), crowds left out."""
+        single = self.truths.labels if self.truths.crowd is None else self.truths.labels[~self.truths.crowd]
+        return np.bincount(single, minlength=len(self.classes))
+
+    def select(self, rows: npt.NDArray[Any]) -> InstanceScores:
+        """The given pictures: a mask, or numbers that rise."""
+        rows = np.arange(len(self))[rows]
+        place = {int(old): new for new, old in enumerate(rows)}
+        return replace(
+            self,
+            truths=self.truths.of_items(rows),
+            found=self.found.of_items(rows),
+            sizes=self.sizes[rows],
+            ok=self.ok[rows],
+            paths=tuple(self.paths[i] for i in rows),
+            image_ids=tuple(self.image_ids[i] for i in rows) if self.image_ids else (),
+            errors={place[i]: why for i, why in self.errors.items() if i in place},
+        )
+
+    def metrics(self, missing: Missing = "error") -> dict[str, float]:
+        """Every measure by name, in 0..1: COCO's 12 of boxes as box_ap, box_ap50 ..., of masks as mask_ap ..., or its
+        10 of people as ap, ap50 ... (`tasks.coco`). A figure without an object of its size is left out.
+        `missing="skip"` leaves pictures without an answer out.
+
+        Raises `InputError` when there is nothing to score, and for another word as `missing`.
+        """
+        check_word("missing", missing, Missing)
+        counted = self if missing == "error" or self.ok.all() else self.select(self.ok)
+        objects = int(counted.counts().sum())
+        if not len(counted) or not objects:
+            what = "item to score, got none with an answer" if not len(counted) else "object in the set, got none"
+            raise InputError(f"expected at least one {what}")
+        found = {"items": float(len(counted)), "failed": float((~self.ok).sum()), "objects": float(objects)}
+        for kind, of in counted.measured.items():
+            found |= {PREFIXES[kind] + name: value for name, value in of.figures.items()}
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """What metrics.json says beside the measures: of each class its objects and precision, and the mean curves."""
+        curves = {
+            kind: {f"{overlap:g}": np.round(of.curve(overlap), 6).tolist() for overlap in CURVES}
+            for kind, of in self.measured.items()
+        }
+        facts: dict[str, Any] = {"precision_at_recall": curves}  # at 0, 0.01 ... 1
+        if len(self.classes) > 1:
+            each = {f"{PREFIXES[kind]}ap": of.per_class().tolist() for kind, of in self.measured.items()}
+            facts["classes"] = [
+                {"name": self.name(k), "objects": n, **{m: None if v[k] != v[k] else v[k] for m, v in each.items()}}
+                for k, n in enumerate(self.counts().tolist())
+            ]
+        return facts
+
+    # ---- files
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one .npz file."""
+        facts = {
+            name: getattr(self, name) for name in ("paths", "classes", "kinds", "sigmas", "image_ids", "category_ids")
+        }
+        facts |= {"format": FORMAT, "errors": {str(row): why for row, why in self.errors.items()}}
+        arrays = {"sizes": self.sizes, "ok": self.ok}
+        for part in ("truths", "found"):
+            arrays |= {f"{part}.{name}": value for name, value in getattr(self, part).arrays().items()}
+        check_name(Path(path), ".npz")
+        with atomic_path(path) as temporary:
+            write_npz(temporary, facts, arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> InstanceScores:
+        """Read what `save` wrote. Raises `InputError` for any other file."""
+
+        def made(facts: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> InstanceScores:
+            errors = {int(row): why for row, why in facts.pop("errors").items()}
+            parts = {
+                part: Instances.of(
+                    {n.removeprefix(f"{part}."): v for n, v in arrays.items() if n.startswith(f"{part}.")}
+                )
+                for part in ("truths", "found")
+            }
+            told = {name: tuple(value) for name, value in facts.items() if name != "format"}
+            return cls(**parts, sizes=arrays["sizes"], ok=arrays["ok"], **told, errors=errors)
+
+        return read_npz(Path(path), FORMAT, made)
+
+    def save_answers(self, folder: str | os.PathLike[str]) -> dict[str, Path]:
+        """Write what was found as COCO's files of results, one of each kind: their paths by kind."""
+        paths = answer_paths(folder, self.kinds)
+        for kind, path in paths.items():
+            with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as f:
+                json.dump(self.results(kind), f)
+        return paths
+
+    def results(self, kind: Kind) -> list[dict[str, Any]]:
+        """COCO's results of one kind, each object with its picture, class and score."""
+        found = self.found
+        assert found.scores is not None
+        images = self.image_ids or tuple(range(1, len(self) + 1))
+        categories = self.category_ids or tuple(range(1, len(self.classes) + 1))
+        what: list[Any]
+        if kind == "box":
+            name, what = "bbox", [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in found.boxes.astype(float).tolist()]
+        elif kind == "mask":
+            name, what = "segmentation", run_lengths(found, self.sizes)
+        else:
+            assert found.keypoints is not None
+            name, what = "keypoints", found.keypoints.astype(float).reshape(len(found), -1).tolist()
+        columns = zip(
+            found.item.tolist(), found.labels.tolist(), what, found.scores.astype(float).tolist(), strict=True
+        )
+        return [
+            {"image_id": images[item], "category_id": categories[label], name: value, "score": score}
+            for item, label, value, score in columns
+        ]
+
+
+def answer_paths(folder: str | os.PathLike[str], kinds: tuple[Kind, ...]) -> dict[str, Path]:
+    """Where `save_answers` writes."""
+    return {kind: Path(folder, f"predictions-{kind}.json") for kind in kinds}

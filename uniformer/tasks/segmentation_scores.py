@@ -1,0 +1,253 @@
+"""What a segmenter said of a data set, and how good that is: `SegmentationScores`. numpy and Pillow only.
+
+Intersections and unions are summed over the set before they are divided, as the published figures are (mmsegmentation,
+`mean_iou`). A picture without an answer is never left out in silence: its pixels are missed, unless the caller asks to
+skip it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from uniformer.errors import InputError, check_word
+from uniformer.support.files import atomic_path, make_folder
+from uniformer.tasks.score_files import check_name, read_npz, write_npz
+from uniformer.tasks.scores import Missing
+
+FORMAT = "uniformer segmentation scores 1"
+IGNORED = 255  #: label of pixels that do not count
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Pixels counted by picture, true class and answer: one row for each that occurs."""
+
+    item: Ints  #: (C,), the picture's row in its data set
+    true: Ints  #: (C,)
+    said: Ints  #: (C,); K for pixels of a picture without an answer
+    count: Ints  #: (C,), pixels
+
+    @classmethod
+    def counted(cls, item: int, true: npt.NDArray[Any], said: npt.NDArray[Any] | None, classes: int) -> Cells:
+        """Of one picture: labels (H, W), those that are `IGNORED` left out; `said` is None without an answer."""
+        valid = true != IGNORED
+        answers = np.full(int(valid.sum()), classes) if said is None else said[valid].astype(np.int64)
+        counts = np.bincount(true[valid].astype(np.int64) * (classes + 1) + answers)
+        cells = np.flatnonzero(counts)
+        return cls(np.full(len(cells), item), *np.divmod(cells, classes + 1), counts[cells])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Cells]) -> Cells:
+        names = ("item", "true", "said", "count")
+        empty = np.zeros(0, np.int64)
+        return cls(*(np.concatenate([empty, *(getattr(part, name) for part in parts)]) for name in names))
+
+    def table(self, classes: int) -> Ints:
+        """(K, K + 1): pixels of class `row` that were taken for class `column`, the last for no answer."""
+        table = np.zeros((classes, classes + 1), np.int64)
+        np.add.at(table, (self.true, self.said), self.count)
+        return table
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationScores:
+    """A segmenter's answers for N pictures and K classes, counted against the truth."""
+
+    cells: Cells
+    ok: npt.NDArray[np.bool_]  #: (N,), whether there is an answer
+    paths: tuple[str, ...]  #: of the pictures
+    classes: tuple[str, ...]  #: position = label
+    known: npt.NDArray[np.bool_]  #: (K,), whether the data have the class: others are in no mean
+    errors: Mapping[int, str] = field(default_factory=dict)  #: why a picture has no answer
+    answers: Mapping[int, bytes] = field(default_factory=dict)  #: label maps as PNG by row; not kept with the scores
+
+    def __post_init__(self) -> None:
+        count, classes, cells = len(self.paths), len(self.classes), self.cells
+        if self.ok.shape != (count,) or self.known.shape != (classes,):
+            raise InputError(
+                f"expected marks of {count} pictures and {classes} classes, got {self.ok.shape} and {self.known.shape}"
+            )
+        for name, end in (("item", count), ("true", classes), ("said", classes + 1)):
+            column = getattr(cells, name)
+            if len(column) != len(cells.count) or (len(column) and not 0 <= column.min() <= column.max() < end):
+                raise InputError(f"expected pixels with {name} in 0 .. {end - 1}, got others")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, label: int) -> str:
+        return self.classes[label]
+
+    @cached_property
+    def table(self) -> Ints:
+        """The confusion matrix of the set, (K, K + 1): `Cells.table`."""
+        return self.cells.table(len(self.classes))
+
+    def select(self, rows: npt.NDArray[Any]) -> SegmentationScores:
+        """The given pictures: a mask, or numbers that rise."""
+        rows = np.arange(len(self))[rows]
+        place = np.full(len(self), -1)
+        place[rows] = np.arange(len(rows))
+        mine = place[self.cells.item] >= 0
+        cells = Cells(
+            place[self.cells.item[mine]], self.cells.true[mine], self.cells.said[mine], self.cells.count[mine]
+        )
+        return replace(
+            self,
+            cells=cells,
+            ok=self.ok[rows],
+            paths=tuple(self.paths[i] for i in rows),
+            errors={int(place[i]): why for i, why in self.errors.items() if place[i] >= 0},
+            answers={int(place[i]): png for i, png in self.answers.items() if place[i] >= 0},
+        )
+
+    def metrics(self, missing: Missing = "error") -> dict[str, float]:
+        """Every measure by name, in 0..1: miou, macc (means over the classes) and aacc (the share of pixels that are
+        right). `missing="skip"` leaves pictures without an answer out.
+
+        Raises `InputError` when there is nothing to score, and for another word as `missing`.
+        """
+        check_word("missing", missing, Missing)
+        counted = self if missing == "error" or self.ok.all() else self.select(self.ok)
+        if not counted.table.any():
+            raise InputError(f"expected at least one labelled pixel to score, got none in {len(counted)} pictures")
+        each = per_class(counted.table)
+        return {
+            "items": float(len(counted)),
+            "failed": float((~self.ok).sum()),
+            "miou": _mean(each.overlap[counted.known]),
+            "macc": _mean(each.accuracy[counted.known]),
+            "aacc": float(each.right.sum() / each.true.sum()),
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """What metrics.json says beside the measures: of each class its pixels, how many were said and were right."""
+        each = per_class(self.table)
+        columns = zip(each.true.tolist(), each.said.tolist(), each.right.tolist(), each.overlap.tolist(), strict=True)
+        return {
+            "classes": [
+                {"name": self.name(k), "pixels": true, "said": said, "right": right, "iou": None if iou != iou else iou}
+                for k, (true, said, right, iou) in enumerate(columns)
+            ]
+        }
+
+    def by_picture(self) -> npt.NDArray[np.float64]:
+        """The mean overlap of the classes that are in each picture or its answer, (N,); NaN without labelled pixels."""
+        found = np.full(len(self), np.nan)
+        order = np.argsort(self.cells.item, kind="stable")
+        items, first = np.unique(self.cells.item[order], return_index=True)
+        for item, rows in zip(items.tolist(), np.split(order, first[1:]), strict=True):
+            part = Cells(*(getattr(self.cells, name)[rows] for name in ("item", "true", "said", "count")))
+            found[item] = _mean(per_class(part.table(len(self.classes))).overlap[self.known])
+        return found
+
+    # ---- files
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one .npz file, without the label maps."""
+        check_name(Path(path), ".npz")
+        errors = {str(row): why for row, why in self.errors.items()}
+        facts = {"format": FORMAT, "paths": self.paths, "classes": self.classes, "errors": errors}
+        arrays = {name: getattr(self.cells, name) for name in ("item", "true", "said", "count")}
+        with atomic_path(path) as temporary:
+            write_npz(temporary, facts, {**arrays, "ok": self.ok, "known": self.known})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> SegmentationScores:
+        """Read what `save` wrote. Raises `InputError` for any other file."""
+
+        def made(facts: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> SegmentationScores:
+            marks = {name: arrays.pop(name) for name in ("ok", "known")}
+            errors = {int(row): why for row, why in facts["errors"].items()}
+            names = {name: tuple(facts[name]) for name in ("paths", "classes")}
+            return cls(Cells(**arrays), **marks, **names, errors=errors)
+
+        return read_npz(Path(path), FORMAT, made)
+
+    def save_answers(self, folder: str | os.PathLike[str]) -> dict[str, Path]:
+        """Write each answer's label map as a PNG into the folder `predictions`: its path."""
+        place = Path(folder, "predictions")
+        make_folder(place)
+        names = answer_names(self.paths)
+        for row, png in self.answers.items():
+            with atomic_path(place / names[row]) as temporary:
+                temporary.write_bytes(png)
+        return {"predictions": place}
+
+
+@dataclass(frozen=True)
+class PerClass:
+    """Pixels of each class: true ones, those said, those that are both; shares are NaN of nothing. All (K,)."""
+
+    true: Ints
+    said: Ints
+    right: Ints
+
+    @property
+    def overlap(self) -> npt.NDArray[np.float64]:
+        """Intersection over union."""
+        return _shares(self.right, self.true + self.said - self.right)
+
+    @property
+    def accuracy(self) -> npt.NDArray[np.float64]:
+        """The share of the class's pixels that are right."""
+        return _shares(self.right, self.true)
+
+
+def per_class(table: Ints) -> PerClass:
+    """Of a confusion matrix (K, K + 1)."""
+    return PerClass(table.sum(axis=1), table[:, :-1].sum(axis=0), np.diagonal(table).copy())
+
+
+def _shares(part: Ints, whole: Ints) -> npt.NDArray[np.float64]:
+    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
+
+
+def _mean(shares: npt.NDArray[np.float64]) -> float:
+    """Of those that are none of nothing."""
+    known = shares[~np.isnan(shares)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def answer_names(paths: Sequence[str]) -> list[str]:
+    """Of each picture's label map: the picture's name, its folders' names before it where several have one name."""
+    stems = [Path(path).stem for path in paths]
+    if len({stem.casefold() for stem in stems}) < len(stems):
+        stems = ["-".join(Path(path).with_suffix("").parts).strip("/-") for path in paths]
+    if len({stem.casefold() for stem in stems}) < len(stems):
+        stems = [f"{row + 1}-{stem}" for row, stem in enumerate(stems)]
+    return [f"{stem}.png" for stem in stems]
+
+
+# ---- label maps as files ---------------------------------------------------------------------------------------------
+
+
+def to_png(labels: npt.NDArray[np.integer], palette: Sequence[Sequence[int]] = ()) -> bytes:
+    """Labels (H, W) as a PNG whose values they are, shown in the colours of a palette; of 16 bits above 255."""
+    largest = int(labels.max(initial=0))
+    if largest > 0xFFFF:
+        raise InputError(f"expected labels up to {0xFFFF}, got {largest}")
+    image = Image.fromarray(labels.astype(np.uint8 if largest <= 0xFF else np.uint16))
+    if palette and image.mode == "L":
+        image.putpalette([value for colour in palette[:256] for value in colour])
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    return data.getvalue()
+
+
+def from_png(data: bytes) -> npt.NDArray[Any]:
+    """The labels (H, W) that `to_png` wrote."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image)
