@@ -129,6 +129,9 @@ def test_run_lengths_of_every_form_of_shape() -> None:
     changes = np.flatnonzero(np.diff(flat)) + 1
     runs = np.diff([0, *changes, len(flat)]).tolist()
     assert counts_of({"size": [8, 9], "counts": runs}, 8, 9) == counts
+    assert load_masks().area({"size": [8, 9], "counts": counts_of([], 8, 9)}) == 0
+    with refused("expected a mask of 8x9, as its picture, found one of 9x8"):
+        counts_of({"size": [8, 9], "counts": counts}, 9, 8)
     two = [*square, np.array([[7, 5], [9, 5], [9, 8], [7, 8.0]])]
     assert load_masks().area({"size": [8, 9], "counts": counts_of(two, 8, 9)}) == 12 + 6
 

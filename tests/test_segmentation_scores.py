@@ -34,9 +34,11 @@ def scored(pairs: list[tuple[np.ndarray, np.ndarray]], failed: tuple[int, ...] =
     cells = [Cells.counted(i, true, None if i in failed else said, count) for i, (true, said) in enumerate(pairs)]
     ok = ~np.isin(np.arange(len(pairs)), failed)
     paths = tuple(f"{i}.jpg" for i in range(len(pairs)))
-    known = np.array([True] * 5 + [False])
+    places = np.where(np.arange(256) < 5, np.arange(256), 255).astype(np.uint8)
     answers = {i: to_png(said) for i, (_, said) in enumerate(pairs) if i not in failed}
-    return SegmentationScores(Cells.joined(cells), ok, paths, CLASSES, known, dict.fromkeys(failed, "gone"), answers)
+    return SegmentationScores(
+        Cells.joined(cells), ok, paths, CLASSES, places, (), dict.fromkeys(failed, "gone"), answers
+    )
 
 
 def counted_by_hand(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
@@ -65,7 +67,9 @@ def test_classes_of_other_data_are_in_no_mean() -> None:
     pairs = maps(0)
     assert any((said == 5).any() for _, said in pairs)
     scores = scored(pairs)
-    assert replace(scores, known=np.ones(6, bool)).metrics()["miou"] == pytest.approx(scores.metrics()["miou"] * 4 / 5)
+    assert replace(scores, places=np.arange(256, dtype=np.uint8)).metrics()["miou"] == pytest.approx(
+        scores.metrics()["miou"] * 4 / 5
+    )
     pairs[0][1][0, 0], pairs[0][0][0, 0] = 4, 0
     assert scored(pairs).metrics()["miou"] == pytest.approx(counted_by_hand(pairs)["miou"])
 
@@ -145,7 +149,9 @@ def test_each_answer_has_a_name_of_its_own() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     scores = scored(maps(0))
-    with refused("expected marks of 6 pictures and 2 classes"):
+    with refused("expected marks of 5 pictures"):
+        replace(scores, paths=scores.paths[1:])
+    with refused("expected pixels with true in 0 .. 1, got others"):
         replace(scores, classes=("a", "b"))
     with refused("expected pixels with true in 0 .. 5, got others"):
         replace(scores, cells=replace(scores.cells, true=scores.cells.true + 6))

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(result: Evaluation) -> None:
-    from uniformer.reports.evaluation import figures
+    from uniformer.reports.measures import figures
 
     about = result.about
     say(about.title)

@@ -13,7 +13,7 @@ from uniformer.checkpoints.trained_on import TrainedOn
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.sums import item_sums
 from uniformer.errors import InputError, counted
-from uniformer.reports.evaluation import figures
+from uniformer.reports.measures import figures
 from uniformer.tasks.scores import Scores
 
 HELD_OUT = "held-out"  #: in the place of a split's name: the items that the network did not learn from

@@ -10,6 +10,8 @@ import numpy.typing as npt
 from markupsafe import Markup, escape
 
 SIDE = 250  # pixels of a square chart: with its words it fits a phone
+LEFT, TOP = 50, 8  # pixels beside it
+SHARES = (0, 0.2, 0.4, 0.6, 0.8, 1.0)  # that are named along it
 
 
 class Wide(NamedTuple):
@@ -94,13 +96,8 @@ def columns(
 
     `ticks` are the words along the upright axis, from 0 to 1; `diagonal` draws where height and place are the same.
     """
-    left, top, bottom = 50, 8, 8 + SIDE
-    parts = []
-    for share in (0, 0.2, 0.4, 0.6, 0.8, 1.0):
-        parts.append(line(left + SIDE * share, top, left + SIDE * share, bottom))
-        parts.append(text(left + SIDE * share, bottom + 16, f"{share:g}", "middle", "faint"))
-    for y, word in zip(np.linspace(bottom, top, len(ticks)).tolist(), ticks, strict=True):
-        parts += [line(left, y, left + SIDE, y), text(left - 6, y + 4, word, "end", "faint")]
+    parts = _axes(ticks, x_name, y_name)
+    left, top, bottom = LEFT, TOP, TOP + SIDE
     width = SIDE / len(layers[0][1])
     base = np.full(len(layers[0][1]), float(bottom))
     for kind, heights, titles in layers:
@@ -111,6 +108,27 @@ def columns(
                 parts.append(rect(left + number * width + 1, base[number], width - 2, high, kind, title))
     if diagonal:
         parts.append(line(left, bottom, left + SIDE, top, "dashed"))
-    parts.append(text(left + SIDE / 2, bottom + 34, x_name, "middle"))
-    parts.append(text(14, top + SIDE / 2, y_name, "middle", turn=-90))
     return svg(left + SIDE + 12, bottom + 40, parts, name)
+
+
+def curves(lines: Sequence[tuple[str, Sequence[float], str]], x_name: str, y_name: str, name: str) -> Markup:
+    """Lines over 0 to 1, of (kind, heights in 0 to 1 at equal steps, title)."""
+    parts = _axes([f"{share:g}" for share in SHARES], x_name, y_name)
+    for kind, heights, title in lines:
+        steps = np.linspace(0, SIDE, len(heights)).tolist()
+        points = " ".join(f"{LEFT + x:.1f},{TOP + SIDE * (1 - y):.1f}" for x, y in zip(steps, heights, strict=True))
+        parts.append(_element("polyline", f'class="{kind}" points="{points}"', _element("title", "", title)))
+    return svg(LEFT + SIDE + 12, TOP + SIDE + 40, parts, name)
+
+
+def _axes(ticks: Sequence[str], x_name: str, y_name: str) -> list[Markup]:
+    """The grid of a square chart over 0 to 1, with words: `ticks` along the upright axis, from 0 to 1."""
+    bottom = TOP + SIDE
+    parts = []
+    for share in SHARES:
+        parts.append(line(LEFT + SIDE * share, TOP, LEFT + SIDE * share, bottom))
+        parts.append(text(LEFT + SIDE * share, bottom + 16, f"{share:g}", "middle", "faint"))
+    for y, word in zip(np.linspace(bottom, TOP, len(ticks)).tolist(), ticks, strict=True):
+        parts += [line(LEFT, y, LEFT + SIDE, y), text(LEFT - 6, y + 4, word, "end", "faint")]
+    parts.append(text(LEFT + SIDE / 2, bottom + 34, x_name, "middle"))
+    return [*parts, text(14, TOP + SIDE / 2, y_name, "middle", turn=-90)]

@@ -13,15 +13,19 @@ from markupsafe import Markup
 
 from uniformer.datasets.manifest import Manifest
 from uniformer.reports.charts import columns, heat_map
+from uniformer.reports.instances import of_instances
+from uniformer.reports.measures import headline
 from uniformer.reports.page import write_page
 from uniformer.reports.pictures import thumbnail
+from uniformer.reports.segmentation import of_label_maps
+from uniformer.tasks.instance_scores import InstanceScores
 from uniformer.tasks.scores import BINS, Scores, average_precision, confusion, per_class, reliability
+from uniformer.tasks.segmentation_scores import SegmentationScores
 from uniformer.tasks.task import ScoredItems
 
 MAP_CLASSES = 30  # up to as many a confusion matrix can be read; above, the top confusions are listed alone
 BAR_CLASSES = 40  # up to as many every class gets a bar; above, the worst and the best
 CONFUSIONS, WORST = 25, 24  # listed at most
-KNOWN = ("top1", "top1_low", "top1_high", "top5", "mean_class", "map", "ece", "items", "failed")  # to `figures`
 
 
 @dataclass(frozen=True)
@@ -39,20 +43,24 @@ def write_evaluation_page(
 ) -> None:
     """Write the page. `manifest` is what was scored, row by row: its files give the pictures.
 
-    Any task's scores have their figures; those of classes also plots, confusions and the worst answers.
+    Any task's scores have their figures; those of the tasks that are known here also plots, confusions and pictures.
 
     Raises `InputError` where it cannot be written.
     """
     content: dict[str, Any] = {
         "title": about.title,
         "lines": about.lines,
-        "tiles": [(value, name) for name, value in figures(metrics)],
+        "tiles": [(value, name) for name, value in headline(metrics)],
         "notes": about.notes,
         "known": about.known,
         "failed": [(scores.paths[i], scores.errors.get(i, "")) for i in np.flatnonzero(~scores.ok).tolist()],
     }
     if isinstance(scores, Scores):
         content |= _of_classes(scores, manifest)
+    elif isinstance(scores, InstanceScores):
+        content |= of_instances(scores, manifest, metrics)
+    elif isinstance(scores, SegmentationScores):
+        content |= of_label_maps(scores, manifest)
     write_page(path, "evaluation.html", content)
 
 
@@ -64,30 +72,6 @@ def _of_classes(scores: Scores, manifest: Manifest) -> dict[str, Any]:
     plots = {"reliability": _reliability(scores), "confidence": _confidences(scores)}
     worst = {"worst": list(_worst(scores, manifest)), "wrong": int((scores.ok & (scores.ranks() > 0)).sum())}
     return {"is_single_label": True, **_classes(scores), **_confusions(scores), **plots, **worst}
-
-
-def figures(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
-    """The figures to be shown, as (name, value)."""
-
-    def percent(name: str) -> str:
-        return f"{100 * metrics[name]:.2f} %"
-
-    rows = []
-    if "top1" in metrics:
-        rows.append(("top-1", percent("top1")))
-        rows.append(("95 % interval", f"{100 * metrics['top1_low']:.1f} to {100 * metrics['top1_high']:.1f} %"))
-    rows += [
-        (name, percent(key))
-        for name, key in (("top-5", "top5"), ("mean per class", "mean_class"), ("mean precision", "map"))
-        if key in metrics
-    ]
-    if "ece" in metrics:
-        rows.append(("calibration error", f"{metrics['ece']:.3f}"))
-    rows += [(name, f"{value:.4g}") for name, value in metrics.items() if name not in KNOWN]  # another task's
-    rows.append(("items", f"{metrics['items']:.0f}"))
-    if metrics["failed"]:
-        rows.append(("without an answer", f"{metrics['failed']:.0f}"))
-    return rows
 
 
 def _precisions(scores: Scores) -> list[tuple[str, float, str]]:

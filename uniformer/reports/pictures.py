@@ -7,6 +7,7 @@ import io
 import warnings
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image
 
 from uniformer.datasets.manifest import Kind
@@ -31,9 +32,18 @@ def moving(images: Sequence[Image.Image], milliseconds: int) -> str:
     return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
+def shrunk(pixels: Pixels, most: int) -> tuple[Pixels, float]:
+    """A picture (H, W, 3) or a label map (H, W) whose sides are at most so many pixels, and how many times as large."""
+    height, width = pixels.shape[:2]
+    factor = min(1.0, most / max(height, width))
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    filter_ = Image.Resampling.BILINEAR if pixels.ndim == 3 else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(pixels).resize(size, filter_)), factor
+
+
 def thumbnail(path: str, kind: Kind, span: tuple[float, float] | None = None) -> str | None:
-    """An image, or the middle frame of a video or of a part of it, in seconds; None where it cannot be read."""
-    pixels = _middle(path, kind, span)
+    """`middle_pixels`, small; the part of a video is in seconds."""
+    pixels = middle_pixels(path, kind, span)
     if pixels is None:
         return None
     image = Image.fromarray(pixels)
@@ -41,7 +51,8 @@ def thumbnail(path: str, kind: Kind, span: tuple[float, float] | None = None) ->
     return still(image)
 
 
-def _middle(path: str, kind: Kind, span: tuple[float, float] | None) -> Pixels | None:
+def middle_pixels(path: str, kind: Kind, span: tuple[float, float] | None = None) -> Pixels | None:
+    """An image, or the middle frame of a video or of a part of it, uint8 (H, W, 3); None where it cannot be read."""
     try:
         if kind == "image":
             return file_to_pixels(open_image(path), path)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uniformer.datasets.manifest import Manifest
-from uniformer.errors import InputError
+from uniformer.errors import InputError, counted
 from uniformer.labels import DATASETS, alphabetical, is_whole, load_classes, match_names, normal_form
 from uniformer.tasks.scores import Scores, wilson
 
@@ -186,3 +186,48 @@ def _majorities(scores: Scores) -> Iterator[str]:
             f"each label has an answer of its own that {100 * hits / items:.0f} % of its items get ({pairs}, ...): "
             "the labels are probably numbered by another list of classes"
         )
+
+
+# ---- classes of annotated pictures -----------------------------------------------------------------------------------
+
+
+def places_of(
+    names: Sequence[str], known: Sequence[str], width: int, label_order: str, counts: Sequence[int] = ()
+) -> tuple[Order, list[str]]:
+    """Where each class of the data, of so many objects, stands among a network's `width`, (L,), and what is to be said.
+
+    -1 is for those that are none of the network's: what is of them cannot be scored. Labels are matched by name, or
+    taken for the network's with "numbers", and where one side has no names. Raises `InputError` where nothing fits.
+    """
+    if label_order not in ("names", "numbers"):
+        raise InputError(f"expected labels by 'names' or 'numbers', got {label_order!r}")
+    if label_order == "numbers" or not known or not has_names(names) or not has_names(known):
+        if len(names) > width:
+            raise InputError(f"expected labels of the checkpoint's {width} classes, got {len(names)} classes")
+        by_name = label_order == "names" and tuple(names) != tuple(known)
+        return np.arange(len(names)), ["labels taken by number: one side names no classes"] if by_name else []
+    places = [-1 if place is None else place for place in match_names(names, known)]
+    places = [-1 if places.count(place) > 1 else place for place in places]
+    if max(places, default=-1) < 0:
+        raise InputError(
+            f"expected classes of the checkpoint ({len(known)}: {', '.join(known[:3])}, ...), got "
+            f"{', '.join(map(repr, names[:3]))} (--class-order numbers takes labels by number)"
+        )
+    notes = []
+    moved = sum(place not in (-1, number) for number, place in enumerate(places))
+    if moved:
+        notes.append(
+            f"labels matched to the checkpoint's classes by name: {moved} of the data's {len(names)} have another "
+            "number there"
+        )
+    strange = [number for number, place in enumerate(places) if place < 0]
+    if strange:
+        objects = [f" ({counted(count, 'object')})" for count in counts] or [""] * len(names)
+        told = ", ".join(names[number] + objects[number] for number in strange[:5])
+        notes.append(
+            f"left out of the figures, as the checkpoint does not know them: {told}"
+            + (f" and {len(strange) - 5} more" if len(strange) > 5 else "")
+        )
+    if (shared := sum(place >= 0 for place in places)) < width:
+        notes.append(f"the data name {shared} of the checkpoint's {width} classes")
+    return np.array(places, np.int64), notes

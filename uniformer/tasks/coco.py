@@ -197,18 +197,23 @@ def run_lengths(objects: Instances, sizes: npt.NDArray[np.integer]) -> list[dict
 
 
 def counts_of(shape: Any, height: int, width: int) -> str:
-    """Run lengths of a shape: polygons (P, 2) each, or COCO's run lengths, as a list or compressed."""
-    if isinstance(shape, Mapping):
-        if not isinstance(shape["counts"], list | tuple):
-            return _text(shape["counts"])
-        return _text(
-            load_masks().frPyObjects({"size": [height, width], "counts": list(shape["counts"])}, height, width)[
-                "counts"
-            ]
-        )
-    flat = [np.asarray(polygon, np.float64).reshape(-1).tolist() for polygon in shape]
+    """Run lengths of a shape: polygons (P, 2) each, or COCO's run lengths, as a list or compressed.
+
+    Raises `InputError` for run lengths of another size.
+    """
     masks = load_masks()
-    return _text(masks.merge(masks.frPyObjects(flat, height, width))["counts"])
+    if not isinstance(shape, Mapping):
+        flat = [np.asarray(polygon, np.float64).reshape(-1).tolist() for polygon in shape]
+        if not flat:
+            return counts_of({"size": [height, width], "counts": [height * width]}, height, width)
+        return _text(masks.merge(masks.frPyObjects(flat, height, width))["counts"])
+    if list(shape["size"]) != [height, width]:
+        found = "x".join(map(str, reversed(shape["size"])))
+        raise InputError(f"expected a mask of {width}x{height}, as its picture, found one of {found}")
+    counts = shape["counts"]
+    if isinstance(counts, str | bytes):
+        return _text(counts)
+    return _text(masks.frPyObjects({"size": [height, width], "counts": list(counts)}, height, width)["counts"])
 
 
 def _text(counts: str | bytes) -> str:

@@ -40,6 +40,8 @@ class InstanceScores:
     classes: tuple[str, ...]  #: position = label
     kinds: tuple[Kind, ...]  #: what is measured: "box" and "mask", or "keypoints"
     sigmas: tuple[float, ...] = ()  #: of key points: how far each may be off, in shares of the object
+    points: tuple[str, ...] = ()  #: names of key points
+    skeleton: tuple[tuple[int, int], ...] = ()  #: pairs of key points with a limb between them
     image_ids: tuple[int, ...] = ()  #: the data set's own, for COCO's files; else rows from 1 on
     category_ids: tuple[int, ...] = ()  #: same, by label
     errors: Mapping[int, str] = field(default_factory=dict)  #: why a picture has no answer
@@ -129,7 +131,8 @@ class InstanceScores:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one .npz file."""
         facts = {
-            name: getattr(self, name) for name in ("paths", "classes", "kinds", "sigmas", "image_ids", "category_ids")
+            name: getattr(self, name)
+            for name in ("paths", "classes", "kinds", "sigmas", "points", "skeleton", "image_ids", "category_ids")
         }
         facts |= {"format": FORMAT, "errors": {str(row): why for row, why in self.errors.items()}}
         arrays = {"sizes": self.sizes, "ok": self.ok}
@@ -151,6 +154,7 @@ class InstanceScores:
                 )
                 for part in ("truths", "found")
             }
+            facts["skeleton"] = map(tuple, facts["skeleton"])
             told = {name: tuple(value) for name, value in facts.items() if name != "format"}
             return cls(**parts, sizes=arrays["sizes"], ok=arrays["ok"], **told, errors=errors)
 

@@ -36,14 +36,14 @@ class Cells:
 
     item: Ints  #: (C,), the picture's row in its data set
     true: Ints  #: (C,)
-    said: Ints  #: (C,); K for pixels of a picture without an answer
+    said: Ints  #: (C,); K for pixels without an answer
     count: Ints  #: (C,), pixels
 
     @classmethod
     def counted(cls, item: int, true: npt.NDArray[Any], said: npt.NDArray[Any] | None, classes: int) -> Cells:
         """Of one picture: labels (H, W), those that are `IGNORED` left out; `said` is None without an answer."""
         valid = true != IGNORED
-        answers = np.full(int(valid.sum()), classes) if said is None else said[valid].astype(np.int64)
+        answers = np.full(int(valid.sum()), classes) if said is None else said[valid].astype(np.int64).clip(0, classes)
         counts = np.bincount(true[valid].astype(np.int64) * (classes + 1) + answers)
         cells = np.flatnonzero(counts)
         return cls(np.full(len(cells), item), *np.divmod(cells, classes + 1), counts[cells])
@@ -69,16 +69,15 @@ class SegmentationScores:
     ok: npt.NDArray[np.bool_]  #: (N,), whether there is an answer
     paths: tuple[str, ...]  #: of the pictures
     classes: tuple[str, ...]  #: position = label
-    known: npt.NDArray[np.bool_]  #: (K,), whether the data have the class: others are in no mean
+    places: npt.NDArray[np.uint8]  #: (256,): the class that each label of the data's maps is; `IGNORED` for none
+    palette: tuple[tuple[int, int, int], ...] = ()  #: colours of the classes, if they have some
     errors: Mapping[int, str] = field(default_factory=dict)  #: why a picture has no answer
     answers: Mapping[int, bytes] = field(default_factory=dict)  #: label maps as PNG by row; not kept with the scores
 
     def __post_init__(self) -> None:
         count, classes, cells = len(self.paths), len(self.classes), self.cells
-        if self.ok.shape != (count,) or self.known.shape != (classes,):
-            raise InputError(
-                f"expected marks of {count} pictures and {classes} classes, got {self.ok.shape} and {self.known.shape}"
-            )
+        if self.ok.shape != (count,) or self.places.shape != (256,):
+            raise InputError(f"expected marks of {count} pictures, got {self.ok.shape}")
         for name, end in (("item", count), ("true", classes), ("said", classes + 1)):
             column = getattr(cells, name)
             if len(column) != len(cells.count) or (len(column) and not 0 <= column.min() <= column.max() < end):
@@ -94,6 +93,11 @@ class SegmentationScores:
     def table(self) -> Ints:
         """The confusion matrix of the set, (K, K + 1): `Cells.table`."""
         return self.cells.table(len(self.classes))
+
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        """(K,), whether the data have the class: others are in no mean."""
+        return np.isin(np.arange(len(self.classes)), self.places)
 
     def select(self, rows: npt.NDArray[Any]) -> SegmentationScores:
         """The given pictures: a mask, or numbers that rise."""
@@ -159,20 +163,22 @@ class SegmentationScores:
         """Write one .npz file, without the label maps."""
         check_name(Path(path), ".npz")
         errors = {str(row): why for row, why in self.errors.items()}
-        facts = {"format": FORMAT, "paths": self.paths, "classes": self.classes, "errors": errors}
+        facts = {name: getattr(self, name) for name in ("paths", "classes", "palette")}
+        facts |= {"format": FORMAT, "errors": errors}
         arrays = {name: getattr(self.cells, name) for name in ("item", "true", "said", "count")}
         with atomic_path(path) as temporary:
-            write_npz(temporary, facts, {**arrays, "ok": self.ok, "known": self.known})
+            write_npz(temporary, facts, {**arrays, "ok": self.ok, "places": self.places})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SegmentationScores:
         """Read what `save` wrote. Raises `InputError` for any other file."""
 
         def made(facts: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> SegmentationScores:
-            marks = {name: arrays.pop(name) for name in ("ok", "known")}
+            marks = {name: arrays.pop(name) for name in ("ok", "places")}
             errors = {int(row): why for row, why in facts["errors"].items()}
             names = {name: tuple(facts[name]) for name in ("paths", "classes")}
-            return cls(Cells(**arrays), **marks, **names, errors=errors)
+            palette = tuple(map(tuple, facts["palette"]))
+            return cls(Cells(**arrays), **marks, **names, palette=palette, errors=errors)
 
         return read_npz(Path(path), FORMAT, made)
 

@@ -17,7 +17,7 @@ from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.prepare import write_list
 from uniformer.evaluation.run import Evaluation
 from uniformer.network.model import UniFormer
-from uniformer.reports.evaluation import figures
+from uniformer.reports.measures import figures
 from uniformer.support.files import atomic_path
 from uniformer.tasks.task import Task
 from uniformer.training.log import METRICS, UNREADABLE

@@ -1,0 +1,126 @@
+"""What a page shows of a segmenter: classes, confusions, and pictures beside their truth and their answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from uniformer.errors import InputError, counted
+from uniformer.reading.pictures import Pixels
+from uniformer.reports.charts import heat_map
+from uniformer.reports.instances import CLASSES, CONFUSIONS, PICTURES, Gallery, percents
+from uniformer.reports.pictures import middle_pixels, shrunk, still
+from uniformer.tasks.drawing import MAP, colour_of
+from uniformer.tasks.segmentation import paint
+from uniformer.tasks.segmentation_scores import SegmentationScores, from_png, per_class
+
+if TYPE_CHECKING:
+    from uniformer.datasets.annotated import AnnotatedSet
+
+SIDE = 420  #: pixels of the longer side of a picture, three of which stand side by side
+MAP_CLASSES = 30  #: up to as many a confusion matrix can be read
+
+
+def of_label_maps(scores: SegmentationScores, manifest: AnnotatedSet) -> dict[str, Any]:
+    """The content of `segmentation.html`. `manifest` gives pictures and truth."""
+    if not scores.ok.any() or not scores.table.any():
+        return {}
+    pictures = list(_galleries(scores, manifest))
+    return {"section": "segmentation.html", **_classes(scores), **_confusions(scores), "galleries": pictures}
+
+
+def _classes(scores: SegmentationScores) -> dict[str, Any]:
+    """Bars of the classes that are in the data or were said, the worst first, and a table of all."""
+    each = per_class(scores.table)
+    present = np.flatnonzero(scores.known & ~np.isnan(each.overlap))
+    order = present[np.argsort(each.overlap[present], kind="stable")].tolist()
+    bars = [(scores.name(k), float(each.overlap[k]), f"{100 * each.overlap[k]:.1f} %") for k in order]
+    half, whole = CLASSES // 2, max(1, int(each.true.sum()))
+    shares = (each.true / whole, each.overlap, each.accuracy, each.said / whole)
+    table = [(k, scores.name(k), *(percents(share[k]) for share in shares)) for k in range(len(scores.classes))]
+    parts = [("per-class", "", bars)]
+    if len(bars) > CLASSES:
+        parts = [("per-class", "other", bars[:half]), ("per-class-best", "", bars[: -half - 1 : -1])]
+    return {"bars_of": parts, "half": half, "present": len(bars), "classes": table}
+
+
+def _confusions(scores: SegmentationScores) -> dict[str, Any]:
+    """The pairs that most pixels are confused in, and of few classes the whole matrix, in percent of its rows."""
+    table = scores.table[:, :-1]
+    wrong = table - np.diag(np.diagonal(table))
+    flat = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
+    pairs = [divmod(int(place), table.shape[1]) for place in flat]
+    pixels, whole = scores.table.sum(axis=1), max(1, int(scores.table.sum()))
+    rows = [
+        (scores.name(i), scores.name(j), percents(wrong[i, j] / whole), percents(wrong[i, j] / pixels[i]))
+        for i, j in pairs
+        if wrong[i, j]
+    ]
+    names = [scores.name(k) for k in range(len(scores.classes))]
+    shares = np.rint(100 * table / np.maximum(pixels, 1)[:, None]).astype(np.int64)
+    heat = heat_map(shares, names, "confusion") if len(names) <= MAP_CLASSES else None
+    return {"heat": heat, "confusions": rows}
+
+
+def _galleries(scores: SegmentationScores, manifest: AnnotatedSet) -> Iterator[Gallery]:
+    each, wrong = scores.by_picture(), np.zeros(len(scores), np.int64)
+    np.add.at(wrong, scores.cells.item, scores.cells.count * (scores.cells.true != scores.cells.said))
+    has = np.flatnonzero(scores.ok & ~np.isnan(each))
+    order = has[np.argsort(each[has], kind="stable")]
+    few = min(PICTURES, max(1, len(order) // 2))  # none is shown as both
+    most = has[np.argsort(-wrong[has], kind="stable")]
+    for name, title, rows in (
+        ("worst", "The worst pictures", order[:few]),
+        ("best", "The best pictures", order[::-1][:few] if len(order) > 1 else []),
+        ("confused", "Pictures with the most wrong pixels", most[wrong[most] > 0][:PICTURES]),
+    ):
+        if len(rows):
+            cards = [_card(scores, manifest, int(row), each[row], int(wrong[row])) for row in rows]
+            yield Gallery(name, title, cards)
+
+
+def _card(
+    scores: SegmentationScores, manifest: AnnotatedSet, item: int, share: float, wrong: int
+) -> dict[str, str | None]:
+    return {
+        "picture": _drawn(scores, manifest, item),
+        "said": f"mean IoU {100 * share:.1f} %",
+        "more": f"{counted(wrong, 'pixel')} wrong" + (f", {taken}" if (taken := _worst_pair(scores, item)) else ""),
+        "path": scores.paths[item],
+    }
+
+
+def _worst_pair(scores: SegmentationScores, item: int) -> str:
+    """What is taken for what in a picture, most of all."""
+    cells, size = scores.cells, len(scores.classes)
+    rows = np.flatnonzero((cells.item == item) & (cells.true != cells.said) & (cells.said < size))
+    if not len(rows):
+        return ""
+    worst = rows[cells.count[rows].argmax()]
+    return f"{scores.name(int(cells.true[worst]))} taken for {scores.name(int(cells.said[worst]))}"
+
+
+def _drawn(scores: SegmentationScores, manifest: AnnotatedSet, item: int) -> str | None:
+    """The picture, what is there and what was said, side by side."""
+    pixels = middle_pixels(manifest.path(item), "image")
+    if pixels is None or item not in scores.answers:
+        return None
+    try:
+        true = scores.places[manifest.label_map(item)]
+    except InputError:
+        return None
+    small, _ = shrunk(pixels, SIDE)
+    panels = [small, *(_over(small, shrunk(m, SIDE)[0], scores) for m in (true, from_png(scores.answers[item])))]
+    return still(Image.fromarray(np.concatenate(panels, axis=1)))
+
+
+def _over(pixels: Pixels, labels: npt.NDArray[Any], scores: SegmentationScores) -> Pixels:
+    """Labels (H, W) in their colours over their picture; those that do not count are black."""
+    count = len(scores.classes)
+    colours = [*scores.palette[:count], *(colour_of(k) for k in range(len(scores.palette), count))]
+    mixed = (1 - MAP) * pixels + MAP * paint(labels, colours)
+    return np.where((labels < count)[..., None], mixed, 0).astype(np.uint8)

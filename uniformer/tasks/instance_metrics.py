@@ -1,0 +1,199 @@
+"""Detectors and pose networks scored against annotated pictures: what is kept of each, and `InstanceScores` of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load as unpack
+from safetensors.numpy import save as pack
+
+from uniformer.datasets.strings import Strings
+from uniformer.errors import InputError
+from uniformer.labels import category_ids
+from uniformer.support.resume import BYTE_ROWS
+from uniformer.tasks.class_order import places_of
+from uniformer.tasks.coco import Instances, Kind, counts_of, load_coco_eval
+from uniformer.tasks.instance_scores import PREFIXES, InstanceScores
+from uniformer.tasks.task import Metric
+
+if TYPE_CHECKING:
+    from uniformer.checkpoints.contract import Contract
+    from uniformer.datasets.annotated import AnnotatedSet
+    from uniformer.tasks.detections import Detections
+    from uniformer.tasks.poses import Poses
+
+
+class InstanceMetric(Metric):
+    """What both share. A row is what was found in a picture; the truth is read at the end, from the data set."""
+
+    dtype = BYTE_ROWS
+    kinds: tuple[Kind, ...]
+    manifest: AnnotatedSet
+
+    def __init__(self, data: AnnotatedSet):
+        load_coco_eval()  # that it is missing is said now, not at the end
+        self.manifest, self.notes = data, []
+
+    def result(self, rows: npt.NDArray[Any], errors: Mapping[int, str]) -> InstanceScores:
+        data = self.manifest
+        truths, sizes, bad = self._truths()
+        errors = dict(sorted({**errors, **bad}.items()))
+        ok = np.zeros(len(data), bool)
+        ok[rows["item"]] = True
+        ok[list(errors)] = False
+        order = np.argsort(rows["item"])
+        parts = [Instances.of(unpack(row["data"])) for row in rows[order] if ok[row["item"]]]
+        found = Instances.joined([self._nothing(), *parts])
+        return InstanceScores(
+            truths, found, sizes, ok, data.item_names(), **self._about(), kinds=self.kinds,
+            image_ids=image_ids(data.item_names()), errors=errors,
+        )  # fmt: skip
+
+    def _truths(self) -> tuple[Instances, npt.NDArray[np.int64], dict[int, str]]:
+        """What is in all pictures, their sizes, and which have no readable annotations."""
+        parts, sizes, bad = [self._truth(-1, 1, 1)], np.ones((len(self.manifest), 2), np.int64), {}
+        for item in range(len(self.manifest)):
+            try:
+                sizes[item] = self.manifest.size(item)
+                parts.append(self._truth(item, *sizes[item].tolist()))
+            except InputError as error:
+                bad[item] = str(error)
+        return Instances.joined(parts), sizes, bad
+
+    def _truth(self, item: int, height: int, width: int) -> Instances:
+        """What is in a picture; of none, -1, no objects in the right form."""
+        raise NotImplementedError
+
+    def _nothing(self) -> Instances:
+        """No found objects in the right form."""
+        raise NotImplementedError
+
+    def _about(self) -> dict[str, Any]:
+        """Classes, their numbers, sigmas."""
+        raise NotImplementedError
+
+    def summary(self, scores: InstanceScores) -> dict[str, float]:
+        found = scores.metrics()
+        return {name: found[name] for name in self.measures if name in found}
+
+
+class DetectionMetric(InstanceMetric):
+    """COCO's figures of boxes, and of masks where both the network makes them and the data have them."""
+
+    def __init__(self, contract: Contract, data: AnnotatedSet, label_order: str = "numbers", *, masks: bool = True):
+        super().__init__(data)
+        counts = np.bincount(data.labels, minlength=len(data.classes)).tolist()
+        self._places, self.notes = places_of(
+            data.classes, contract.classes, contract.config.num_classes, label_order, counts
+        )
+        if not any(count for count, place in zip(counts, self._places, strict=True) if place >= 0):
+            raise InputError(f"{data.origin}: expected at least one object of the checkpoint's classes, got none")
+        self.classes = contract.classes or tuple(f"class {k}" for k in range(contract.config.num_classes))
+        self.kinds = ("box", "mask") if masks and data.has_masks else ("box",)
+        if masks and not data.has_masks:
+            self.notes.append("no figures of masks: the data have boxes alone")
+        self.measures = tuple(f"{PREFIXES[kind]}ap" for kind in reversed(self.kinds))
+
+    def row(self, item: int, answer: Detections) -> npt.NDArray[Any]:
+        """The boxes, and the masks where they are scored."""
+        masks = Strings.pack(str(mask["counts"]) for mask in answer.masks or ()) if "mask" in self.kinds else None
+        found = Instances(
+            np.full(len(answer.boxes), item), answer.labels.astype(np.int64), answer.boxes, answer.scores, masks=masks
+        )
+        return np.array((item, pack(found.arrays())), self.dtype)
+
+    def _truth(self, item: int, height: int, width: int) -> Instances:
+        has_masks = "mask" in self.kinds
+        if item < 0:
+            return _no_objects(areas=True, masks=has_masks)
+        one = self.manifest.annotations(item)
+        labels = self._places[one.labels]
+        known = np.flatnonzero(labels >= 0)
+        columns = (column[known] for column in (np.full(len(labels), item), labels, one.boxes))
+        truth = Instances(*columns, areas=one.areas[known], crowd=one.crowd[known])
+        if not has_masks or one.shapes is None:
+            return truth
+        return replace(truth, masks=Strings.pack(counts_of(one.shapes[i], height, width) for i in known.tolist()))
+
+    def _nothing(self) -> Instances:
+        return _no_objects(masks="mask" in self.kinds)
+
+    def _about(self) -> dict[str, Any]:
+        return {"classes": self.classes, "category_ids": category_ids(self.classes)}
+
+
+class PoseMetric(InstanceMetric):
+    """COCO's figures of people by their key points."""
+
+    kinds = ("keypoints",)
+    measures = ("ap",)
+
+    def __init__(self, contract: Contract, data: AnnotatedSet, label_order: str = "numbers"):
+        super().__init__(data)
+        if not len(data.labels):
+            raise InputError(f"{data.origin}: expected at least one person, got none")
+        places, notes = places_of(data.classes, contract.classes, contract.config.num_classes, label_order)
+        points = contract.config.num_classes
+        missing = sorted(set(range(points)) - set(places.tolist()))
+        if missing:
+            names = [contract.classes[k] if contract.classes else f"number {k}" for k in missing]
+            raise InputError(
+                f"expected data with the checkpoint's {points} key points, got none for {', '.join(names)}"
+            )
+        self._columns = np.argsort(np.where(places < 0, points, places), kind="stable")[:points]  #: (K,), of the data
+        self.notes = [note for note in notes if not note.startswith("left out")]
+        if extra := [name for name, place in zip(data.classes, places, strict=True) if place < 0]:
+            self.notes.append(f"key points that the checkpoint does not know are left out: {', '.join(extra)}")
+        sigmas = contract.details.get("sigmas") or np.asarray(data.details["sigmas"])[self._columns].tolist()
+        self.sigmas = tuple(map(float, sigmas))
+        self.points = contract.classes or tuple(data.classes[k] for k in self._columns)
+        self.skeleton = tuple((int(a), int(b)) for a, b in contract.details.get("skeleton", ()))
+
+    def row(self, item: int, answer: Poses) -> npt.NDArray[Any]:
+        """The people with their scores."""
+        count = len(answer.keypoints)
+        labels = np.zeros(count, np.int64)
+        found = Instances(np.full(count, item), labels, answer.boxes, answer.scores, keypoints=answer.keypoints)
+        return np.array((item, pack(found.arrays())), self.dtype)
+
+    def _truth(self, item: int, height: int, width: int) -> Instances:
+        if item < 0:
+            return _no_objects(areas=True, points=len(self._columns))
+        one = self.manifest.annotations(item)
+        assert one.keypoints is not None
+        labels, points = np.zeros(len(one.labels), np.int64), one.keypoints[:, self._columns]
+        rows = np.full(len(labels), item)
+        return Instances(rows, labels, one.boxes, areas=one.areas, crowd=one.crowd, keypoints=points)
+
+    def _nothing(self) -> Instances:
+        return _no_objects(points=len(self._columns))
+
+    def _about(self) -> dict[str, Any]:
+        about = {"sigmas": self.sigmas, "points": self.points, "skeleton": self.skeleton}
+        return {"classes": ("person",), "category_ids": (1,), **about}
+
+
+def _no_objects(*, areas: bool = False, masks: bool = False, points: int | None = None) -> Instances:
+    """With the columns of truths (`areas`) or of what was found."""
+    rows, boxes = np.zeros(0, np.int64), np.zeros((0, 4), np.float32)
+    empty = np.zeros(0, np.float32)
+    return Instances(
+        rows, rows, boxes,
+        scores=None if areas else empty,
+        areas=empty.astype(np.float64) if areas else None,
+        crowd=empty.astype(bool) if areas else None,
+        keypoints=None if points is None else np.zeros((0, points, 3), np.float32),
+        masks=Strings.pack(()) if masks else None,
+    )  # fmt: skip
+
+
+def image_ids(paths: Sequence[str]) -> tuple[int, ...]:
+    """The numbers of pictures in COCO's files: those that are their names, as all of COCO's are; else none."""
+    stems = [PurePath(path).stem for path in paths]
+    ids = tuple(int(stem) for stem in stems if stem.isascii() and stem.isdecimal() and len(stem) < 19)
+    return ids if len(set(ids)) == len(stems) else ()
