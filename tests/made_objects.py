@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from pycocotools import mask as official_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from uniformer.datasets.strings import Strings
-from uniformer.tasks.coco import Instances
+from uniformer.tasks.coco import Objects
+from uniformer.tasks.detections import Detections
+from uniformer.tasks.poses import Poses
 
 CLASSES, POINTS = 5, 7
 SIGMAS = np.linspace(0.03, 0.1, POINTS)
@@ -42,7 +47,7 @@ def points_in(rng: np.random.Generator, boxes: np.ndarray, seen: float) -> np.nd
     return np.concatenate([np.where(visible > 0, points, 0), visible], axis=2).astype(np.float32)
 
 
-def made(seed: int, pictures: int = 24) -> tuple[Instances, Instances, np.ndarray]:
+def made(seed: int, pictures: int = 24) -> tuple[Objects, Objects, np.ndarray]:
     """Truths, answers and sizes. The last class has no objects; three pictures have none, three no answer."""
     rng, sizes = np.random.default_rng(seed), sizes_of(pictures)
     there, said = [], []
@@ -58,13 +63,13 @@ def made(seed: int, pictures: int = 24) -> tuple[Instances, Instances, np.ndarra
         )
         rows = np.full(count, item)
         there.append(
-            Instances(rows, labels, truth, areas=areas, crowd=rng.random(count) < 0.2, keypoints=points, masks=masks)
+            Objects(rows, labels, truth, areas=areas, crowd=rng.random(count) < 0.2, keypoints=points, masks=masks)
         )
         said.append(answers(rng, item, size, there[-1], 0 if item % 8 == 2 else 130 if item == 5 else 9))
-    return Instances.joined(there), Instances.joined(said), sizes
+    return Objects.joined(there), Objects.joined(said), sizes
 
 
-def answers(rng: np.random.Generator, item: int, size: np.ndarray, truth: Instances, more: int) -> Instances:
+def answers(rng: np.random.Generator, item: int, size: np.ndarray, truth: Objects, more: int) -> Objects:
     """Near the truth, some with another label, and as many others; scores in tenths, so that many are equal."""
     near = np.flatnonzero(rng.random(len(truth)) < 0.9) if more else np.zeros(0, np.int64)
     moved = truth.boxes[near] + rng.normal(0, 2, (len(near), 4)).astype(np.float32)
@@ -78,7 +83,7 @@ def answers(rng: np.random.Generator, item: int, size: np.ndarray, truth: Instan
     scores = np.round(rng.random(len(boxes)) / 2 + 0.4 * (np.arange(len(boxes)) < len(near)), 1).astype(np.float32)
     order = np.argsort(-scores, kind="stable")
     masks = Strings.pack(mask_of(box, size) for box in boxes[order])
-    return Instances(
+    return Objects(
         np.full(len(boxes), item),
         labels[order],
         boxes[order].astype(np.float32),
@@ -88,7 +93,7 @@ def answers(rng: np.random.Generator, item: int, size: np.ndarray, truth: Instan
     )
 
 
-def official(truths: Instances, found: Instances, sizes: np.ndarray, kind: str) -> COCOeval:
+def official(truths: Objects, found: Objects, sizes: np.ndarray, kind: str) -> COCOeval:
     """pycocotools' own measure, from files as COCO has them."""
     images = [{"id": 100 + i, "height": int(h), "width": int(w)} for i, (h, w) in enumerate(sizes)]
     dataset = {"images": images, "categories": [{"id": 10 * k + 1, "name": str(k)} for k in range(CLASSES)]}
@@ -108,7 +113,7 @@ def official(truths: Instances, found: Instances, sizes: np.ndarray, kind: str) 
     return run
 
 
-def entries(objects: Instances, sizes: np.ndarray, kind: str) -> list[dict[str, Any]]:
+def entries(objects: Objects, sizes: np.ndarray, kind: str) -> list[dict[str, Any]]:
     """Annotations or results; of results only what their kind has."""
     found = []
     for i in range(len(objects)):
@@ -134,3 +139,65 @@ def entries(objects: Instances, sizes: np.ndarray, kind: str) -> list[dict[str, 
             entry["score"] = float(objects.scores[i])
         found.append(entry)
     return found
+
+
+# ---- as data sets and answers ----------------------------------------------------------------------------------------
+
+KINDS = ("cat", "dog", "bus", "cup", "kite")
+
+
+def write_set(root: Path, truths: Objects, sizes: np.ndarray, order: Sequence[int], *, people: bool = False) -> Path:
+    """COCO's folders with pictures, annotations and `KINDS` in some order; or people with their key points."""
+    folder = root / "val2017"
+    folder.mkdir(parents=True)
+    for i, (height, width) in enumerate(sizes.tolist()):
+        pixels = np.random.default_rng(i).integers(60, 180, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
+        Image.fromarray(pixels.repeat(8, 0).repeat(8, 1)[:height, :width]).save(folder / f"{100 + i:012}.jpg")
+    images = [
+        {"id": 100 + i, "file_name": f"{100 + i:012}.jpg", "height": h, "width": w}
+        for i, (h, w) in enumerate(sizes.tolist())
+    ]
+    masks = entries(truths, sizes, "mask")
+    annotations = [a | m for a, m in zip(entries(truths, sizes, "keypoints"), masks, strict=True)]
+    categories: list[dict[str, Any]] = [{"id": place + 1, "name": KINDS[k]} for place, k in enumerate(order)]
+    if people:
+        points = {"keypoints": [f"point {k}" for k in range(POINTS)], "skeleton": [[1, 2], [2, 3], [3, 4]]}
+        annotations = [{**a, "category_id": 1} for a in annotations]
+        categories = [{"id": 1, "name": "person", **points}]
+    else:
+        ids = {10 * k + 1: place + 1 for place, k in enumerate(order)}
+        annotations = [
+            {k: v for k, v in a.items() if "keypoints" not in k} | {"category_id": ids[a["category_id"]]}
+            for a in annotations
+        ]
+    table = {"images": images, "annotations": annotations, "categories": categories}
+    name = "person_keypoints" if people else "instances"
+    (root / "annotations").mkdir()
+    (root / f"annotations/{name}_val2017.json").write_text(json.dumps(table))
+    return root
+
+
+def detections_of(found: Objects, sizes: np.ndarray, item: int, names: tuple[str, ...] = KINDS) -> Detections:
+    """What a detector would say of a picture."""
+    rows = np.flatnonzero(found.item == item)
+    assert found.scores is not None
+    assert found.masks is not None
+    height, width = sizes[item].tolist()
+    masks = tuple({"size": [height, width], "counts": found.masks[i]} for i in rows)
+    return Detections(
+        height=height, width=width, boxes=found.boxes[rows], scores=found.scores[rows], labels=found.labels[rows],
+        names=names, masks=masks,
+    )  # fmt: skip
+
+
+def poses_of(found: Objects, sizes: np.ndarray, item: int) -> Poses:
+    """What a pose network would say of a picture."""
+    rows = np.flatnonzero(found.item == item)
+    assert found.scores is not None
+    assert found.keypoints is not None
+    height, width = sizes[item].tolist()
+    points = found.keypoints[rows]
+    names = tuple(f"point {k}" for k in range(POINTS))
+    return Poses(
+        height=height, width=width, keypoints=points, boxes=found.boxes[rows], scores=found.scores[rows], names=names
+    )

@@ -12,7 +12,7 @@ from tests.made_objects import CLASSES, SIGMAS, made, official
 from tests.tiny import refused
 from uniformer.datasets.strings import Strings
 from uniformer.errors import InputError, MissingExtra
-from uniformer.tasks.coco import OBJECTS, PEOPLE, Figures, Instances, counts_of, load_masks, measure
+from uniformer.tasks.coco import OBJECT_FIGURES, PEOPLE_FIGURES, Figures, Objects, counts_of, load_masks, measure
 
 
 def assert_equal(found: Figures, truth: object, names: tuple[str, ...]) -> None:
@@ -28,7 +28,7 @@ def assert_equal(found: Figures, truth: object, names: tuple[str, ...]) -> None:
 def test_figures_of_objects_are_pycocotools(seed: int, kind: str) -> None:
     truths, found, sizes = made(seed)
     figures = measure(truths, found, sizes, CLASSES, kind)  # type: ignore[arg-type]
-    assert_equal(figures, official(truths, found, sizes, kind), OBJECTS)
+    assert_equal(figures, official(truths, found, sizes, kind), OBJECT_FIGURES)
     assert 0.2 < figures.figures["ap50"] < 0.9  # neither everything nor nothing is found
     assert np.isnan(figures.per_class()).tolist() == [False] * 4 + [True]  # the last class has no objects
     assert np.nanmean(figures.per_class()) == pytest.approx(figures.figures["ap"])
@@ -42,7 +42,7 @@ def test_figures_of_people_are_pycocotools(seed: int) -> None:
     truths, found = (replace(part, labels=part.labels * 0) for part in (truths, found))
     figures = measure(truths, found, sizes, 1, "keypoints", SIGMAS.tolist())
     run = official(truths, found, sizes, "keypoints")
-    assert_equal(replace(figures), run_of_one_class(run), PEOPLE)
+    assert_equal(replace(figures), run_of_one_class(run), PEOPLE_FIGURES)
     assert 0.05 < figures.figures["ap50"] < 0.95
 
 
@@ -67,14 +67,14 @@ def test_each_size_has_its_own_figures() -> None:
     assert truths.areas is not None
     small = truths.select(truths.areas < 32**2)
     figures = measure(small, found, sizes, CLASSES, "box")
-    assert_equal(figures, official(small, found, sizes, "box"), OBJECTS)
+    assert_equal(figures, official(small, found, sizes, "box"), OBJECT_FIGURES)
     assert "ap_small" in figures.figures
     assert not {"ap_medium", "ap_large", "ar_large"} & figures.figures.keys()
 
 
 def test_order_of_equal_scores_is_kept() -> None:
     """Of two boxes of one score the earlier is taken first, in each picture and over the pictures."""
-    truth = Instances(
+    truth = Objects(
         np.zeros(1, np.int64),
         np.zeros(1, np.int64),
         np.array([[0, 0, 10, 10]], np.float32),
@@ -83,26 +83,26 @@ def test_order_of_equal_scores_is_kept() -> None:
     )
     right, wrong = [0, 0, 10, 10], [50, 50, 60, 60]
     for boxes, expected in (([right, wrong], 1.0), ([wrong, right], 0.5)):
-        said = Instances(
+        said = Objects(
             np.zeros(2, np.int64), np.zeros(2, np.int64), np.array(boxes, np.float32), np.full(2, 0.5, np.float32)
         )
         assert measure(truth, said, np.array([[100, 100]]), 1, "box").figures["ap50"] == pytest.approx(expected)
 
 
-# ---- instances -------------------------------------------------------------------------------------------------------
+# ---- objects ---------------------------------------------------------------------------------------------------------
 
 
-def same(a: Instances, b: Instances) -> bool:
+def same(a: Objects, b: Objects) -> bool:
     one, two = a.arrays(), b.arrays()
     return one.keys() == two.keys() and all(np.array_equal(one[name], two[name]) for name in one)
 
 
-def test_instances_are_kept_joined_and_selected() -> None:
+def test_objects_are_kept_joined_and_selected() -> None:
     truths, found, sizes = made(2)
     for objects in (truths, found):
-        assert same(Instances.of(objects.arrays()), objects)
+        assert same(Objects.of(objects.arrays()), objects)
         parts = [objects.select(objects.item == item) for item in range(len(sizes))]
-        assert same(Instances.joined(parts), objects)
+        assert same(Objects.joined(parts), objects)
     some = np.array([0, 3, 4, 17])
     few = found.of_items(some)
     assert few.item.tolist() == np.searchsorted(some, found.item[np.isin(found.item, some)]).tolist()
@@ -111,7 +111,7 @@ def test_instances_are_kept_joined_and_selected() -> None:
     assert list(few.masks) == [found.masks[i] for i in np.flatnonzero(np.isin(found.item, some))]
     assert len(found.of_items(np.zeros(0, np.int64))) == 0
     with refused("expected scores of each of 2 objects"):
-        Instances(np.zeros(2, np.int64), np.zeros(2, np.int64), np.zeros((2, 4), np.float32), np.zeros(3, np.float32))
+        Objects(np.zeros(2, np.int64), np.zeros(2, np.int64), np.zeros((2, 4), np.float32), np.zeros(3, np.float32))
 
 
 def test_run_lengths_of_every_form_of_shape() -> None:
@@ -148,7 +148,7 @@ def test_the_measure_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_masks_of_no_objects() -> None:
     empty = Strings.pack([])
-    none = Instances(
+    none = Objects(
         np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.float32), masks=empty
     )
-    assert same(Instances.joined([none, none]), none)
+    assert same(Objects.joined([none, none]), none)

@@ -13,12 +13,12 @@ from markupsafe import Markup
 
 from uniformer.datasets.manifest import Manifest
 from uniformer.reports.charts import columns, heat_map
-from uniformer.reports.instances import of_instances
 from uniformer.reports.measures import headline
+from uniformer.reports.objects import of_objects
 from uniformer.reports.page import write_page
 from uniformer.reports.pictures import thumbnail
 from uniformer.reports.segmentation import of_label_maps
-from uniformer.tasks.instance_scores import InstanceScores
+from uniformer.tasks.object_scores import ObjectScores
 from uniformer.tasks.scores import BINS, Scores, average_precision, confusion, per_class, reliability
 from uniformer.tasks.segmentation_scores import SegmentationScores
 from uniformer.tasks.task import ScoredItems
@@ -57,8 +57,8 @@ def write_evaluation_page(
     }
     if isinstance(scores, Scores):
         content |= _of_classes(scores, manifest)
-    elif isinstance(scores, InstanceScores):
-        content |= of_instances(scores, manifest, metrics)
+    elif isinstance(scores, ObjectScores):
+        content |= of_objects(scores, manifest, metrics)
     elif isinstance(scores, SegmentationScores):
         content |= of_label_maps(scores, manifest)
     write_page(path, "evaluation.html", content)

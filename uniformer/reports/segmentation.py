@@ -12,7 +12,7 @@ from PIL import Image
 from uniformer.errors import InputError, counted
 from uniformer.reading.pictures import Pixels
 from uniformer.reports.charts import heat_map
-from uniformer.reports.instances import CLASSES, CONFUSIONS, PICTURES, Gallery, percents
+from uniformer.reports.objects import CLASSES, CONFUSIONS, PICTURES, Gallery, percents
 from uniformer.reports.pictures import middle_pixels, shrunk, still
 from uniformer.tasks.drawing import MAP, colour_of
 from uniformer.tasks.segmentation import paint
@@ -75,7 +75,7 @@ def _galleries(scores: SegmentationScores, manifest: AnnotatedSet) -> Iterator[G
     most = has[np.argsort(-wrong[has], kind="stable")]
     for name, title, rows in (
         ("worst", "The worst pictures", order[:few]),
-        ("best", "The best pictures", order[::-1][:few] if len(order) > 1 else []),
+        ("best", "The best pictures", order[::-1][: few if len(order) > 1 else 0]),
         ("confused", "Pictures with the most wrong pixels", most[wrong[most] > 0][:PICTURES]),
     ):
         if len(rows):

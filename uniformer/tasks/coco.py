@@ -1,6 +1,6 @@
 """How well objects were found, as COCO measures it (Lin et al. 2014): boxes, masks and key points of people.
 
-`Instances` are objects of many pictures, those that are there or those that were found; `measure` compares the two, by
+`Objects` are objects of many pictures, those that are there or those that were found; `measure` compares the two, by
 faster-coco-eval, whose figures are those of pycocotools.
 """
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 Kind = Literal["box", "mask", "keypoints"]  #: what is compared
 Arrays = dict[str, npt.NDArray[Any]]
 
-OBJECTS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar1", "ar10", "ar100", "ar_small", "ar_medium",
-           "ar_large")  # fmt: skip
-PEOPLE = ("ap", "ap50", "ap75", "ap_medium", "ap_large", "ar", "ar50", "ar75", "ar_medium", "ar_large")
+OBJECT_FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar1", "ar10", "ar100", "ar_small",
+                  "ar_medium", "ar_large")  # fmt: skip
+PEOPLE_FIGURES = ("ap", "ap50", "ap75", "ap_medium", "ap_large", "ar", "ar50", "ar75", "ar_medium", "ar_large")
 TYPES = {"box": "bbox", "mask": "segm", "keypoints": "keypoints"}  # what COCO calls them
 OVERLAPS = np.linspace(0.5, 0.95, 10)  #: from which on an object is found
 RECALLS = np.linspace(0, 1, 101)  #: at which precision is measured
 
 
 @dataclass(frozen=True, eq=False)
-class Instances:
+class Objects:
     """M objects in many pictures, one row each; found ones have scores, those of one picture the best first."""
 
     item: npt.NDArray[np.int64]  #: (M,), the picture's row in its data set; in rising order
@@ -60,14 +60,14 @@ class Instances:
         return found
 
     @classmethod
-    def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Instances:
+    def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Objects:
         """Raises `InputError` where arrays do not fit together, `TypeError` where one has a strange name."""
         columns = {name: value for name, value in arrays.items() if not name.startswith("mask_")}
         has_masks = "mask_bytes" in arrays
         return cls(**columns, masks=Strings(arrays["mask_bytes"], arrays["mask_offsets"]) if has_masks else None)
 
     @classmethod
-    def joined(cls, parts: Sequence[Instances]) -> Instances:
+    def joined(cls, parts: Sequence[Objects]) -> Objects:
         """Of all pictures, in the given order. At least one part."""
         columns = {
             f.name: np.concatenate([getattr(part, f.name) for part in parts])
@@ -79,15 +79,15 @@ class Instances:
             **columns, masks=Strings.pack(text for part in parts for text in part.masks or ()) if has_masks else None
         )
 
-    def select(self, rows: npt.NDArray[Any]) -> Instances:
+    def select(self, rows: npt.NDArray[Any]) -> Objects:
         """The given rows: numbers or a mask."""
         rows = np.arange(len(self))[rows]
         columns = {
             f.name: v[rows] for f in fields(self) if f.name != "masks" and (v := getattr(self, f.name)) is not None
         }
-        return Instances(**columns, masks=None if self.masks is None else self.masks.take(rows))
+        return Objects(**columns, masks=None if self.masks is None else self.masks.take(rows))
 
-    def of_items(self, items: npt.NDArray[np.int64]) -> Instances:
+    def of_items(self, items: npt.NDArray[np.int64]) -> Objects:
         """Those of some pictures, numbered by their places in `items`, which rise."""
         place = np.searchsorted(items, self.item)
         known = (place < len(items)) & (items[np.minimum(place, len(items) - 1)] == self.item if len(items) else False)
@@ -98,7 +98,9 @@ class Instances:
 class Figures:
     """What `measure` finds. Classes without an object have -1 in `precision` and `recall`."""
 
-    figures: dict[str, float]  #: `OBJECTS` or `PEOPLE`, in 0..1; without those that have no object of their size
+    figures: dict[
+        str, float
+    ]  #: by name, in 0..1; without those that have no object of their size
     precision: npt.NDArray[np.float64]  #: (10, 101, K) by `OVERLAPS`, `RECALLS` and class, objects of all sizes
     recall: npt.NDArray[np.float64]  #: (10, K): the highest that was reached
 
@@ -114,8 +116,8 @@ class Figures:
 
 
 def measure(
-    truths: Instances,
-    found: Instances,
+    truths: Objects,
+    found: Objects,
     sizes: npt.NDArray[np.integer],
     classes: int,
     kind: Kind,
@@ -130,7 +132,7 @@ def measure(
     images = [{"id": i + 1, "height": int(h), "width": int(w)} for i, (h, w) in enumerate(sizes.tolist())]
     categories = [{"id": k + 1, "name": str(k)} for k in range(classes)]
 
-    def data_set(objects: Instances) -> COCO:
+    def data_set(objects: Objects) -> COCO:
         return coco.COCO({"images": images, "categories": categories, "annotations": _records(objects, sizes, kind)})
 
     run = coco.COCOeval_faster(
@@ -142,7 +144,7 @@ def measure(
     )
     run.params.catIds = [category["id"] for category in categories]
     run.run()
-    names = PEOPLE if kind == "keypoints" else OBJECTS
+    names = PEOPLE_FIGURES if kind == "keypoints" else OBJECT_FIGURES
     figures = {name: float(v) for name, v in zip(names, run.stats[: len(names)].tolist(), strict=True) if v > -1}
     precision, recall = (run.eval[what][..., 0, -1] for what in ("precision", "recall"))  # all sizes, most objects
     return Figures(figures, np.asarray(precision), np.asarray(recall))
@@ -152,7 +154,7 @@ def _say_nothing(*_: object) -> None:
     pass
 
 
-def _records(objects: Instances, sizes: npt.NDArray[np.integer], kind: Kind) -> list[dict[str, Any]]:
+def _records(objects: Objects, sizes: npt.NDArray[np.integer], kind: Kind) -> list[dict[str, Any]]:
     """COCO's annotations or results. What was found is as large as its mask, its box or the box of its key points."""
     corners = objects.boxes.astype(np.float64)
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
@@ -190,7 +192,7 @@ def _records(objects: Instances, sizes: npt.NDArray[np.integer], kind: Kind) -> 
 # ---- masks -----------------------------------------------------------------------------------------------------------
 
 
-def run_lengths(objects: Instances, sizes: npt.NDArray[np.integer]) -> list[dict[str, Any]]:
+def run_lengths(objects: Objects, sizes: npt.NDArray[np.integer]) -> list[dict[str, Any]]:
     """The masks of objects as COCO's JSON has them."""
     places = sizes[objects.item].tolist()
     return [{"size": size, "counts": counts} for size, counts in zip(places, objects.masks or (), strict=True)]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from uniformer.tasks.instance_scores import InstanceScores
+from uniformer.tasks.object_scores import ObjectScores
 
 Floats = npt.NDArray[np.floating[Any]]
 Verdict = Literal["right", "confused", "nothing there", "in a crowd"]
@@ -19,7 +19,7 @@ ALIKE = 0.5  #: overlap from which it is of an object
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """One picture: its objects and the answers of at least `SURE`, in rows of `InstanceScores.truths` and `.found`."""
+    """One picture: its objects and the answers of at least `SURE`, in rows of `ObjectScores.truths` and `.found`."""
 
     found: npt.NDArray[np.int64]  #: (F,), rows of the answers, best first
     verdicts: tuple[Verdict, ...]  #: (F,)
@@ -28,7 +28,7 @@ class Matches:
     quality: float  #: 1 where all is found to the pixel (`quality`); NaN where nothing was there, nor found
 
 
-def match(scores: InstanceScores, item: int) -> Matches:
+def match(scores: ObjectScores, item: int) -> Matches:
     """What became of picture `item`: right answers first take their objects, then those with another label.
 
     Objects and answers are matched one to one, the surest answer first, each to the object that it overlaps most, by
@@ -61,7 +61,7 @@ def match(scores: InstanceScores, item: int) -> Matches:
     return Matches(said, tuple(verdicts), np.where(of < 0, -1, there[of] if len(there) else -1), missed, quality)
 
 
-def likeness(scores: InstanceScores, there: npt.NDArray[np.int64], said: npt.NDArray[np.int64]) -> Floats:
+def likeness(scores: ObjectScores, there: npt.NDArray[np.int64], said: npt.NDArray[np.int64]) -> Floats:
     """Of each answer with each object, (F, T), 0 to 1: of boxes, or of key points where these are measured."""
     truths, found = scores.truths, scores.found
     if "keypoints" not in scores.kinds or truths.keypoints is None or found.keypoints is None or truths.areas is None:

@@ -27,7 +27,7 @@ def write_npz(path: Path, facts: Mapping[str, Any], arrays: Arrays) -> None:
     """Write a file; `facts` say its `format`. Names of files in them need not be valid UTF-8: JSON's escapes carry
     them."""
     with open(path, "wb") as f:  # an open file, as savez puts .npz after other names
-        np.savez_compressed(f, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), **arrays)
+        np.savez_compressed(f, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), **arrays)  # type: ignore[arg-type]
 
 
 def read_npz(path: Path, form: str, make: Callable[[dict[str, Any], dict[str, npt.NDArray[Any]]], S]) -> S:

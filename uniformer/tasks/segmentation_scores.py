@@ -174,11 +174,11 @@ class SegmentationScores:
         """Read what `save` wrote. Raises `InputError` for any other file."""
 
         def made(facts: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> SegmentationScores:
-            marks = {name: arrays.pop(name) for name in ("ok", "places")}
-            errors = {int(row): why for row, why in facts["errors"].items()}
-            names = {name: tuple(facts[name]) for name in ("paths", "classes")}
-            palette = tuple(map(tuple, facts["palette"]))
-            return cls(Cells(**arrays), **marks, **names, palette=palette, errors=errors)
+            told: dict[str, Any] = {name: arrays.pop(name) for name in ("ok", "places")}
+            told |= {name: tuple(facts[name]) for name in ("paths", "classes")}
+            told["palette"] = tuple((int(r), int(g), int(b)) for r, g, b in facts["palette"])
+            told["errors"] = {int(row): why for row, why in facts["errors"].items()}
+            return cls(Cells(**arrays), **told)
 
         return read_npz(Path(path), FORMAT, made)
 

@@ -1,4 +1,4 @@
-"""Detectors and pose networks scored against annotated pictures: what is kept of each, and `InstanceScores` of all."""
+"""Detectors and pose networks scored against annotated pictures: what is kept of each, and `ObjectScores` of all."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from uniformer.errors import InputError
 from uniformer.labels import category_ids
 from uniformer.support.resume import BYTE_ROWS
 from uniformer.tasks.class_order import places_of
-from uniformer.tasks.coco import Instances, Kind, counts_of, load_coco_eval
-from uniformer.tasks.instance_scores import PREFIXES, InstanceScores
+from uniformer.tasks.coco import Kind, Objects, counts_of, load_coco_eval
+from uniformer.tasks.object_scores import PREFIXES, ObjectScores
 from uniformer.tasks.task import Metric
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from uniformer.tasks.poses import Poses
 
 
-class InstanceMetric(Metric):
+class ObjectMetric(Metric):
     """What both share. A row is what was found in a picture; the truth is read at the end, from the data set."""
 
     dtype = BYTE_ROWS
@@ -39,7 +39,11 @@ class InstanceMetric(Metric):
         load_coco_eval()  # that it is missing is said now, not at the end
         self.manifest, self.notes = data, []
 
-    def result(self, rows: npt.NDArray[Any], errors: Mapping[int, str]) -> InstanceScores:
+    def _row(self, item: int, found: Objects) -> npt.NDArray[Any]:
+        arrays = {name: np.ascontiguousarray(value) for name, value in found.arrays().items()}  # as safetensors needs
+        return np.array((item, pack(arrays)), self.dtype)
+
+    def result(self, rows: npt.NDArray[Any], errors: Mapping[int, str]) -> ObjectScores:
         data = self.manifest
         truths, sizes, bad = self._truths()
         errors = dict(sorted({**errors, **bad}.items()))
@@ -47,14 +51,14 @@ class InstanceMetric(Metric):
         ok[rows["item"]] = True
         ok[list(errors)] = False
         order = np.argsort(rows["item"])
-        parts = [Instances.of(unpack(row["data"])) for row in rows[order] if ok[row["item"]]]
-        found = Instances.joined([self._nothing(), *parts])
-        return InstanceScores(
+        parts = [Objects.of(unpack(row["data"])) for row in rows[order] if ok[row["item"]]]
+        found = Objects.joined([self._nothing(), *parts])
+        return ObjectScores(
             truths, found, sizes, ok, data.item_names(), **self._about(), kinds=self.kinds,
             image_ids=image_ids(data.item_names()), errors=errors,
         )  # fmt: skip
 
-    def _truths(self) -> tuple[Instances, npt.NDArray[np.int64], dict[int, str]]:
+    def _truths(self) -> tuple[Objects, npt.NDArray[np.int64], dict[int, str]]:
         """What is in all pictures, their sizes, and which have no readable annotations."""
         parts, sizes, bad = [self._truth(-1, 1, 1)], np.ones((len(self.manifest), 2), np.int64), {}
         for item in range(len(self.manifest)):
@@ -63,13 +67,13 @@ class InstanceMetric(Metric):
                 parts.append(self._truth(item, *sizes[item].tolist()))
             except InputError as error:
                 bad[item] = str(error)
-        return Instances.joined(parts), sizes, bad
+        return Objects.joined(parts), sizes, bad
 
-    def _truth(self, item: int, height: int, width: int) -> Instances:
+    def _truth(self, item: int, height: int, width: int) -> Objects:
         """What is in a picture; of none, -1, no objects in the right form."""
         raise NotImplementedError
 
-    def _nothing(self) -> Instances:
+    def _nothing(self) -> Objects:
         """No found objects in the right form."""
         raise NotImplementedError
 
@@ -77,12 +81,12 @@ class InstanceMetric(Metric):
         """Classes, their numbers, sigmas."""
         raise NotImplementedError
 
-    def summary(self, scores: InstanceScores) -> dict[str, float]:
+    def summary(self, scores: ObjectScores) -> dict[str, float]:
         found = scores.metrics()
         return {name: found[name] for name in self.measures if name in found}
 
 
-class DetectionMetric(InstanceMetric):
+class DetectionMetric(ObjectMetric):
     """COCO's figures of boxes, and of masks where both the network makes them and the data have them."""
 
     def __init__(self, contract: Contract, data: AnnotatedSet, label_order: str = "numbers", *, masks: bool = True):
@@ -102,32 +106,32 @@ class DetectionMetric(InstanceMetric):
     def row(self, item: int, answer: Detections) -> npt.NDArray[Any]:
         """The boxes, and the masks where they are scored."""
         masks = Strings.pack(str(mask["counts"]) for mask in answer.masks or ()) if "mask" in self.kinds else None
-        found = Instances(
+        found = Objects(
             np.full(len(answer.boxes), item), answer.labels.astype(np.int64), answer.boxes, answer.scores, masks=masks
         )
-        return np.array((item, pack(found.arrays())), self.dtype)
+        return self._row(item, found)
 
-    def _truth(self, item: int, height: int, width: int) -> Instances:
+    def _truth(self, item: int, height: int, width: int) -> Objects:
         has_masks = "mask" in self.kinds
         if item < 0:
             return _no_objects(areas=True, masks=has_masks)
         one = self.manifest.annotations(item)
         labels = self._places[one.labels]
         known = np.flatnonzero(labels >= 0)
-        columns = (column[known] for column in (np.full(len(labels), item), labels, one.boxes))
-        truth = Instances(*columns, areas=one.areas[known], crowd=one.crowd[known])
+        rows = np.full(len(known), item)
+        truth = Objects(rows, labels[known], one.boxes[known], areas=one.areas[known], crowd=one.crowd[known])
         if not has_masks or one.shapes is None:
             return truth
         return replace(truth, masks=Strings.pack(counts_of(one.shapes[i], height, width) for i in known.tolist()))
 
-    def _nothing(self) -> Instances:
+    def _nothing(self) -> Objects:
         return _no_objects(masks="mask" in self.kinds)
 
     def _about(self) -> dict[str, Any]:
         return {"classes": self.classes, "category_ids": category_ids(self.classes)}
 
 
-class PoseMetric(InstanceMetric):
+class PoseMetric(ObjectMetric):
     """COCO's figures of people by their key points."""
 
     kinds = ("keypoints",)
@@ -158,19 +162,19 @@ class PoseMetric(InstanceMetric):
         """The people with their scores."""
         count = len(answer.keypoints)
         labels = np.zeros(count, np.int64)
-        found = Instances(np.full(count, item), labels, answer.boxes, answer.scores, keypoints=answer.keypoints)
-        return np.array((item, pack(found.arrays())), self.dtype)
+        found = Objects(np.full(count, item), labels, answer.boxes, answer.scores, keypoints=answer.keypoints)
+        return self._row(item, found)
 
-    def _truth(self, item: int, height: int, width: int) -> Instances:
+    def _truth(self, item: int, height: int, width: int) -> Objects:
         if item < 0:
             return _no_objects(areas=True, points=len(self._columns))
         one = self.manifest.annotations(item)
         assert one.keypoints is not None
         labels, points = np.zeros(len(one.labels), np.int64), one.keypoints[:, self._columns]
         rows = np.full(len(labels), item)
-        return Instances(rows, labels, one.boxes, areas=one.areas, crowd=one.crowd, keypoints=points)
+        return Objects(rows, labels, one.boxes, areas=one.areas, crowd=one.crowd, keypoints=points)
 
-    def _nothing(self) -> Instances:
+    def _nothing(self) -> Objects:
         return _no_objects(points=len(self._columns))
 
     def _about(self) -> dict[str, Any]:
@@ -178,11 +182,11 @@ class PoseMetric(InstanceMetric):
         return {"classes": ("person",), "category_ids": (1,), **about}
 
 
-def _no_objects(*, areas: bool = False, masks: bool = False, points: int | None = None) -> Instances:
+def _no_objects(*, areas: bool = False, masks: bool = False, points: int | None = None) -> Objects:
     """With the columns of truths (`areas`) or of what was found."""
     rows, boxes = np.zeros(0, np.int64), np.zeros((0, 4), np.float32)
     empty = np.zeros(0, np.float32)
-    return Instances(
+    return Objects(
         rows, rows, boxes,
         scores=None if areas else empty,
         areas=empty.astype(np.float64) if areas else None,

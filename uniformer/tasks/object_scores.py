@@ -1,4 +1,4 @@
-"""What a detector or a pose network said of a data set, and how good that is: `InstanceScores`, kept in one file.
+"""What a detector or a pose network said of a data set, and how good that is: `ObjectScores`, kept in one file.
 
 No torch here. A picture without an answer (a missing or unreadable file) is never left out in silence: nothing was
 found in it, unless the caller asks to skip it.
@@ -19,21 +19,22 @@ import numpy.typing as npt
 
 from uniformer.errors import InputError, check_word
 from uniformer.support.files import atomic_path
-from uniformer.tasks.coco import Figures, Instances, Kind, measure, run_lengths
+from uniformer.tasks.coco import Figures, Kind, Objects, measure, run_lengths
 from uniformer.tasks.score_files import check_name, read_npz, write_npz
 from uniformer.tasks.scores import Missing
 
 FORMAT = "uniformer object scores 1"
 PREFIXES: Mapping[Kind, str] = {"box": "box_", "mask": "mask_", "keypoints": ""}  #: of a kind's measures
+TOLD = ("paths", "classes", "kinds", "sigmas", "points", "skeleton", "image_ids", "category_ids")  # beside the arrays
 CURVES = (0.5, 0.75)  #: overlaps whose precision by recall is told
 
 
 @dataclass(frozen=True, eq=False)
-class InstanceScores:
+class ObjectScores:
     """The objects of N pictures: those that are there, and those that a network found."""
 
-    truths: Instances
-    found: Instances
+    truths: Objects
+    found: Objects
     sizes: npt.NDArray[np.int64]  #: (N, 2) of the pictures: height, width
     ok: npt.NDArray[np.bool_]  #: (N,), whether there is an answer
     paths: tuple[str, ...]  #: of the pictures
@@ -78,7 +79,7 @@ class InstanceScores:
         single = self.truths.labels if self.truths.crowd is None else self.truths.labels[~self.truths.crowd]
         return np.bincount(single, minlength=len(self.classes))
 
-    def select(self, rows: npt.NDArray[Any]) -> InstanceScores:
+    def select(self, rows: npt.NDArray[Any]) -> ObjectScores:
         """The given pictures: a mask, or numbers that rise."""
         rows = np.arange(len(self))[rows]
         place = {int(old): new for new, old in enumerate(rows)}
@@ -130,10 +131,7 @@ class InstanceScores:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one .npz file."""
-        facts = {
-            name: getattr(self, name)
-            for name in ("paths", "classes", "kinds", "sigmas", "points", "skeleton", "image_ids", "category_ids")
-        }
+        facts = {name: getattr(self, name) for name in TOLD}
         facts |= {"format": FORMAT, "errors": {str(row): why for row, why in self.errors.items()}}
         arrays = {"sizes": self.sizes, "ok": self.ok}
         for part in ("truths", "found"):
@@ -143,30 +141,27 @@ class InstanceScores:
             write_npz(temporary, facts, arrays)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> InstanceScores:
+    def load(cls, path: str | os.PathLike[str]) -> ObjectScores:
         """Read what `save` wrote. Raises `InputError` for any other file."""
 
-        def made(facts: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> InstanceScores:
-            errors = {int(row): why for row, why in facts.pop("errors").items()}
-            parts = {
-                part: Instances.of(
-                    {n.removeprefix(f"{part}."): v for n, v in arrays.items() if n.startswith(f"{part}.")}
-                )
-                for part in ("truths", "found")
-            }
-            facts["skeleton"] = map(tuple, facts["skeleton"])
-            told = {name: tuple(value) for name, value in facts.items() if name != "format"}
-            return cls(**parts, sizes=arrays["sizes"], ok=arrays["ok"], **told, errors=errors)
+        def made(facts: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> ObjectScores:
+            told: dict[str, Any] = {name: tuple(value) for name, value in facts.items() if name in TOLD}
+            told["errors"] = {int(row): why for row, why in facts["errors"].items()}
+            told["skeleton"] = tuple((int(a), int(b)) for a, b in told["skeleton"])
+            for part in ("truths", "found"):
+                columns = {name: v for name, v in arrays.items() if name.startswith(f"{part}.")}
+                told[part] = Objects.of({name.removeprefix(f"{part}."): v for name, v in columns.items()})
+            return cls(sizes=arrays["sizes"], ok=arrays["ok"], **told)
 
         return read_npz(Path(path), FORMAT, made)
 
     def save_answers(self, folder: str | os.PathLike[str]) -> dict[str, Path]:
-        """Write what was found as COCO's files of results, one of each kind: their paths by kind."""
+        """Write what was found as COCO's files of results, one of each kind: their paths."""
         paths = answer_paths(folder, self.kinds)
         for kind, path in paths.items():
             with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as f:
                 json.dump(self.results(kind), f)
-        return paths
+        return {f"predictions-{kind}": path for kind, path in paths.items()}
 
     def results(self, kind: Kind) -> list[dict[str, Any]]:
         """COCO's results of one kind, each object with its picture, class and score."""
@@ -191,6 +186,6 @@ class InstanceScores:
         ]
 
 
-def answer_paths(folder: str | os.PathLike[str], kinds: tuple[Kind, ...]) -> dict[str, Path]:
+def answer_paths(folder: str | os.PathLike[str], kinds: tuple[Kind, ...]) -> dict[Kind, Path]:
     """Where `save_answers` writes."""
     return {kind: Path(folder, f"predictions-{kind}.json") for kind in kinds}

@@ -14,27 +14,27 @@ from pycocotools.cocoeval import COCOeval
 
 from tests.made_objects import CLASSES, SIGMAS, entries, made, official
 from tests.tiny import refused
-from uniformer.tasks.coco import OBJECTS, PEOPLE
-from uniformer.tasks.instance_scores import InstanceScores
+from uniformer.tasks.coco import OBJECT_FIGURES, PEOPLE_FIGURES
+from uniformer.tasks.object_scores import ObjectScores
 
 NAMES = tuple(f"kind {k}" for k in range(CLASSES))
 
 
-def scores_of(seed: int, **more: Any) -> InstanceScores:
+def scores_of(seed: int, **more: Any) -> ObjectScores:
     truths, found, sizes = made(seed)
     paths = tuple(f"{i:03}.jpg" for i in range(len(sizes)))
-    whole = InstanceScores(truths, found, sizes, np.ones(len(sizes), bool), paths, NAMES, ("box", "mask"))
+    whole = ObjectScores(truths, found, sizes, np.ones(len(sizes), bool), paths, NAMES, ("box", "mask"))
     return replace(whole, **more)
 
 
-def people_of(seed: int, **more: Any) -> InstanceScores:
+def people_of(seed: int, **more: Any) -> ObjectScores:
     whole = scores_of(seed)
     truths, found = (replace(part, labels=part.labels * 0) for part in (whole.truths, whole.found))
     about = {"classes": ("person",), "kinds": ("keypoints",), "sigmas": tuple(SIGMAS.tolist())}
     return replace(whole, truths=truths, found=found, **about, **more)  # type: ignore[arg-type]
 
 
-def without(scores: InstanceScores, row: int) -> InstanceScores:
+def without(scores: ObjectScores, row: int) -> ObjectScores:
     """The picture could not be read."""
     ok = scores.ok.copy()
     ok[row] = False
@@ -47,11 +47,11 @@ def test_measures_have_names() -> None:
     found = scores.metrics()
     for kind in ("box", "mask"):
         stats = official(scores.truths, scores.found, scores.sizes, kind).stats.tolist()
-        assert [found[f"{kind}_{name}"] for name in OBJECTS] == pytest.approx(stats)
+        assert [found[f"{kind}_{name}"] for name in OBJECT_FIGURES] == pytest.approx(stats)
     assert (found["items"], found["failed"], found["objects"]) == (24, 0, int((~scores.truths.crowd).sum()))  # type: ignore[operator]
     people = people_of(0)
     stats = official(people.truths, people.found, people.sizes, "keypoints").stats.tolist()
-    assert [people.metrics().get(name, -1) for name in PEOPLE] == pytest.approx(stats)
+    assert [people.metrics().get(name, -1) for name in PEOPLE_FIGURES] == pytest.approx(stats)
 
 
 def test_a_picture_without_an_answer_has_nothing_found_in_it_unless_it_is_skipped() -> None:
@@ -88,7 +88,7 @@ def test_scores_are_kept_in_one_file(tmp_path: Path) -> None:
     for number, scores in enumerate((without(scores_of(3), 4), people_of(3, image_ids=tuple(range(24))))):
         path = tmp_path / f"{number}.npz"
         scores.save(path)
-        again = InstanceScores.load(path)
+        again = ObjectScores.load(path)
         assert again.metrics() == scores.metrics()
         assert again.facts() == scores.facts()
         for name in ("paths", "classes", "kinds", "sigmas", "image_ids", "category_ids", "errors"):
@@ -96,11 +96,11 @@ def test_scores_are_kept_in_one_file(tmp_path: Path) -> None:
     with refused("expected a name ending in .npz for scores, got .*a.parquet"):
         scores.save(tmp_path / "a.parquet")
     with refused("none.npz: expected a file of scores, found none"):
-        InstanceScores.load(tmp_path / "none.npz")
+        ObjectScores.load(tmp_path / "none.npz")
     for name, data in (("text.npz", b"text"), ("cut.npz", path.read_bytes()[:-500])):
         (tmp_path / name).write_bytes(data)
         with refused(f"{name}: expected a file of scores, found"):
-            InstanceScores.load(tmp_path / name)
+            ObjectScores.load(tmp_path / name)
 
 
 def test_answers_are_cocos_files_of_results(tmp_path: Path) -> None:
@@ -108,8 +108,8 @@ def test_answers_are_cocos_files_of_results(tmp_path: Path) -> None:
     ids = {"image_ids": tuple(range(100, 124)), "category_ids": tuple(range(1, 10 * CLASSES, 10))}
     for scores in (scores_of(4, **ids), people_of(4, **ids)):  # type: ignore[arg-type]
         paths = scores.save_answers(tmp_path)
-        assert list(paths) == list(scores.kinds)
-        for kind, path in paths.items():
+        assert list(paths) == [f"predictions-{kind}" for kind in scores.kinds]
+        for kind, path in zip(scores.kinds, paths.values(), strict=True):
             gt = COCO()
             gt.dataset = {
                 "images": [{"id": 100 + i, "height": int(h), "width": int(w)} for i, (h, w) in enumerate(scores.sizes)],

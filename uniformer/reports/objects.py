@@ -19,11 +19,11 @@ from uniformer.reading.run_lengths import decode_mask
 from uniformer.reports.charts import curves
 from uniformer.reports.measures import words_of
 from uniformer.reports.pictures import middle_pixels, shrunk, still
-from uniformer.tasks.coco import OBJECTS, PEOPLE, Kind, run_lengths
+from uniformer.tasks.coco import OBJECT_FIGURES, PEOPLE_FIGURES, Kind, run_lengths
 from uniformer.tasks.drawing import Colour, Span, Thing, draw_people, draw_things
-from uniformer.tasks.instance_scores import PREFIXES, InstanceScores
 from uniformer.tasks.keypoints import VISIBLE
 from uniformer.tasks.matches import SURE, Matches, Verdict, match
+from uniformer.tasks.object_scores import PREFIXES, ObjectScores
 
 CLASSES = 40  #: up to as many every class gets a bar; above, the worst and the best
 CONFUSIONS, PICTURES = 25, 12  #: listed at most
@@ -36,15 +36,15 @@ COLOURS: Mapping[Verdict, Colour] = {
 MISSED: Colour = (250, 190, 30)
 
 
-def of_instances(scores: InstanceScores, manifest: Manifest, metrics: Mapping[str, float]) -> dict[str, Any]:
-    """The content of `instances.html`. `manifest` gives the pictures."""
+def of_objects(scores: ObjectScores, manifest: Manifest, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """The content of `objects.html`. `manifest` gives the pictures."""
     if not scores.ok.any() or not scores.counts().any():
         return {}
     matches = [match(scores, item) for item in range(len(scores))]
     return {
-        "section": "instances.html",
-        "kinds": [KINDS[kind] for kind in scores.kinds],
-        "ap_of": [f"AP of {KINDS[kind]}" for kind in scores.kinds],
+        "section": "objects.html",
+        "kinds": tuple(KINDS[kind] for kind in scores.kinds),
+        "precisions": tuple(f"AP of {KINDS[kind]}" for kind in scores.kinds),
         "coco": _figures(scores, metrics),
         "charts": [_chart(scores, kind) for kind in scores.kinds],
         **(_classes(scores) if len(scores.classes) > 1 else {"bars_of": []}),
@@ -54,9 +54,9 @@ def of_instances(scores: InstanceScores, manifest: Manifest, metrics: Mapping[st
     }
 
 
-def _figures(scores: InstanceScores, metrics: Mapping[str, float]) -> list[tuple[str, ...]]:
+def _figures(scores: ObjectScores, metrics: Mapping[str, float]) -> list[tuple[str, ...]]:
     """Each figure of COCO's, in words, of each kind."""
-    names = PEOPLE if scores.kinds == ("keypoints",) else OBJECTS
+    names = PEOPLE_FIGURES if scores.kinds == ("keypoints",) else OBJECT_FIGURES
     each = [(name, [metrics.get(PREFIXES[kind] + name) for kind in scores.kinds]) for name in names]
     return [(words_of(name) or name, *map(percents, values)) for name, values in each]
 
@@ -65,13 +65,13 @@ def percents(share: float | None) -> str:
     return "" if share is None or share != share else f"{100 * share:.1f}"
 
 
-def _chart(scores: InstanceScores, kind: Kind) -> tuple[str, Markup]:
+def _chart(scores: ObjectScores, kind: Kind) -> tuple[str, Markup]:
     found = scores.measured[kind]
     lines = [(line, found.curve(overlap).tolist(), f"overlap of at least {overlap:g}") for line, overlap in LINES]
     return KINDS[kind], curves(lines, "share of the objects found", "share of the answers right", f"curves-{kind}")
 
 
-def _classes(scores: InstanceScores) -> dict[str, Any]:
+def _classes(scores: ObjectScores) -> dict[str, Any]:
     """Bars of the first kind's precision, the worst first, and a table of all classes."""
     each = {kind: scores.measured[kind].per_class() for kind in scores.kinds}
     first = each[scores.kinds[0]]
@@ -90,7 +90,7 @@ def _classes(scores: InstanceScores) -> dict[str, Any]:
     return {"bars_of": parts, "half": half, "present": len(bars), "classes": table}
 
 
-def _mistakes(scores: InstanceScores, matches: Sequence[Matches]) -> dict[str, Any]:
+def _mistakes(scores: ObjectScores, matches: Sequence[Matches]) -> dict[str, Any]:
     """How many answers are what, which classes are taken for which, and what is missed."""
     verdicts = Counter(verdict for one in matches for verdict in one.verdicts)
     pairs: Counter[tuple[int, int]] = Counter()
@@ -127,7 +127,7 @@ class Gallery:
     cards: list[dict[str, str | None]]
 
 
-def _galleries(scores: InstanceScores, manifest: Manifest, matches: Sequence[Matches]) -> Iterator[Gallery]:
+def _galleries(scores: ObjectScores, manifest: Manifest, matches: Sequence[Matches]) -> Iterator[Gallery]:
     quality = np.array([one.quality for one in matches])
     has = np.flatnonzero(scores.ok & ~np.isnan(quality))
     order = has[np.argsort(quality[has], kind="stable")]
@@ -136,14 +136,14 @@ def _galleries(scores: InstanceScores, manifest: Manifest, matches: Sequence[Mat
     few = min(PICTURES, max(1, len(order) // 2))  # none is shown as both
     for name, title, rows in (
         ("worst", "The worst pictures", order[:few]),
-        ("best", "The best pictures", order[::-1][:few] if len(order) > 1 else []),
+        ("best", "The best pictures", order[::-1][: few if len(order) > 1 else 0]),
         ("confused", "Pictures with the most objects taken for others", most[confused[most] > 0][:PICTURES]),
     ):
         if len(rows):
             yield Gallery(name, title, [_card(scores, manifest, int(row), matches[row]) for row in rows])
 
 
-def _card(scores: InstanceScores, manifest: Manifest, item: int, one: Matches) -> dict[str, str | None]:
+def _card(scores: ObjectScores, manifest: Manifest, item: int, one: Matches) -> dict[str, str | None]:
     right, confused = one.verdicts.count("right"), one.verdicts.count("confused")
     pixels = middle_pixels(manifest.path(item), "image")
     return {
@@ -154,7 +154,7 @@ def _card(scores: InstanceScores, manifest: Manifest, item: int, one: Matches) -
     }
 
 
-def _drawn(scores: InstanceScores, pixels: Pixels, item: int, one: Matches) -> Image.Image:
+def _drawn(scores: ObjectScores, pixels: Pixels, item: int, one: Matches) -> Image.Image:
     """The answers and the objects that were missed, each in the colour of what became of it."""
     small, factor = shrunk(pixels, SIDE)
     if pixels.shape[:2] != tuple(scores.sizes[item].tolist()):  # the file was replaced: nothing can be placed in it
