@@ -130,7 +130,8 @@ class Gallery:
 def _galleries(scores: ObjectScores, manifest: Manifest, matches: Sequence[Matches]) -> Iterator[Gallery]:
     quality = np.array([one.quality for one in matches])
     has = np.flatnonzero(scores.ok & ~np.isnan(quality))
-    order = has[np.argsort(quality[has], kind="stable")]
+    mistakes = np.array([len(one.missed) + len(one.found) - one.verdicts.count("right") for one in matches])
+    order = has[np.lexsort((-mistakes[has], quality[has]))]
     confused = np.array([one.verdicts.count("confused") for one in matches])
     most = np.argsort(-confused, kind="stable")
     few = min(PICTURES, max(1, len(order) // 2))  # none is shown as both
@@ -169,7 +170,7 @@ def _drawn(scores: ObjectScores, pixels: Pixels, item: int, one: Matches) -> Ima
         Thing(_span(scores.truths.boxes[row] * factor), scores.name(int(scores.truths.labels[row])), MISSED)
         for row in one.missed
     ]
-    if found.keypoints is None:
+    if "keypoints" not in scores.kinds or found.keypoints is None:
         return draw_things(small, [*missed, *things])
     points = found.keypoints * np.array([factor, factor, 1], np.float32)
     names = scores.points or tuple(f"point {k}" for k in range(points.shape[1]))
