@@ -62,7 +62,7 @@ def label_maps(folder: Path, classes: int) -> tuple[SegmentationScores, Annotate
 
 
 def written(path: Path, scores: Any, data: AnnotatedSet, name: str = "tiny on made") -> Path:
-    write_evaluation_page(path, scores, data, About(name, notes=("a note on <this>",)), scores.metrics())  # type: ignore[arg-type]
+    write_evaluation_page(path, scores, data, About(name, notes=("a note on <this>",)), scores.metrics())
     return path
 
 

@@ -67,8 +67,8 @@ class NumberMetric(Metric):
         self.manifest, self.notes = manifest, []
         self._true = np.array([float(name) for name in manifest.classes])[manifest.labels]
 
-    def row(self, item: int, outputs: Outputs) -> npt.NDArray[Any]:
-        return np.array((item, outputs[0].mean()), self.dtype)
+    def row(self, item: int, answer: Outputs) -> npt.NDArray[Any]:
+        return np.array((item, answer[0].mean()), self.dtype)
 
     def result(self, rows: npt.NDArray[Any], errors: Mapping[int, str]) -> NumberScores:
         said, ok = np.zeros(len(self._true)), np.zeros(len(self._true), bool)

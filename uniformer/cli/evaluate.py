@@ -45,7 +45,14 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "classifier as they are, or read in the usual order of these classes that fits the answers",
     )
     p.add_argument(
-        "--out", metavar="DIR", help="write scores, metrics.json and report.html there; also resumes from it"
+        "--boxes",
+        metavar="FILE",
+        help="of a pose network: where people are, as a detector's COCO JSON (default: where they are annotated)",
+    )
+    p.add_argument(
+        "--out",
+        metavar="DIR",
+        help="write scores, metrics.json, report.html and the answers of dense networks there; also resumes from it",
     )
     p.add_argument("--overwrite", action="store_true", help="replace files of these names of another origin")
     p.add_argument("--form", default="npz", choices=("npz", "parquet"), help="of the scores (default: npz)")
@@ -79,7 +86,8 @@ def run(args: argparse.Namespace) -> int:
         say(pace.verdict("clips" if result.spec.is_video else "images"), file=sys.stderr)
     _show(result)
     if args.out:
-        say(f"wrote scores, metrics.json and report.html to {args.out}")
+        answers = " and the answers" if len(result.paths) > 3 else ""
+        say(f"wrote scores, metrics.json and report.html{answers} to {args.out}")
     return 1 if args.missing == "error" and not result.scores.ok.all() else 0
 
 

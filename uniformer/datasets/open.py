@@ -14,6 +14,8 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 import numpy.typing as npt
 
+from uniformer.datasets.annotated import AnnotatedSet, find_annotated_splits, open_annotated
+from uniformer.datasets.annotated_columns import DenseTask
 from uniformer.datasets.class_names import by_name, given_names, resolve
 from uniformer.datasets.known_layouts import hmdb51, hugging_face, ucf101
 from uniformer.datasets.layouts import (
@@ -35,7 +37,7 @@ from uniformer.datasets.layouts import (
 )
 from uniformer.datasets.manifest import Item, Kind, Manifest, is_saved_manifest
 from uniformer.datasets.tables import LIST_SUFFIXES, ListRow, unknown_header
-from uniformer.errors import InputError, counted, shown
+from uniformer.errors import InputError, check_word, counted, shown
 
 MANIFEST_SUFFIX = ".manifest"  #: of a saved manifest found in a folder
 
@@ -151,6 +153,23 @@ def open_for_evaluation(
         there = find_splits(source)
         split = choose_split(source, there, ("val", "test", *(["train"] if len(there) == 1 else [])))
     return open_dataset(source, split=split, **reading)
+
+
+def open_annotated_for_evaluation(
+    source: str | os.PathLike[str] | AnnotatedSet,
+    task: str,
+    split: str | None = None,
+    classes: Sequence[str] | str | None = None,
+) -> AnnotatedSet:
+    """A data set to test on: the validation split where there are several and none is named."""
+    if isinstance(source, AnnotatedSet):
+        return source
+    check_word("task", task, DenseTask)
+    wanted: Any = task
+    if split is None:
+        there = find_annotated_splits(source, task=wanted)
+        split = choose_split(source, there, ("val", "test", *(["train"] if len(there) == 1 else [])))
+    return open_annotated(source, split=split, task=wanted, classes=classes)
 
 
 def open_for_training(

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from uniformer.datasets.annotated import AnnotatedSet
 from uniformer.datasets.manifest import Manifest
 from uniformer.support.files import content_sum
 
@@ -16,7 +17,7 @@ READERS = 8  # files at once: opening them is mostly waiting, on a network more 
 AT_ONCE = 1 << 14  # rows whose paths are at hand: of all, they would take gigabytes
 
 
-def item_sums(manifest: Manifest, *, with_time: bool = False) -> npt.NDArray[np.uint64]:
+def item_sums(manifest: Manifest | AnnotatedSet, *, with_time: bool = False) -> npt.NDArray[np.uint64]:
     """`content_sum` of the file of every row, (N,), joined with the part in seconds where one is meant; 0: no file."""
     found = np.empty(len(manifest), np.uint64)
     with ThreadPoolExecutor(READERS) as pool:
@@ -25,7 +26,7 @@ def item_sums(manifest: Manifest, *, with_time: bool = False) -> npt.NDArray[np.
             files = dict.fromkeys(paths)  # parts of one file stand together, as a rule
             sums = dict(zip(files, pool.map(partial(content_sum, with_time=with_time), files), strict=True))
             found[first : first + AT_ONCE] = [sums[path] for path in paths]
-    if manifest.start is not None and manifest.end is not None:
+    if isinstance(manifest, Manifest) and manifest.start is not None and manifest.end is not None:
         for row in np.flatnonzero((found > 0) & ~np.isnan(manifest.start)).tolist():
             part = np.array([found[row], manifest.start[row].view(np.uint64), manifest.end[row].view(np.uint64)])
             found[row] = int.from_bytes(hashlib.blake2b(part.tobytes(), digest_size=8).digest(), "little")

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.trained_on import TrainedOn
+from uniformer.datasets.annotated import AnnotatedSet
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.sums import item_sums
 from uniformer.errors import InputError, counted
 from uniformer.reports.measures import figures
-from uniformer.tasks.scores import Scores
+from uniformer.tasks.task import Selectable
+
+DataSet = TypeVar("DataSet", Manifest, AnnotatedSet)
 
 HELD_OUT = "held-out"  #: in the place of a split's name: the items that the network did not learn from
 WORTH_SAYING = 1e-4  # the share of other items that a contract takes for learnt ones
 
 
-def trained_on(manifest: Manifest) -> TrainedOn:
+def trained_on(manifest: Manifest | AnnotatedSet) -> TrainedOn:
     """What a contract says of the items that were learnt from; those without a file are none."""
     sums = item_sums(manifest)
     return TrainedOn.of(sums[sums > 0])
 
 
-def learnt_rows(contract: Contract, manifest: Manifest) -> npt.NDArray[np.bool_]:
+def learnt_rows(contract: Contract, manifest: Manifest | AnnotatedSet) -> npt.NDArray[np.bool_]:
     """Which rows the network learnt from, (N,), whatever they are called by now; none where its contract is silent."""
     if contract.trained_on is None:
         return np.zeros(len(manifest), np.bool_)
@@ -34,7 +37,7 @@ def learnt_rows(contract: Contract, manifest: Manifest) -> npt.NDArray[np.bool_]
     return (sums > 0) & contract.trained_on.has(sums)
 
 
-def held_out(contract: Contract, manifest: Manifest) -> Manifest:
+def held_out(contract: Contract, manifest: DataSet) -> DataSet:
     """The rows that the network did not learn from. Raises `InputError` where its contract does not say, or none is."""
     if contract.trained_on is None:
         raise InputError(
@@ -60,13 +63,22 @@ def both_figures(
     said = f"{count} of {len(learnt)} items were trained on"
     if not others:
         return [f"{said}: these figures say little of other items"], facts
-    if isinstance(scores, Scores):
+    if isinstance(scores, Selectable):
         parts = {"trained_on": scores.select(learnt), "held_out": scores.select(~learnt)}
-        scored = {name: part for name, part in parts.items() if missing == "error" or part.ok.any()}
-        facts |= {name: part.metrics(missing) for name, part in scored.items()}
-        shown = {name: " ".join(figures(facts[name])[0]) for name in scored}
+        scored = {name: found for name, part in parts.items() if (found := _metrics(part, missing))}
+        facts |= scored
+        shown = {name: " ".join(figures(found)[0]) for name, found in scored.items()}
         learnt_said, others_said = (shown.get(name, "without answers") for name in parts)
         said += f", {learnt_said}; {others} were not, {others_said}"
     if contract.trained_on.mistaken > WORTH_SAYING:
         said += f" ({100 * contract.trained_on.mistaken:.2g} % of others count as trained on, by the checkpoint's list)"
     return [f"{said}; --split {HELD_OUT} scores those alone"], facts
+
+
+def _metrics(scores: Any, missing: Literal["error", "skip"]) -> dict[str, float]:
+    """Of a part; none where there is nothing to score in it."""
+    try:
+        found: dict[str, float] = scores.metrics(missing)
+    except InputError:
+        return {}
+    return found

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -16,45 +16,51 @@ from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.load import load_model
 from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
 from uniformer.checkpoints.told import NetworkTold, warn_of_assumed
-from uniformer.config import InputSpec, Precision, to_dict
+from uniformer.config import Input, InputSpec, PersonCrop, Precision, Scaling, to_dict
+from uniformer.datasets.annotated import AnnotatedSet, annotated_kind
 from uniformer.datasets.layouts import NoSuchSplit
 from uniformer.datasets.manifest import Manifest
-from uniformer.datasets.open import DataReading, open_for_evaluation
+from uniformer.datasets.open import DataReading, open_annotated_for_evaluation, open_for_evaluation
 from uniformer.datasets.statement import state
 from uniformer.errors import InputError, check_word, counted
 from uniformer.evaluation.features import KEY_NAME, Features, extract_features, load_features
 from uniformer.evaluation.learnt import HELD_OUT, both_figures, held_out, learnt_rows
 from uniformer.evaluation.probe import Probe, probe_scores
-from uniformer.evaluation.scoring import Reading, recorded_form, score
+from uniformer.evaluation.scoring import Reading, check_fits, recorded_form, score
 from uniformer.inference.networks import is_exported, open_network
 from uniformer.inference.predictor import with_views
 from uniformer.labels import names_file
 from uniformer.reading.views import Decoder
 from uniformer.reports.evaluation import About, write_evaluation_page
+from uniformer.reports.measures import words_of
 from uniformer.speed.timings import Compute
 from uniformer.support.distributed import ProcessGroup, process_group
 from uniformer.support.files import atomic_path, check_outputs, clear_away, make_folder
 from uniformer.support.progress import OnProgress, Pace
 from uniformer.support.resume import ROWS_KEY
-from uniformer.tasks import task_of
+from uniformer.tasks import option_names, task_of
 from uniformer.tasks.class_order import order_of, relabelled
 from uniformer.tasks.scores import Missing, ScoresForm
-from uniformer.tasks.task import Task
+from uniformer.tasks.task import Metric, Task, WithAnswers
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.identify import CheckpointSource
+    from uniformer.heads.pyramid import DenseNetwork
     from uniformer.network.model import UniFormer
+
+TOLD = NetworkTold.__optional_keys__ | NetworkTold.__required_keys__  # of networks: no options of answers
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """How a checkpoint did on a data set."""
 
-    scores: Any  #: of every item; `uniformer.Scores` of a classifier
+    scores: Any  #: of every item: `uniformer.Scores` of a classifier, `tasks.object_scores.ObjectScores` of detectors
+    #: and pose networks, `tasks.segmentation_scores.SegmentationScores` of segmenters
     metrics: dict[str, float]  #: by name, shares in 0..1
     about: About  #: what was tested on what, and what a reader must know
-    manifest: Manifest  #: what was scored, row by row
-    spec: InputSpec  #: what the network was fed
+    manifest: Manifest | AnnotatedSet  #: what was scored, row by row
+    spec: Input  #: what the network was fed
     facts: dict[str, Any] = field(default_factory=dict)  #: the rest of metrics.json
     paths: dict[str, Path] = field(default_factory=dict)  #: of what was written: scores, metrics, report
     is_main: bool = True  #: whether this process is the one that speaks
@@ -66,20 +72,22 @@ class Evaluation:
         return {**about, **self.facts, "failed": failed, **self.scores.facts()}
 
     def write(self, folder: str | os.PathLike[str], form: ScoresForm = "npz") -> Evaluation:
-        """Scores, metrics.json and report.html, into a folder; returns this with their paths."""
+        """Scores, metrics.json, report.html and, of dense networks, their answers, into a folder; returns this with
+        their paths."""
         paths = result_paths(folder, form)
         make_folder(folder)
         self.scores.save(paths["scores"])
+        answers = self.scores.save_answers(folder) if isinstance(self.scores, WithAnswers) else {}
         with atomic_path(paths["metrics"]) as temporary:
             text = json.dumps(self.to_dict(), indent=2) + "\n"
             temporary.write_text(text, encoding="utf-8", errors="replace")
         write_evaluation_page(paths["report"], self.scores, self.manifest, self.about, self.metrics)
-        return replace(self, paths=paths)
+        return replace(self, paths={**paths, **answers})
 
 
 def evaluate(
-    checkpoint: CheckpointSource | tuple[UniFormer, Contract],
-    data: str | os.PathLike[str] | Manifest,
+    checkpoint: CheckpointSource | tuple[UniFormer | DenseNetwork, Contract],
+    data: str | os.PathLike[str] | Manifest | AnnotatedSet,
     *,
     split: str | None = None,
     classes: str | None = None,
@@ -98,6 +106,7 @@ def evaluate(
     compute: Compute | None = None,
     missing: Missing = "error",
     class_order: Literal["names", "numbers", "fix"] = "names",
+    boxes: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     form: ScoresForm = "npz",
     overwrite: bool = False,
@@ -110,7 +119,7 @@ def evaluate(
     progress: OnProgress | None = None,
     pace: Pace | None = None,
     say: Callable[[str], None] | None = None,
-    **told: Unpack[NetworkTold],
+    **asked: Any,
 ) -> Evaluation:
     """Test a checkpoint, or an exported network, on a data set, as `uniformer eval` does.
 
@@ -118,22 +127,27 @@ def evaluate(
 
     Args:
         checkpoint: as `Predictor` takes it, an exported file too.
-        data: what `open_dataset` takes, or a manifest. `split`: val, else test, where it holds several; "held-out"
-            leaves out of it what the checkpoint was trained on, which is otherwise said.
+        data: what `open_dataset` takes, or a manifest; of dense networks what `open_annotated` takes.
+        split: val, else test, where the data hold several; "held-out" leaves out of it what the checkpoint was trained
+            on, which is otherwise said.
         classes, root, separator, label_base, allow_duplicates: of the data, as in `open_dataset`.
         clips, crops, backend, follow_seconds: how items are read; the checkpoint's own views by default.
         device, precision, batch_size, compute: as in `Predictor`. `workers`: processes that read.
         missing: whether items without an answer count as errors, or are left out ("skip").
         class_order: labels mean what their names say ("names"), rows of the classifier ("numbers"), or are read in the
             usual order of these classes that fits the answers ("fix").
-        out: folder for scores, metrics.json and report.html; a run that was cut short goes on there.
+        boxes: of a pose network, the file that says where people are, as a detector's results; by default they are
+            where they are annotated.
+        out: folder for scores, metrics.json, report.html and the answers of dense networks; a run that was cut short
+            goes on there.
         form: of the scores' file.
         overwrite: replace files in `out` that no evaluation wrote.
         probe: test a plain classifier on the checkpoint's features instead, "linear" or "knn" (`evaluation.probe`),
             fitted to `train`, by default the train split of `data`; features are kept in `out`. `k` and `temperature`
             are of "knn", `c` of "linear": larger is less regularised.
         say: called at the start with each line of what was made of the data.
-        told: what the checkpoint does not tell of itself, as in `load_model`, but for the names of its classes.
+        asked: what the checkpoint does not tell of itself, as in `load_model`, but for the names of its classes; and
+            how a dense network's answers are made, as in `Predictor`.
 
     Under torchrun all processes share the items out and all get the result; the main one writes.
     Raises `InputError` where checkpoint and data do not fit or `out` holds another run's results.
@@ -142,50 +156,56 @@ def evaluate(
         raise InputError("expected out, the folder that the features of a probe are kept in, got none")
     check_word("missing", missing, Missing)
     check_word("form", form, ScoresForm)
-    inputs = [checkpoint, data, train, names_file(classes)]
-    with process_group(device) as group, _alone(group, out, form, inputs, overwrite) as unlocked:
+    inputs = [checkpoint, data, train, names_file(classes), boxes]
+    with process_group(device) as group, _alone(group, out, form, inputs, overwrite) as place:
         data_reading = DataReading(
             classes=classes, root=root, separator=separator, label_base=label_base, allow_duplicates=allow_duplicates
         )
-        manifest = open_for_evaluation(data, None if split == HELD_OUT else split, **data_reading)
-        if class_order == "numbers":
-            manifest = manifest.by_number()
-        told_of = say if group.is_main else None
-        if split != HELD_OUT:
-            state(manifest, told_of)
-        notes, known = [unlocked] if unlocked else [], ("", dict[str, float](), "")
+        asked_for = _Data(data, split, class_order, data_reading, say if group.is_main else None)
+        manifest: Any = asked_for.labelled() if probe or not asked_for.is_annotated else None
+        notes, known = [place.note] if place.note else [], ("", dict[str, float](), "")
         reading = Reading(group.device, precision, batch_size, workers, backend, follow_seconds, compute)
         if probe:
             trained = _to_fit(data, train, data_reading)
-            model, contract, _ = load_model(checkpoint, **told)  # type: ignore[arg-type]
+            model, contract, _ = load_model(checkpoint, **asked)  # type: ignore[arg-type]
             warn_of_assumed(contract)
-            spec = with_views(contract.input_of_classifier(), clips, crops)
-            if split == HELD_OUT:
-                manifest = held_out(contract, manifest)
-                state(manifest, told_of)
+            fed: Any = with_views(contract.input_of_classifier(), clips, crops)
+            manifest = asked_for.part_of(manifest, contract)
             manifest, fitted, tested = _features(
-                model.float(), trained, manifest, spec, Path(out or ""), reading, progress if group.is_main else None
+                model.float(), trained, manifest, fed, Path(out or ""), reading, progress if group.is_main else None
             )
             scores: Any = probe_scores(probe, fitted, tested, k=k, temperature=temperature, c=c)
             odd = _in_both(trained, manifest)
         else:
             store = Path(out, "answers") if out else None
+            answers = {name: asked.pop(name) for name in option_names() if name in asked and name not in TOLD}
             network = open_network(
-                checkpoint,
+                checkpoint,  # type: ignore[arg-type]
                 device=device if is_exported(checkpoint) else group.device,
                 precision=precision,
                 compute=compute or (recorded_form(store) if store else None),
-                **told,
+                **asked,
             )
             contract = network.contract
-            spec = with_views(contract.input_of_classifier(), clips, crops)
-            if split == HELD_OUT:
-                manifest = held_out(contract, manifest)
-                state(manifest, told_of)
-            metric = (task or type(task_of(contract)))(contract).metric(manifest, label_order=class_order)
-            scores = score(network, metric, spec, reading, group, store=store, progress=progress, pace=pace)
+            made: Task = (task or task_of)(contract, **answers)
+            if made.whole:
+                manifest = asked_for.annotated(made)
+                if not (clips is crops is None):
+                    raise InputError(f"expected no clips and crops for {made.name}: pictures are seen whole")
+            else:
+                fed = with_views(contract.input_of_classifier(), clips, crops)
+            manifest = asked_for.part_of(manifest or asked_for.labelled(), contract)
+            check_fits(contract.config, manifest, made if made.whole else fed)
+            made = made.on(manifest, boxes)
+            metric = made.metric(manifest, label_order=class_order)
+            place.check(metric)
+            scores = score(
+                network, metric, made if made.whole else fed, reading, group, store=store, progress=progress, pace=pace
+            )
             scores, odd = metric.examine(scores)
-            manifest, notes, known = metric.manifest, [*notes, *metric.notes], known_scores(contract)
+            manifest, known = metric.manifest, known_scores(contract)
+            notes += [*made.notes, *metric.notes]
+            fed = contract.input if made.whole else fed
         learnt = np.zeros(len(manifest), np.bool_)  # of those that are held out none is
         if split != HELD_OUT:
             learnt = group.broadcast(lambda: learnt_rows(contract, manifest))
@@ -193,14 +213,66 @@ def evaluate(
         name = contract.id or contract.arch or "model"
         about = About(
             title=f"{f'{probe} probe of ' if probe else ''}{name} on {Path(_name(data)).name}",
-            lines=(f"checkpoint {_name(checkpoint)}", manifest.origin, f"{views_in_words(spec)}, {precision}"),
+            lines=(f"checkpoint {_name(checkpoint)}", manifest.origin, f"{input_in_words(fed)}, {precision}"),
             notes=(*both, *notes, *odd),
             known=known[2],
         )
         facts = {"probe": probe, **({} if probe else {known[0]: known[1]}), **parts}
         metrics = scores.metrics(missing)
-        result = Evaluation(scores, metrics, about, manifest, spec, facts, is_main=group.is_main)
+        result = Evaluation(scores, metrics, about, manifest, fed, facts, is_main=group.is_main)
         return result.write(out, form) if out and group.is_main else result
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What is tested on, which is opened as soon as it is known what for."""
+
+    source: Any
+    split: str | None
+    class_order: str
+    reading: DataReading
+    say: Callable[[str], None] | None
+
+    @property
+    def is_annotated(self) -> bool:
+        """Whether it looks as if made for a dense task."""
+        if isinstance(self.source, Manifest | AnnotatedSet):
+            return isinstance(self.source, AnnotatedSet)
+        return annotated_kind(self.source) is not None
+
+    @property
+    def _named(self) -> str | None:
+        return None if self.split == HELD_OUT else self.split
+
+    def labelled(self) -> Manifest:
+        """Items with labels."""
+        if isinstance(self.source, AnnotatedSet):
+            raise InputError(f"expected data with a class of each item, got some annotated for {self.source.task}")
+        manifest = open_for_evaluation(self.source, self._named, **self.reading)
+        if self.class_order == "numbers":
+            manifest = manifest.by_number()
+        self._state(manifest)
+        return manifest
+
+    def annotated(self, task: Task) -> AnnotatedSet:
+        """Pictures with annotations for a task."""
+        if isinstance(self.source, Manifest):
+            raise InputError(f"expected data annotated for {task.name}, got a manifest of {self.source.kind}s")
+        found = open_annotated_for_evaluation(self.source, task.name, self._named, self.reading.get("classes"))
+        self._state(found)
+        return found
+
+    def part_of(self, data: Any, contract: Contract) -> Any:
+        """Without what the network learnt from, where that was asked for."""
+        if self.split != HELD_OUT:
+            return data
+        part = held_out(contract, data)
+        state(part, self.say)
+        return part
+
+    def _state(self, data: Manifest | AnnotatedSet) -> None:
+        if self.split != HELD_OUT:
+            state(data, self.say)
 
 
 def _to_fit(data: Any, train: Any, reading: DataReading) -> Manifest:
@@ -244,27 +316,49 @@ def result_paths(folder: str | os.PathLike[str], form: str = "npz") -> dict[str,
     return {what: Path(folder, name) for what, name in names.items()}
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where results go, if anywhere."""
+
+    group: ProcessGroup
+    folder: Path | None
+    form: str
+    inputs: Sequence[object] = ()  #: files that are read, which no result may replace
+    overwrite: bool = False  #: whether files that are there may go
+    note: str = ""  #: what a reader must know of it
+
+    def check(self, metric: Metric) -> None:
+        """Raises `InputError`, before the work, where a metric's scores or answers cannot be written there."""
+        if self.form not in metric.forms:
+            raise InputError(f"expected form {', '.join(metric.forms)} for these scores, got {self.form!r}")
+        if self.folder is not None:
+            self._check(metric.answer_paths(self.folder))
+
+    def _check(self, outputs: Sequence[Path]) -> None:
+        self.group.broadcast(lambda: check_outputs(outputs, self.inputs, overwrite=self.overwrite))
+        if self.group.is_main:
+            clear_away(outputs)
+
+
 @contextmanager
 def _alone(
     group: ProcessGroup, out: str | os.PathLike[str] | None, form: str, inputs: Sequence[object], overwrite: bool
-) -> Iterator[str]:
+) -> Iterator[_Place]:
     """The folder of the results, if there is to be one, for this run alone, with nothing in it that must not go."""
     if not out:
-        yield ""
+        yield _Place(group, None, form)
         return
-    outputs = list(result_paths(out, form).values())
     goes_on = any(Path(out, claim).exists() for claim in (f"answers/{ROWS_KEY}", f"features-test/{KEY_NAME}"))
     files = [path for path in inputs if not (isinstance(path, str | os.PathLike) and os.path.isdir(path))]
     with group.alone_in(Path(out)) as unlocked:
-        group.broadcast(lambda: check_outputs(outputs, files, overwrite=overwrite or goes_on))
-        if group.is_main:
-            clear_away(outputs)
-        yield unlocked
+        place = _Place(group, Path(out), form, files, overwrite or goes_on, unlocked)
+        place._check(list(result_paths(out, form).values()))
+        yield place
 
 
 def _name(source: object) -> str:
     """How a report calls a checkpoint or a data set: by its path."""
-    if isinstance(source, Manifest):
+    if isinstance(source, Manifest | AnnotatedSet):
         return source.root or "the data"
     return os.fspath(source) if isinstance(source, str | os.PathLike) else "the model"
 
@@ -272,9 +366,14 @@ def _name(source: object) -> str:
 # ---- in words --------------------------------------------------------------------------------------------------------
 
 
-def views_in_words(spec: InputSpec) -> str:
-    """'4 x 3 views of 16 frames, 224 x 224'."""
+def input_in_words(spec: Input) -> str:
+    """'4 x 3 views of 16 frames, 224 x 224'; of dense networks 'whole pictures, short side 800, long side up to 1333'
+    or 'people in crops of 192 x 256'."""
+    if isinstance(spec, Scaling):
+        return f"whole pictures, short side {spec.shortest}, long side up to {spec.longest}"
     size = f"{spec.size[1]} x {spec.size[0]}"
+    if isinstance(spec, PersonCrop):
+        return f"people in crops of {size}"
     if not spec.is_video:
         return f"{spec.views_in_words}, {size}"
     return f"{spec.views_in_words} of {counted(spec.frames, 'frame')}, {size}"
@@ -294,15 +393,8 @@ def known_scores(contract: Contract) -> tuple[str, dict[str, float], str]:
         kind = "training_scores"
     if not scores or not isinstance(spec, InputSpec):
         return kind, scores, ""
-    return kind, scores, f"{what}: {_percents(scores)}, with {views_in_words(spec)}"
+    return kind, scores, f"{what}: {_percents(scores)}, with {input_in_words(spec)}"
 
 
 def _percents(scores: Mapping[str, float]) -> str:
-    names = {
-        "top1": "top-1",
-        "top5": "top-5",
-        "one_view_top1": "top-1 of one view",
-        "mean_class": "mean per class",
-        "map": "mean precision",
-    }
-    return ", ".join(f"{names.get(name, name)} {value:g} %" for name, value in scores.items())
+    return ", ".join(f"{words_of(name) or name} {value:g} %" for name, value in scores.items())

@@ -37,6 +37,8 @@ from uniformer.tasks import task_of
 from uniformer.tasks.task import Metric, Task
 
 if TYPE_CHECKING:
+    from uniformer.datasets.annotated import AnnotatedSet
+    from uniformer.heads.pyramid import DenseNetwork
     from uniformer.network.model import UniFormer
 
 FORM_NAMES = {"fast": "inference form"}  #: what `run_key` has called a form since before there were others
@@ -64,24 +66,36 @@ class Reading:
 
 @dataclass(frozen=True)
 class Items:
-    """Reads the items of a manifest by row. It can be pickled, for reading processes."""
+    """Reads the items of a data set by row, as `spec` says. It can be pickled, for reading processes."""
 
-    manifest: Manifest
-    spec: InputSpec
+    manifest: Any
+    spec: InputSpec | Task
     reading: Reading
 
     def __call__(self, row: int) -> Views:
+        if isinstance(self.spec, Task):
+            return self._whole(self.spec, row)
         item, reading = self.manifest[row], self.reading
         span = None if item.start is None or item.end is None else (item.start, item.end)
         return load_views(
             item.path, self.spec, backend=reading.backend, follow_seconds=reading.follow_seconds, span=span
         )
 
+    def _whole(self, task: Task, row: int) -> Views:
+        """A whole picture. Raises `InputError` where it is not as large as annotated: nothing would lie on anything."""
+        views, path = task.load(self.manifest.path(row)), self.manifest.path(row)
+        height, width = self.manifest.size(row)
+        if (views.height, views.width) != (height, width):
+            raise InputError(
+                f"{path}: expected a picture of {width}x{height}, as annotated, found {views.width}x{views.height}"
+            )
+        return views
+
 
 def score(
     network: engine.Network,
     metric: Metric,
-    spec: InputSpec,
+    spec: InputSpec | Task,
     reading: Reading,
     group: ProcessGroup,
     *,
@@ -89,7 +103,8 @@ def score(
     progress: OnProgress | None = None,
     pace: Pace | None = None,
 ) -> Any:
-    """The scores (`metric.result`) of `metric.manifest`, from `spec.clips` x `spec.crops` views of each item.
+    """The scores (`metric.result`) of `metric.manifest`, from `spec.clips` x `spec.crops` views of each item, or from
+    whole pictures, as the task does that `spec` then is.
 
     A file that cannot be read has no answer: the scores' `errors` say why, and it counts as wrong. Each process of
     `group` takes its share of the items and all get the whole result. With `store`, a folder, finished items are kept
@@ -106,7 +121,8 @@ def score(
     finished = group.broadcast(lambda: np.empty(0, metric.dtype) if log is None else log.read())
     has = np.zeros(len(manifest), bool)
     has[finished["item"]] = True
-    groups = [g for g in item_groups(len(manifest), spec.views, reading.batch_size) if not has[g.start : g.stop].all()]
+    together = (1, 1) if isinstance(spec, Task) else (spec.views, reading.batch_size)
+    groups = [g for g in item_groups(len(manifest), *together) if not has[g.start : g.stop].all()]
 
     rows: list[npt.NDArray[Any]] = []
     errors: dict[int, str] = {}
@@ -119,7 +135,7 @@ def score(
             if outcome.error is not None:
                 errors[outcome.source] = outcome.error
                 continue
-            rows.append(metric.row(outcome.source, outcome.outputs))
+            rows.append(metric.row(outcome.source, _answer(spec, outcome)))
             if keep is not None:
                 keep(rows[-1])
     parts = group.all_gather((np.array(rows, metric.dtype), errors))
@@ -127,10 +143,18 @@ def score(
     return metric.result(every, {item: why for _, part in parts for item, why in part.items()})
 
 
+def _answer(spec: InputSpec | Task, outcome: engine.Outcome[int]) -> Any:
+    """What a metric takes: outputs, or a task's result."""
+    if not isinstance(spec, Task):
+        return outcome.outputs
+    assert outcome.views is not None
+    return spec.decode(outcome.outputs, outcome.views, 0)
+
+
 def evaluate_model(
-    model: UniFormer,
-    manifest: Manifest,
-    spec: InputSpec,
+    model: UniFormer | DenseNetwork,
+    manifest: Manifest | AnnotatedSet,
+    spec: InputSpec | Task,
     *,
     device: Any = "cpu",
     precision: Precision = "float32",
@@ -144,15 +168,20 @@ def evaluate_model(
     pace: Pace | None = None,
     task: type[Task] | None = None,
 ) -> Any:
-    """`score` of a model at hand, fed what `spec` says; labels of the manifest are the model's own.
+    """`score` of a model at hand, fed what `spec` says, or the task of a dense network, which then has its contract;
+    labels of the manifest are the model's own.
 
     The model is put on `device`, computes in evaluation mode, and is left in the mode it was in. Within a
     torch.distributed group each process takes its share of the items and all get the whole result.
     """
     reading = Reading(device, precision, batch_size, workers, backend, follow_seconds, compute)
     check_fits(model.config, manifest, spec)
-    contract = Contract(model.config, input=spec)
-    metric = (task or type(task_of(contract)))(contract).metric(manifest)
+    if isinstance(spec, Task):
+        spec = spec.on(manifest)
+        contract, metric = spec.contract, spec.metric(manifest)
+    else:
+        contract = Contract(model.config, input=spec)
+        metric = (task or type(task_of(contract)))(contract).metric(manifest)
     form = compute or (recorded_form(store) if store else None)
     with evaluating(model):
         network = TorchNetwork(model, contract, device=device, precision=precision, compute=form)
@@ -162,8 +191,8 @@ def evaluate_model(
 
 def run_items(
     network: Callable[..., Any],
-    manifest: Manifest,
-    spec: InputSpec,
+    manifest: Manifest | AnnotatedSet,
+    spec: InputSpec | Task,
     groups: Sequence[range],
     reading: Reading,
     *,
@@ -190,9 +219,13 @@ def item_groups(items: int, views: int, batch_size: int) -> list[range]:
     return [range(first, min(first + size, items)) for first in range(0, items, size)]
 
 
-def check_fits(config: Config, manifest: Manifest, spec: InputSpec) -> None:
-    """Raises `InputError` where clips meet images among model, data and spec, or the data set is empty."""
-    kinds = {"the model": config.is_video, "the input": spec.is_video, "the data": manifest.kind != "image"}
+def check_fits(config: Config, manifest: Manifest | AnnotatedSet, spec: InputSpec | Task) -> None:
+    """Raises `InputError` where clips meet images among model, data and spec, or the data set is empty or of another
+    task."""
+    if isinstance(spec, Task) and spec.name != (found := getattr(manifest, "task", "classification")):
+        raise InputError(f"expected data annotated for {spec.name}, as the checkpoint is for it, got some for {found}")
+    is_video = isinstance(spec, InputSpec) and spec.is_video
+    kinds = {"the model": config.is_video, "the input": is_video, "the data": manifest.kind != "image"}
     if len(set(kinds.values())) > 1:
         said = ", ".join(f"{name} {'clips' if video else 'images'}" for name, video in kinds.items())
         raise InputError(f"expected clips or images throughout, got {said}")
@@ -203,20 +236,23 @@ def check_fits(config: Config, manifest: Manifest, spec: InputSpec) -> None:
 # ---- what a stored result depends on ---------------------------------------------------------------------------------
 
 
-def run_key(network: Any, manifest: Manifest, spec: InputSpec, reading: Reading) -> dict[str, str]:
+def run_key(
+    network: Any, manifest: Manifest | AnnotatedSet, spec: InputSpec | Task, reading: Reading
+) -> dict[str, str]:
     """Everything that decides the digits of a result, by name, but what the files hold, which is kept item by item.
 
     The labels do not; nor does where the data lie.
     """
     items = hashlib.sha256()
-    for column in (manifest.paths.blob, manifest.paths.offsets, manifest.start, manifest.end):
+    parts = (manifest.start, manifest.end) if isinstance(manifest, Manifest) else ()
+    for column in (manifest.paths.blob, manifest.paths.offsets, *parts):
         items.update(b"none" if column is None else np.ascontiguousarray(column).tobytes())
     whole = hashlib.sha256(json.dumps(to_dict(network.contract.config)).encode())
     whole.update(network.whole_weights.encode())
     return {
         "model": whole.hexdigest(),
         "data": items.hexdigest(),
-        "views": json.dumps(to_dict(spec)),
+        "views": spec.described() if isinstance(spec, Task) else json.dumps(to_dict(spec)),
         "precision": f"{reading.precision} on {network.device_type}",
         "network": FORM_NAMES.get(network.compute, network.compute),
         "batch_size": str(reading.batch_size),

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
+from uniformer.datasets.annotated import AnnotatedSet
 from uniformer.datasets.manifest import Manifest
 from uniformer.reports.charts import columns, heat_map
 from uniformer.reports.measures import headline
@@ -39,7 +40,11 @@ class About:
 
 
 def write_evaluation_page(
-    path: str | os.PathLike[str], scores: ScoredItems, manifest: Manifest, about: About, metrics: Mapping[str, float]
+    path: str | os.PathLike[str],
+    scores: ScoredItems,
+    manifest: Manifest | AnnotatedSet,
+    about: About,
+    metrics: Mapping[str, float],
 ) -> None:
     """Write the page. `manifest` is what was scored, row by row: its files give the pictures.
 
@@ -55,11 +60,11 @@ def write_evaluation_page(
         "known": about.known,
         "failed": [(scores.paths[i], scores.errors.get(i, "")) for i in np.flatnonzero(~scores.ok).tolist()],
     }
-    if isinstance(scores, Scores):
+    if isinstance(scores, Scores) and isinstance(manifest, Manifest):
         content |= _of_classes(scores, manifest)
-    elif isinstance(scores, ObjectScores):
+    elif isinstance(scores, ObjectScores) and isinstance(manifest, AnnotatedSet):
         content |= of_objects(scores, manifest, metrics)
-    elif isinstance(scores, SegmentationScores):
+    elif isinstance(scores, SegmentationScores) and isinstance(manifest, AnnotatedSet):
         content |= of_label_maps(scores, manifest)
     write_page(path, "evaluation.html", content)
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 from PIL import Image
 
-from uniformer.datasets.manifest import Manifest
+from uniformer.datasets.annotated import AnnotatedSet
 from uniformer.errors import counted
 from uniformer.reading.pictures import Pixels
 from uniformer.reading.run_lengths import decode_mask
@@ -36,7 +36,7 @@ COLOURS: Mapping[Verdict, Colour] = {
 MISSED: Colour = (250, 190, 30)
 
 
-def of_objects(scores: ObjectScores, manifest: Manifest, metrics: Mapping[str, float]) -> dict[str, Any]:
+def of_objects(scores: ObjectScores, manifest: AnnotatedSet, metrics: Mapping[str, float]) -> dict[str, Any]:
     """The content of `objects.html`. `manifest` gives the pictures."""
     if not scores.ok.any() or not scores.counts().any():
         return {}
@@ -127,7 +127,7 @@ class Gallery:
     cards: list[dict[str, str | None]]
 
 
-def _galleries(scores: ObjectScores, manifest: Manifest, matches: Sequence[Matches]) -> Iterator[Gallery]:
+def _galleries(scores: ObjectScores, manifest: AnnotatedSet, matches: Sequence[Matches]) -> Iterator[Gallery]:
     quality = np.array([one.quality for one in matches])
     has = np.flatnonzero(scores.ok & ~np.isnan(quality))
     mistakes = np.array([len(one.missed) + len(one.found) - one.verdicts.count("right") for one in matches])
@@ -144,7 +144,7 @@ def _galleries(scores: ObjectScores, manifest: Manifest, matches: Sequence[Match
             yield Gallery(name, title, [_card(scores, manifest, int(row), matches[row]) for row in rows])
 
 
-def _card(scores: ObjectScores, manifest: Manifest, item: int, one: Matches) -> dict[str, str | None]:
+def _card(scores: ObjectScores, manifest: AnnotatedSet, item: int, one: Matches) -> dict[str, str | None]:
     right, confused = one.verdicts.count("right"), one.verdicts.count("confused")
     pixels = middle_pixels(manifest.path(item), "image")
     return {

@@ -14,8 +14,7 @@ from uniformer.reading.pictures import Pixels
 from uniformer.reports.charts import heat_map
 from uniformer.reports.objects import CLASSES, CONFUSIONS, PICTURES, Gallery, percents
 from uniformer.reports.pictures import middle_pixels, shrunk, still
-from uniformer.tasks.drawing import MAP, colour_of
-from uniformer.tasks.segmentation import paint
+from uniformer.tasks.drawing import MAP, colour_of, paint
 from uniformer.tasks.segmentation_scores import SegmentationScores, from_png, per_class
 
 if TYPE_CHECKING:

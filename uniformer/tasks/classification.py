@@ -112,11 +112,11 @@ class ClassMetric(Metric):
         single = ("top1", *(("top5",) if width > 5 else ()), "mean_class", "loss")
         self.measures = ("map",) if manifest.is_multi_label else single
 
-    def row(self, item: int, outputs: Outputs) -> npt.NDArray[Any]:
+    def row(self, item: int, answer: Outputs) -> npt.NDArray[Any]:
         """The mean logits, and the probabilities averaged as the checkpoint asks."""
         import torch  # numpy sums over views in another order
 
-        logits = outputs[0]  # (V, K)
+        logits = answer[0]  # (V, K)
         mean = torch.from_numpy(logits).mean(dim=0).numpy()
         return np.array((item, mean, average_views(logits, self._spec)), self.dtype)
 

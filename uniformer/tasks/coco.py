@@ -98,9 +98,7 @@ class Objects:
 class Figures:
     """What `measure` finds. Classes without an object have -1 in `precision` and `recall`."""
 
-    figures: dict[
-        str, float
-    ]  #: by name, in 0..1; without those that have no object of their size
+    figures: dict[str, float]  #: by name, in 0..1; without those that have no object of their size
     precision: npt.NDArray[np.float64]  #: (10, 101, K) by `OVERLAPS`, `RECALLS` and class, objects of all sizes
     recall: npt.NDArray[np.float64]  #: (10, K): the highest that was reached
 

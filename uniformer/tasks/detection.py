@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from uniformer.datasets.annotated import AnnotatedSet
+    from uniformer.tasks.object_metrics import DetectionMetric
+
 
 @dataclass(frozen=True)
 class DetectionOptions(Checked):
@@ -76,6 +79,11 @@ class Detection(WholePictureTask[DetectionOptions]):
             boxes=boxes.astype(np.float32), scores=scores.astype(np.float32), labels=labels.astype(np.int64),
             names=self.contract.classes, masks=masks if self.options.masks else None, height=size[0], width=size[1],
         )  # fmt: skip
+
+    def metric(self, manifest: AnnotatedSet, *, label_order: str = "numbers") -> DetectionMetric:
+        from uniformer.tasks.object_metrics import DetectionMetric
+
+        return DetectionMetric(self.contract, manifest, label_order, masks=self.options.masks)
 
 
 def pasted(share: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from uniformer.labels import category_ids
 from uniformer.support.resume import BYTE_ROWS
 from uniformer.tasks.class_order import places_of
 from uniformer.tasks.coco import Kind, Objects, counts_of, load_coco_eval
-from uniformer.tasks.object_scores import PREFIXES, ObjectScores
+from uniformer.tasks.object_scores import PREFIXES, ObjectScores, answer_paths
 from uniformer.tasks.task import Metric
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 class ObjectMetric(Metric):
     """What both share. A row is what was found in a picture; the truth is read at the end, from the data set."""
 
-    dtype = BYTE_ROWS
+    dtype, forms = BYTE_ROWS, ("npz",)
     kinds: tuple[Kind, ...]
     manifest: AnnotatedSet
 
@@ -57,6 +58,9 @@ class ObjectMetric(Metric):
             truths, found, sizes, ok, data.item_names(), **self._about(), kinds=self.kinds,
             image_ids=image_ids(data.item_names()), errors=errors,
         )  # fmt: skip
+
+    def answer_paths(self, folder: str | os.PathLike[str]) -> list[Path]:
+        return list(answer_paths(folder, self.kinds).values())
 
     def _truths(self) -> tuple[Objects, npt.NDArray[np.int64], dict[int, str]]:
         """What is in all pictures, their sizes, and which have no readable annotations."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +19,13 @@ from uniformer.tasks.task import Outputs
 from uniformer.tasks.whole_picture import WholePictureTask
 
 if TYPE_CHECKING:
+    import os
+
     import torch
     from torch import Tensor
+
+    from uniformer.datasets.annotated import AnnotatedSet
+    from uniformer.tasks.object_metrics import PoseMetric
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,24 @@ class Pose(WholePictureTask[PoseOptions]):
             keypoints=found[kept], boxes=views.people[kept].astype(np.float32), scores=scores[kept].astype(np.float32),
             names=self.contract.classes, skeleton=skeleton, height=views.height, width=views.width,
         )  # fmt: skip
+
+    def on(self, data: AnnotatedSet, boxes: str | os.PathLike[str] | None = None) -> Pose:
+        """With the people that are annotated, or those that the file `boxes` lists."""
+        from uniformer.tasks.annotated_people import people_of
+        from uniformer.tasks.person_boxes import read_person_boxes
+
+        if boxes is None and self.options.people is not None:
+            return self
+        people = people_of(data, None if boxes is None else read_person_boxes(boxes))
+        told = {f.name: getattr(self.options, f.name) for f in fields(self.options)}
+        found = type(self)(self.contract, **{**told, "people": people})
+        found.notes = (f"people by {people.origin}", *people.notes)
+        return found
+
+    def metric(self, manifest: AnnotatedSet, *, label_order: str = "numbers") -> PoseMetric:
+        from uniformer.tasks.object_metrics import PoseMetric
+
+        return PoseMetric(self.contract, manifest, label_order)
 
 
 def _fills_it(source: Source, height: int, width: int) -> People:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from uniformer.datasets.annotated import AnnotatedSet
+    from uniformer.tasks.segmentation_metric import SegmentationMetric
+
 RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  #: of the published test in several sizes
 Mode = Literal["whole", "slide", "multi-scale"]
 
@@ -82,3 +85,8 @@ class Semantic(WholePictureTask[SegmentationOptions]):
             labels=np.ascontiguousarray(labels), classes=self.contract.classes, palette=palette,
             height=views.height, width=views.width,
         )  # fmt: skip
+
+    def metric(self, manifest: AnnotatedSet, *, label_order: str = "numbers") -> SegmentationMetric:
+        from uniformer.tasks.segmentation_metric import SegmentationMetric
+
+        return SegmentationMetric(self.contract, manifest, label_order)

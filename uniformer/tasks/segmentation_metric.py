@@ -11,10 +11,13 @@ import numpy.typing as npt
 from uniformer.errors import InputError
 from uniformer.support.resume import BYTE_ROWS
 from uniformer.tasks.class_order import places_of
-from uniformer.tasks.segmentation_scores import IGNORED, Cells, SegmentationScores, from_png, to_png
+from uniformer.tasks.segmentation_scores import IGNORED, Cells, SegmentationScores, answer_paths, from_png, to_png
 from uniformer.tasks.task import Metric
 
 if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
     from uniformer.checkpoints.contract import Contract
     from uniformer.datasets.annotated import AnnotatedSet
     from uniformer.tasks.segmentations import Segmentation
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 class SegmentationMetric(Metric):
     """Intersections over unions. A row is the answer's label map; the truth is read at the end, from the data set."""
 
-    dtype = BYTE_ROWS
+    dtype, forms = BYTE_ROWS, ("npz",)
     measures = ("miou", "aacc")
     manifest: AnnotatedSet
 
@@ -58,6 +61,9 @@ class SegmentationMetric(Metric):
             Cells.joined(parts), ok, data.item_names(), self.classes, self._places, self.palette,
             dict(sorted(found.items())), kept,
         )  # fmt: skip
+
+    def answer_paths(self, folder: str | os.PathLike[str]) -> list[Path]:
+        return answer_paths(folder, self.manifest.item_names())
 
     def _counted(self, item: int, png: bytes | None) -> Cells:
         true, said = self._places[self.manifest.label_map(item)], None if png is None else from_png(png)

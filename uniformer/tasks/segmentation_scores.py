@@ -25,6 +25,7 @@ from uniformer.tasks.score_files import check_name, read_npz, write_npz
 from uniformer.tasks.scores import Missing
 
 FORMAT = "uniformer segmentation scores 1"
+PREDICTIONS = "predictions"  #: the folder of label maps
 IGNORED = 255  #: label of pixels that do not count
 
 Ints = npt.NDArray[np.int64]
@@ -184,13 +185,12 @@ class SegmentationScores:
 
     def save_answers(self, folder: str | os.PathLike[str]) -> dict[str, Path]:
         """Write each answer's label map as a PNG into the folder `predictions`: its path."""
-        place = Path(folder, "predictions")
-        make_folder(place)
-        names = answer_names(self.paths)
+        paths = answer_paths(folder, self.paths)
+        make_folder(Path(folder, PREDICTIONS))
         for row, png in self.answers.items():
-            with atomic_path(place / names[row]) as temporary:
+            with atomic_path(paths[row]) as temporary:
                 temporary.write_bytes(png)
-        return {"predictions": place}
+        return {PREDICTIONS: Path(folder, PREDICTIONS)}
 
 
 @dataclass(frozen=True)
@@ -235,6 +235,11 @@ def answer_names(paths: Sequence[str]) -> list[str]:
     if len({stem.casefold() for stem in stems}) < len(stems):
         stems = [f"{row + 1}-{stem}" for row, stem in enumerate(stems)]
     return [f"{stem}.png" for stem in stems]
+
+
+def answer_paths(folder: str | os.PathLike[str], pictures: Sequence[str]) -> list[Path]:
+    """Where `save_answers` writes."""
+    return [Path(folder, PREDICTIONS, name) for name in answer_names(pictures)]
 
 
 # ---- label maps as files ---------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from uniformer.reading.views import Source, Views
 
 if TYPE_CHECKING:
     import os
+    from pathlib import Path
 
     import torch
     from torch import Tensor, nn
@@ -86,21 +87,36 @@ class ScoredItems(Protocol):
     def save(self, path: str | os.PathLike[str]) -> None: ...
 
 
+@runtime_checkable
+class Selectable(Protocol):
+    """Scores of which a part can be had."""
+
+    def select(self, rows: npt.NDArray[Any]) -> Any: ...
+
+
+@runtime_checkable
+class WithAnswers(Protocol):
+    """Scores that write the answers beside them, in the form that others read."""
+
+    def save_answers(self, folder: str | os.PathLike[str]) -> dict[str, Path]: ...
+
+
 class Metric(ABC):
     """How good answers are: `row` keeps what counts of an item, in any process, `result` makes scores of all rows.
 
-    Rows are of one fixed type, so they can be written as they come and read back after a kill, and the scores depend
-    neither on the number of processes nor on the order in which items came.
+    Rows are of one type, so they can be written as they come and read back after a kill, and the scores depend neither
+    on the number of processes nor on the order in which items came.
     """
 
-    dtype: np.dtype[Any]  #: of a row; it has the field `item`
-    manifest: Manifest  #: what is scored, with labels as the network's
+    dtype: np.dtype[Any]  #: of a row; it has the field `item`. `support.resume.BYTE_ROWS` where rows vary in length
+    manifest: Any  #: what is scored: a `Manifest` with labels as the network's, or an `AnnotatedSet`
     notes: list[str]  #: what a reader must know before believing the scores
+    forms: tuple[str, ...] = ("npz", "parquet")  #: that its scores can be saved in
     measures: tuple[str, ...]  #: names in `summary` that an epoch can be the best by; all but "loss" better when high
 
     @abstractmethod
-    def row(self, item: int, outputs: Outputs) -> npt.NDArray[Any]:
-        """What is kept of the network's outputs for an item's views."""
+    def row(self, item: int, answer: Any) -> npt.NDArray[Any]:
+        """What is kept of an item: of the network's outputs for its views or, of a whole picture, of the `Result`."""
 
     @abstractmethod
     def result(self, rows: npt.NDArray[Any], errors: Mapping[int, str]) -> Any:
@@ -109,6 +125,10 @@ class Metric(ABC):
     @abstractmethod
     def summary(self, scores: Any) -> dict[str, float]:
         """The measures that training goes by, shares in 0..1."""
+
+    def answer_paths(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """The files that scores write into a folder by `save_answers`; none where they have no such thing."""
+        return []
 
     def examine(self, scores: Any) -> tuple[Any, list[str]]:
         """Are scores plausible? The scores, set right where that was asked for, and what is odd, in sentences."""
@@ -124,6 +144,7 @@ class Task(ABC):
     #: Whether a source is a whole picture in a size of its own, which goes through the network alone: then the task has
     #: `load` and `answer`. Else sources are views, all of one size, that the contract's `InputSpec` describes.
     whole: ClassVar[bool] = False
+    notes: tuple[str, ...] = ()  #: what a reader of its answers to a data set must know
     options_type: ClassVar[type | None] = None  #: the dataclass of how its answers are made, where that can be chosen
 
     def __init__(self, contract: Contract, **options: Any):
@@ -153,12 +174,22 @@ class Task(ABC):
         """What the network, in some form of it, makes of a whole picture: the outputs that `decode` takes."""
         raise NotImplementedError
 
+    def on(self, data: Any, boxes: str | os.PathLike[str] | None = None) -> Task:
+        """The task as it is tested on a data set; `boxes`, a file, says where people are, for those who ask."""
+        if boxes is not None:
+            raise InputError(f"expected no boxes of people for {self.name}, got {boxes}")
+        return self
+
+    def described(self) -> str:
+        """What its answers depend on beside the network, in words that stay the same."""
+        raise NotImplementedError
+
     @abstractmethod
     def decode(self, outputs: Outputs, views: Views, top_k: int) -> Any:
         """Outputs for one source's views -> the answer in the source's own pixels and seconds, `top_k` of each kind."""
 
     @abstractmethod
-    def metric(self, manifest: Manifest, *, label_order: str = "numbers") -> Metric:
+    def metric(self, manifest: Any, *, label_order: str = "numbers") -> Metric:
         """What scores answers to a data set.
 
         `label_order` says what labels mean: "numbers" takes them for the network's, "names" matches them by name, "fix"

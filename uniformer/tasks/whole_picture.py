@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from uniformer.config import INPUTS, PersonCrop, Scaling, did_you_mean
+from uniformer.config import INPUTS, PersonCrop, Scaling, did_you_mean, to_dict
 from uniformer.errors import InputError
-from uniformer.tasks.task import Metric, Task
+from uniformer.tasks.task import Task
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.contract import Contract
@@ -39,11 +40,11 @@ class WholePictureTask(Task, Generic[Options]):
 
         return build_network(self.contract.config)  # type: ignore[return-value]
 
-    def metric(self, manifest: Any, *, label_order: str = "numbers") -> Metric:
-        raise NotImplementedError
-
     def targets_and_loss(self, options: Any, train_set: Any, val_set: Any) -> Any:
         raise NotImplementedError
+
+    def described(self) -> str:
+        return json.dumps({**to_dict(self.input), "options": repr(self.options)})
 
     @property
     def input(self) -> Scaling | PersonCrop:

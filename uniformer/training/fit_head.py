@@ -17,7 +17,7 @@ from uniformer.errors import InputError, counted, shown
 from uniformer.evaluation.features import Features, extract_features, load_features
 from uniformer.evaluation.learnt import both_figures, learnt_rows
 from uniformer.evaluation.probe import linear_probe, probe_scores
-from uniformer.evaluation.run import Evaluation, result_paths, views_in_words
+from uniformer.evaluation.run import Evaluation, input_in_words, result_paths
 from uniformer.evaluation.scoring import Reading
 from uniformer.network.model import UniFormer
 from uniformer.reports.evaluation import About
@@ -162,7 +162,7 @@ def _strength(
 
 def _report(recipe: Recipe, task: Task, scores: Scores, val_set: Manifest, out: Path) -> Evaluation:
     """How the result does on the validation set, as `uniformer eval` writes it."""
-    lines = (f"checkpoint {out / RESULT}", val_set.origin, f"{views_in_words(recipe.input)}, {recipe.precision}")
+    lines = (f"checkpoint {out / RESULT}", val_set.origin, f"{input_in_words(recipe.input)}, {recipe.precision}")
     learnt = learnt_rows(task.contract, val_set)  # copies of training samples
     both, parts = both_figures(scores, learnt, task.contract, "error")
     about = About(f"{recipe.name} on its validation samples", lines, tuple(both))
