@@ -14,8 +14,8 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 import numpy.typing as npt
 
+from uniformer.config import DenseTask
 from uniformer.datasets.annotated import AnnotatedSet, find_annotated_splits, open_annotated
-from uniformer.datasets.annotated_columns import DenseTask
 from uniformer.datasets.class_names import by_name, given_names, resolve
 from uniformer.datasets.known_layouts import hmdb51, hugging_face, ucf101
 from uniformer.datasets.layouts import (

@@ -109,11 +109,12 @@ class Pose(WholePictureTask[PoseOptions]):
     def on(self, data: AnnotatedSet, boxes: str | os.PathLike[str] | None = None) -> Pose:
         """With the people that are annotated, or those that the file `boxes` lists."""
         from uniformer.tasks.annotated_people import people_of
-        from uniformer.tasks.person_boxes import read_person_boxes
+        from uniformer.tasks.person_boxes import PersonBoxes, read_person_boxes
 
-        if boxes is None and self.options.people is not None:
+        listed = self.options.people if boxes is None else read_person_boxes(boxes)
+        if not isinstance(listed, PersonBoxes | None):
             return self
-        people = people_of(data, None if boxes is None else read_person_boxes(boxes))
+        people = people_of(data, listed)
         told = {f.name: getattr(self.options, f.name) for f in fields(self.options)}
         found = type(self)(self.contract, **{**told, "people": people})
         found.notes = (f"people by {people.origin}", *people.notes)
