@@ -25,7 +25,11 @@ from tests.dense_nets import COUNT, ORDER, TASKS, evaluated, make_nets, make_set
 from tests.made_objects import SIGMAS
 from tests.patience import wait_until
 from tests.tiny import refused
+from uniformer.checkpoints.load import load_model
 from uniformer.datasets.annotated import open_annotated
+from uniformer.evaluation.learnt import trained_on
+from uniformer.evaluation.scoring import evaluate_model
+from uniformer.tasks import task_of
 from uniformer.tasks.object_scores import ObjectScores
 from uniformer.tasks.segmentation_scores import SegmentationScores
 
@@ -227,9 +231,6 @@ def test_what_does_not_fit_is_refused_before_the_work(nets: Any, sets: Any, cli:
 
 
 def test_what_was_trained_on_is_said_and_left_out(nets: Any, sets: Any, tmp_path: Path) -> None:
-    from uniformer.checkpoints.load import load_model
-    from uniformer.evaluation.learnt import trained_on
-
     model, contract, _ = load_model(nets["detection"])
     data = open_annotated(sets["detection"], split="val")
     learnt = replace(contract, trained_on=trained_on(data.select([0, 2])))
@@ -239,6 +240,29 @@ def test_what_was_trained_on_is_said_and_left_out(nets: Any, sets: Any, tmp_path
     others = uniformer.evaluate((model, learnt), data, device="cpu", workers=0, split="held-out")
     assert others.scores.paths == tuple(data.item_names()[i] for i in (1, 3, 4))
     assert others.metrics["box_ap"] == whole.facts["held_out"]["box_ap"]
+
+
+def test_how_answers_are_made_can_be_said(nets: Any, sets: Any, cli: Cli, tmp_path: Path) -> None:
+    words = [*asked("segmentation", nets, sets), "--out", tmp_path]
+    assert cli(*words, "--mode", "multi-scale").status == 0
+    assert "holds answers of another run (views differ)" in refusal(cli(*words))
+    assert "expected mode whole, slide, multi-scale, got 'all'" in refusal(cli(*words, "--mode", "all"))
+    predictor = uniformer.Predictor(nets["segmentation"], device="cpu", mode="multi-scale")
+    said = predictor(sets["segmentation"] / "images/val/0.jpg").labels
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "predictions/0.png")), said)
+    assert "unknown option 'mode' of pose" in refusal(cli(*asked("pose", nets, sets), "--mode", "slide"))
+
+
+def test_a_model_at_hand_is_scored_as_its_file_is(nets: Any, sets: Any) -> None:
+    """As in the middle of a training: in training mode before and after."""
+    model, contract, _ = load_model(nets["pose"])
+    data = open_annotated(sets["pose"], split="val", task="pose")
+    model.train()
+    scores = evaluate_model(model, data, task_of(contract), workers=0)
+    assert model.training
+    assert scores.metrics() == uniformer.evaluate(nets["pose"], data, device="cpu", workers=0).metrics
+    with refused("expected data annotated for pose, as the checkpoint is for it, got some for detection"):
+        evaluate_model(model, open_annotated(sets["detection"], split="val"), task_of(contract), workers=0)
 
 
 def test_reading_by_processes_gives_the_same(nets: Any, sets: Any) -> None:

@@ -49,6 +49,13 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="of a pose network: where people are, as a detector's COCO JSON (default: where they are annotated)",
     )
+    p.add_argument("--mode", metavar="HOW", help="of a segmenter: whole, slide (windows) or multi-scale (six sizes)")
+    p.add_argument(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="average with the mirrored picture (default: of a pose network, and of several sizes)",
+    )
     p.add_argument(
         "--out",
         metavar="DIR",
@@ -79,15 +86,16 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--probe needs --out: the features are kept there")
     pace = Pace()
     with progress_bar("items", shown=not args.quiet) as bar:
-        result = call(evaluate, args, progress=bar, pace=pace, say=say, **told(args))
+        answers = {name: value for name in ("mode", "flip") if (value := getattr(args, name)) is not None}
+        result = call(evaluate, args, progress=bar, pace=pace, say=say, **told(args), **answers)
     if not result.is_main:
         return 0
     if pace.samples:
         say(pace.verdict("clips" if result.spec.is_video else "images"), file=sys.stderr)
     _show(result)
     if args.out:
-        answers = " and the answers" if len(result.paths) > 3 else ""
-        say(f"wrote scores, metrics.json and report.html{answers} to {args.out}")
+        more = " and the answers" if len(result.paths) > 3 else ""
+        say(f"wrote scores, metrics.json and report.html{more} to {args.out}")
     return 1 if args.missing == "error" and not result.scores.ok.all() else 0
 
 

@@ -54,7 +54,7 @@ class Semantic(WholePictureTask[SegmentationOptions]):
     name = "segmentation"
     result = Segmentation
     options_type = SegmentationOptions
-    measures = ("miou", "accuracy", "mean_class", "loss")
+    measures = ("miou", "aacc", "macc", "loss")
 
     def load(self, source: Source) -> WholeViews:
         assert isinstance(self.input, Scaling)

@@ -27,7 +27,7 @@ class SegmentationMetric(Metric):
     """Intersections over unions. A row is the answer's label map; the truth is read at the end, from the data set."""
 
     dtype, forms = BYTE_ROWS, ("npz",)
-    measures = ("miou", "aacc")
+    measures = ("miou", "aacc", "macc")
     manifest: AnnotatedSet
 
     def __init__(self, contract: Contract, data: AnnotatedSet, label_order: str = "numbers"):
