@@ -20,7 +20,7 @@ from uniformer.config import PersonCrop, Scaling
 
 TASKS = ("detection", "segmentation", "pose")
 SMALL = {"depths": (1, 1, 1, 1), "dims": (16, 32, 64, 64), "head_dim": 32}
-INPUTS: dict[str, Any] = {"detection": Scaling(64, 48), "segmentation": Scaling(160, 64, by="nothing"),
+INPUTS: dict[str, Any] = {"detection": Scaling(32, 32), "segmentation": Scaling(160, 64, by="nothing"),
                           "pose": PersonCrop((64, 64))}  # fmt: skip
 GROUND = ("sky", "road", "tree")
 JOINTS = tuple(f"point {k}" for k in range(POINTS))
@@ -29,13 +29,13 @@ COUNT = 5
 
 
 def save_dense(path: Path, head: str, classes: tuple[str, ...], **details: Any) -> Path:
-    """A tiny network of random weights; of a detector they are such that it finds about ten things in a picture."""
+    """A tiny network of random weights; of a detector they are such that it finds a few things in a picture."""
     torch.manual_seed(0)
     model = create_model(f"{head}.uniformer_nano", **SMALL, num_classes=len(classes)).eval()
     if head == "mask_rcnn":
         with torch.no_grad():
             model.roi_head.bbox_head.fc_cls.weight *= 20  # type: ignore[union-attr, operator]
-            model.roi_head.bbox_head.fc_cls.bias[-1] = 16  # type: ignore[union-attr, index]
+            model.roi_head.bbox_head.fc_cls.bias[-1] = 8  # type: ignore[union-attr, index]
     contract = Contract(model.config, "", INPUTS[model.config.task], classes, id=f"tiny.{head}", details=details)
     save_checkpoint(model, path, contract)
     return path

@@ -22,7 +22,7 @@ import uniformer
 from tests.annotated_sets import values_of
 from tests.command_line import Cli, Ended
 from tests.dense_nets import COUNT, ORDER, TASKS, evaluated, make_nets, make_sets
-from tests.made_objects import SIGMAS
+from tests.made_objects import SIGMAS, made, write_set
 from tests.patience import wait_until
 from tests.tiny import refused
 from uniformer.checkpoints.load import load_model
@@ -288,7 +288,9 @@ def test_one_and_two_processes_give_the_same_digits(nets: Any, sets: Any, tmp_pa
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_goes_on(nets: Any, sets: Any, tmp_path: Path, cli: Cli) -> None:
-    words = [*asked("detection", nets, sets), "--out"]
+    truths, _, sizes = made(12, 30)  # enough that it is killed long before the end
+    many = write_set(tmp_path / "many", truths, sizes, ORDER)
+    words = [*asked("detection", nets, {**sets, "detection": many}), "--out"]
     command = [sys.executable, "-m", "uniformer.cli", *words, str(tmp_path / "cut")]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ONE_THREAD, cwd=ROOT)
     rows = tmp_path / "cut/answers/rows-0.bin"
