@@ -326,7 +326,7 @@ def _with_weights(
     model = build_network(config)
     report = load_checkpoint(
         model, opened, inflate=inflate,
-        new_classifier="num_classes" in asked, adapt_stem="in_chans" in asked, allow_new=_new_parts(opened, config),
+        new_classifier="num_classes" in asked, adapt_stem="in_chans" in asked, allow_new=new_parts(opened, config),
     )  # fmt: skip
     if config.output == "normed_maps" and report.new:
         what = "norms for the maps" if config.head is None else f"{counted(len(report.new), 'tensor')} of the model"
@@ -345,7 +345,7 @@ def _rows_of(opened: Opened, config: Config) -> int:
     return head.shape[0] if head is not None and head.ndim == 2 and head.shape[1] == config.dims[-1] else 0
 
 
-def _new_parts(opened: Opened, config: Config) -> tuple[str, ...]:
+def new_parts(opened: Opened, config: Config) -> tuple[str, ...]:
     """What a model may have beyond the file: a classifier's is what dense networks start from, without the norms of
     the maps that they hand out, and without a head."""
     if config.output != "normed_maps":

@@ -15,12 +15,15 @@ from uniformer.checkpoints.proof import check_proof, with_proof
 from uniformer.checkpoints.told import Told, usual_input
 from uniformer.config import Input, to_dict
 from uniformer.errors import InputError
+from uniformer.heads.pyramid import DenseNetwork
 from uniformer.labels import names_file
 from uniformer.network.model import UniFormer
 from uniformer.support.files import check_outputs
 
 
-def save_checkpoint(model: UniFormer, path: str | os.PathLike[str], contract: Contract | None = None) -> Contract:
+def save_checkpoint(
+    model: UniFormer | DenseNetwork, path: str | os.PathLike[str], contract: Contract | None = None
+) -> Contract:
     """Write weights and contract: one .safetensors file, or a folder in the form of a hub repository.
 
     Without a contract it says the architecture, and the input that the weights were loaded with, or as an assumption

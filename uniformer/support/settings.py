@@ -47,8 +47,12 @@ def _converted(value: Any, hint: Any, name: str) -> Any:
         return from_table(hint, value, f"{name}.")  # type: ignore[arg-type]
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        (inner,) = (arg for arg in args if arg is not type(None))
-        return None if value is None or value == NONE else _converted(value, inner, name)
+        inner = [arg for arg in args if arg is not type(None)]
+        if len(inner) > 1:  # one of several tables, which whoever knows which has made of it already
+            if isinstance(value, tuple(inner)):
+                return value
+            raise _mismatch(name, "a table", value)
+        return None if value is None or value == NONE else _converted(value, inner[0], name)
     if origin is Literal:
         if not any(value == arg and type(value) is type(arg) for arg in args):  # 1.0 and true equal 1
             raise _mismatch(name, " or ".join(map(repr, args)), value)
@@ -146,11 +150,15 @@ def nearest(key: str, known: Sequence[str]) -> str:
 
 def to_toml(table: Mapping[str, Any]) -> str:
     """TOML text: plain values first, then each table under its heading. None is written as "none"."""
-    lines = [f"{key} = {_literal(value)}" for key, value in table.items() if not isinstance(value, Mapping)]
+    return "\n".join(_toml_lines(table, "")) + "\n"
+
+
+def _toml_lines(table: Mapping[str, Any], where: str) -> Iterator[str]:
+    yield from (f"{key} = {_literal(value)}" for key, value in table.items() if not isinstance(value, Mapping))
     for key, value in table.items():
         if isinstance(value, Mapping):
-            lines += ["", f"[{key}]", *(f"{name} = {_literal(item)}" for name, item in value.items())]
-    return "\n".join(lines) + "\n"
+            yield from ("", f"[{where}{key}]")
+            yield from _toml_lines(value, f"{where}{key}.")
 
 
 def _literal(value: Any) -> str:

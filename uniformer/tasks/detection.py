@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from uniformer.datasets.annotated import AnnotatedSet
     from uniformer.tasks.object_metrics import DetectionMetric
+    from uniformer.tasks.objective import Objective
+    from uniformer.tasks.options import TargetOptions
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,19 @@ class Detection(WholePictureTask[DetectionOptions]):
     options_type = DetectionOptions
     measures = ("mask_ap", "box_ap", "loss")
 
+    def objective(self, options: TargetOptions, train_set: AnnotatedSet) -> Callable[[Any], Objective]:
+        """Without masks in the data, nobody has taught the network any: the contract then says so."""
+        from uniformer.tasks.dense_objectives import DetectionObjective
+
+        if not train_set.has_masks:
+            self.contract = replace(self.contract, details={**self.contract.details, "masks": False})
+        return lambda model: DetectionObjective(model, train_set.has_masks, options.regions)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether masks are asked for, of a network that has learnt any."""
+        return self.options.masks and self.contract.details.get("masks") is not False
+
     def load(self, source: Source) -> WholeViews:
         assert isinstance(self.input, Scaling)
         return load_whole(source, self.input)
@@ -68,7 +83,7 @@ class Detection(WholePictureTask[DetectionOptions]):
         proposals = form.proposals(form.rpn_head(levels), [views.size], limits)
         found = form.detect(levels, [p[:, :4] for p in proposals], [views.size], scales, limits)
         finite = sum(level.sum() for level in levels).float()
-        shares = form.masks(levels, found, scales)[0] if options.masks else found[0].boxes.new_zeros(0, 28, 28)
+        shares = form.masks(levels, found, scales)[0] if self.has_masks else found[0].boxes.new_zeros(0, 28, 28)
         return found[0].boxes, found[0].scores, found[0].labels, shares, finite[None]
 
     def decode(self, outputs: Outputs, views: WholeViews, top_k: int = 0) -> Detections:  # type: ignore[override]
@@ -77,13 +92,13 @@ class Detection(WholePictureTask[DetectionOptions]):
         masks = tuple(encode_mask(pasted(s, b, size)) for s, b in zip(shares, boxes, strict=False))
         return Detections(
             boxes=boxes.astype(np.float32), scores=scores.astype(np.float32), labels=labels.astype(np.int64),
-            names=self.contract.classes, masks=masks if self.options.masks else None, height=size[0], width=size[1],
+            names=self.contract.classes, masks=masks if self.has_masks else None, height=size[0], width=size[1],
         )  # fmt: skip
 
     def metric(self, manifest: AnnotatedSet, *, label_order: str = "numbers") -> DetectionMetric:
         from uniformer.tasks.object_metrics import DetectionMetric
 
-        return DetectionMetric(self.contract, manifest, label_order, masks=self.options.masks)
+        return DetectionMetric(self.contract, manifest, label_order, masks=self.has_masks)
 
 
 def pasted(share: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -40,8 +40,11 @@ class Objective(nn.Module):
 
     model: nn.Module
 
-    def targets(self, batch: Samples, rng: np.random.Generator) -> tuple[Any, ...]:
-        """What the network is shown and what it should say. `rng` is the same in all processes of a step."""
+    def targets(self, batch: Any, rng: np.random.Generator) -> tuple[Any, ...]:
+        """What the network is shown, first, and what it should say of a task's own batch, such as `Samples`.
+
+        `rng` is the same in all processes of a step.
+        """
         raise NotImplementedError
 
     def forward(self, *targets: Any) -> dict[str, Tensor]:

@@ -10,6 +10,8 @@ from typing import Literal
 from uniformer.errors import Checked
 from uniformer.reading.options import not_shares
 
+REGIONS = 512  #: of a picture that a step of a detector looks at, at most a quarter of them things; as published
+
 
 @dataclass(frozen=True)
 class Mixing(Checked):
@@ -61,3 +63,4 @@ class TargetOptions:
     loss: Loss = field(default_factory=Loss)
     mixing: Mixing = field(default_factory=Mixing)
     label_maps: str | None = None  #: folder of dense label maps, for token labeling
+    regions: int = REGIONS

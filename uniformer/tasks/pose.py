@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from uniformer.datasets.annotated import AnnotatedSet
     from uniformer.tasks.object_metrics import PoseMetric
+    from uniformer.tasks.objective import Objective
+    from uniformer.tasks.options import TargetOptions
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class Pose(WholePictureTask[PoseOptions]):
     result = Poses
     options_type = PoseOptions
     measures = ("ap", "loss")
+
+    def objective(self, options: TargetOptions, train_set: AnnotatedSet) -> Callable[[Any], Objective]:
+        from uniformer.tasks.dense_objectives import PoseObjective
+
+        return PoseObjective
 
     def load(self, source: Source) -> PeopleViews:
         assert isinstance(self.input, PersonCrop)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from uniformer.datasets.annotated import AnnotatedSet
+    from uniformer.tasks.objective import Objective
+    from uniformer.tasks.options import TargetOptions
     from uniformer.tasks.segmentation_metric import SegmentationMetric
 
 RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  #: of the published test in several sizes
@@ -55,6 +57,11 @@ class Semantic(WholePictureTask[SegmentationOptions]):
     result = Segmentation
     options_type = SegmentationOptions
     measures = ("miou", "aacc", "macc", "loss")
+
+    def objective(self, options: TargetOptions, train_set: AnnotatedSet) -> Callable[[Any], Objective]:
+        from uniformer.tasks.dense_objectives import SegmentationObjective
+
+        return SegmentationObjective
 
     def load(self, source: Source) -> WholeViews:
         assert isinstance(self.input, Scaling)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from uniformer.datasets.manifest import Manifest
     from uniformer.tasks.objective import Objective
     from uniformer.tasks.options import TargetOptions
 
@@ -158,11 +157,10 @@ class Task(ABC):
         """The network with its heads, freshly initialised."""
 
     @abstractmethod
-    def targets_and_loss(
-        self, options: TargetOptions, train_set: Manifest, val_set: Manifest | None
-    ) -> Callable[[Any], Objective]:
+    def targets_and_loss(self, options: TargetOptions, train_set: Any, val_set: Any) -> Callable[[Any], Objective]:
         """What makes, of the network, the module of targets and losses that training runs.
 
+        The sets are a `Manifest` or an `AnnotatedSet` each, as the task has it; `val_set` may be none.
         Raises `InputError` at once where options and data do not fit the network.
         """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -13,7 +13,10 @@ from uniformer.tasks.task import Task
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.contract import Contract
+    from uniformer.datasets.annotated import AnnotatedSet
     from uniformer.heads.pyramid import DenseNetwork
+    from uniformer.tasks.objective import Objective
+    from uniformer.tasks.options import TargetOptions
 
 Options = TypeVar("Options")
 
@@ -40,8 +43,31 @@ class WholePictureTask(Task, Generic[Options]):
 
         return build_network(self.contract.config)  # type: ignore[return-value]
 
-    def targets_and_loss(self, options: Any, train_set: Any, val_set: Any) -> Any:
+    def targets_and_loss(
+        self, options: TargetOptions, train_set: Any, val_set: Any
+    ) -> Callable[[DenseNetwork], Objective]:
+        self._check(train_set, "train")
+        if val_set is not None:
+            self._check(val_set, "val")
+            if val_set.classes != train_set.classes:
+                raise InputError("expected the val set to have the classes of the train set in the same order")
+        return self.objective(options, train_set)
+
+    def objective(self, options: TargetOptions, train_set: AnnotatedSet) -> Callable[[DenseNetwork], Objective]:
+        """What makes the module of targets and losses of the network."""
         raise NotImplementedError
+
+    def _check(self, data: Any, name: str) -> None:
+        """Raises `InputError` where a data set is not one that this network can learn."""
+        found = getattr(data, "task", "classification")
+        if found != self.name:
+            raise InputError(f"expected a {name} set annotated for {self.name}, got one for {found}")
+        count = self.contract.config.num_classes
+        if len(data.classes) != count:
+            raise InputError(
+                f"the {name} set has {len(data.classes)} classes, the network {count}: "
+                f"model.num_classes={len(data.classes)} would fit"
+            )
 
     def described(self) -> str:
         return json.dumps({**to_dict(self.input), "options": repr(self.options)})

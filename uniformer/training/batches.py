@@ -60,10 +60,10 @@ class Batch(NamedTuple):
     unreadable: tuple[tuple[str, str], ...]  #: path and reason of files that others stand in for
     stood_in: int  #: samples that another one stands in for
 
-    def pinned(self) -> Self:
-        """In memory that is copied to a GPU quickly."""
-        maps, crops = (None if part is None else part.pin_memory() for part in (self.label_maps, self.crops))
-        return self._replace(x=self.x.pin_memory(), labels=self.labels.pin_memory(), label_maps=maps, crops=crops)
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Self:
+        """With `move` done to every tensor."""
+        maps, crops = (None if part is None else move(part) for part in (self.label_maps, self.crops))
+        return self._replace(x=move(self.x), labels=move(self.labels), label_maps=maps, crops=crops)
 
 
 class Sample(NamedTuple):
@@ -76,20 +76,30 @@ class Sample(NamedTuple):
     unreadable: Unreadable
 
 
-class Pinnable(Protocol):
+class AnyBatch(Protocol):
     """A batch of any task."""
 
-    def pinned(self) -> Self: ...
+    @property
+    def x(self) -> Tensor: ...  #: (B, 3, ...), what the network is shown
+    @property
+    def unreadable(self) -> tuple[tuple[str, str], ...]: ...
+    @property
+    def stood_in(self) -> int: ...
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Self:
+        """With `move` done to every tensor, such as `lambda part: part.to(device, non_blocking=True)`."""
+        ...
 
 
 S = TypeVar("S")
-B = TypeVar("B", bound=Pinnable)
-B_co = TypeVar("B_co", bound=Pinnable, covariant=True)
+B = TypeVar("B", bound=AnyBatch)
+B_co = TypeVar("B_co", bound=AnyBatch, covariant=True)
 
 
 class Samples(Protocol[B_co]):
     """A data set as training reads it, for any task: batches by the places of their samples."""
 
+    def __len__(self) -> int: ...  #: rows that a `Place` may name
     def batch(self, places: list[Place]) -> B_co: ...
 
 
@@ -141,13 +151,14 @@ class Plan:
 
     count: int  #: samples
     batch_size: int  #: of one step, over passes and processes
-    epochs: int
+    epochs: int  #: where `iterations` does not say how long
     seed: int = 0
     passes: int = 1  #: accumulated, of one step
     rank: int = 0
     size: int = 1
     repeated: int = 1
     balanced: npt.NDArray[np.int32] | None = None  #: labels, to draw all classes equally often
+    iterations: int | None = None  #: steps of the whole run, whose last epoch may end early
 
     def __post_init__(self) -> None:
         if self.count < self.batch_size:
@@ -160,14 +171,28 @@ class Plan:
         """Of one epoch."""
         return self.count // self.batch_size
 
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.steps * self.epochs if self.iterations is None else self.iterations
+
+    def epoch(self, step: int) -> int:
+        """The epoch, counted from 1, that step `step`, counted from 1, belongs to."""
+        return -(-step // self.steps)
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether step `step`, counted from 1, is the last of its epoch."""
+        return step % self.steps == 0 or step == self.total
+
     def places(self, start: int) -> Iterator[list[Place]]:
         """The samples of each pass of this process, from step `start` of the run to its end."""
         size = self.batch_size // self.passes
         mine = share(size, self.rank, self.size)
-        for epoch in range(start // self.steps, self.epochs):
+        for epoch in range(start // self.steps, self.epoch(self.total)):
             rows = epoch_rows(self.count, self.seed, epoch, repeated=self.repeated, labels=self.balanced)
             first = start % self.steps if epoch == start // self.steps else 0
-            for begin in range(first * self.batch_size, self.steps * self.batch_size, size):
+            last = min(self.steps, self.total - epoch * self.steps)
+            for begin in range(first * self.batch_size, last * self.batch_size, size):
                 yield [Place(epoch, int(p), int(rows[p])) for p in begin + mine]
 
 
@@ -292,7 +317,7 @@ def _pinned(source: Iterator[B], device: torch.device) -> Iterator[B]:
     def following() -> B | None:
         torch.cuda.set_device(device)  # of this thread, which would else use the first
         batch = next(source, None)
-        return None if batch is None else batch.pinned()
+        return None if batch is None else batch.moved(Tensor.pin_memory)
 
     with ThreadPoolExecutor(1, thread_name_prefix="pin") as pool:
         future = pool.submit(following)

@@ -68,10 +68,6 @@ class DenseBatch(NamedTuple):
             ]
         return self._replace(**moved)
 
-    def pinned(self) -> Self:
-        """In memory that is copied to a GPU quickly."""
-        return self.moved(Tensor.pin_memory)
-
 
 class DetectionSample(NamedTuple):
     """A picture and what is in it."""

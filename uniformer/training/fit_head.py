@@ -43,12 +43,13 @@ from uniformer.training.setup import (
     FEATURES,
     check_folder,
     check_settings,
-    initialised,
+    input_of_views,
     note_learnt,
     say_sets,
     target_options,
     task_for,
 )
+from uniformer.training.start import initialised
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # of the classifier: larger is less regularised
 USUAL = 0.1  # without validation data
@@ -121,7 +122,7 @@ def _features(
     reading = Reading(group.device, recipe.precision, at_once, recipe.data.workers)
     log.say(f"features of {counted(len(part), 'sample')}")
     progress = _tenths(log) if group.is_main else None
-    errors = extract_features(model, part, recipe.input, folder, reading=reading, progress=progress)
+    errors = extract_features(model, part, input_of_views(recipe), folder, reading=reading, progress=progress)
     log.check_read(errors, part, samples, recipe.loop.max_bad_fraction)
     return load_features(folder)
 
@@ -166,7 +167,7 @@ def _report(recipe: Recipe, task: Task, scores: Scores, val_set: Manifest, out: 
     learnt = learnt_rows(task.contract, val_set)  # copies of training samples
     both, parts = both_figures(scores, learnt, task.contract, "error")
     about = About(f"{recipe.name} on its validation samples", lines, tuple(both))
-    return Evaluation(scores, scores.metrics(), about, val_set, recipe.input, parts).write(out / REPORT)
+    return Evaluation(scores, scores.metrics(), about, val_set, input_of_views(recipe), parts).write(out / REPORT)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from uniformer.datasets.annotated import AnnotatedSet
 from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError, MissingExtra, visible
 from uniformer.support.csv_text import csv_line, plain_cell
@@ -132,7 +133,12 @@ class Log:
             )
 
     def check_read(
-        self, errors: Mapping[int, str], part: Manifest, samples: str, limit: float, what_then: str = "left out"
+        self,
+        errors: Mapping[int, str],
+        part: Manifest | AnnotatedSet,
+        samples: str,
+        limit: float,
+        what_then: str = "left out",
     ) -> None:
         """List the rows of `part` that could not be read. Raises `InputError` where they are too many."""
         self.unreadable(((part.path(row), why) for row, why in errors.items()), what_then)

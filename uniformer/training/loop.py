@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from uniformer.checkpoints.identify import Opened
 from uniformer.checkpoints.load import load_model
-from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError, counted
 from uniformer.evaluation.run import evaluate
 from uniformer.evaluation.scoring import Reading, score
@@ -32,7 +32,7 @@ from uniformer.support.distributed import ProcessGroup, process_group
 from uniformer.support.files import atomic_path, clear_away
 from uniformer.support.progress import Pace
 from uniformer.tasks.task import Task
-from uniformer.training.batches import Batch, batches
+from uniformer.training.batches import AnyBatch, batches
 from uniformer.training.log import Log, time_left
 from uniformer.training.optim import train_mode
 from uniformer.training.recipe import Recipe
@@ -48,7 +48,8 @@ from uniformer.training.result import (
     write_origin,
     write_weights,
 )
-from uniformer.training.setup import STATE, Network, dry_run, save_state, set_up
+from uniformer.training.samples import DataSet
+from uniformer.training.setup import STATE, Network, dry_run, input_of_views, save_state, set_up
 from uniformer.training.state import read_state
 from uniformer.training.step import Run, Step, find_non_finite, train_step
 
@@ -60,8 +61,8 @@ Signals = Callable[[], AbstractContextManager[list[int]]]
 
 def fit(
     recipe: Recipe,
-    train_set: Manifest,
-    val_set: Manifest | None = None,
+    train_set: DataSet,
+    val_set: DataSet | None = None,
     *,
     out: str | Path,
     device: str = "auto",
@@ -105,7 +106,7 @@ def fit(
             dry_run(run)
             save_state(run)
         if group.is_main:
-            write_origin(out, run.recipe, (run.samples.manifest, val_set) if own else None)
+            write_origin(out, run.recipe, (run.train, val_set) if own else None)
         log.rewind(run.learner.progress.step)
         log.start(run.total, run.learner.progress.step)
         while not run.learner.progress.finished:
@@ -150,7 +151,7 @@ def follow(run: Run, signals: list[int]) -> int | None:
         if progress.step % recipe.loop.log_every == 0:
             report(run, step, window)
             window = Pace()
-        if progress.step % run.plan.steps == 0:
+        if run.plan.ends_epoch(progress.step):
             end_epoch(run, epoch)
             epoch = Pace()
         if step.stop or is_time_to_keep(run):
@@ -169,7 +170,7 @@ def is_time_to_keep(run: Run) -> bool:
     return progress.finished or (due and progress.in_a_row == 0)  # what went wrong just now is nothing to go back to
 
 
-def must_return(run: Run, passes: list[Batch], step: Step) -> bool:
+def must_return(run: Run, passes: list[AnyBatch], step: Step) -> bool:
     """Account for a step without effect, and say whether there were too many of them in a row."""
     scaler, progress = run.learner.scaler, run.learner.progress
     if scaler.is_enabled() and np.isfinite(step.loss) and scaler.get_scale() >= 1:
@@ -197,7 +198,7 @@ def roll_back(run: Run) -> None:
     run.log.say(f"back to step {progress.step}, from now on with {progress.rate_factor:g} of the learning rate")
 
 
-def note_unreadable(run: Run, passes: list[Batch], count: int) -> None:
+def note_unreadable(run: Run, passes: list[AnyBatch], count: int) -> None:
     """List files that cannot be read, of `count` samples in all. Raises `InputError` where there are too many."""
     if not count:
         return
@@ -212,7 +213,7 @@ def note_unreadable(run: Run, passes: list[Batch], count: int) -> None:
 def report(run: Run, step: Step, pace: Pace) -> None:
     """A line and a row on the steps since the last ones."""
     done, noun = run.learner.progress.step, "clips" if run.recipe.input.is_video else "images"
-    epoch = (done - 1) // run.plan.steps + 1
+    epoch = run.plan.epoch(done)
     left = time_left((pace.waiting + pace.working) / pace.samples * run.recipe.batch_size, run.total - done)
     if not run.log.has_bar:
         run.log.say(
@@ -231,7 +232,7 @@ def report(run: Run, step: Step, pace: Pace) -> None:
 def end_epoch(run: Run, pace: Pace) -> None:
     """Validate, keep the best weights, and say how it went."""
     progress, recipe = run.learner.progress, run.recipe
-    epoch = progress.step // run.plan.steps
+    epoch = run.plan.epoch(progress.step)
     is_last = progress.step == run.total
     loss = progress.loss_sum / max(progress.loss_count, 1)
     said = f"epoch {epoch}/{run.plan.epochs}: mean loss {loss:.4f}"
@@ -253,7 +254,7 @@ def end_epoch(run: Run, pace: Pace) -> None:
     progress.finished = is_last or ends_early
 
 
-def validate(run: Run, val: Manifest) -> dict[str, float]:
+def validate(run: Run, val: DataSet) -> dict[str, float]:
     """Scores of the weights as they are ("val_") and, where the recipe asks, of their average ("ema_").
 
     Raises `InputError` where too many files cannot be read.
@@ -264,13 +265,14 @@ def validate(run: Run, val: Manifest) -> dict[str, float]:
         networks["ema"] = learner.ema.module
     run.group.broadcast_buffers(networks.values())
     found: dict[str, float] = {}
-    metric, device = run.task.metric(val), run.group.device
+    task, device = run.task.on(val), run.group.device
+    metric, fed = task.metric(val), task if task.whole else input_of_views(recipe)
     reading = Reading(device, recipe.precision, recipe.batch_per_process(run.group.size), recipe.data.workers)
     for name, model in networks.items():
         with evaluating(model):
             compute: Compute | None = None if isinstance(model, UniFormer) else "plain"  # others have no other form
             network = TorchNetwork(model, run.task.contract, device=device, precision=recipe.precision, compute=compute)
-            scores = score(network, metric, recipe.input, reading, run.group)
+            scores = score(network, metric, fed, reading, run.group)
         run.log.check_read(scores.errors, val, "validation samples", recipe.loop.max_bad_fraction, "it counts as wrong")
         found |= {f"{name}_{measure}": value for measure, value in metric.summary(scores).items()}
     train_mode(learner.model)
@@ -291,7 +293,7 @@ def note_best(run: Run, epoch: int) -> bool:
     return True
 
 
-def keep_weights(run: Run, model: UniFormer, name: str, note: str, whose: str = "val") -> None:
+def keep_weights(run: Run, model: Any, name: str, note: str, whose: str = "val") -> None:
     """Write weights with the scores of the last validation, as `whose` they are."""
     if run.group.is_main:
         note = f"trained by the recipe {run.recipe.name}, {note}"
@@ -315,7 +317,8 @@ def finish(run: Run, own: bool = False) -> TrainingResult:
     if own and run.val is not None:
         model, contract, _ = run.group.broadcast(lambda: load_model(out / RESULT))  # others may not see the folder
         found = evaluate(
-            (model, contract), run.val, out=out / REPORT, device=str(run.group.device), precision=run.recipe.precision,
+            (model, contract), run.val,
+            out=out / REPORT, device=str(run.group.device), precision=run.recipe.precision,
             batch_size=run.recipe.batch_per_process(run.group.size), workers=run.recipe.data.workers,
             task=type(run.task),
         )  # fmt: skip

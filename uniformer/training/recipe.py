@@ -7,29 +7,59 @@ the authors' config files (github.com/Sense-X/UniFormer) after the overrides of 
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from uniformer.checkpoints.records import Checkpoint, get_checkpoint
-from uniformer.config import Config, InputSpec, did_you_mean
+from uniformer.config import INPUTS, Config, Input, InputSpec, TaskName, did_you_mean
 from uniformer.errors import Checked, InputError
-from uniformer.network.variants import default_input, get_config
+from uniformer.network.variants import VARIANTS, default_input, dense_input, get_config
+from uniformer.reading.dense_options import DetectionAugment, PoseAugment, SegmentationAugment
 from uniformer.reading.options import Augment
-from uniformer.support.settings import Table, from_table, keys, leaves, merged, nearest, nested, parse_override, to_toml
+from uniformer.support.settings import (
+    NONE,
+    Table,
+    from_table,
+    keys,
+    leaves,
+    merged,
+    nearest,
+    nested,
+    parse_override,
+    to_toml,
+)
 from uniformer.support.texts import parse_toml, read_text
-from uniformer.tasks.options import Loss, Mixing
+from uniformer.tasks.options import REGIONS, Loss, Mixing
 
 MOST_WORKERS = 1024  # of one training process
 #: Of overrides, never of files; the last two are what a data set's errors call them.
 ALIASES = {
     "lr": "optimizer.lr", "epochs": "schedule.epochs", "root": "data.root", "label_base": "data.label_base",
 }  # fmt: skip
+
+
+Decay = Literal["matrices", "all but norm", "all"]
+AnyAugment = Augment | DetectionAugment | SegmentationAugment | PoseAugment
+AUGMENTS: Mapping[TaskName, type[AnyAugment]] = MappingProxyType(
+    {
+        "classification": Augment,
+        "detection": DetectionAugment,
+        "segmentation": SegmentationAugment,
+        "pose": PoseAugment,
+    }
+)  #: what `augment` holds, by what the network is for
+#: Settings that networks for other tasks have no use for.
+OF_TASK: Mapping[str, TaskName] = MappingProxyType(
+    {"mixing": "classification", "loss": "classification", "regions": "detection"}
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +94,7 @@ class Data(Checked):
 
 @dataclass(frozen=True)
 class Optimizer(Checked):
-    """One-dimensional parameters and biases do not decay."""
+    """How weights learn; which of them decay says `decay`, and `optim.decays` in detail."""
 
     name: Literal["adamw", "muon"] = "adamw"  #: muon: `training.muon`, at AdamW's rates or several times that
     lr: float = 1e-3  #: as written; `effective_lr` makes of it what the optimizer sees
@@ -73,10 +103,11 @@ class Optimizer(Checked):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.05
+    decay: Decay = "matrices"  #: what decays; matrices: no biases, and nothing one-dimensional
     clip_grad: float | None = None  #: largest global norm of the gradient
     layer_decay: float | None = None  #: factor on the learning rate from each block to the one before it
     accumulate: int = 1  #: backward passes for one step; they share `batch_size`
-    freeze: tuple[str, ...] = ()  #: parts that stay as they are, such as "backbone" or "stages.0"
+    freeze: tuple[str, ...] = ()  #: parts that stay as they are, such as "backbone", "heads" or "stages.0"
 
     def _problems(self) -> Iterable[str]:
         for name in ("lr", "lr_batch", "eps", "clip_grad", "layer_decay", "accumulate"):
@@ -91,13 +122,23 @@ class Optimizer(Checked):
 
 @dataclass(frozen=True)
 class Schedule(Checked):
-    """The learning rate over time: linear warmup, then the curve, then `cooldown_epochs` at its last value."""
+    """The learning rate over time: linear warmup, then the curve, then `cooldown_epochs` at its last value.
 
-    epochs: int = 300  #: with warmup, without cooldown
+    Warmup is counted in epochs and comes before the curve; or in steps, and the curve, which runs from the start, is
+    multiplied by a factor that rises to 1, as in the dense tasks' published runs.
+    """
+
+    epochs: int = 300  #: with warmup, without cooldown; of no account where `iterations` are given
+    iterations: int | None = None  #: steps of the whole run, in the place of epochs
     warmup_epochs: float = 5.0
     warmup_lr: float = 1e-6  #: where warmup starts
-    kind: Literal["cosine", "constant"] = "cosine"
-    min_lr: float = 1e-5  #: where the cosine ends
+    warmup_steps: int = 0  #: in the place of both: steps of warmup
+    warmup_factor: float = 0.001  #: on the rate, where that starts
+    kind: Literal["cosine", "constant", "step", "poly"] = "cosine"
+    min_lr: float = 1e-5  #: where cosine and poly end
+    steps: tuple[int, ...] = ()  #: kind "step": epochs after which the rate is multiplied by `factor`
+    factor: float = 0.1
+    power: float = 1.0  #: kind "poly": of the share of the run that is left; 1 is a straight line
     per: Literal["step", "epoch"] = "epoch"  #: when the rate changes, see `optim.learning_rate`
     late: bool = False  #: one epoch late throughout: the plain image code tells its scheduler the epoch just finished
     cooldown_epochs: int = 0
@@ -107,6 +148,29 @@ class Schedule(Checked):
             yield f"expected schedule.epochs of 1 or more, got {self.epochs}"
         if not 0 <= self.warmup_epochs < self.epochs:
             yield f"expected schedule.warmup_epochs below the {self.epochs} epochs, got {self.warmup_epochs}"
+        if self.iterations is not None and (self.iterations < 1 or self.cooldown_epochs or self.warmup_epochs):
+            yield (
+                "expected schedule.iterations of 1 or more, without warmup_epochs and cooldown_epochs, got "
+                f"{self.iterations}, {self.warmup_epochs:g} and {self.cooldown_epochs}"
+            )
+        if self.warmup_steps < 0 or (self.warmup_steps and self.warmup_epochs):
+            yield (
+                "expected schedule.warmup_steps of 0 or more, and one of warmup_steps and warmup_epochs, got "
+                f"{self.warmup_steps} and {self.warmup_epochs:g}"
+            )
+        if not 0 < self.warmup_factor <= 1 or not 0 < self.factor <= 1:
+            yield (
+                f"expected schedule.warmup_factor and schedule.factor in (0, 1], got {self.warmup_factor} and "
+                f"{self.factor}"
+            )
+        is_rising = all(0 <= a < b for a, b in itertools.pairwise((0, *self.steps)))
+        if (self.kind == "step") != bool(self.steps) or not is_rising:
+            yield (
+                "expected schedule.steps, rising epochs, for schedule.kind 'step' and for no other, got "
+                f"{list(self.steps)} for {self.kind!r}"
+            )
+        if not 0 < self.power < math.inf:
+            yield f"expected a positive schedule.power, got {self.power}"
         for name in ("warmup_lr", "min_lr", "cooldown_epochs"):
             if not 0 <= getattr(self, name) < math.inf:
                 yield f"expected schedule.{name} of 0 or more, got {getattr(self, name)}"
@@ -173,7 +237,7 @@ class Recipe(Checked):
     name: str
     arch: str
     model: Config
-    input: InputSpec  #: of training and validation alike; clips and crops are validation's
+    input: Input  #: of training and validation alike; clips and crops are validation's
     title: str = ""
     published: str | None = None  #: id of the checkpoint that this recipe gave: its record has the scores
     notes: tuple[str, ...] = ()  #: what is unusual or unverified
@@ -181,10 +245,11 @@ class Recipe(Checked):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  #: of training; float16 comes with loss scaling
     attention_float32: bool = False  #: keep attention out of the lower precision
     sync_batch_norm: bool = False  #: statistics of a batch over all processes (of GPUs); published runs: each its own
+    regions: int = REGIONS  #: of a picture that a step of a detector looks at, at most a quarter of them things
     seed: int = 0
     init: Init = field(default_factory=Init)
     data: Data = field(default_factory=Data)
-    augment: Augment = field(default_factory=Augment)
+    augment: AnyAugment = field(default_factory=Augment)  #: by what the network is for, see `AUGMENTS`
     mixing: Mixing = field(default_factory=Mixing)
     loss: Loss = field(default_factory=Loss)
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -203,8 +268,24 @@ class Recipe(Checked):
             yield f"loss.kind 'token_labeling' needs a model with token labeling, got {self.arch}"
         if self.loss.kind == "token_labeling" and self.mixing.is_on:
             yield "loss.kind 'token_labeling' mixes inside the network: set mixing.prob to 0"
-        if not self.input.is_video:
+        if isinstance(self.augment, Augment) and not self.input.is_video:
             yield from self.augment.not_for_images()
+        task = self.model.task
+        if not isinstance(self.input, INPUTS[task]) or not isinstance(self.augment, AUGMENTS[task]):
+            yield (
+                f"expected input and augment for {task}, got {type(self.input).__name__} and "
+                f"{type(self.augment).__name__}"
+            )
+        usual = {"mixing": Mixing(), "loss": Loss(), "regions": REGIONS}
+        yield from (
+            f"{name}: expected no such settings for {task}: they are of {OF_TASK[name]}"
+            for name in unused(self.model)
+            if getattr(self, name) != usual[name]
+        )
+        if self.regions < 4:
+            yield f"expected regions of 4 or more, got {self.regions}"
+        if task != "classification" and self.data.label_maps is not None:
+            yield f"data.label_maps: expected none for {task}: they are of token labeling"
         if self.batch_size < 1 or self.batch_size % self.optimizer.accumulate:
             passes = self.optimizer.accumulate
             yield f"expected a batch_size that optimizer.accumulate {passes} divides, got {self.batch_size}"
@@ -268,7 +349,7 @@ def asked(overrides: Sequence[str]) -> Table:
 
 def resolved(recipe: Recipe) -> str:
     """The whole recipe as TOML without a base, which loads back to the same recipe."""
-    table = asdict(recipe)
+    table = {key: value for key, value in asdict(recipe).items() if key not in unused(recipe.model)}
     variant = asdict(get_config(recipe.arch))
     # Only differences from the architecture: written in full, they would outlive a change of `arch`.
     table["model"] = {key: value for key, value in table["model"].items() if value != variant[key]}
@@ -276,28 +357,51 @@ def resolved(recipe: Recipe) -> str:
 
 
 def _recipe(table: Table) -> Recipe:
-    known = list(keys(Recipe))
+    arch = table.get("arch", "none")
+    _check_keys(table, VARIANTS[arch].task if isinstance(arch, str) and arch in VARIANTS else "classification")
+    if not isinstance(arch, str) or "arch" not in table:
+        raise InputError(f"expected arch, the name of an architecture, got {arch}")
+    model = from_table(Config, section(table, "model"), "model.", get_config(arch))
+    augment = from_table(AUGMENTS[model.task], section(table, "augment"), "augment.")
+    parts = {"model": model, "input": _input(table, model), "augment": augment, "schedule": _with_warmup(table)}
+    return from_table(Recipe, {**table, **parts})
+
+
+def _check_keys(table: Table, task: TaskName) -> None:
+    """Raises `InputError` for a setting that networks for this task do not have, naming the nearest."""
+    by_task = {"input": INPUTS[task], "augment": AUGMENTS[task]}
+    known = [key for key in keys(Recipe) if key not in by_task]
+    known += [key for name, kind in by_task.items() for key in keys(kind, f"{name}.")]
     sections = {f.name for f in fields(Recipe)}  # a value where a table belongs is another error
     for key in leaves(table):
         if key not in known and key not in sections:
             raise InputError(f"unknown setting {key!r}{nearest(key, known)}")
-    if not isinstance(table.get("arch"), str):
-        raise InputError(f"expected arch, the name of an architecture, got {table.get('arch', 'none')}")
-    model = from_table(Config, section(table, "model"), "model.", get_config(table["arch"]))
+
+
+def _input(table: Table, model: Config) -> Input:
+    """What a table says of the input, over what networks of this kind are usually fed."""
     options = section(table, "input")
+    if model.head is not None:
+        return from_table(INPUTS[model.task], options, "input.", dense_input(model))
     size = options.get("size")
     if type(size) is int:  # one number is a square, and what goes by it (the short side before the crop) follows
         options["size"] = [size, size]
         usual = default_input(model, size)
     else:
         usual = default_input(model)
-    spec = from_table(InputSpec, options, "input.", usual)
-    return from_table(Recipe, {**table, "model": model, "input": spec, "schedule": _with_warmup(table)})
+    return from_table(InputSpec, options, "input.", usual)
+
+
+def unused(model: Config) -> tuple[str, ...]:
+    """Settings that a network of this kind has no use for."""
+    return tuple(name for name, task in OF_TASK.items() if task != model.task)
 
 
 def _with_warmup(table: Table) -> Table:
     """The schedule of a table; a warmup that nobody states keeps its share of a run too short for the usual one."""
     schedule, usual = section(table, "schedule"), Schedule()
+    if schedule.get("warmup_steps") or schedule.get("iterations") not in (None, NONE):
+        schedule.setdefault("warmup_epochs", 0.0)
     epochs = schedule.get("epochs", usual.epochs)
     if "warmup_epochs" in schedule or type(epochs) is not int or not 1 <= epochs <= usual.warmup_epochs:
         return schedule

@@ -12,23 +12,25 @@ from safetensors.torch import save_file
 
 from uniformer.checkpoints.identify import name_of
 from uniformer.checkpoints.save import save_checkpoint
+from uniformer.datasets.annotated import AnnotatedSet
 from uniformer.datasets.layouts import CLASSES_FILE
-from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.prepare import write_list
 from uniformer.evaluation.run import Evaluation
+from uniformer.heads.pyramid import DenseNetwork
 from uniformer.network.model import UniFormer
 from uniformer.reports.measures import figures
-from uniformer.support.files import atomic_path
+from uniformer.support.files import atomic_path, make_folder
 from uniformer.tasks.task import Task
 from uniformer.training.log import METRICS, UNREADABLE
 from uniformer.training.recipe import Recipe, resolved
+from uniformer.training.samples import DataSet
 
 #: In a run's folder. The last two are folders: lists of what was learnt from and validated on; how the result did.
 RESULT, BEST, AVERAGE = "model.safetensors", "best.safetensors", "average.safetensors"
 RECIPE, SPLIT, REPORT = "recipe.toml", "split", "held-out"
 WRITTEN = (
     RESULT, BEST, AVERAGE, RECIPE, METRICS, UNREADABLE,
-    f"{SPLIT}/train.csv", f"{SPLIT}/val.csv", f"{SPLIT}/{CLASSES_FILE}",
+    f"{SPLIT}/train.csv", f"{SPLIT}/val.csv", f"{SPLIT}/{CLASSES_FILE}", f"{SPLIT}/train.txt", f"{SPLIT}/val.txt",
 )  # fmt: skip
 
 
@@ -64,14 +66,29 @@ class TrainingResult:
         return {"metrics": dict(self.metrics), "paths": paths, "stopped_by": self.stopped_by}
 
 
-def write_origin(out: Path, recipe: Recipe, sets: tuple[Manifest, Manifest | None] | None) -> None:
-    """What a run came from, where it is not written yet: its recipe, and `sets` as lists that `open_dataset` reads."""
+def write_origin(out: Path, recipe: Recipe, sets: tuple[DataSet, DataSet | None] | None) -> None:
+    """What a run came from, where it is not written yet: its recipe, and `sets` as lists that `open_dataset` reads; of
+    annotated pictures, as the paths of these."""
     if not (out / RECIPE).exists():
         with atomic_path(out / RECIPE) as temporary:
             temporary.write_text(resolved(recipe), encoding="utf-8")
     for name, part in zip(("train", "val"), sets or (), strict=False):
-        if part is not None and not (path := out / SPLIT / f"{name}.csv").exists():
+        if part is None:
+            continue
+        if isinstance(part, AnnotatedSet):
+            write_pictures(part, out / SPLIT / f"{name}.txt")
+        elif not (path := out / SPLIT / f"{name}.csv").exists():
             write_list(part, path)
+
+
+def write_pictures(data: AnnotatedSet, path: Path) -> None:
+    """The paths of a set's pictures, one a line, where they are not written yet."""
+    if path.exists():
+        return
+    make_folder(path.parent)
+    with atomic_path(path) as temporary:
+        lines = "".join(f"{data.path(row)}\n" for row in range(len(data)))
+        temporary.write_text(lines, encoding="utf-8", errors="surrogateescape")
 
 
 def in_short(found: Evaluation) -> str:
@@ -91,9 +108,9 @@ def write_weights(
 ) -> None:
     """Save `model` with its task's contract; of `scores`, those with the prefix `whose`, shares as per cents.
 
-    Of another network than a UniFormer, which no contract can describe, the tensors alone.
+    Of another network than ours, which no contract can describe, the tensors alone.
     """
-    if not isinstance(model, UniFormer):
+    if not isinstance(model, UniFormer | DenseNetwork):
         with atomic_path(path) as temporary:
             save_file(model.state_dict(), temporary)
         return

@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from uniformer.checkpoints.records import DEFAULT_IMAGE, DEFAULT_VIDEO
 from uniformer.checkpoints.told import NetworkTold, assumed_input, refuse_told
-from uniformer.config import did_you_mean
+from uniformer.config import DenseTask, did_you_mean
+from uniformer.datasets.annotated import AnnotatedSet, annotated_kind
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.open import choose_split, find_splits, open_dataset, open_for_training
 from uniformer.datasets.statement import oddities, statement
 from uniformer.errors import InputError
 from uniformer.labels import DATASETS
+from uniformer.network.variants import get_config
 from uniformer.support.settings import Table, from_table
+from uniformer.training.dense_sets import own_sets, recipe_sets
 from uniformer.training.own_data import own_recipe, wants_features, with_validation
+from uniformer.training.own_dense import STARTS, own_dense_recipe
 from uniformer.training.recipe import Data, Init, Recipe, asked, list_recipes, load_recipe, section
+from uniformer.training.samples import DataSet
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.identify import Opened
@@ -34,7 +39,7 @@ class TrainingPlan:
 
     recipe: Recipe
     reasons: tuple[str, ...] = ()  #: of the choices that were made for the user, in sentences
-    sets: tuple[Manifest, Manifest | None] | None = None  #: where they are open already
+    sets: tuple[DataSet, DataSet | None] | None = None  #: where they are open already
     opened: Opened | None = None  #: the checkpoint of `recipe.init`, where it has been read already
     by_features: bool = False  #: whether a classifier on features computed once does all that is asked for
 
@@ -117,12 +122,39 @@ def plan_training(
 
     table = asked(settings)
     start_from = _start(table, checkpoint)
+    if (found := annotated_kind(name)) is not None:
+        data = from_table(Data, section(table, "data"), "data.")
+        return _plan_dense(name, found, data, settings, start_from, split, options, told)
     train_set, val_set, reasons = _own_sets(name, from_table(Data, section(table, "data"), "data."), split, options)
     start_from = start_from or (DEFAULT_IMAGE if train_set.kind == "image" else DEFAULT_VIDEO)
     opened = open_checkpoint(start_from, **told)
     recipe, why = own_recipe(train_set, opened.contract, start_from, settings, name=Path(name).resolve().stem)
     reasons = [*reasons, f"starting from {start_from}", *assumed_input(opened.contract), *why]
     return TrainingPlan(recipe, tuple(reasons), (train_set, val_set), opened, wants_features(recipe, settings))
+
+
+def _plan_dense(
+    source: str, found: DenseTask, data: Data, settings: Sequence[str], checkpoint: str | None, split: str | None,
+    options: Mapping[str, Any], told: Any,
+) -> TrainingPlan:  # fmt: skip
+    """What `train` would do with annotated pictures, for what the architecture is for, where a setting names one, or
+    the checkpoint that is started from, or else the data."""
+    from uniformer.checkpoints.identify import open_checkpoint
+
+    for name in options:
+        if name != "classes":
+            raise InputError(f"{source}: expected no {name} for annotated pictures: it is of lists of files")
+    opened = None if checkpoint is None else open_checkpoint(checkpoint, **told)
+    arch = asked(settings).get("arch")
+    named = get_config(arch).task if isinstance(arch, str) else "classification"
+    if named == "classification" and opened is not None:
+        named = opened.contract.config.task
+    task: DenseTask = found if named == "classification" else named
+    train_set, val_set, said = own_sets(source, task, data.val, split, options.get("classes"))
+    checkpoint = checkpoint or STARTS[task]
+    opened = opened or open_checkpoint(checkpoint, **told)
+    recipe, why = own_dense_recipe(train_set, opened.contract, checkpoint, settings, name=Path(source).resolve().stem)
+    return TrainingPlan(recipe, (*said, f"starting from {checkpoint}", *why), (train_set, val_set), opened)
 
 
 def run_plan(
@@ -137,11 +169,10 @@ def run_plan(
     """Do what was planned. `signals`: as in `loop.fit`; `say` gets each line of what is odd about a recipe's data."""
     recipe = plan.recipe
     folder = Path(out or Path("runs", recipe.name))
-    train_set, val_set = plan.sets or open_for_recipe(recipe)
-    if say and plan.sets is None:
-        for line in oddities({"train": train_set} | ({} if val_set is None else {"val": val_set})):
-            say(line)
+    train_set, val_set = plan.sets or open_for_recipe(recipe, say)
     if plan.by_features and task is None:
+        assert isinstance(train_set, Manifest)
+        assert not isinstance(val_set, AnnotatedSet)
         from uniformer.training.fit_head import fit_head
 
         return fit_head(recipe, train_set, val_set, out=folder, device=device, opened=plan.opened, own=True)
@@ -194,8 +225,23 @@ def _beside(root: str | None, name: str) -> str:
     return str(below) if below.exists() else name
 
 
-def open_for_recipe(recipe: Recipe) -> tuple[Manifest, Manifest | None]:
-    """The data sets that a recipe names. Raises `InputError` where it names none."""
+def open_for_recipe(recipe: Recipe, say: Callable[[str], None] | None = None) -> tuple[DataSet, DataSet | None]:
+    """The data sets that a recipe names; `say` gets what is odd in them. Raises `InputError` where it names none."""
+    train_set: DataSet
+    val_set: DataSet | None
+    if recipe.model.head is not None:
+        train_set, val_set, odd = recipe_sets(recipe)
+    else:
+        train_set, val_set = _labelled_sets(recipe)
+        odd = list(oddities({"train": train_set} | ({} if val_set is None else {"val": val_set})))
+    if say is not None:
+        for line in odd:
+            say(line)
+    return train_set, val_set
+
+
+def _labelled_sets(recipe: Recipe) -> tuple[Manifest, Manifest | None]:
+    """The data sets of labelled files that a recipe names."""
     data = recipe.data
     if data.train is None:
         raise InputError("expected data.train, the list or folder of the training samples, got none")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,32 +9,35 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from uniformer import speed
 from uniformer.checkpoints.contract import Contract
-from uniformer.checkpoints.identify import Opened, open_checkpoint
-from uniformer.checkpoints.load import load_checkpoint
-from uniformer.config import Config
+from uniformer.checkpoints.identify import Opened
+from uniformer.config import Config, InputSpec
 from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError, counted, shown
 from uniformer.evaluation.features import KEY_NAME
 from uniformer.evaluation.learnt import trained_on
+from uniformer.heads.keys import BACKBONE
+from uniformer.heads.pyramid import DenseNetwork
 from uniformer.labels import flip_sensitive
 from uniformer.network.model import UniFormer
+from uniformer.reading.dense_options import PoseAugment
 from uniformer.speed.timings import view_size
 from uniformer.support.distributed import DTYPES, ProcessGroup
 from uniformer.tasks import task_of
-from uniformer.tasks.class_order import match
 from uniformer.tasks.objective import Objective
 from uniformer.tasks.options import TargetOptions
 from uniformer.tasks.task import Task
-from uniformer.training.batches import MIXING, Plan, TrainingSet, collate, rng_at
+from uniformer.training.batches import MIXING, Plan, rng_at
 from uniformer.training.log import Log
 from uniformer.training.optim import freeze, make_optimizer, moving_average, train_mode
 from uniformer.training.recipe import EffectiveLR, Recipe, effective_lr, resolved
 from uniformer.training.result import REPORT, WRITTEN
+from uniformer.training.samples import DataSet, details_of, samples_of, truth_sum
+from uniformer.training.start import initialised
 from uniformer.training.state import Learner, check_same_run, read_state, write_state
 from uniformer.training.state_check import check_state
 from uniformer.training.step import Run, lower_precision, moved, restore_buffers, total
@@ -48,8 +50,8 @@ Network = Callable[[Config], Any]  #: makes the network; what other than the tas
 
 def set_up(
     recipe: Recipe,
-    train_set: Manifest,
-    val_set: Manifest | None,
+    train_set: DataSet,
+    val_set: DataSet | None,
     out: Path,
     group: ProcessGroup,
     log: Log,
@@ -68,7 +70,7 @@ def set_up(
     log.measures = work.measures
     make_objective = work.targets_and_loss(target_options(recipe), train_set, val_set)
     check_settings(recipe, work, train_set, val_set)
-    recipe = without_flip(recipe, train_set.classes, log)
+    recipe = without_flip(recipe, train_set, log)
     state = group.broadcast(lambda: read_state(out / STATE) if (out / STATE).exists() else None)
     if state is not None:
         check_same_run(out / STATE, state, recipe, fingerprint(train_set, val_set))
@@ -80,25 +82,11 @@ def set_up(
     make = (lambda: network(recipe.model)) if network else work.build
     model = make() if state is not None else initialised(recipe, train_set.classes, log, make, opened)
     learner = build(recipe, model, make_objective, group, rates, log)
-    plan = Plan(
-        len(train_set),
-        recipe.batch_size,
-        recipe.schedule.epochs + recipe.schedule.cooldown_epochs,
-        seed=recipe.seed,
-        passes=recipe.optimizer.accumulate,
-        rank=group.rank,
-        size=group.size,
-        repeated=recipe.data.repeated_augmentation,
-        balanced=train_set.labels if recipe.data.balanced else None,
-    )
-    samples = TrainingSet(
-        train_set, recipe.input, recipe.augment, seed=recipe.seed, label_maps=recipe.data.label_maps,
-        num_classes=recipe.model.num_classes,
-    )  # fmt: skip
-    run = Run(recipe, work, group, out, log, samples, plan, val_set, rates, learner)
+    samples = samples_of(recipe, train_set)
+    plan = plan_of(recipe, len(samples), train_set, group)
+    run = Run(recipe, work, group, out, log, train_set, samples, plan, val_set, rates, learner)
     each = recipe.batch_per_process(group.size)
-    warmup = f"{recipe.schedule.warmup_epochs:g} of warmup"
-    log.say(f"{counted(plan.epochs, 'epoch')} of {counted(plan.steps, 'step')} each, {warmup}; {rates.sentence}")
+    log.say(f"{length_in_words(recipe, plan)}; {rates.sentence}")
     log.say(
         f"{group.size} process{'es' * (group.size > 1)} on {group.nodes} machine{'s' * (group.nodes > 1)}, "
         f"{counted(each, 'sample')} each in one pass, on {group.device}"
@@ -110,10 +98,41 @@ def set_up(
     return run, state
 
 
-def task_for(recipe: Recipe, train_set: Manifest, task: type[Task] | None = None) -> Task:
-    """The task of a recipe on a data set: its contract has the data's classes where the network has as many."""
+def plan_of(recipe: Recipe, count: int, train_set: DataSet, group: ProcessGroup) -> Plan:
+    """How `count` samples of a data set fall into steps."""
+    schedule, steps = recipe.schedule, max(count // recipe.batch_size, 1)
+    epochs = schedule.epochs + schedule.cooldown_epochs
+    return Plan(
+        count,
+        recipe.batch_size,
+        epochs if schedule.iterations is None else -(-schedule.iterations // steps),
+        seed=recipe.seed,
+        passes=recipe.optimizer.accumulate,
+        rank=group.rank,
+        size=group.size,
+        repeated=recipe.data.repeated_augmentation,
+        balanced=train_set.labels if recipe.data.balanced else None,
+        iterations=schedule.iterations,
+    )
+
+
+def length_in_words(recipe: Recipe, plan: Plan) -> str:
+    """How long a run is."""
+    schedule = recipe.schedule
+    warmup = counted(schedule.warmup_steps, "step") if schedule.warmup_steps else f"{schedule.warmup_epochs:g}"
+    each = f"{counted(plan.epochs, 'epoch')} of {counted(plan.steps, 'step')} each"
+    whole = each if schedule.iterations is None else f"{counted(plan.total, 'step')}: {each} at most"
+    return f"{whole}, {warmup} of warmup"
+
+
+def task_for(recipe: Recipe, train_set: DataSet, task: type[Task] | None = None) -> Task:
+    """The task of a recipe on a data set: its contract has the data's classes where the network has as many, and what
+    else the data tell of answers."""
     names = train_set.classes if len(train_set.classes) == recipe.model.num_classes else ()
-    contract = Contract(recipe.model, recipe.arch, recipe.input, names, dataset=recipe.data.dataset or "")
+    contract = Contract(
+        recipe.model, recipe.arch, recipe.input, names,
+        dataset=recipe.data.dataset or "", details=details_of(train_set),
+    )  # fmt: skip
     return task_of(contract) if task is None else task(contract)
 
 
@@ -126,7 +145,7 @@ def check_folder(out: Path) -> None:
             raise InputError(f"cannot write {out / name}: it is there already, and no run's; give another --out")
 
 
-def say_sets(train_set: Manifest, val_set: Manifest | None, log: Log) -> None:
+def say_sets(train_set: DataSet, val_set: DataSet | None, log: Log) -> None:
     """What is learnt from and validated on, and what of the latter nothing can be learnt of."""
     learnt = f"train: {counted(len(train_set), 'sample')}"
     if val_set is None:
@@ -142,7 +161,7 @@ def say_sets(train_set: Manifest, val_set: Manifest | None, log: Log) -> None:
         log.say(f"note: validated on without a training sample: {counted(len(unlearnt), 'class')}, {shown(names, 300)}")
 
 
-def note_learnt(task: Task, train_set: Manifest, group: ProcessGroup, log: Log) -> None:
+def note_learnt(task: Task, train_set: DataSet, group: ProcessGroup, log: Log) -> None:
     """Let the task's contract say which items are learnt from, unless looking into all their files takes too long."""
     if len(train_set) > MOST_NOTED:
         log.say(f"which items are learnt from is not noted in the checkpoint: of more than {MOST_NOTED}")
@@ -150,25 +169,34 @@ def note_learnt(task: Task, train_set: Manifest, group: ProcessGroup, log: Log) 
     task.contract = replace(task.contract, trained_on=group.broadcast(lambda: trained_on(train_set)))
 
 
+def input_of_views(recipe: Recipe) -> InputSpec:
+    """What a classifier of a recipe is fed. Raises `InputError` where the recipe is for whole pictures."""
+    if not isinstance(recipe.input, InputSpec):
+        raise InputError(f"expected the recipe of a classifier, got one of {recipe.arch}")
+    return recipe.input
+
+
 def target_options(recipe: Recipe) -> TargetOptions:
-    return TargetOptions(recipe.loss, recipe.mixing, recipe.data.label_maps)
+    return TargetOptions(recipe.loss, recipe.mixing, recipe.data.label_maps, recipe.regions)
 
 
-def check_settings(recipe: Recipe, task: Task, train_set: Manifest, val_set: Manifest | None) -> None:
+def check_settings(recipe: Recipe, task: Task, train_set: DataSet, val_set: DataSet | None) -> None:
     """Raises `InputError` where settings that every task shares do not fit the data."""
-    if recipe.data.balanced and train_set.is_multi_label:
+    if recipe.data.balanced and (train_set.is_multi_label or not isinstance(train_set, Manifest)):
         raise InputError("data.balanced needs one label a sample")
     if val_set is None and (recipe.keep.result == "best" or recipe.keep.patience):
         raise InputError("keep.result=best and keep.patience need validation data: set data.val, or keep.result=last")
+    if val_set is None:
+        return
     usual = task.metric(train_set).measures
-    if val_set is not None and recipe.keep.metric not in usual:
+    if recipe.keep.metric not in usual:
         raise InputError(f"expected keep.metric {' or '.join(sorted(usual))} for this data, got {recipe.keep.metric}")
 
 
-def without_flip(recipe: Recipe, classes: tuple[str, ...], log: Log) -> Recipe:
-    """The recipe with mirroring switched off where it would turn one class into another."""
-    sides = flip_sensitive(classes) if recipe.augment.flip else []
-    if not sides:
+def without_flip(recipe: Recipe, train_set: DataSet, log: Log) -> Recipe:
+    """The recipe with mirroring switched off where it would turn one class into another; key points change places."""
+    sides = flip_sensitive(train_set.classes) if recipe.augment.flip else []
+    if not sides or isinstance(recipe.augment, PoseAugment):
         return recipe
     log.say(
         f"augment.flip=0 instead of {recipe.augment.flip:g}: classes name sides, such as {' and '.join(sides[0])!r}"
@@ -176,66 +204,15 @@ def without_flip(recipe: Recipe, classes: tuple[str, ...], log: Log) -> Recipe:
     return replace(recipe, augment=replace(recipe.augment, flip=0.0))
 
 
-def fingerprint(train_set: Manifest, val_set: Manifest | None) -> dict[str, Any]:
+def fingerprint(train_set: DataSet, val_set: DataSet | None) -> dict[str, Any]:
     """What must stay as it is for a run to go on."""
     return {
         "samples": len(train_set),
         "classes": list(train_set.classes),
         "validated samples": 0 if val_set is None else len(val_set),
-        "labels": labels_sum(train_set),
-        "validated labels": "" if val_set is None else labels_sum(val_set),
+        "labels": truth_sum(train_set),
+        "validated labels": "" if val_set is None else truth_sum(val_set),
     }
-
-
-def labels_sum(manifest: Manifest) -> str:
-    """Of the labels of all rows in their order."""
-    return hashlib.sha256(np.ascontiguousarray(manifest.labels).tobytes()).hexdigest()[:12]
-
-
-def initialised(
-    recipe: Recipe, classes: tuple[str, ...], log: Log, make: Callable[[], Any], opened: Opened | None = None
-) -> Any:
-    """The network as training begins: as `make` draws it, or with the weights of `recipe.init`.
-
-    Its classifier is new where the checkpoint has other classes than `classes`, by number or by name; the same ones in
-    another order bring their rows along.
-    """
-    torch.manual_seed(recipe.seed)
-    model = make()
-    if recipe.init.checkpoint is None:
-        return model
-    opened = opened or open_checkpoint(recipe.init.checkpoint)
-    report = load_checkpoint(
-        model,
-        opened,
-        inflate=recipe.init.inflate if recipe.model.is_video else None,
-        new_classifier=True,
-        allow_ignored=() if recipe.model.token_labeling else ("aux_head.*",),
-    )
-    log.say(str(report))
-    known = opened.classes
-    head = opened.weights.state.get("head.weight")
-    if not known and head is not None and len(head) == recipe.model.num_classes:
-        log.say("  note: the checkpoint names no classes: the rows of its classifier are taken by number")
-    if len(known) != recipe.model.num_classes or known == classes:
-        return model
-    order = match(classes, known)
-    if order is None or len(order) < len(known):
-        model.reset_classifier(recipe.model.num_classes)
-        log.say("  note: as many classes as in the checkpoint, but others: the classifier is new")
-    elif (order != np.arange(len(order))).any():
-        reorder_classifier(model, torch.from_numpy(order))
-        log.say("  note: the checkpoint's classes in another order: its classifier's rows were put in this one")
-    return model
-
-
-@torch.no_grad()
-def reorder_classifier(model: UniFormer, order: Tensor) -> None:
-    """Row i of each classifier becomes what row `order[i]` was; order: int64 (K,)."""
-    for head in (model.head, model.cls_head, model.aux_head):
-        if isinstance(head, nn.Linear):
-            head.weight.copy_(head.weight[order])
-            head.bias.copy_(head.bias[order])
 
 
 def build(
@@ -254,7 +231,7 @@ def build(
         model.set_grad_checkpointing()
     model.to(group.device)
     if isinstance(model, UniFormer):
-        size, dtype = view_size(recipe.model, recipe.input), DTYPES[recipe.precision]
+        size, dtype = view_size(recipe.model, input_of_views(recipe)), DTYPES[recipe.precision]
         speed.prepare(model, training=True, dtype=dtype, size=size, attention_float32=recipe.attention_float32)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     some = f"{trained / 1e6:.2f} M" if trained >= 10_000 else f"{trained}"  # a classifier alone
@@ -268,12 +245,16 @@ def build(
 
 
 def share_statistics(model: nn.Module, group: ProcessGroup) -> None:
-    """Let batch norms go by the samples of all processes in training. Raises `InputError` between CPUs."""
+    """Let batch norms go by the samples of all processes in training: of a dense network those of its head, as the
+    published runs did. Raises `InputError` between CPUs."""
     if group.size == 1:
         return
     if group.device.type == "cpu":
         raise InputError("sync_batch_norm=true needs GPUs, as torch's SyncBatchNorm; got several processes on CPUs")
-    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    parts = dict(model.named_children()) if isinstance(model, DenseNetwork) else {"": model}
+    for name, part in parts.items():
+        if f"{name}." != BACKBONE:
+            nn.SyncBatchNorm.convert_sync_batchnorm(part)
 
 
 def wrapped(objective: Objective, recipe: Recipe, group: ProcessGroup) -> nn.Module:
@@ -294,7 +275,7 @@ def dry_run(run: Run) -> None:
     """Read two samples and push them through network, loss and gradients, so that what is wrong shows at once."""
     model, objective = run.learner.model, run.learner.objective
     first = next(run.plan.places(0))[:2]
-    batch = collate([run.samples[place] for place in first])
+    batch = run.samples.batch(first)
     buffers = [b.clone() for b in model.buffers()]
     train_mode(model)
     try:
@@ -309,5 +290,5 @@ def dry_run(run: Run) -> None:
 def save_state(run: Run) -> None:
     """Write what the run goes on from."""
     if run.group.is_main:
-        facts = {"recipe": resolved(run.recipe), "data": fingerprint(run.samples.manifest, run.val)}
+        facts = {"recipe": resolved(run.recipe), "data": fingerprint(run.train, run.val)}
         write_state(run.out / STATE, {**facts, **run.learner.state()})

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError
 from uniformer.support.distributed import DTYPES, ProcessGroup
 from uniformer.tasks.task import Task
-from uniformer.training.batches import MIXING, NETWORK, Batch, Plan, TrainingSet, rng_at
+from uniformer.training.batches import MIXING, NETWORK, AnyBatch, B, Plan, Samples, rng_at
 from uniformer.training.diagnosis import first_bad_layer, last_bad_gradient
 from uniformer.training.log import Log
 from uniformer.training.optim import learning_rate, set_learning_rate
 from uniformer.training.recipe import EffectiveLR, Recipe
+from uniformer.training.samples import DataSet
 from uniformer.training.state import Learner
 
 
@@ -38,16 +38,17 @@ class Run:
     group: ProcessGroup
     out: Path
     log: Log
-    samples: TrainingSet
+    train: DataSet
+    samples: Samples[Any]
     plan: Plan
-    val: Manifest | None
+    val: DataSet | None
     rates: EffectiveLR
     learner: Learner
 
     @property
     def total(self) -> int:
         """Steps of the whole run."""
-        return self.plan.steps * self.plan.epochs
+        return self.plan.total
 
 
 class Step(NamedTuple):
@@ -61,11 +62,11 @@ class Step(NamedTuple):
     stood_in: int  #: samples whose files cannot be read
 
 
-def train_step(run: Run, passes: list[Batch], stop: bool) -> Step:
+def train_step(run: Run, passes: list[AnyBatch], stop: bool) -> Step:
     """One step of the optimizer. Without effect where the loss or the gradient is not finite in any process."""
     learner, recipe, progress = run.learner, run.recipe, run.learner.progress
     place = progress.step // run.plan.steps + progress.step % run.plan.steps / run.plan.steps
-    rate = progress.rate_factor * learning_rate(place, run.rates, recipe.schedule)
+    rate = progress.rate_factor * learning_rate(place, run.rates, recipe.schedule, steps=run.plan.steps)
     set_learning_rate(learner.optimizer, rate)
     buffers = [b.clone() for b in learner.model.buffers()]
     try:
@@ -98,7 +99,7 @@ def train_step(run: Run, passes: list[Batch], stop: bool) -> Step:
     return Step(loss_sum / size, norm_sum / size, rate, took_effect, stops > 0, int(stood_in_sum))
 
 
-def backward(run: Run, passes: list[Batch]) -> float:
+def backward(run: Run, passes: list[AnyBatch]) -> float:
     """Gradients of the mean loss over the passes; the loss of this process."""
     learner, module = run.learner, run.learner.step_module
     learner.optimizer.zero_grad()
@@ -127,7 +128,7 @@ def total(losses: dict[str, Tensor]) -> Tensor:
     return reduce(torch.add, losses.values())
 
 
-def targets_of(run: Run, batch: Batch, number: int) -> tuple[Any, ...]:
+def targets_of(run: Run, batch: AnyBatch, number: int) -> tuple[Any, ...]:
     """What the network is shown in pass `number` of the present step; seeds its drop path and dropout."""
     place = (run.learner.progress.step, number)
     own = rng_at(run.recipe.seed, NETWORK, *place, run.group.rank)
@@ -140,12 +141,9 @@ def lower_precision(run: Run) -> torch.autocast:
     return torch.autocast(run.group.device.type, dtype, enabled=dtype != torch.float32)
 
 
-def moved(batch: Batch, group: ProcessGroup) -> Batch:
+def moved(batch: B, group: ProcessGroup) -> B:
     """Its tensors on this process's device; a copy from pinned memory does not wait."""
-    x, labels, label_maps, crops = (t if t is None else t.to(group.device, non_blocking=True) for t in batch[:4])
-    assert x is not None
-    assert labels is not None
-    return batch._replace(x=x, labels=labels, label_maps=label_maps, crops=crops)
+    return batch.moved(lambda part: part.to(group.device, non_blocking=True))
 
 
 def restore_buffers(model: nn.Module, buffers: list[Tensor]) -> None:
@@ -154,7 +152,7 @@ def restore_buffers(model: nn.Module, buffers: list[Tensor]) -> None:
         buffer.copy_(old)
 
 
-def find_non_finite(run: Run, passes: list[Batch]) -> str:
+def find_non_finite(run: Run, passes: list[AnyBatch]) -> str:
     """Where a number of the present step is first not finite, in any process; its gradients must still be there."""
     learner = run.learner
     buffers = [b.clone() for b in learner.model.buffers()]

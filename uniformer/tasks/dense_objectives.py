@@ -1,0 +1,100 @@
+"""What the dense networks learn in a step: network, targets and losses as one module for each task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uniformer.heads.detection import Detector
+from uniformer.heads.pose import PoseNetwork, pose_loss
+from uniformer.heads.segmentation import Segmenter, segmentation_losses
+from uniformer.tasks.detection_losses import CASCADE, MASK_RCNN, Truth, detection_losses
+from uniformer.tasks.objective import Objective
+
+
+class Pictures(Protocol):
+    """A batch, on the device already. It has what its task learns from."""
+
+    @property
+    def x(self) -> Tensor: ...  #: (B, 3, H, W)
+    @property
+    def sizes(self) -> list[tuple[int, int]]: ...  #: height and width of each picture in it
+    @property
+    def truths(self) -> list[Truth] | None: ...
+    @property
+    def label_maps(self) -> Tensor | None: ...  #: (B, H, W)
+    @property
+    def heat_maps(self) -> Tensor | None: ...  #: (B, K, H / 4, W / 4)
+    @property
+    def weights(self) -> Tensor | None: ...  #: (B, K)
+
+
+class DetectionObjective(Objective):
+    """Proposals, boxes and, where the data have them, masks."""
+
+    model: Detector
+
+    def __init__(self, model: Detector, has_masks: bool, regions: int):
+        super().__init__()
+        self.model, self.has_masks = model, has_masks
+        published = CASCADE if model.config.head == "cascade_mask_rcnn" else MASK_RCNN
+        stages = tuple(replace(stage, samples=regions) for stage in published.stages)
+        self.learning = replace(published, stages=stages)
+
+    def targets(self, batch: Pictures, rng: np.random.Generator) -> tuple[Any, ...]:
+        """The last is the seed by which anchors and regions are chosen."""
+        return batch.x, batch.sizes, batch.truths, int(rng.integers(2**63))
+
+    def forward(self, x: Tensor, sizes: Sequence[tuple[int, int]], truths: list[Truth], seed: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return detection_losses(self.model, x, sizes, truths, self.learning, generator)
+
+    @property
+    def leaves_parameters_out(self) -> bool:
+        return not self.has_masks or self.model.config.is_hourglass
+
+
+class SegmentationObjective(Objective):
+    """The class of each pixel."""
+
+    model: Segmenter
+
+    def __init__(self, model: Segmenter):
+        super().__init__()
+        self.model = model
+
+    def targets(self, batch: Pictures, rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
+        return batch.x, batch.label_maps
+
+    def forward(self, x: Tensor, label_maps: Tensor) -> dict[str, Tensor]:
+        return segmentation_losses([logits.float() for logits in self.model.forward_train(x)], label_maps)
+
+    @property
+    def leaves_parameters_out(self) -> bool:
+        return self.model.config.is_hourglass
+
+
+class PoseObjective(Objective):
+    """Heat maps of key points."""
+
+    model: PoseNetwork
+
+    def __init__(self, model: PoseNetwork):
+        super().__init__()
+        self.model = model
+
+    def targets(self, batch: Pictures, rng: np.random.Generator) -> tuple[Tensor | None, ...]:
+        return batch.x, batch.heat_maps, batch.weights
+
+    def forward(self, x: Tensor, heat_maps: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        return {"loss_pose": pose_loss(self.model(x).float(), heat_maps, weights)}
+
+    @property
+    def leaves_parameters_out(self) -> bool:
+        """The norms of the three maps that the head does not look at."""
+        return True

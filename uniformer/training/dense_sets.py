@@ -1,0 +1,91 @@
+"""Annotated pictures to learn from and to validate on: of one's own, and of a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uniformer.config import DenseTask
+from uniformer.datasets.annotated import AnnotatedSet, find_annotated_splits, open_annotated
+from uniformer.datasets.layouts import choose
+from uniformer.errors import InputError, counted
+from uniformer.training.own_data import HELD_OUT
+from uniformer.training.recipe import Recipe
+
+HOLD_OUT = ("val", "test")  #: splits that are validated on, the first that is there
+
+
+def own_sets(
+    source: str, task: DenseTask, val: str | None, split: str | None, classes: str | None, *, seed: int = 0
+) -> tuple[AnnotatedSet, AnnotatedSet, list[str]]:
+    """Training and validation set of annotated pictures, and what was decided, in sentences.
+
+    The training split is learnt from, where there is one, and validated on "val", else "test", or on the set `val`;
+    without them a fifth is held out. With `split` that part alone is learnt from. Raises `InputError` as
+    `open_annotated` does, and where there is too little to hold out.
+    """
+    there = find_annotated_splits(source, task=task)
+    part = split or (choose("train" if "train" in there else None, there, Path(source)) if there else None)
+    train_set = open_annotated(source, split=part, task=task, classes=classes)
+    other = None if split else next((name for name in HOLD_OUT if name in there and name != part), None)
+    said = statement("train", train_set)
+    if val is None and other is None:
+        train_set, val_set, how = _divided(train_set.usable(), seed)
+        return train_set, val_set, [*said, how]
+    val_set = _validated(val or source, other if val is None else None, task, train_set)
+    left = [name for name in there if name not in (part, other)]
+    said += [*statement("val", val_set), *([f"neither trained nor validated on: {', '.join(left)}"] if left else [])]
+    return train_set.usable(), val_set.usable(), said
+
+
+def recipe_sets(recipe: Recipe) -> tuple[AnnotatedSet, AnnotatedSet | None, list[str]]:
+    """The annotated pictures that a recipe names, and what is odd in them. Raises `InputError` where it names none."""
+    data, task = recipe.data, recipe.model.task
+    if data.train is None:
+        raise InputError("expected data.train, the annotations or folder of the training pictures, got none")
+    train = str(Path(data.root or "", data.train))
+    wanted: Any = task
+    there = find_annotated_splits(train, task=wanted)
+    part = choose("train" if "train" in there else None, there, Path(train)) if there else None
+    train_set = open_annotated(train, split=part, task=wanted)
+    said = oddities("train", train_set)
+    if data.val is None:
+        return train_set.usable(), None, said
+    val_set = _validated(str(Path(data.root or "", data.val)), None, wanted, train_set)
+    return train_set.usable(), val_set.usable(), [*said, *oddities("val", val_set)]
+
+
+def _validated(source: str, split: str | None, task: DenseTask, train_set: AnnotatedSet) -> AnnotatedSet:
+    """What is validated on, with the classes of the training set."""
+    if split is None:
+        there = find_annotated_splits(source, task=task)
+        split = next((name for name in (*HOLD_OUT, *there) if name in there), None)
+    val_set = open_annotated(source, split=split, task=task, classes=None if task == "pose" else train_set.classes)
+    if val_set.classes != train_set.classes:
+        raise InputError(f"{source}: expected the classes of the training set for validation, found others")
+    return val_set
+
+
+def _divided(whole: AnnotatedSet, seed: int) -> tuple[AnnotatedSet, AnnotatedSet, str]:
+    """A fifth of the pictures held out, at random."""
+    count = round(HELD_OUT * len(whole))
+    if not count:
+        raise InputError(
+            f"no validation split, and too little to hold a fifth out: expected several pictures, found {len(whole)}: "
+            "give more, or others for validation as data.val=..."
+        )
+    order = np.random.default_rng(seed).permutation(len(whole))
+    said = f"no validation split: {count} of {counted(len(whole), 'picture')} held out"
+    return whole.select(np.sort(order[count:])), whole.select(np.sort(order[:count])), said
+
+
+def statement(name: str, data: AnnotatedSet) -> list[str]:
+    """How a set was understood, and what is odd in it, in sentences."""
+    return [f"{name}: {data.origin}", *oddities(name, data)]
+
+
+def oddities(name: str, data: AnnotatedSet) -> list[str]:
+    """What is odd in a set, in sentences."""
+    return [f"{name}: {finding.text}" for finding in data.findings if finding.level != "note"]
