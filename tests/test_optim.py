@@ -21,7 +21,8 @@ from uniformer.training.optim import (
     set_learning_rate,
     train_mode,
 )
-from uniformer.training.recipe import EffectiveLR, Optimizer, Schedule
+from uniformer.training.recipe import EffectiveLR
+from uniformer.training.sections import Optimizer, Schedule
 
 TINY = {"depths": (1, 2, 1, 1), "dims": (16, 32, 64, 64), "head_dim": 16, "num_classes": 5}
 

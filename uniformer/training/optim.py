@@ -17,7 +17,8 @@ from uniformer.heads.pyramid import DenseNetwork
 from uniformer.network.description import layer_of
 from uniformer.network.model import UniFormer
 from uniformer.training.muon import Muon
-from uniformer.training.recipe import Decay, EffectiveLR, Optimizer, Schedule
+from uniformer.training.recipe import EffectiveLR
+from uniformer.training.sections import Decay, Optimizer, Schedule
 
 if TYPE_CHECKING:
     from timm.utils import ModelEmaV3

@@ -23,8 +23,9 @@ from uniformer.support.settings import Table, from_table
 from uniformer.training.dense_sets import own_sets, recipe_sets
 from uniformer.training.own_data import own_recipe, wants_features, with_validation
 from uniformer.training.own_dense import STARTS, own_dense_recipe
-from uniformer.training.recipe import Data, Init, Recipe, asked, list_recipes, load_recipe, section
+from uniformer.training.recipe import Recipe, asked, list_recipes, load_recipe, section
 from uniformer.training.samples import DataSet
+from uniformer.training.sections import Data, Init
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.identify import Opened
