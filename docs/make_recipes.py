@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
+from uniformer.config import InputSpec, Scaling
+from uniformer.reading.options import Augment
 from uniformer.training.recipe import Recipe, effective_lr, load_recipe
 
 BEGIN = "<!-- tables: made by docs/make_recipes.py from uniformer/assets/recipes -->\n"
 END = "<!-- end of tables -->\n"
 
 HEADER = ("recipe", "top-1", "input", "batch", "learning rate", "epochs", "drop path", "operations", "starts from")
+DENSE = ("recipe", "score", "input", "batch", "learning rate", "length", "drop path", "decay", "starts from")
+SCORES = {"box_ap": "box AP", "mask_ap": "mask AP", "miou": "mean IoU", "ap": "AP"}
 
 
 def updated(text: str) -> str:
@@ -32,18 +36,24 @@ def tables() -> str:
 
 
 def _title(recipe: Recipe) -> str:
+    if recipe.model.head is not None:
+        return f"{recipe.data.dataset}, {recipe.model.task}"
     kinds = {"token_labeling": ", token labeling", "two_head": ", light models"}
     return f"{recipe.data.dataset}{kinds.get(recipe.loss.kind, '')}"
 
 
 def _table(recipes: list[Recipe]) -> str:
-    rows = [HEADER, ["---"] * len(HEADER), *map(_row, recipes)]
+    is_dense = recipes[0].model.head is not None
+    header, row = (DENSE, _dense_row) if is_dense else (HEADER, _row)
+    rows = [header, ["---"] * len(header), *map(row, recipes)]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _row(recipe: Recipe) -> list[str]:
     record, spec, schedule = recipe.record, recipe.input, recipe.schedule
     assert record is not None
+    assert isinstance(spec, InputSpec)
+    assert isinstance(recipe.augment, Augment)
     stride = f" x {spec.stride}" if spec.sampling == "dense" else ""
     frames = f"{spec.frames}{stride}, " if spec.is_video else ""
     # Where the rate goes by machines, the batch tells how many there were.
@@ -59,6 +69,25 @@ def _row(recipe: Recipe) -> list[str]:
         f"{recipe.model.drop_path:g}",
         f"`{recipe.augment.rand_augment}`",
         f"`{recipe.init.checkpoint}`" if recipe.init.checkpoint else "scratch",
+    ]
+
+
+def _dense_row(recipe: Recipe) -> list[str]:
+    record, spec, schedule = recipe.record, recipe.input, recipe.schedule
+    assert record is not None
+    scores = [f"{name} {record.scores[key]:.1f}" for key, name in SCORES.items() if key in record.scores]
+    fed = f"short side {spec.shortest}" if isinstance(spec, Scaling) else " x ".join(map(str, spec.size))
+    length = f"{schedule.epochs} epochs" if schedule.iterations is None else f"{schedule.iterations} steps"
+    return [
+        f"`{recipe.name}`",
+        ", ".join(scores),
+        fed,
+        str(recipe.batch_size),
+        f"{effective_lr(recipe).lr:.3g}, {schedule.kind}",
+        f"{length}, warmup {schedule.warmup_steps} steps",
+        f"{recipe.model.drop_path:g}",
+        f"{recipe.optimizer.weight_decay:g}, {recipe.optimizer.decay}",
+        f"`{recipe.init.checkpoint}`",
     ]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_dense_recipes import RUNS as DENSE
 from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
 from uniformer.errors import InputError
 from uniformer.labels import load_classes
@@ -172,7 +173,7 @@ OWN = ["uniformer_nano_camera_motion"]  # not published by the authors
 
 
 def test_the_shipped_runs_are_these() -> None:
-    assert list_recipes() == sorted([*RUNS, *OWN])
+    assert list_recipes() == sorted([*RUNS, *DENSE, *OWN])
     assert list_recipes("*ucf*") == ["uniformer_s16x4_ucf101_prek400"]
 
 
@@ -272,7 +273,7 @@ def test_listing_and_loading_need_no_torch() -> None:
         "print([m for m in ('torch', 'torchvision', 'timm', 'numpy', 'av') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[:2] == [str(len(RUNS) + len(OWN)), "[]"]
+    assert done.stdout.split("\n")[:2] == [str(len(RUNS) + len(DENSE) + len(OWN)), "[]"]
 
 
 def test_the_page_is_up_to_date() -> None:
