@@ -13,10 +13,10 @@ from tests.source_files import rows, touch
 from uniformer.datasets.manifest import Item, Manifest
 from uniformer.datasets.open import open_dataset
 from uniformer.datasets.prepare import write_list
-from uniformer.inference.predictor import Failure
 from uniformer.inference.results import Answers
 from uniformer.support.csv_text import csv_line, plain_cell
 from uniformer.tasks.classification import Label, Prediction
+from uniformer.tasks.task import Failure
 from uniformer.timelines.timeline import Segment, Timeline
 from uniformer.training.log import Log
 

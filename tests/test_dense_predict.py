@@ -16,10 +16,11 @@ from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.load import create_model
 from uniformer.config import PersonCrop, Scaling
 from uniformer.heads.segmentation import MOST_VALUES, Seen, pixel_classes
-from uniformer.inference.predictor import Failure, Predictor
+from uniformer.inference.predictor import Predictor
 from uniformer.labels import load_details
 from uniformer.network.variants import dense_input
 from uniformer.reading.whole import load_whole
+from uniformer.tasks.task import Failure
 
 HEADS = ("mask_rcnn", "cascade_mask_rcnn", "semantic_fpn", "upernet", "topdown")
 SMALL = {"depths": (1, 1, 1, 1), "dims": (16, 32, 64, 64), "head_dim": 32}
@@ -68,7 +69,7 @@ def test_masks_and_boxes_lie_on_the_picture(picture: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["whole", "slide", "multi-scale"])
 def test_every_way_to_segment_gives_the_picture_s_size(mode: str, picture: Path) -> None:
-    found = Predictor(network("semantic_fpn"), mode=mode, window=64, step=40, flip=True)(picture)
+    found = Predictor(network("semantic_fpn"), mode=mode, window_side=64, window_step=40, flip=True)(picture)
     assert found.labels.shape == (60, 100)
     assert found.labels.dtype == np.uint8
 

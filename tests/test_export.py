@@ -25,10 +25,11 @@ from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.records import BUNDLED
 from uniformer.cli.main import main
 from uniformer.errors import InputError
-from uniformer.inference.predictor import Failure, Predictor
+from uniformer.inference.predictor import Predictor
 from uniformer.speed.export import write_graph
 from uniformer.speed.runtimes import open_exported
 from uniformer.tasks.classification import Prediction
+from uniformer.tasks.task import Failure
 
 for package in ("openvino", "onnxruntime", "onnxscript"):
     pytest.importorskip(package)

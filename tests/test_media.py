@@ -29,12 +29,13 @@ from tests.media_server import MediaServer, serve
 from tests.odd_media import Maker
 from tests.test_video import by_name, some_numbers
 from tests.tiny import refused
-from uniformer.inference.predictor import Failure, Predictor
+from uniformer.inference.predictor import Predictor
 from uniformer.reading.paths import expand
 from uniformer.reading.pictures import is_image, open_image
 from uniformer.reading.sources import download
 from uniformer.reading.video import open_video, probe
 from uniformer.tasks.classification import Prediction
+from uniformer.tasks.task import Failure
 
 
 @pytest.fixture(autouse=True)

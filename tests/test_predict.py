@@ -20,10 +20,11 @@ from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
 from tests.tolerance import assert_close, layers_of, terms_of
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.save import save_checkpoint
-from uniformer.inference.predictor import Failure, Predictor
+from uniformer.inference.predictor import Predictor
 from uniformer.reading.sampling import clip_indices
 from uniformer.reading.video import open_video
 from uniformer.tasks.classification import Prediction
+from uniformer.tasks.task import Failure
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ _PUBLIC = {  # name: (the module it comes from, what it is), in the order of `he
     "predict": ("inference.predictor", "the labels of one image or video"),
     "Predictor": ("inference.predictor", "a network with everything around it, for many files"),
     "Prediction": ("tasks.classification", "what a network says of one source"),
-    "Failure": ("inference.predictor", "a source that gave no answer, and why"),
+    "Failure": ("tasks.task", "a source that gave no answer, and why"),
     "timeline": ("timelines.timeline", "the shots of a long video, and what happens in each"),
     "Timeline": ("timelines.timeline", "what `timeline` gives"),
     "list_models": ("network.variants", "names of architectures"),
@@ -58,7 +58,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from uniformer.datasets.open import open_dataset
     from uniformer.errors import InputError
     from uniformer.evaluation.run import evaluate
-    from uniformer.inference.predictor import Failure, Predictor, predict
+    from uniformer.inference.predictor import Predictor, predict
     from uniformer.network.macs import count_macs
     from uniformer.network.model import UniFormer
     from uniformer.network.variants import list_models
@@ -67,6 +67,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from uniformer.speed.forms import optimize
     from uniformer.tasks.classification import Prediction
     from uniformer.tasks.scores import Scores
+    from uniformer.tasks.task import Failure
     from uniformer.timelines.timeline import Timeline, timeline
     from uniformer.training.optim import parameter_groups
     from uniformer.training.recipe import list_recipes, load_recipe

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -18,12 +18,13 @@ from uniformer.errors import InputError, check_word
 from uniformer.inference import engine
 from uniformer.inference.networks import TorchNetwork, open_network, pooled_features
 from uniformer.reading.pictures import is_image
-from uniformer.reading.sources import name_of_source
+from uniformer.reading.sources import Media, name_of_source
 from uniformer.reading.transforms import Floats
+from uniformer.reading.video import open_video
 from uniformer.reading.views import Decoder, Source, Views, load_views
 from uniformer.speed.timings import Compute
 from uniformer.tasks import option_names, task_of
-from uniformer.tasks.task import Result, Task
+from uniformer.tasks.task import Failure, Result, Task
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.contract import Contract
@@ -32,17 +33,6 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A source that gave no answer, and why."""
-
-    source: str
-    error: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"source": self.source, "error": self.error}
 
 
 class Predictor:
@@ -114,7 +104,8 @@ class Predictor:
 
         Raises `InputError` when there is none. `fps`: of frames without a clock.
         """
-        result = self._result(next(self._run(self.network, [source], lambda s: self.views(s, fps=fps), workers=0)))
+        outcome = next(self._run(self.network, [source], lambda s: self.views(s, fps=fps), workers=0))
+        result = self._result(outcome, name_of_source(source))
         if isinstance(result, Failure):
             raise InputError(result.error)
         return result
@@ -135,7 +126,7 @@ class Predictor:
         for outcome in self._run(self.network, sources, self.views, self.workers):
             if outcome.views is not None and on_views is not None:
                 on_views(outcome.source, outcome.views)
-            yield self._result(outcome)
+            yield self._result(outcome, name_of_source(outcome.source))
 
     def run_on_views(
         self, items: Iterable[T], views: Callable[[T], Views], spec: InputSpec
@@ -150,11 +141,44 @@ class Predictor:
         load: Callable[[T], Views],
         workers: int,
         spec: InputSpec | None = None,
+        name: Callable[[T], str] = name_of_source,
     ) -> Iterator[engine.Outcome[T]]:
         return engine.run(
             network, sources, load, spec or self.spec or self.task,
-            batch_size=self.batch_size, workers=workers, name=name_of_source,
+            batch_size=self.batch_size, workers=workers, name=name,
         )  # fmt: skip
+
+    def answer_with(self, **options: Any) -> None:
+        """From now on make answers with other options of the task, those that are not named as usual.
+
+        Raises `InputError` for one that the task has not.
+        """
+        self.task = task_of(self.contract, **options)
+
+    def frames(self, source: Media, *, every: int = 1) -> Iterator[Any]:
+        """Of a dense network: an answer to every frame of a video, or every so many, with its number and time.
+
+            for result in predictor.frames("street.mp4", every=5):
+                print(result.frame, result.time, len(result))
+
+        A frame that cannot be decoded is a `Failure`. Raises `InputError` for what is no video.
+        """
+        from uniformer.inference.frames import see_frames
+
+        if self.spec is not None:
+            raise InputError("expected a network for whole pictures to see each frame of a video, got a classifier")
+        if every < 1:
+            raise InputError(f"expected every of at least 1, got {every}")
+        with open_video(source, backend=self.backend) as reader:
+            for seen in see_frames(self, reader, name_of_source(source), every=every):
+                yield seen.answer
+
+    def answers(
+        self, items: Iterable[T], load: Callable[[T], Views], name: Callable[[T], str]
+    ) -> Iterator[tuple[T, Any]]:
+        """Items that `load` makes views of, read ahead as sources are, each with its answer; `name` is for messages."""
+        for outcome in self._run(self.network, items, load, self.workers, name=name):
+            yield outcome.source, self._result(outcome, name(outcome.source))
 
     def logits(self, views: Floats) -> Floats:
         """The network's answers to views (V, 3, ...), `batch_size` at a time -> (V, K)."""
@@ -187,8 +211,8 @@ class Predictor:
             forward=pooled_features(),
         )  # fmt: skip
 
-    def _result(self, outcome: engine.Outcome[Any]) -> Result | Failure:
-        source, views = name_of_source(outcome.source), outcome.views
+    def _result(self, outcome: engine.Outcome[Any], source: str) -> Result | Failure:
+        views = outcome.views
         if outcome.error is not None or views is None:
             return Failure(source, outcome.error or "no views")
         return replace(

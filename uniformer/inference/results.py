@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from uniformer.errors import InputError, shown, visible
-from uniformer.inference.predictor import Failure
+from uniformer.inference.recorded import answered
 from uniformer.support.csv_text import csv_line, plain_cell
 from uniformer.support.files import changed_at
 from uniformer.support.resume import whole_lines
 from uniformer.support.texts import parse_json, to_json_line
-from uniformer.tasks.task import Result
+from uniformer.tasks.task import Failure, Result
 
 AnswerFormat = Literal["table", "jsonl", "csv"]
 
@@ -39,12 +39,18 @@ class Answers:
         if self._form == "jsonl":
             return to_json_line(result.to_dict() | {"weights": self._weights})
         if isinstance(result, Failure):
-            empty = [""] * (len(self._fields) - 2)
-            return csv_line((result.source, *empty, result.error)) if self._form == "csv" else ""
+            return self._failure(result) if self._form == "csv" else ""
         if self._form == "csv":
             return "".join(csv_line((result.source, *row, self._weights, "")) for row in result.csv_rows())
         lines = [*(f"  {line}" for line in result.lines()), *(f"  note: {note}" for note in result.notes)]
-        return "\n".join([visible(result.source), *(shown(line, 400) for line in lines)]) + "\n"
+        return "\n".join([visible(result.title()), *(shown(line, 400) for line in lines)]) + "\n"
+
+    def _failure(self, failure: Failure) -> str:
+        row: dict[str, Any] = dict.fromkeys(self._fields, "") | {"source": failure.source, "error": failure.error}
+        if failure.frame is not None:  # which stays: to be told from sources that are to be tried again
+            time = "" if failure.time is None else round(failure.time, 3)
+            row |= {"frame": failure.frame, "time": time, "weights": self._weights}
+        return csv_line(row.values())
 
     def encode(self, result: Result | Failure) -> bytes:
         # Names of files need not be UTF-8: Python holds their stray bytes as surrogates, which go back to the same.
@@ -90,7 +96,7 @@ class _Row(NamedTuple):
     @property
     def key(self) -> Any:
         """What has the answer: a source, or a frame of it."""
-        return self.source if self.frame is None else (self.source, self.frame)
+        return answered(self.source, self.frame)
 
 
 def _jsonl_rows(data: bytes, path: Path) -> Iterator[_Row]:

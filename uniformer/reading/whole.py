@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from uniformer.config import PersonCrop, Scaling
 from uniformer.reading.people import Region, cut_people
 from uniformer.reading.pictures import Pixels, open_picture, to_pixels, upright_size
 from uniformer.reading.scaling import scale_picture
+from uniformer.reading.tiles import Tile, tiles_of
 from uniformer.reading.transforms import Floats
 from uniformer.reading.views import Source, Views
 
@@ -24,6 +26,23 @@ class WholeViews(Views):
     size: tuple[int, int] = (0, 0)  #: height and width of the input without padding
     factors: Floats | None = None  #: float32 (4,): boxes of the picture times these are boxes of the input
     others: tuple[Floats, ...] = ()  #: the same picture in further sizes, (1, 3, h, w)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TiledViews(Views):
+    """A huge picture that is seen tile by tile, each as a picture of its own: `array` is empty."""
+
+    picture: Pixels  #: (h, w, 3), a smaller copy where it is too large to be held
+    side: int  #: of a tile, pixels of `picture`
+    scaling: Scaling
+    ratios: Sequence[float]
+
+    def tiles(self) -> Iterator[tuple[Tile, WholeViews]]:
+        """Each tile, and what the network is fed of it."""
+        height, width = self.picture.shape[:2]
+        for tile in tiles_of(height, width, self.side):
+            part = self.picture[tile.rows, tile.columns]
+            yield tile, _scaled(part, part.shape[0], part.shape[1], self.scaling, self.ratios)
 
 
 @dataclass(frozen=True)
@@ -44,6 +63,28 @@ def load_whole(source: Source, scaling: Scaling, ratios: Sequence[float] = ()) -
     Raises `InputError` for a source that is no picture or cannot be read.
     """
     pixels, height, width, timings = _read(source)
+    return _scaled(pixels, height, width, scaling, ratios, timings)
+
+
+def load_tiled(source: Source, side: int, scaling: Scaling, ratios: Sequence[float] = ()) -> TiledViews:
+    """A picture that is to be seen tile by tile. Raises `InputError` as `load_whole`."""
+    pixels, height, width, timings = _read(source)
+    nothing = np.empty((0, 3, 1, 1), np.float32)
+    return TiledViews(
+        array=nothing, height=height, width=width, boxes=(), timings=timings,
+        picture=pixels, side=side, scaling=scaling, ratios=ratios,
+    )  # fmt: skip
+
+
+def _scaled(
+    pixels: Pixels,
+    height: int,
+    width: int,
+    scaling: Scaling,
+    ratios: Sequence[float] = (),
+    timings: Mapping[str, float] = MappingProxyType({}),
+) -> WholeViews:
+    """Pixels of a picture of `height` and `width`, or of a smaller copy of it, as `load_whole` gives them."""
     begin = time.perf_counter()
     scalings = [_times(scaling, ratio) for ratio in ratios] or [scaling]
     first, *others = [scale_picture(pixels, each) for each in scalings]

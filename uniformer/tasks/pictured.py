@@ -38,6 +38,11 @@ class PictureResult(Result):
     COLUMNS: ClassVar[tuple[str, ...]] = ()  #: of `rows`
     WRITERS: ClassVar[Mapping[str, str]] = {}  #: by an ending: the method that writes such a file
 
+    def title(self) -> str:
+        if self.frame is None:
+            return self.source
+        return f"{self.source}, frame {self.frame}" + ("" if self.time is None else f", {self.time:.2f} s")
+
     def draw(self, pixels: Pixels) -> Image.Image:
         """The answer drawn onto its picture, uint8 RGB (H, W, 3)."""
         raise NotImplementedError

@@ -11,7 +11,7 @@ import numpy as np
 from uniformer.config import Scaling
 from uniformer.errors import Checked
 from uniformer.reading.views import Source
-from uniformer.reading.whole import WholeViews, load_whole
+from uniformer.reading.whole import TiledViews, WholeViews, load_tiled, load_whole
 from uniformer.tasks.segmentations import Segmentation, map_type
 from uniformer.tasks.task import Outputs
 from uniformer.tasks.whole_picture import WholePictureTask
@@ -33,16 +33,26 @@ Mode = Literal["whole", "slide", "multi-scale"]
 class SegmentationOptions(Checked):
     """How the classes of pixels are found; the defaults are the published test settings."""
 
+    keep: tuple[str, ...] = ()  #: classes; other pixels have none. Nothing: all of them
     mode: Mode = "whole"  #: the picture at once, overlapping windows, or several sizes whose shares are averaged
     flip: bool | None = None  #: average with the mirrored picture; by default of several sizes only, as published
-    window: int = 512  #: side of a window, pixels of the input
-    step: int = 341  #: between two windows
+    window_side: int = 512  #: side of a window, pixels of the input
+    window_step: int = 341  #: between two windows
+    tile: int | None = None  #: pixels of the picture that are seen at once, scaled as a picture; by default all
 
     def _problems(self) -> Iterable[str]:
         if self.mode not in get_args(Mode):
             yield f"expected mode {', '.join(get_args(Mode))}, got {self.mode!r}"
-        if not 32 <= self.window <= 1 << 13 or not 1 <= self.step <= self.window:
-            yield f"expected windows of 32 to 8192 pixels and steps within them, got {self.window} and {self.step}"
+        if not 32 <= self.window_side <= 1 << 13 or not 1 <= self.window_step <= self.window_side:
+            got = f"{self.window_side} and {self.window_step}"
+            yield f"expected windows of 32 to 8192 pixels and steps within them, got {got}"
+        if self.tile is not None and not 64 <= self.tile <= 1 << 13:
+            yield f"expected tiles of 64 to 8192 pixels, got {self.tile}"
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """Of the sizes that a picture is seen in to the usual one; none: in that alone."""
+        return RATIOS if self.mode == "multi-scale" else ()
 
     @property
     def flips(self) -> bool:
@@ -63,11 +73,28 @@ class Semantic(WholePictureTask[SegmentationOptions]):
 
         return SegmentationObjective
 
-    def load(self, source: Source) -> WholeViews:
+    def load(self, source: Source) -> WholeViews | TiledViews:
         assert isinstance(self.input, Scaling)
-        return load_whole(source, self.input, RATIOS if self.options.mode == "multi-scale" else ())
+        if self.options.tile is not None:
+            return load_tiled(source, self.options.tile, self.input, self.options.ratios)
+        return load_whole(source, self.input, self.options.ratios)
 
-    def answer(self, form: Any, views: WholeViews, device: torch.device, batch_size: int) -> tuple[Tensor, ...]:
+    def answer(
+        self, form: Any, views: WholeViews | TiledViews, device: torch.device, batch_size: int
+    ) -> tuple[Tensor, ...]:
+        import torch
+
+        if isinstance(views, WholeViews):
+            return self._classes(form, views, device)
+        labels, finite = np.empty(views.picture.shape[:2], map_type(self.contract.config.num_classes)), []
+        for tile, part in views.tiles():
+            found, numbers = self._classes(form, part, device)
+            labels[tile.kept_rows, tile.kept_columns] = found[0].cpu().numpy()[tile.inside]
+            finite.append(numbers)
+        return torch.from_numpy(labels)[None], torch.cat(finite)
+
+    def _classes(self, form: Any, views: WholeViews, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The class of each pixel (1, H, W), and numbers that are finite where the network's are."""
         import torch
 
         from uniformer.heads.segmentation import Seen, pixel_classes, window_logits
@@ -78,22 +105,31 @@ class Semantic(WholePictureTask[SegmentationOptions]):
             for mirrored in (False, True)[: 1 + options.flips]:
                 shown = x.flip(3) if mirrored else x
                 if options.mode == "slide":
-                    logits = window_logits(form, shown, (options.window,) * 2, (options.step,) * 2)
+                    logits = window_logits(form, shown, (options.window_side,) * 2, (options.window_step,) * 2)
                 else:
                     logits = form(shown)
                 seen.append(Seen(logits.float(), (x.shape[2], x.shape[3]), mirrored))
         finite = torch.stack([each.logits.sum() for each in seen])
         return pixel_classes(seen, (views.height, views.width))[None], finite
 
-    def decode(self, outputs: Outputs, views: WholeViews, top_k: int = 0) -> Segmentation:  # type: ignore[override]
-        labels = outputs[0][0].astype(map_type(self.contract.config.num_classes))
+    def decode(self, outputs: Outputs, views: WholeViews | TiledViews, top_k: int = 0) -> Segmentation:  # type: ignore[override]
+        labels = in_size(outputs[0][0], views.height, views.width).astype(map_type(self.contract.config.num_classes))
         palette = tuple((int(r), int(g), int(b)) for r, g, b in self.contract.details.get("palette", ()))
-        return Segmentation(
+        found = Segmentation(
             labels=np.ascontiguousarray(labels), classes=self.contract.classes, palette=palette,
             height=views.height, width=views.width,
         )  # fmt: skip
+        return found.only(self.options.keep) if self.options.keep else found
 
     def metric(self, manifest: AnnotatedSet, *, label_order: str = "numbers") -> SegmentationMetric:
         from uniformer.tasks.segmentation_metric import SegmentationMetric
 
         return SegmentationMetric(self.contract, manifest, label_order)
+
+
+def in_size(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Labels of a smaller copy of a picture, each for the pixels that it stands for: (height, width)."""
+    if labels.shape == (height, width):
+        return labels
+    rows, columns = (np.arange(n) * m // n for n, m in zip((height, width), labels.shape, strict=True))
+    return labels[rows[:, None], columns]

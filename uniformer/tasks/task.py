@@ -55,6 +55,10 @@ class Result:
         """The answer as rows of a table for programs, one or more."""
         return [tuple(self.answer().values())]
 
+    def title(self) -> str:
+        """What the lines are of."""
+        return self.source
+
     def lines(self) -> list[str]:
         """The answer as lines for people."""
         return [f"{name}: {value}" for name, value in self.answer().items()]
@@ -72,6 +76,20 @@ class Result:
             "notes": list(self.notes),
             "timings": {name: round(value, 4) for name, value in self.timings.items()},
         }
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A source that gave no answer, and why."""
+
+    source: str
+    error: str
+    frame: int | None = None  #: of a video whose frames have answers of their own: its number
+    time: float | None = None  #: seconds from the first frame
+
+    def to_dict(self) -> dict[str, Any]:
+        moment = {} if self.frame is None else {"frame": self.frame, "time": self.time and round(self.time, 3)}
+        return {"source": self.source, **moment, "error": self.error}
 
 
 class ScoredItems(Protocol):
