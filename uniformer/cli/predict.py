@@ -1,10 +1,8 @@
-"""`uniformer predict`: label images and videos."""
+"""`uniformer predict`: label images and videos; whole pictures go on in `predict_pictures`."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
 import sys
 import warnings
@@ -13,14 +11,16 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from uniformer.cli.answers import check_answers, say_at_last, whose
 from uniformer.cli.options import add_quiet, add_reading, add_told, call, told, whole
+from uniformer.cli.picture_options import add_picture_options, check_options
 from uniformer.cli.tables import say
-from uniformer.errors import InputError, counted
-from uniformer.labels import names_file
-from uniformer.support.files import check_outputs, distinct_names, locked, make_folder
+from uniformer.errors import InputError
+from uniformer.support.files import distinct_names, locked, make_folder
 from uniformer.support.progress import progress_bar
 
-HELP = "label images and videos"
+HELP = "label images and videos, find and segment things in them, find people's key points"
+TOP_K = 5  #: labels of a file
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -36,19 +36,22 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--untrained", metavar="ARCH", help="a network with random weights instead: tries the way, needs no download"
     )
-    p.add_argument("--top-k", type=whole(1), default=5, metavar="K", help="labels per file (default: 5)")
+    p.add_argument("--top-k", type=whole(1), metavar="K", help=f"labels per file (default: {TOP_K})")
     add_reading(p)
     add_told(p)
     p.add_argument(
-        "--format", choices=("table", "jsonl", "csv"), help="default: table, or by the name given with --out"
+        "--format",
+        choices=("table", "jsonl", "csv", "coco"),
+        help="default: table, or by the name given with --out; coco: one file of results, not of classifiers",
     )
     p.add_argument("--out", metavar="FILE", help="write results there instead of to standard output")
     p.add_argument("--resume", action="store_true", help="with --out: leave out files that have a result there already")
-    p.add_argument("--overwrite", action="store_true", help="replace what is at --out and --show-sampling")
+    p.add_argument("--overwrite", action="store_true", help="replace what is at --out, --draw and --show-sampling")
     add_quiet(p)
     p.add_argument(
         "--show-sampling", metavar="PNG|FOLDER", help="picture the frames and crops that the network was fed"
     )
+    add_picture_options(p)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,25 +62,26 @@ def run(args: argparse.Namespace) -> int:
     with locked(out, is_file=True) as unlocked:
         if unlocked:
             warnings.warn(unlocked, stacklevel=1)
-        _check_outputs(args, [out], args.paths)
+        check_answers(args, [out], args.paths)
         return _predict(args, form)
 
 
-def _check_outputs(args: argparse.Namespace, outputs: list[Any], inputs: list[str]) -> None:
-    """No file is written over one that is read; with --resume, what is in a folder that is read may be results."""
-    inputs = [path for path in (*inputs, args.checkpoint) if path and not (args.resume and os.path.isdir(path))]
-    check_outputs(outputs, [*inputs, names_file(args.classes)], overwrite=args.overwrite or args.resume)
-
-
 def _predict(args: argparse.Namespace, form: Any) -> int:
-    from uniformer.inference.predictor import Failure, Predictor
+    from uniformer.inference.predictor import Predictor
     from uniformer.inference.results import Answers
     from uniformer.reading.paths import expand
     from uniformer.support.resume import Records
+    from uniformer.tasks.task import Failure
 
-    predictor = call(Predictor, args, model=_network(args), **told(args))
+    predictor = call(Predictor, args, model=_network(args), top_k=args.top_k or TOP_K, **told(args))
+    check_options(args, predictor.contract)
+    if predictor.task.whole:
+        from uniformer.cli.predict_pictures import predict_pictures
+
+        return predict_pictures(args, form, predictor)
     since = os.stat(args.out).st_mtime_ns if args.resume and os.path.isfile(args.out) else None
-    weights = "" if form == "table" else _whose(predictor, args)
+    views = {name: getattr(args, name) for name in ("clips", "crops", "follow_seconds")}
+    weights = "" if form == "table" else whose(args, predictor, views)
     answers = Answers(form, weights, predictor.task.result, since=since)
     kept = Records(Path(args.out), answers, resume=args.resume) if args.out else None
     done = set(kept.read()) if kept else set()
@@ -91,7 +95,7 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
     if len(failures) == 1 and not sources and not done:
         raise InputError(failures[0].error)
     sheets = _sheets(args.show_sampling, sources)
-    _check_outputs(args, [*filter(None, [args.out]), *sheets.values()], sources)
+    check_answers(args, [*filter(None, [args.out]), *sheets.values()], sources)
     count = len(failures) + len(sources)
     with kept or nullcontext(), progress_bar("files", shown=len(sources) > 1 and not args.quiet) as bar:
         for failure in failures:
@@ -108,26 +112,7 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
             else:
                 kept.add(result)
             bar(number, len(sources))
-    if done:
-        say(f"{counted(len(done), 'file')} had a result already", file=sys.stderr)
-    if again := answers.changed.intersection(sources):
-        say(f"{counted(len(again), 'file')} changed since, and done again", file=sys.stderr)
-    if failures:
-        say(f"{len(failures)} of {counted(count, 'file')} failed:", file=sys.stderr)
-        for failure in failures:
-            say(f"  {failure.source}", file=sys.stderr)
-    return 1 if failures else 0
-
-
-def _whose(predictor: Any, args: argparse.Namespace) -> str:
-    """What tells answers from those of other weights, and where options say what a file does not tell or how many views
-    it is fed, from those under others."""
-    given = {name: getattr(args, name) for name in (*args.tellable, "clips", "crops", "follow_seconds")}
-    if args.classes is not None:
-        given["classes"] = predictor.contract.classes  # a file may have other names by now
-    given = {name: value for name, value in given.items() if value is not None and value is not False}
-    options = hashlib.blake2b(json.dumps(given, sort_keys=True).encode(), digest_size=4).hexdigest()
-    return predictor.network.weights + (f"+{options}" if given else "")
+    return say_at_last(len(done), answers.changed.intersection(sources), failures, count)
 
 
 def _form(args: argparse.Namespace) -> str:

@@ -1,0 +1,82 @@
+"""The options of `predict` that are for one kind of network, and refusing those that are for another."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from uniformer.cli.options import whole
+from uniformer.errors import InputError
+
+#: Options, by what they are for. All that a checkpoint's task does not know is refused.
+CLASSIFIERS = {"clips", "crops", "top_k", "follow_seconds", "show_sampling"}
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "score": ("detection", "pose"),
+    "most": ("detection",),
+    "keep": ("detection", "segmentation"),
+    "mode": ("segmentation",),
+    "tile": ("segmentation",),
+    "flip": ("segmentation", "pose"),
+    "boxes": ("pose",),
+    "maps": ("segmentation",),
+    "every": ("detection", "segmentation", "pose"),
+    "draw": ("detection", "segmentation", "pose"),
+} | dict.fromkeys(CLASSIFIERS, ("classification",))  # fmt: skip
+
+
+def add_picture_options(p: argparse.ArgumentParser) -> None:
+    group = p.add_argument_group("detection, segmentation and pose")
+    group.add_argument("--draw", metavar="DIR|FILE", help="answers drawn onto the pictures; videos as .mp4 with sound")
+    group.add_argument("--maps", metavar="DIR", help="segmentation: the classes of pixels as PNGs, indexed")
+    group.add_argument(
+        "--every", type=whole(1), metavar="N", help="of videos: look at every N-th frame (default: at each)"
+    )
+    group.add_argument("--score", type=share, metavar="S", help="that things (0.05) and people (0) must reach")
+    group.add_argument("--most", type=whole(1, 10_000), metavar="N", help="things of a picture (default: 100)")
+    group.add_argument("--keep", type=names, metavar="A,B", help="these classes alone, such as person,car")
+    group.add_argument("--mode", metavar="HOW", help="segmentation: whole, slide (windows) or multi-scale (six sizes)")
+    group.add_argument(
+        "--flip", action=argparse.BooleanOptionalAction, default=None,
+        help="average with the mirrored picture (default: in pose, and of several sizes)",
+    )  # fmt: skip
+    group.add_argument(
+        "--tile",
+        type=whole(64, 1 << 13),
+        metavar="PX",
+        help="segmentation: see huge pictures in tiles of such a side",
+    )
+    group.add_argument(
+        "--boxes", metavar="FILE|CHECKPOINT", help="pose: where people are: COCO JSON, CSV, answers, or a detector"
+    )
+
+
+def share(text: str) -> float:
+    """The type of an option that takes a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
+    return value
+
+
+def names(text: str) -> tuple[str, ...]:
+    """The type of an option that takes names with commas between them."""
+    found = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not found:
+        raise argparse.ArgumentTypeError("expected names with commas between them, got none")
+    return found
+
+
+def check_options(args: argparse.Namespace, contract: Any) -> None:
+    """Raises `InputError` for an option that is not for the task of a checkpoint."""
+    for name, tasks in OPTIONS.items():
+        is_given = getattr(args, name) not in (None, False) or (name == "flip" and args.flip is False)
+        if is_given and contract.task not in tasks:
+            flag, network = f"--{name.replace('_', '-')}", contract.id or contract.arch or "this checkpoint"
+            *others, last = tasks
+            kinds = f"{', '.join(others)} and {last}" if others else last
+            raise InputError(f"{flag} is for {kinds}: {network} is for {contract.task}")
+    if args.format == "coco" and contract.task == "classification":
+        raise InputError("--format coco is for detection, segmentation and pose: expected table, jsonl or csv")

@@ -1,0 +1,283 @@
+"""`uniformer predict` with a network for whole pictures: detection, segmentation, pose; pictures and videos of them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from uniformer.cli.answers import check_answers, say_at_last, whose
+from uniformer.cli.tables import say
+from uniformer.errors import InputError, counted
+from uniformer.inference.coco_results import write_coco_file
+from uniformer.inference.frames import Seen, see_frames
+from uniformer.inference.people import people_from
+from uniformer.inference.predictor import Predictor
+from uniformer.inference.recorded import Recorded
+from uniformer.inference.results import Answers
+from uniformer.reading.frames import VIDEO_SUFFIXES, VideoReader
+from uniformer.reading.moments import count_of
+from uniformer.reading.paths import expand
+from uniformer.reading.sources import is_url
+from uniformer.reading.video import open_video
+from uniformer.reports.drawn_film import FILMS, film_of
+from uniformer.support.files import distinct_names, make_folder
+from uniformer.support.progress import Bar, progress_bar
+from uniformer.support.resume import Records
+from uniformer.tasks.pictured import DRAWN, PictureResult, save_picture
+from uniformer.tasks.task import Failure
+
+
+def answer_options(args: argparse.Namespace, predictor: Predictor) -> dict[str, Any]:
+    """Make the predictor answer as the options say; what of them tells answers from others."""
+    options = {name: getattr(args, name) for name in ("score", "most", "keep", "mode", "tile", "flip")}
+    told = options = {name: value for name, value in options.items() if value is not None}
+    if args.boxes is not None:
+        finder = people_from(args.boxes, device=args.device, precision=args.precision)
+        options, told = {**told, "people": finder.people}, {**told, "boxes": finder.told_apart}
+        for note in finder.notes:
+            say(note, file=sys.stderr)
+    elif predictor.contract.task == "pose":
+        say("no --boxes given: one person is looked for, who fills the picture", file=sys.stderr)
+    predictor.answer_with(**options)
+    return told
+
+
+def predict_pictures(args: argparse.Namespace, form: str, predictor: Predictor) -> int:
+    """Answers to pictures and to the frames of videos, written as they come. Returns 1 if any file failed."""
+    told = answer_options(args, predictor)
+    journal = journal_of(args, form)
+    since = os.stat(journal).st_mtime_ns if args.resume and journal and os.path.isfile(journal) else None
+    lines: Any = "jsonl" if form == "coco" else form
+    answers = Answers(lines, whose(args, predictor, told), predictor.task.result, since=since)
+    records = Records(Path(journal), answers, resume=args.resume) if journal else None
+    done = set(records.read()) if records else set()
+    failures = list[Failure]()
+    found = expand(args.paths, clips=False, on_error=lambda path, why: failures.append(Failure(path, str(why))))
+    sources = list(found)
+    unfound = len(failures)
+    if unfound == 1 and not sources:
+        raise InputError(failures[0].error)
+    places = Places(args.draw, args.maps, sources)
+    check_answers(args, [*filter(None, {args.out, journal}), *places.all()], sources)
+    with records or nullcontext(), Run(args, predictor, answers, records, done, places, failures) as run:
+        run.go(sources)
+    if form == "coco":
+        _write_coco(Path(args.out), Path(str(journal)), predictor, set(sources))
+    return say_at_last(run.had, answers.changed.intersection(sources), failures, unfound + len(sources))
+
+
+def journal_of(args: argparse.Namespace, form: str) -> str | None:
+    """Where answers go as they come; those of a COCO file as lines beside it, of which it is made at last."""
+    if form == "coco":
+        if not args.out:
+            raise InputError("--format coco needs --out: it is one file of all pictures")
+        return f"{args.out}.jsonl"
+    if form != "jsonl" and args.resume and (args.draw or args.maps):
+        raise InputError("--resume with --draw or --maps needs whole answers to draw: --format jsonl or coco")
+    return args.out
+
+
+def _write_coco(out: Path, journal: Path, predictor: Predictor, sources: set[str]) -> None:
+    journal.touch()  # where nothing was answered
+    with Recorded(journal, predictor.task.result, predictor.contract) as recorded:  # type: ignore[arg-type]
+        count = write_coco_file((recorded[key] for key in recorded if source_of(key) in sources), out)
+    say(f"{out}: {counted(count, 'result')}; the answers as JSON lines: {journal}", file=sys.stderr)
+
+
+class Places:
+    """Where the pictures of answers go: of each source one drawn, and one of its classes."""
+
+    def __init__(self, draw: str | None, maps: str | None, sources: Sequence[str]):
+        stems = distinct_names([os.path.splitext(source)[0] for source in sources])
+        self.drawn: dict[str, Path] = {}
+        if draw is not None:
+            self.drawn = {
+                source: Path(draw, _drawn_name(source, stem)) for source, stem in zip(sources, stems, strict=True)
+            }
+            if Path(draw).suffix and not Path(draw).is_dir():
+                self.drawn = {_only(sources, draw): Path(draw)}
+        self.maps: dict[str, Path] = {}
+        if maps is not None:
+            if film := next((source for source in sources if is_film(source)), None):
+                raise InputError(f"--maps is for pictures, got the video {film}: its answers have the regions")
+            self.maps = {source: Path(maps, f"{stem}.png") for source, stem in zip(sources, stems, strict=True)}
+
+    def of(self, source: str) -> list[Path]:
+        return [places[source] for places in (self.drawn, self.maps) if source in places]
+
+    def all(self) -> list[Path]:
+        return [*self.drawn.values(), *self.maps.values()]
+
+
+def _drawn_name(source: str, stem: str) -> str:
+    """Of the same ending, where such files are written."""
+    ending = os.path.splitext(source)[1].lower()
+    known, usual = (FILMS, ".mp4") if is_film(source) else (DRAWN, ".jpg")
+    return stem + (ending if ending in known else usual)
+
+
+def _only(sources: Sequence[str], draw: str) -> str:
+    """The one source that is to be drawn into a file. Raises `InputError` for several, and for another kind of name."""
+    if len(sources) != 1:
+        raise InputError(f"expected a folder to draw {len(sources)} files into, got the name of one: {draw}")
+    known = FILMS if is_film(sources[0]) else DRAWN
+    if Path(draw).suffix.lower() not in known:
+        raise InputError(f"{draw}: expected a name that ends in {', '.join(known)}")
+    return sources[0]
+
+
+def is_film(source: str) -> bool:
+    """Whether a source is a video, by its name; what cannot be told is a picture."""
+    name = urlsplit(source).path if is_url(source) else source
+    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+
+
+def source_of(key: Any) -> str:
+    """The source of what has an answer, which may be one of its frames."""
+    return key[0] if isinstance(key, tuple) else key
+
+
+class Run:
+    """Pictures and videos on their way: each answer is kept or printed, and drawn where that was asked."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        predictor: Predictor,
+        answers: Answers,
+        records: Records[Any] | None,
+        done: set[Any],
+        places: Places,
+        failures: list[Failure],
+    ):
+        self._args, self._predictor, self._answers, self._records = args, predictor, answers, records
+        self._done, self._places, self._failures = done, places, failures
+        self.had = 0  #: sources that were done already
+        self._recorded: Recorded | None = None
+        self._seen = self._total = 0  # pictures and frames
+        self._bar = Bar(None, say)
+
+    def __enter__(self) -> Self:
+        for folder in {path.parent for path in self._places.all()}:
+            make_folder(folder)
+        if self._done and self._records and self._places.all():
+            self._recorded = Recorded(self._records.path, self._predictor.task.result, self._predictor.contract)  # type: ignore[arg-type]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._recorded is not None:
+            self._recorded.close()
+
+    def go(self, sources: Sequence[str]) -> None:
+        self._total = len(sources)
+        shown = not self._args.quiet and (len(sources) > 1 or any(map(is_film, sources)))
+        with progress_bar("pictures", shown=shown) as self._bar:
+            for failure in self._failures:
+                self._bar.say(f"uniformer: {failure.error}")
+            if self._records is None:
+                print(self._answers.header.decode(), end="")
+            for (films, are_done), group in groupby(sources, lambda source: (is_film(source), source in self._done)):
+                if films:
+                    for source in group:
+                        self._film(source)
+                elif are_done:
+                    for source in group:
+                        self._again(source)
+                else:
+                    self._pictures(group)
+
+    # ---- pictures ----------------------------------------------------------------------------------------------------
+
+    def _pictures(self, sources: Iterable[str]) -> None:
+        for result in self._predictor.run(sources):
+            self._keep(result)
+            if isinstance(result, PictureResult):
+                self._draw(result)
+            else:
+                self._fail(result)
+            self._step()
+
+    def _again(self, source: str) -> None:
+        """One that has an answer: what is missing of its pictures is made of that."""
+        self.had += 1
+        missing = any(not path.exists() for path in self._places.of(source))
+        if missing and self._recorded is not None:
+            self._draw(self._recorded[source])
+        self._step()
+
+    def _draw(self, result: PictureResult) -> None:
+        try:
+            if (path := self._places.drawn.get(result.source)) is not None:
+                save_picture(result.plot(), path)
+            if (path := self._places.maps.get(result.source)) is not None:
+                result.save(path)
+        except InputError as error:
+            self._fail(Failure(result.source, str(error)))
+
+    def _keep(self, result: PictureResult | Failure) -> None:
+        if self._records is None:
+            print(self._answers.text(result), end="", flush=True)
+        else:
+            self._records.add(result)
+
+    def _fail(self, failure: Failure) -> None:
+        self._failures.append(failure)
+        self._bar.say(f"uniformer: {failure.error}")
+
+    def _step(self) -> None:
+        self._seen += 1
+        self._bar(self._seen, self._total)
+
+    # ---- videos ------------------------------------------------------------------------------------------------------
+
+    def _film(self, source: str) -> None:
+        """Every frame of a video; what was answered before is drawn from there."""
+        try:
+            with open_video(source, backend=self._args.backend) as reader:
+                self._frames(source, reader)
+        except InputError as error:
+            failure = Failure(source, str(error))
+            self._keep(failure)
+            self._fail(failure)
+            self._step()
+
+    def _frames(self, source: str, reader: VideoReader) -> None:
+        every, path = self._args.every or 1, self._places.drawn.get(source)
+        known = {key[1] for key in self._done if isinstance(key, tuple) and key[0] == source}
+        count = count_of(reader, every)
+        if known.issuperset(range(0, reader.info.num_frames, every)) and (path is None or path.exists()):
+            self.had += 1
+            self._step()
+            return
+        self._total += count - 1
+        for note in reader.notes:
+            self._bar.say(f"{source}: {note}")
+        lost = 0
+        made: Any = nullcontext() if path is None else film_of(source, path, start=reader.start, rate=reader.info.fps)
+        with made as film:
+            for seen in see_frames(self._predictor, reader, source, every=every, known=known):
+                lost += seen.picture is None
+                answer = self._answer(source, seen)
+                if film is not None and seen.picture is not None and isinstance(answer, PictureResult):
+                    film.add(answer.draw(seen.picture()), seen.number / 25 if seen.time is None else seen.time)
+                self._step()
+        if lost:
+            self._bar.say(f"{source}: {lost} of {counted(count, 'frame')} cannot be decoded")
+        if film is not None and film.note:
+            self._bar.say(f"{source}: {film.note}")
+
+    def _answer(self, source: str, seen: Seen) -> PictureResult | Failure | None:
+        """The answer to a frame, kept where it is new."""
+        if seen.answer is None:
+            return None if self._recorded is None else self._recorded.get((source, seen.number))
+        self._keep(seen.answer)
+        if seen.picture is not None and isinstance(seen.answer, Failure):
+            self._fail(seen.answer)
+        return seen.answer
