@@ -16,7 +16,10 @@ __version__ = "0.1.0"
 _PUBLIC = {  # name: (the module it comes from, what it is), in the order of `help(uniformer)`
     "predict": ("inference.predictor", "the labels of one image or video"),
     "Predictor": ("inference.predictor", "a network with everything around it, for many files"),
-    "Prediction": ("tasks.classification", "what a network says of one source"),
+    "Prediction": ("tasks.classification", "what a classifier says of one source"),
+    "Detections": ("tasks.detections", "what a detector says of a picture: boxes, classes, scores, masks"),
+    "Segmentation": ("tasks.segmentations", "what a segmenter says of a picture: the class of each pixel"),
+    "Poses": ("tasks.poses", "what a pose network says of a picture: people with key points"),
     "Failure": ("tasks.task", "a source that gave no answer, and why"),
     "timeline": ("timelines.timeline", "the shots of a long video, and what happens in each"),
     "Timeline": ("timelines.timeline", "what `timeline` gives"),
@@ -66,7 +69,10 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from uniformer.speed.export import export
     from uniformer.speed.forms import optimize
     from uniformer.tasks.classification import Prediction
+    from uniformer.tasks.detections import Detections
+    from uniformer.tasks.poses import Poses
     from uniformer.tasks.scores import Scores
+    from uniformer.tasks.segmentations import Segmentation
     from uniformer.tasks.task import Failure
     from uniformer.timelines.timeline import Timeline, timeline
     from uniformer.training.optim import parameter_groups

@@ -127,7 +127,7 @@ class Detections(PictureResult):
                 tuple(self.boxes[i].tolist()),
                 f"{self.name(i)} {100 * self.scores[i]:.0f} %",
                 colour_of(int(self.labels[i])),
-                None if self.masks is None else self.mask(i),
+                None if self.masks is None else self.masks[i],
             )
             for i in range(len(self))
         ]

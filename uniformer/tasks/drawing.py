@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from uniformer.errors import shown
 from uniformer.reading.pictures import Pixels
-from uniformer.reading.run_lengths import Mask
+from uniformer.reading.run_lengths import Mask, RunLengths, decode_mask
 
 Colour: TypeAlias = tuple[int, int, int]
 Span: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
@@ -64,7 +64,7 @@ class Thing(NamedTuple):
     box: Span  #: in pixels
     text: str
     colour: Colour
-    mask: Mask | None = None  #: (H, W)
+    mask: Mask | RunLengths | None = None  #: (H, W), or its run lengths: of many things in a large picture
 
 
 def draw_things(pixels: Pixels, things: Sequence[Thing]) -> Image.Image:
@@ -84,11 +84,12 @@ def draw_things(pixels: Pixels, things: Sequence[Thing]) -> Image.Image:
 def _with_masks(pixels: Pixels, things: Iterable[Thing], pen: Pen) -> Pixels:
     out = pixels.copy()
     for thing in things:
-        if thing.mask is None or not thing.mask.any():
+        whole = decode_mask(thing.mask) if isinstance(thing.mask, dict) else thing.mask
+        if whole is None or not whole.any():
             continue
-        rows, columns = (np.flatnonzero(thing.mask.any(axis=axis)) for axis in (1, 0))
+        rows, columns = (np.flatnonzero(whole.any(axis=axis)) for axis in (1, 0))
         part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        mask, under = thing.mask[part], out[part]
+        mask, under = whole[part], out[part]
         rim = mask & ~_shrunk(mask, pen.line)
         under[mask] = _mixed(under[mask], thing.colour, MASK)
         under[rim] = thing.colour
