@@ -154,6 +154,10 @@ def test_coco_is_one_file_of_all(predict: Predict, folder: Path) -> None:
     again = json.loads(Path("results.json").read_text())
     assert sorted(map(json.dumps, again)) == sorted(map(json.dumps, results))
     one_line(predict("mask_rcnn", SOURCES[0], "--format", "coco"), "--format coco needs --out")
+    Path("mine.json").write_text("[]")
+    ended = predict("mask_rcnn", SOURCES[0], "--format", "coco", "--out", "mine.json", "--resume")
+    one_line(ended, "mine.json: expected mine.json.jsonl beside it to go on with")
+    assert Path("mine.json").read_text() == "[]"
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
@@ -327,6 +331,7 @@ def test_people_by_a_file_and_by_a_detector(predict: Predict, nets: Path, folder
     first, second = map(json.loads, ended.out.splitlines())
     assert [person["box"] for person in first["people"]] == [[5, 5, 50, 55], [40, 10, 90, 50]]
     assert second["error"] == f"boxes.csv: lists no people of {SOURCES[1]}"
+    assert f"boxes.csv: lists no people of 1 picture ({SOURCES[1]})\n" in ended.err
     assert ended.status == 1
     ended = predict("topdown", SOURCES[0], "--format", "jsonl")
     assert ended.err == "no --boxes given: one person is looked for, who fills the picture\n"
@@ -401,6 +406,8 @@ def test_more_that_is_wrong(predict: Predict, nets: Path, folder: Path, cli: Cli
     assert (
         "--draw is for detection, segmentation and pose: uniformer_nano_video is for classification" in classifier.err
     )
+    one_line(cli("predict", SOURCES[0], "--draw", "x"), "--draw is for detection", "name a checkpoint of these")
+    one_line(cli("predict", SOURCES[0], "--format", "coco"), "--format coco is for detection, segmentation and pose")
     Path("drawn").mkdir()
     Path("drawn/7.png").write_bytes(b"mine")
     one_line(predict("mask_rcnn", SOURCES[0], "--draw", "drawn"), "drawn/7.png: it is there already", "--overwrite")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -198,6 +199,13 @@ def test_as_supervision_has_them() -> None:
     people = poses().to_supervision()
     assert people.xy.shape == (2, 5, 2)
     assert people.keypoint_confidence[0].tolist() == poses().keypoints[0, :, 2].tolist()
+
+
+def test_without_supervision_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    for result in (detections(), segmentation(), poses()):
+        with refused(r"needs the package 'supervision': pip install 'uniformer\[supervision\]'"):
+            result.to_supervision()
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uniformer.cli.options import whole
 from uniformer.errors import InputError
 
-#: Options, by what they are for. All that a checkpoint's task does not know is refused.
+if TYPE_CHECKING:
+    from uniformer.checkpoints.contract import Contract
+
+DENSE = ("detection", "segmentation", "pose")
 CLASSIFIERS = {"clips", "crops", "top_k", "follow_seconds", "show_sampling"}
+#: Options, by the tasks that know them. Those that a checkpoint's does not know are refused.
 OPTIONS: dict[str, tuple[str, ...]] = {
     "score": ("detection", "pose"),
     "most": ("detection",),
@@ -19,8 +23,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "flip": ("segmentation", "pose"),
     "boxes": ("pose",),
     "maps": ("segmentation",),
-    "every": ("detection", "segmentation", "pose"),
-    "draw": ("detection", "segmentation", "pose"),
+    "every": DENSE,
+    "draw": DENSE,
 } | dict.fromkeys(CLASSIFIERS, ("classification",))  # fmt: skip
 
 
@@ -69,14 +73,21 @@ def names(text: str) -> tuple[str, ...]:
     return found
 
 
-def check_options(args: argparse.Namespace, contract: Any) -> None:
-    """Raises `InputError` for an option that is not for the task of a checkpoint."""
-    for name, tasks in OPTIONS.items():
-        is_given = getattr(args, name) not in (None, False) or (name == "flip" and args.flip is False)
-        if is_given and contract.task not in tasks:
-            flag, network = f"--{name.replace('_', '-')}", contract.id or contract.arch or "this checkpoint"
+def check_options(args: argparse.Namespace, contract: Contract | None) -> None:
+    """Raises `InputError` for an option that is not for the task of a checkpoint; None: the usual, which classifies."""
+    task = "classification" if contract is None else contract.task
+    whose = (
+        "name a checkpoint of these" if contract is None else f"{contract.id or contract.arch or 'this'} is for {task}"
+    )
+    given = {name: tasks for name, tasks in OPTIONS.items() if _is_given(name, getattr(args, name))}
+    if args.format == "coco":
+        given["format coco"] = DENSE
+    for name, tasks in given.items():
+        if task not in tasks:
             *others, last = tasks
             kinds = f"{', '.join(others)} and {last}" if others else last
-            raise InputError(f"{flag} is for {kinds}: {network} is for {contract.task}")
-    if args.format == "coco" and contract.task == "classification":
-        raise InputError("--format coco is for detection, segmentation and pose: expected table, jsonl or csv")
+            raise InputError(f"--{name.replace('_', '-')} is for {kinds}: {whose}")
+
+
+def _is_given(name: str, value: Any) -> bool:
+    return value is not None and (value is not False or name == "flip")

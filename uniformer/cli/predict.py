@@ -128,6 +128,8 @@ def _form(args: argparse.Namespace) -> str:
 def _network(args: argparse.Namespace) -> Any:
     """What `Predictor` is to use: the checkpoint asked for, the usual one, or an untrained network."""
     if args.untrained is None:
+        if args.checkpoint is None:
+            check_options(args, None)
         return args.checkpoint or _usual(args.paths[0])
     if args.checkpoint is not None:
         raise InputError("--untrained and --checkpoint exclude each other")

@@ -17,7 +17,7 @@ from uniformer.cli.tables import say
 from uniformer.errors import InputError, counted
 from uniformer.inference.coco_results import write_coco_file
 from uniformer.inference.frames import Seen, see_frames
-from uniformer.inference.people import people_from
+from uniformer.inference.people import Finder, people_from
 from uniformer.inference.predictor import Predictor
 from uniformer.inference.recorded import Recorded
 from uniformer.inference.results import Answers
@@ -34,25 +34,34 @@ from uniformer.tasks.pictured import DRAWN, PictureResult, save_picture
 from uniformer.tasks.task import Failure
 
 
-def answer_options(args: argparse.Namespace, predictor: Predictor) -> dict[str, Any]:
+def answer_options(args: argparse.Namespace, predictor: Predictor, finder: Finder | None) -> dict[str, Any]:
     """Make the predictor answer as the options say; what of them tells answers from others."""
     options = {name: getattr(args, name) for name in ("score", "most", "keep", "mode", "tile", "flip")}
-    told = options = {name: value for name, value in options.items() if value is not None}
-    if args.boxes is not None:
-        finder = people_from(args.boxes, device=args.device, precision=args.precision)
-        options, told = {**told, "people": finder.people}, {**told, "boxes": finder.told_apart}
-        for note in finder.notes:
-            say(note, file=sys.stderr)
-    elif predictor.contract.task == "pose":
-        say("no --boxes given: one person is looked for, who fills the picture", file=sys.stderr)
-    predictor.answer_with(**options)
+    told = {name: value for name, value in options.items() if value is not None}
+    if finder is not None:
+        predictor.answer_with(**told, people=finder.people)
+        return {**told, "boxes": finder.told_apart}
+    predictor.answer_with(**told)
     return told
+
+
+def finder_of(args: argparse.Namespace, predictor: Predictor) -> Finder | None:
+    """Who says where people are, where that was asked for."""
+    if args.boxes is None:
+        if predictor.contract.task == "pose":
+            say("no --boxes given: one person is looked for, who fills the picture", file=sys.stderr)
+        return None
+    finder = people_from(args.boxes, device=args.device, precision=args.precision)
+    for note in finder.notes:
+        say(note, file=sys.stderr)
+    return finder
 
 
 def predict_pictures(args: argparse.Namespace, form: str, predictor: Predictor) -> int:
     """Answers to pictures and to the frames of videos, written as they come. Returns 1 if any file failed."""
-    told = answer_options(args, predictor)
     journal = journal_of(args, form)
+    finder = finder_of(args, predictor)
+    told = answer_options(args, predictor, finder)
     since = os.stat(journal).st_mtime_ns if args.resume and journal and os.path.isfile(journal) else None
     lines: Any = "jsonl" if form == "coco" else form
     answers = Answers(lines, whose(args, predictor, told), predictor.task.result, since=since)
@@ -66,6 +75,8 @@ def predict_pictures(args: argparse.Namespace, form: str, predictor: Predictor) 
         raise InputError(failures[0].error)
     places = Places(args.draw, args.maps, sources)
     check_answers(args, [*filter(None, {args.out, journal}), *places.all()], sources)
+    for line in finder.unmatched(source for source in sources if not is_film(source)) if finder else ():
+        say(line, file=sys.stderr)
     with records or nullcontext(), Run(args, predictor, answers, records, done, places, failures) as run:
         run.go(sources)
     if form == "coco":
@@ -78,7 +89,10 @@ def journal_of(args: argparse.Namespace, form: str) -> str | None:
     if form == "coco":
         if not args.out:
             raise InputError("--format coco needs --out: it is one file of all pictures")
-        return f"{args.out}.jsonl"
+        journal = f"{args.out}.jsonl"
+        if args.resume and os.path.exists(args.out) and not os.path.exists(journal):
+            raise InputError(f"{args.out}: expected {journal} beside it to go on with, found none; give another --out")
+        return journal
     if form != "jsonl" and args.resume and (args.draw or args.maps):
         raise InputError("--resume with --draw or --maps needs whole answers to draw: --format jsonl or coco")
     return args.out

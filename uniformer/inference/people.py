@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,7 +13,7 @@ from uniformer.reading.views import Source
 from uniformer.reading.whole import People
 from uniformer.support.files import content_sum
 from uniformer.tasks.detections import Detections
-from uniformer.tasks.person_boxes import PERSON, people_found_by, read_person_boxes
+from uniformer.tasks.person_boxes import PERSON, PersonBoxes, people_found_by, read_person_boxes
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.identify import CheckpointSource
@@ -27,6 +27,10 @@ class Finder(NamedTuple):
     people: Callable[[Source, int, int], People]  #: of a pose network's options
     told_apart: str  #: from all others, in records of answers
     notes: tuple[str, ...] = ()  #: what was left out
+
+    def unmatched(self, pictures: Iterable[str]) -> list[str]:
+        """Sentences on pictures that a file does not list, and on those it lists that are not among them."""
+        return self.people.unmatched(pictures) if isinstance(self.people, PersonBoxes) else []
 
 
 def people_from(told: CheckpointSource, **options: Any) -> Finder:
