@@ -13,7 +13,6 @@ from PIL import Image
 
 from uniformer.datasets.annotated import AnnotatedSet
 from uniformer.datasets.findings import FileRecord, Finding
-from uniformer.datasets.label_maps import IGNORED
 from uniformer.datasets.manifest import Kind
 from uniformer.datasets.scan import ScanResult
 from uniformer.datasets.statement import AnySet
@@ -21,7 +20,8 @@ from uniformer.errors import InputError, MissingExtra, counted
 from uniformer.reading.pictures import Pixels, file_to_pixels
 from uniformer.reports.page import write_page
 from uniformer.reports.pictures import still, thumbnail
-from uniformer.tasks.drawing import Entry, Thing, colour_of, draw_map, draw_people, draw_things
+from uniformer.tasks.drawing import Thing, colour_of, draw_people, draw_things
+from uniformer.tasks.segmentations import Segmentation
 
 BINS = 24  #: of lengths at most
 SAMPLES, SAMPLE_SIZE = 12, (480, 320)  #: pictures of an annotated set with what is in them; width and height at most
@@ -108,15 +108,9 @@ def drawn(data: AnnotatedSet, row: int, pixels: Pixels) -> Image.Image:
 
 
 def _with_map(data: AnnotatedSet, labels: Pixels, pixels: Pixels) -> Image.Image:
-    count = len(data.classes)
-    colours = np.array([*data.details.get("palette", map(colour_of, range(count))), (0, 0, 0)], np.uint8)
-    is_labelled = labels != IGNORED
-    shares = np.bincount(labels[is_labelled], minlength=count) / max(int(is_labelled.sum()), 1)
-    order = [label for label in np.argsort(-shares, kind="stable").tolist() if shares[label] > 0]
-    entries = [Entry(data.classes[label], shares[label], tuple(colours[label].tolist())) for label in order]
-    return draw_map(
-        pixels, colours[np.where(is_labelled, labels, count)], is_labelled, entries, [e.text for e in entries]
-    )
+    palette = tuple((red, green, blue) for red, green, blue in data.details.get("palette", ()))
+    height, width = labels.shape
+    return Segmentation(labels=labels, classes=data.classes, palette=palette, height=height, width=width).draw(pixels)
 
 
 def _charts(split: str, manifest: AnySet, records: Mapping[str, FileRecord]) -> Iterator[dict[str, Any]]:

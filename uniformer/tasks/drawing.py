@@ -27,6 +27,7 @@ GOLDEN = 0.61803398875  # neighbours on a circle that is walked in such steps ar
 LIGHTS = (0.55, 0.68, 0.42)
 RIM = (0, 0, 0)
 PANEL, PANEL_INK, PANEL_FAINT = (28, 28, 32), (240, 240, 240), (160, 160, 165)
+BAND = 1 << 22  # pixels of a picture that are mixed at once
 SMALLEST = 8  # pixels of a text that can still be read
 LEFT, RIGHT, MIDDLE = (64, 156, 255), (255, 149, 0), (48, 209, 88)  # of a person, in words of the key points
 
@@ -188,15 +189,23 @@ class Entry(NamedTuple):
 
 
 def draw_map(
-    pixels: Pixels, colours: Pixels, labelled: Mask, entries: Sequence[Entry], names: Sequence[str]
+    pixels: Pixels,
+    labels: NDArray[np.integer],
+    palette: Sequence[Colour],
+    entries: Sequence[Entry],
+    names: Sequence[str],
 ) -> Image.Image:
-    """A label map in colours (H, W, 3) over its picture where it is `labelled` (H, W), and a legend to its right.
+    """Labels (H, W) in their colours over a picture, those beyond the palette in none, and a legend to its right.
 
     The legend is as wide as the longest of all `names` asks for, so that the frames of a video have one size.
     """
     height, width = pixels.shape[:2]
     out = pixels.copy()
-    out[labelled] = _mixed(pixels[labelled], colours[labelled], MAP)
+    rows = max(1, BAND // width)
+    for top in range(0, height, rows):
+        band, here = out[top : top + rows], labels[top : top + rows]
+        labelled = here < len(palette)
+        band[labelled] = _mixed(band[labelled], paint(here, palette)[labelled], MAP)
     size = max(11, min(Pen.of(height, width).text, height // 8))
     font = ImageFont.load_default(size)
     longest = max((font.getlength(shown(name, 200)) for name in names), default=0)

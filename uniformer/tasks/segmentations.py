@@ -17,7 +17,7 @@ from uniformer.labels import category_ids
 from uniformer.reading.pictures import Pixels
 from uniformer.reading.run_lengths import Mask, decode_mask, encode_mask
 from uniformer.support.files import atomic_path
-from uniformer.tasks.drawing import Colour, Entry, colour_of, draw_map, paint
+from uniformer.tasks.drawing import Colour, Entry, colour_of, draw_map
 from uniformer.tasks.pictured import (
     PLACES,
     PictureResult,
@@ -140,8 +140,7 @@ class Segmentation(PictureResult):
         """The regions in their colours, and a legend of them to the right of the picture."""
         colours = self.colours()
         entries = [Entry(r.name, r.share, colours[r.label]) for r in self.regions]
-        labelled = self.labels < len(colours)
-        return draw_map(pixels, paint(self.labels, colours), labelled, entries, self._all_names(len(colours)))
+        return draw_map(pixels, self.labels, colours, entries, self._all_names(len(colours)))
 
     def _all_names(self, count: int) -> Sequence[str]:
         return self.classes or [class_name((), i) for i in range(count)]
