@@ -85,8 +85,8 @@ def pose(body: Body, rng: np.random.Generator) -> Mapping[str, Array]:
         joints[f"{side}_hip"] = np.array([s * body.hips / 2, 0, 0])
         _put_arm(joints, body, side, spine, _arm(rng, s))
         _put_leg(joints, body, side, legs[place], s)
-    yaw = rng.uniform(-65, 65) + 180 * (rng.random() < 0.2)
-    roll = rng.normal(0, 8) if rng.random() < 0.85 else rng.uniform(-60, 60)
+    yaw = rng.uniform(-50, 50) + 180 * (rng.random() < 0.1)
+    roll = rng.normal(0, 8) if rng.random() < 0.95 else rng.uniform(-60, 60)
     seen = turn(2, roll) @ turn(0, rng.normal(0, 8)) @ turn(1, yaw)
     return {name: seen @ place for name, place in joints.items()}
 

@@ -86,7 +86,7 @@ def scene(
         put_sticks(canvas, split, rng)
         owners = np.zeros(size, np.int32)
         groups, joints, alone = [], [], []
-        for number in range(int(rng.choice([1, 2, 3], p=(0.5, 0.35, 0.15)))):
+        for number in range(int(rng.choice([1, 2, 3], p=(0.6, 0.3, 0.1)))):
             parts, places, height = person(bodies, split, size, rng)
             groups.append(parts)
             joints.append(places)
@@ -94,7 +94,7 @@ def scene(
             draw(np.zeros((*size, 3), np.float32), only, parts, 1, height)
             alone.append(int((only > 0).sum()))
             draw(canvas, owners, parts, 1 + PARTS * number, height)
-        if rng.random() < 0.3:
+        if rng.random() < 0.2:
             cover(canvas, owners, photos, rng)
         canvas += rng.normal(0, rng.uniform(0, 6), canvas.shape).astype(np.float32)
         seen = [(owners - 1) // PARTS == number for number in range(len(groups))]
