@@ -101,3 +101,50 @@ def test_what_is_seen_of_a_key_point(make: ModuleType) -> None:
     assert record["keypoints"][9:] == [0] * 42
     assert record["bbox"] == [15, 15, 15, 11]
     assert record["area"] == int((owners > 0).sum())
+
+
+# ---- how well people are found ---------------------------------------------------------------------------------------
+
+
+def answers_of(made: dict[str, Any], off: float = 0.0) -> dict[str, Any]:
+    """Everybody found, each key point so many longer sides of the box too far to the right."""
+    names = {image["id"]: Path(image["file_name"]).name for image in made["images"]}
+    found: dict[str, Any] = {name: [] for name in names.values()}
+    for person in made["annotations"]:
+        x, y, w, h = person["bbox"]
+        points = np.array(person["keypoints"], float).reshape(17, 3)
+        points[:, 0] += off * max(w, h)
+        found[names[person["image_id"]]].append({"box": [x, y, x + w, y + h], "keypoints": points.tolist()})
+    return found
+
+
+def test_shares_of_key_points_found(make: ModuleType, made: dict[str, Any]) -> None:
+    pck = import_module("pck")
+
+    def shares(answers: dict[str, Any]) -> dict[str, float]:
+        return pck.table(*pck.distances(made, answers))["seen"]
+
+    assert shares(answers_of(made)) == {"within 0.1": 100, "within 0.05": 100}
+    assert shares(answers_of(made, 0.07)) == {"within 0.1": 100, "within 0.05": 0}
+    assert shares({}) == {"within 0.1": 0, "within 0.05": 0}
+    some = answers_of(made)
+    lost = some.pop(Path(made["images"][0]["file_name"]).name)
+    share = 1 - sum(v == 2 for p in made["annotations"][: len(lost)] for v in p["keypoints"][2::3]) / sum(
+        v == 2 for p in made["annotations"] for v in p["keypoints"][2::3]
+    )
+    assert shares(some)["within 0.1"] == round(100 * share, 2)
+
+
+def test_controls_know_nothing_of_the_picture(make: ModuleType, made: dict[str, Any]) -> None:
+    """Key points of somebody else in another picture; the usual place of each in a box."""
+    control, pck = import_module("control"), import_module("pck")
+    swapped = control.exchanged(made, 0)
+    pairs = list(zip(made["annotations"], swapped["annotations"], strict=True))
+    assert all(mine["bbox"] == theirs["bbox"] for mine, theirs in pairs)
+    assert not any(mine["keypoints"] == theirs["keypoints"] for mine, theirs in pairs)
+    states = sorted(tuple(p["keypoints"][2::3]) for p in made["annotations"])
+    assert sorted(tuple(p["keypoints"][2::3]) for p in swapped["annotations"]) == states
+    places = control.usual_places(made)
+    assert places[0, 1] < places[11, 1] < places[15, 1]  # nose, hip, ankle
+    found = pck.table(*pck.distances(made, control.guesses(made, places)))["seen"]
+    assert 5 < found["within 0.1"] < 60

@@ -6,7 +6,6 @@ one in the answers whose box overlaps most with his (by at least a half), if any
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,12 @@ SHARES = (0.1, 0.05)  #: of a box's longer side
 STATES = {"seen": (2,), "hidden": (1,), "all": (1, 2)}  #: by COCO's visibility
 
 
-def read_answers(path: Path) -> dict[str, list[Mapping[str, Any]]]:
-    """What `uniformer predict` wrote as JSON lines: people by the last part of a picture's name."""
-    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return {Path(line["source"]).name: line["people"] for line in lines if "people" in line}
-
-
 def distances(annotations: Mapping[str, Any], answers: Mapping[str, list[Mapping[str, Any]]]) -> tuple[Array, Array]:
     """Of all annotated people: how far off their key points are, in longer sides of the box, (P, 17), infinite where
-    nobody was found, and their visibility (P, 17)."""
+    nobody was found, and their visibility (P, 17).
+
+    Answers are people, each with `box` and `keypoints`, by the last part of a picture's name.
+    """
     names = {image["id"]: Path(image["file_name"]).name for image in annotations["images"]}
     off, visible = [], []
     for person in annotations["annotations"]:
