@@ -2,8 +2,8 @@
 
 python experiments/made_people/run.py --out DIR [--train 3000] [--val 300] [--epochs 20] [--seed 0]
 
-Trains by `uniformer train`, scores by `uniformer eval`, and counts the key points found (`pck.py`). Beside it stands what
-must fail: the same training with the key points of somebody else, and the usual places of key points in a box.
+Trains by `uniformer train`, scores by `uniformer eval`, and counts the key points found (`pck.py`). Beside it stands
+what must fail: the same training with the key points of somebody else, and the usual places of key points in a box.
 """
 
 from __future__ import annotations
