@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -54,6 +56,41 @@ def test_every_network_learns_and_answers(learning: ModuleType, splits: dict, na
     assert list(found) == wanted
     for figures in found.values():
         assert 0 <= figures.get("mIoU", figures.get("AP")) <= 100
+
+
+def test_the_same_command_scores_again_without_training(
+    learning: ModuleType, splits: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    command = ["learning.py", str(splits["val"].root), "--network", "lraspp", "--out", str(run)]
+    monkeypatch.setattr(sys, "argv", [*command, "--size", *map(str, SIZE), "--steps", "2", "--batch-size", "2"])
+    monkeypatch.setattr(learning, "SETTLING", 3)
+    learning.main()
+    first, weights = json.loads((run / "result.json").read_text()), (run / "weights.pt").stat().st_mtime_ns
+    learning.main()
+    again = json.loads((run / "result.json").read_text())
+    assert (run / "weights.pt").stat().st_mtime_ns == weights
+    assert [again[k] for k in ("settings", "losses", "maps")] == [first[k] for k in ("settings", "losses", "maps")]
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--seed", "1"])
+    with pytest.raises(SystemExit, match="holds a run of other settings"):
+        learning.main()
+
+
+def test_norms_are_settled_by_the_mean_of_some_batches(
+    learning: ModuleType, splits: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learning, "SETTLING", 3)
+    network = torch.nn.Sequential(torch.nn.BatchNorm2d(3, momentum=0.01))
+    fed = []
+
+    def loss(batch: object) -> None:
+        fed.append(batch.pictures)
+        network(batch.pictures)
+
+    subject = learning.Subject(network, loss, None, is_detector=False)
+    learning.settle_norms(subject, splits["train"], argparse.Namespace(**SETTINGS))
+    torch.testing.assert_close(network[0].running_mean, torch.cat(fed).mean((0, 2, 3)))
+    assert (len(fed), network[0].momentum) == (3, 0.01)
 
 
 def test_the_truth_scores_100(learning: ModuleType, splits: dict) -> None:

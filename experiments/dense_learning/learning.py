@@ -6,7 +6,8 @@
     python experiments/dense_learning/learning.py ROOMS --network semantic_fpn --out RUN --shuffled
 
 `--shuffled` is the control that must fail: each picture is trained with the truth of another one. RUN/result.json holds
-the scores on the other levels (COCO's AP by faster-coco-eval; mean IoU), multiply-adds, losses and conditions.
+the scores on the other levels (COCO's AP by faster-coco-eval; mean IoU), multiply-adds, losses and conditions. Trained
+once, the same command only scores again.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ from uniformer.speed.timings import cpu_name
 
 IGNORED = 255  #: in a label map: no class
 WARM_UP = 0.05  # of the steps
+SETTLING = 30  # batches
 LARGEST_STEP = 5.0  # norm of the gradients
+TRAINED = "training.json"  # in RUN, beside the weights
 NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")  # of COCO's first figures
 
 Classes = npt.NDArray[np.int64]
@@ -84,6 +87,24 @@ def train(subject: Subject, split: Split, args: argparse.Namespace) -> list[floa
                 f"step {step} of {args.steps}: loss {losses[-1]}, {time.process_time():.0f} s of processor", flush=True
             )
     return losses
+
+
+@torch.no_grad()
+def settle_norms(subject: Subject, split: Split, args: argparse.Namespace) -> None:
+    """Batch norms' means and variances anew, over some batches: torchvision's follow the weights by 1 to 3 % a step,
+    too slowly for so few steps."""
+    norms = [m for m in subject.network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    usual = [m.momentum for m in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean of all batches
+    subject.network.train()
+    for _, rows in zip(
+        range(SETTLING), batches(len(split.pictures), args.batch_size, np.random.default_rng(1)), strict=False
+    ):
+        subject.loss(split.batch(rows, rows, [False] * len(rows), with_masks=subject.needs_masks))
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.momentum = momentum
 
 
 # ---- scores ----------------------------------------------------------------------------------------------------------
@@ -201,6 +222,16 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def trained_before(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """What a finished training of these settings left; None where there is none."""
+    if not (out / TRAINED).is_file():
+        return None
+    found: dict[str, Any] = json.loads((out / TRAINED).read_text("utf-8"))
+    if found["settings"] != settings:
+        raise SystemExit(f"{out} holds a run of other settings: {found['settings']}")
+    return found
+
+
 def main() -> None:
     args = arguments()
     began = time.monotonic()
@@ -209,17 +240,22 @@ def main() -> None:
     splits = {name: read_split(args.data, name, size, args.pictures) for name in ("train", "val")}
     subject = SUBJECTS[args.network](size)
     subject.network.to(memory_format=torch.channels_last)
-    losses = train(subject, splits["train"], args)
-    args.out.mkdir(parents=True, exist_ok=True)
-    torch.save(subject.network.state_dict(), args.out / "weights.pt")
+    settings = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(args).items() if k not in ("data", "out")}
+    trained = trained_before(args.out, settings)
+    if trained is None:
+        losses = train(subject, splits["train"], args)
+        args.out.mkdir(parents=True, exist_ok=True)
+        torch.save(subject.network.state_dict(), args.out / "weights.pt")
+        trained = {"settings": settings, "cpu_minutes": round(time.process_time() / 60, 1), "losses": losses}
+        (args.out / TRAINED).write_text(json.dumps(trained) + "\n", encoding="utf-8")
+    subject.network.load_state_dict(torch.load(args.out / "weights.pt"))
+    settle_norms(subject, splits["train"], args)
     result = {
-        "settings": {k: v for k, v in vars(args).items() if k not in ("data", "out")},
+        **trained,
         "pictures": {name: len(split.pictures) for name, split in splits.items()},
         "gigamacs": gigamacs(subject, splits["val"]),
         "parameters": sum(p.numel() for p in subject.network.parameters()),
-        "train_cpu_minutes": round(time.process_time() / 60, 1),
         **scores(subject, splits),
-        "losses": losses,
         "minutes": round((time.monotonic() - began) / 60, 1),
         "processor": cpu_name(),
         "cores": os.cpu_count(),
