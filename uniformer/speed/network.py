@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from typing import Any, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,9 @@ from uniformer.speed.blocks import (
     FastSplitBlock,
 )
 
-FAST: dict[type[nn.Module], Any] = {  # most special first
+Forms: TypeAlias = Mapping[type[nn.Module], Any]  #: of plain modules, most special first
+
+FAST: Forms = {
     LocalBlock: FastLocalBlock,
     HourglassBlock: FastHourglassBlock,
     SplitBlock: FastSplitBlock,
@@ -43,7 +45,7 @@ class FastUniFormer(UniFormer):
 
     With `attention_float32` it attends in float32, as it does where the model was prepared to train so. `share` takes
     the tensors that stay as they are from the model itself, where `dtype` allows it: for one that is not going to
-    change.
+    change. `forms` are those of the blocks.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class FastUniFormer(UniFormer):
         *,
         attention_float32: bool = False,
         share: bool = False,
+        forms: Forms = FAST,
     ):
         nn.Module.__init__(self)
         own = next(model.parameters()).dtype
@@ -60,8 +63,8 @@ class FastUniFormer(UniFormer):
         shared = {id(p): p for p in model.parameters()} if share and dtype == own else {}
         vars(self).update(vars(copy.deepcopy(model, shared)))
         for stage in cast("Iterable[Stage]", self.stages):
-            stage.embed = _form(stage.embed, dtype)
-            stage.blocks = nn.ModuleList(_form(block, dtype) for block in stage.blocks)
+            stage.embed = _form(stage.embed, dtype, forms)
+            stage.blocks = nn.ModuleList(_form(block, dtype, forms) for block in stage.blocks)
         for module in self.modules():
             if isinstance(module, FastMHRA):
                 module.float32 |= attention_float32
@@ -85,6 +88,6 @@ class FastUniFormer(UniFormer):
             return super().forward_head(features, pre_logits)
 
 
-def _form(module: Any, dtype: torch.dtype) -> Any:
+def _form(module: Any, dtype: torch.dtype, forms: Forms) -> Any:
     """The inference form of a block or a patch embedding."""
-    return next(fast for plain, fast in FAST.items() if isinstance(module, plain))(module, dtype)
+    return next(fast for plain, fast in forms.items() if isinstance(module, plain))(module, dtype)

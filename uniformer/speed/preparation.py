@@ -5,16 +5,23 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 
 from uniformer.errors import InputError
+from uniformer.heads.pyramid import DenseNetwork
 from uniformer.network.model import UniFormer
 from uniformer.speed.network import FastUniFormer
 
 
+Model = TypeVar("Model", UniFormer, DenseNetwork)
+
+WHOLE_PICTURE = (3, 256, 256)  # at which the convolutions of a dense network are tried, whose pictures vary in size
+
+
 def prepare(
-    model: UniFormer,
+    model: Model,
     *,
     training: bool,
     device: torch.device | str | None = None,
@@ -22,7 +29,7 @@ def prepare(
     size: Sequence[int] | None = None,
     attention_float32: bool = False,
     share: bool = False,
-) -> UniFormer:
+) -> Model:
     """The network with its speed put on: for training the model itself, for inference a copy.
 
         uniformer.speed.prepare(model, training=True)            # then train it with any loop
@@ -30,7 +37,8 @@ def prepare(
 
     For training some modules are replaced in place by others that have their parameters, names and hooks and compute
     the same faster: state dicts, optimizers, averages, `DistributedDataParallel`, `torch.compile` and checkpoints see
-    no difference. `unprepare` puts the plain ones back; to prepare again for something else needs no `unprepare`.
+    no difference. `unprepare` puts the plain ones back; to prepare again for something else needs no `unprepare`. Of a
+    network with a head the backbone alone is prepared for training; an inference copy is fast as a whole.
 
     On a CPU in bfloat16 every convolution is first tried at the size it will have (seconds, once per process). One that
     torch gets wrong on this processor computes in float32, and a warning names it.
@@ -39,24 +47,33 @@ def prepare(
         device: where it is to compute, by default where the model is; for training the model is moved there.
         dtype: what it computes in, the model's own by default. In training of 16 bits that of autocast, which is the
             caller's to switch on.
-        size: of one view, (C, [T,] H, W). On a GPU depthwise convolutions of clips take the implementations that
-            `uniformer bench --device cuda` found to be the fastest at this size, otherwise torch's own.
+        size: of one view, (C, [T,] H, W); not needed of a network with a head. On a GPU depthwise convolutions of clips
+            take the implementations that `uniformer bench --device cuda` found to be the fastest at this size,
+            otherwise torch's own.
         attention_float32: attend in float32, whatever `dtype` and autocast say. Copies of a model so prepared do too.
         share: for inference: take the tensors that stay as they are from the model, which is not going to change.
 
     Raises:
-        InputError: the model is not a `UniFormer` or an inference copy, or `size` is missing for training in bfloat16
-            on a CPU.
+        InputError: the model is no network of this package or an inference copy, or `size` is missing for training a
+            `UniFormer` in bfloat16 on a CPU.
     """
-    if isinstance(model, FastUniFormer):
+    is_dense = isinstance(model, DenseNetwork)
+    if isinstance(model.backbone if is_dense else model, FastUniFormer):
         raise InputError("expected a model as it was created or loaded, got one that is optimised already")
-    if not isinstance(model, UniFormer):
+    if not isinstance(model, UniFormer | DenseNetwork):
         kind = type(model).__name__
         raise InputError(f"expected a UniFormer, as `create_model` and `load_model` give it, got {kind}")
     device = next(model.parameters()).device if device is None else torch.device(device)
+    own = next(model.parameters()).dtype
     if training:
-        return _for_training(model.to(device), dtype or next(model.parameters()).dtype, size, attention_float32)
+        backbone = model.to(device).backbone if is_dense else model.to(device)
+        _for_training(backbone, dtype or own, (size or WHOLE_PICTURE) if is_dense else size, attention_float32)
+        return model
     share = share and device == next(model.parameters()).device
+    if is_dense:
+        from uniformer.speed.dense import fast_network
+
+        return fast_network(model, dtype, attention_float32=attention_float32, share=share).to(device)
     fast = FastUniFormer(model, dtype, attention_float32=attention_float32, share=share).to(device)
     if size is not None and device.type == "cuda":
         from uniformer.speed.tuning import apply_tuned_kernels
@@ -65,7 +82,7 @@ def prepare(
     return fast
 
 
-def unprepare(model: UniFormer) -> UniFormer:
+def unprepare(model: Model) -> Model:
     """Put the plain modules back in place of those that `prepare` put there for training; the model itself."""
     from uniformer.speed.training_modules import PLAIN
 
@@ -76,9 +93,7 @@ def unprepare(model: UniFormer) -> UniFormer:
     return model
 
 
-def _for_training(
-    model: UniFormer, dtype: torch.dtype, size: Sequence[int] | None, attention_float32: bool
-) -> UniFormer:
+def _for_training(model: UniFormer, dtype: torch.dtype, size: Sequence[int] | None, attention_float32: bool) -> None:
     wrong: set[str] = set()
     if dtype == torch.bfloat16 and next(model.parameters()).device.type == "cpu":
         if size is None:
@@ -103,4 +118,3 @@ def _for_training(
         from uniformer.speed.tuning import apply_tuned_kernels
 
         apply_tuned_kernels(model, size, dtype, training=True)
-    return model

@@ -1,0 +1,206 @@
+"""Networks with heads in their inference forms: what the plain ones give, in all families, precisions and sizes."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import uniformer
+from tests.tiny import TINY, refused, same
+from tests.tolerance import assert_close, layers_of, off, rounding, terms_of
+from uniformer import speed
+from uniformer.config import TASKS, Config, Head
+from uniformer.heads import build_network
+from uniformer.heads.detection import Detector, Limits
+from uniformer.heads.pyramid import DenseNetwork
+from uniformer.heads.segmentation import Segmenter
+from uniformer.speed.dense import FastConvNorm
+
+BACKBONES: dict[str, dict[str, Any]] = {
+    "global": {},
+    "windows": {"window": 3},
+    "hybrid": {"window": 3, "global_every": 2, "depths": (1, 1, 3, 1)},
+    "light": {"keep_ratio": 0.5, "overlap": 1, "depths": (1, 1, 3, 2)},
+    "layer scale": {"layer_scale": 0.3, "window": 2},
+}
+SIZES = ((96, 72), (80, 112))  # windows of 3 do not divide the grids of stage 3: 6 x 4 and 5 x 7
+
+
+def dense_config(head: Head, **options: Any) -> Config:
+    return replace(TINY, output="normed_maps", head=head, **options)
+
+
+def dense_network(head: Head, **options: Any) -> Any:
+    """In evaluation mode, with no tensor at its initial value."""
+    torch.manual_seed(0)
+    network = build_network(dense_config(head, **options)).eval()
+    with torch.no_grad():
+        for value in network.state_dict().values():
+            value.add_((torch.rand_like(value) - 0.5) / 10 if value.is_floating_point() else 5)
+    return network
+
+
+def an_input(batch: int = 2, size: tuple[int, int] = SIZES[0]) -> Tensor:
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+def outputs(network: Any, x: Tensor) -> list[Tensor]:
+    """All that a network says of pictures; of regions what its heads say of given ones."""
+    with torch.no_grad():
+        answer = network(x)
+        said = [*network.backbone(x), *([answer] if isinstance(answer, Tensor) else answer)]
+        if isinstance(network, Detector):
+            levels = [level.to(x.dtype) for level in answer]
+            said += [part for level in network.rpn_head(levels) for part in level]
+            regions = torch.randn(3, 256, 7, 7, generator=torch.Generator().manual_seed(1)).to(x.dtype)
+            for box, mask in zip(network.roi_head.box_heads, network.roi_head.mask_heads, strict=True):
+                said += [*box(regions), mask(regions)]
+    return said
+
+
+def assert_answers(found: list[Tensor], wanted: list[Tensor], terms: int) -> None:
+    for one, other in zip(found, wanted, strict=True):
+        assert_close(one, other, terms)
+
+
+# ---- the same answers ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("head", TASKS)
+def test_it_gives_what_the_plain_network_gives(head: Head, dtype: torch.dtype, one_thread: None) -> None:
+    """One picture and several, of two sizes, by the same copy."""
+    network = dense_network(head, window=3, global_every=2, depths=(1, 1, 2, 1)).to(dtype)
+    fast = speed.prepare(network, training=False)
+    for batch, size in zip((1, 2), SIZES, strict=True):
+        x = an_input(batch, size).to(dtype)
+        found, wanted = outputs(fast, x), outputs(network, x)
+        assert_answers(found, wanted, terms_of(network))
+        assert max(map(off, found, wanted)) <= {torch.float32: 1e-4, torch.float64: 1e-10}[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_over_every_kind_of_backbone(backbone: str, dtype: torch.dtype, one_thread: None) -> None:
+    network = dense_network("semantic_fpn", **BACKBONES[backbone]).to(dtype)
+    fast = speed.prepare(network, training=False, share=True)
+    for size in SIZES:
+        x = an_input(2, size).to(dtype)
+        assert_answers(outputs(fast, x), outputs(network, x), terms_of(network))
+
+
+@pytest.mark.parametrize("head", TASKS)
+def test_in_16_bits_it_is_as_close_as_the_plain_network(head: Head, one_thread: None) -> None:
+    """Answers are float32, so that boxes and shares are reckoned as in the plain form."""
+    network, x = dense_network(head, window=3), an_input()
+    wanted = outputs(copy.deepcopy(network).double(), x.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        plainly = outputs(network, x)
+    found = outputs(speed.prepare(network, training=False, dtype=torch.bfloat16), x)
+    assert all(one.dtype == torch.float32 for one in found[4:])  # the first four are the backbone's
+    for one, other, exact in zip(found[:5], plainly[:5], wanted[:5], strict=True):
+        assert 0 < off(one, exact) <= max(3 * off(other, exact), rounding(torch.bfloat16))
+    for one, exact in zip(found[5:], wanted[5:], strict=True):
+        assert off(one, exact) <= rounding(torch.bfloat16, layers_of(network))
+
+
+def test_detections_are_those_of_the_plain_network(one_thread: None) -> None:
+    network, x, size = dense_network("cascade_mask_rcnn"), an_input(1), SIZES[0]
+    limits = Limits(per_level=20, proposals=20, score=0.1, detections=10)
+    results = []
+    for form in (network, speed.prepare(network, training=False)):
+        with torch.no_grad():
+            levels, scales = form(x), [torch.ones(4)]
+            regions = form.proposals(form.rpn_head(levels), [size], limits)
+            found = form.detect(levels, [r[:, :4] for r in regions], [size], scales, limits)
+            results.append((*found[0], *form.masks(levels, found, scales)))
+    assert len(results[0][0])
+    assert torch.equal(results[0][2], results[1][2])
+    for place in (0, 1, 3):
+        assert_close(results[1][place], results[0][place], terms_of(network))
+
+
+# ---- a copy, and what may be done with it ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", ["mask_rcnn", "upernet", "topdown"])
+def test_the_network_stays_as_it_is(head: Head, one_thread: None) -> None:
+    network, x = dense_network(head).train(), an_input()
+    before = copy.deepcopy(network.state_dict())
+    fast = uniformer.optimize(network)
+    wanted = outputs(fast, x)
+    assert all(module.training for module in network.modules())
+    assert all(p.requires_grad for p in network.parameters())
+    assert same(network.state_dict(), before)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.zero_()
+    assert all(map(torch.equal, outputs(fast, x), wanted))  # nor does the copy change with the network
+
+
+def test_a_shared_copy_holds_only_what_was_folded() -> None:
+    network = dense_network("mask_rcnn")
+    own = {p.data_ptr() for p in network.parameters()}
+    added = {
+        n for n, p in speed.prepare(network, training=False, share=True).named_parameters() if p.data_ptr() not in own
+    }
+    assert "roi_head.bbox_head.shared_fcs.0.weight" not in added
+    assert "backbone.stages.2.blocks.0.mhra.qkv.weight" not in added
+    assert "neck.fpn_convs.0.conv.weight" in added  # its channels lie last
+    assert not {p.data_ptr() for p in speed.prepare(network, training=False).parameters()} & own
+
+
+@pytest.mark.parametrize("head", TASKS)
+def test_it_is_of_no_use_for_training_and_can_be_pickled(head: Head, one_thread: None) -> None:
+    network = dense_network(head)
+    fast, x = uniformer.optimize(network), an_input(1)
+    assert isinstance(fast, type(network))
+    assert not any(p.requires_grad for p in outputs(fast, x.requires_grad_()))
+    with refused("expected the model itself for training"):
+        fast.train()
+    with refused("got one that is optimised already"):
+        uniformer.optimize(fast)
+    if isinstance(fast, Segmenter):
+        with refused("expected the model itself for training"):
+            fast.forward_train(x)
+    for other in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+        assert all(map(torch.equal, outputs(other, x), outputs(fast, x)))
+
+
+def test_batch_norms_of_heads_are_folded(one_thread: None) -> None:
+    for head in ("cascade_mask_rcnn", "upernet", "topdown"):
+        fast = speed.prepare(dense_network(head), training=False)  # type: ignore[arg-type]
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
+    assert any(
+        isinstance(module, FastConvNorm) for module in speed.prepare(dense_network("upernet"), training=False).modules()
+    )
+
+
+def test_training_prepares_the_backbone(one_thread: None) -> None:
+    """Light backbones have convolution stems, and attention may stay in float32: what stands in is the backbone's."""
+    network, x = dense_network("semantic_fpn", **BACKBONES["light"]).train(), an_input()
+    keys, before = list(network.state_dict()), [*network.parameters()]
+    plain = copy.deepcopy(network)
+    prepared = speed.prepare(network, training=True, attention_float32=True)
+    assert prepared is network
+    assert list(network.state_dict()) == keys
+    assert all(map(lambda a, b: a is b, network.parameters(), before))
+    kinds = {type(m).__name__ for m in network.modules()} - {type(m).__name__ for m in plain.modules()}
+    assert kinds == {"Float32MHRA"}
+    torch.manual_seed(0)
+    found = network(x)
+    torch.manual_seed(0)
+    assert_close(found, plain(x), terms_of(plain))
+    speed.unprepare(network)
+    assert {type(m) for m in network.modules()} == {type(m) for m in plain.modules()}
+
+
+def test_bfloat16_training_tries_the_convolutions_without_a_size(one_thread: None) -> None:
+    network = dense_network("upernet").train()
+    assert isinstance(speed.prepare(network, training=True, dtype=torch.bfloat16), DenseNetwork)
