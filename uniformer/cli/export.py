@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from uniformer.cli.options import add_told, told
 from uniformer.cli.tables import say
+from uniformer.errors import InputError
 from uniformer.labels import names_file
 from uniformer.support.files import check_outputs
 
@@ -16,6 +18,7 @@ HELP = "write a network for OpenVINO or ONNX Runtime"
 def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("checkpoint", metavar="CHECKPOINT", help="published id, file, folder or hub repository")
     p.add_argument("out", metavar="OUT", help="name.xml (OpenVINO; the weights go to name.bin) or name.onnx")
+    p.add_argument("--size", metavar="HxW", help="of the pictures that a segmenter is written for, such as 512x683")
     add_told(p)
     p.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
 
@@ -30,6 +33,16 @@ def run(args: argparse.Namespace) -> int:
     check_outputs(files, [args.checkpoint, names_file(args.classes)], overwrite=args.overwrite)
     model, contract, _ = load_model(args.checkpoint, **told(args))
     warn_of_assumed(contract)
-    off = export(model, contract, args.out)
+    off = export(model, contract, args.out, size=_size(args.size))
     say(f"wrote {args.out}: its logits are off by {off:.0e} of the largest")
     return 0
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """Height and width."""
+    if text is None:
+        return None
+    sides = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text, re.ASCII)
+    if sides is None:
+        raise InputError(f"--size: expected height and width such as 512x683, got {text!r}")
+    return int(sides[1]), int(sides[2])

@@ -22,7 +22,7 @@ from uniformer.heads.segmentation import Segmenter
 from uniformer.speed.dense_blocks import DENSE
 from uniformer.speed.depthwise import channels_last
 from uniformer.speed.fold import Affine, before_norm, exact
-from uniformer.speed.network import FastUniFormer
+from uniformer.speed.network import FOR_TRAINING, FastUniFormer
 from uniformer.speed.products import Conv2d, Linear
 
 
@@ -61,9 +61,8 @@ class FastConvNorm(nn.Module):
     def __init__(self, layers: ConvNorm):
         super().__init__()
         conv = layers.conv
-        self.conv = nn.Conv2d(
-            conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding, device="meta"
-        )
+        sizes: Any = (conv.kernel_size, conv.stride, conv.padding)
+        self.conv = nn.Conv2d(conv.in_channels, conv.out_channels, *sizes).to("meta")
         weight = exact(conv.weight)
         _fill(self.conv, before_norm(Affine(weight, weight.new_zeros(len(weight))), layers.bn), conv.weight)
 
@@ -77,7 +76,7 @@ def _folded_ups(layers: nn.Sequential) -> nn.Sequential:
     for up, norm, relu in zip(layers[::3], layers[1::3], layers[2::3], strict=True):
         assert isinstance(up, nn.ConvTranspose2d)
         sizes: Any = (up.kernel_size, up.stride, up.padding)
-        folded = nn.ConvTranspose2d(up.in_channels, up.out_channels, *sizes, device="meta")
+        folded = nn.ConvTranspose2d(up.in_channels, up.out_channels, *sizes).to("meta")
         weight = exact(up.weight).transpose(0, 1)  # (out, in, k, k)
         affine = before_norm(Affine(weight, weight.new_zeros(len(weight))), norm)
         _fill(folded, Affine(affine.weight.transpose(0, 1).contiguous(), affine.bias), up.weight)
@@ -97,13 +96,15 @@ def _fill(module: nn.Conv2d | nn.ConvTranspose2d, affine: Affine, like: Tensor) 
 class Inference(nn.Module):
     """Takes and gives float32 at least, computes in its own type whatever autocast says, and without gradients."""
 
+    @torch.no_grad()
     def forward(self, x: Any) -> Any:
-        with torch.no_grad(), torch.autocast(next(self.parameters()).device.type, enabled=False):
-            return _widened(super().forward(_as(x, next(self.parameters()).dtype)))
+        like = next(self.parameters())
+        with torch.autocast(like.device.type, enabled=False):
+            return _widened(super().forward(_as(x, like.dtype)))
 
     def train(self, mode: bool = True) -> Any:
         if mode:
-            raise InputError("expected the model itself for training, got its optimised copy")
+            raise InputError(FOR_TRAINING)
         return super().train(False)
 
 
@@ -132,7 +133,8 @@ class FastMaskHead(Inference, MaskHead):
 
 
 class FastSegmenter(Inference, Segmenter):
-    pass
+    def forward_train(self, x: Tensor) -> tuple[Tensor, ...]:
+        raise InputError(FOR_TRAINING)
 
 
 class FastPoseNetwork(Inference, PoseNetwork):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from uniformer.network.blocks import GlobalBlock, LocalBlock, OverlapEmbed, PatchEmbed
 from uniformer.network.hourglass import HourglassBlock
-from uniformer.network.ops import Grid, attention
+from uniformer.network.ops import attention
 from uniformer.speed.blocks import (
     CHUNK,
     MIN_ROWS,

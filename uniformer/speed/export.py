@@ -1,7 +1,9 @@
 """Networks as files for OpenVINO (.xml with its .bin) and ONNX Runtime (.onnx). `runtimes.py` runs them, without torch.
 
 What is written is the inference form as a graph in float32: for any batch, but for the frames and the picture size it
-was written for. The contract goes into the file. A file is kept only if its runtime gives the model's own logits.
+was written for. The contract goes into the file. A file is kept only if its runtime gives the model's own logits, class
+by class maps of them for a segmenter, heat maps for a pose network. Detectors are not written: how many regions they
+look at, and what is left of them, is decided on the way.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from torch import Tensor
 
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.load import unwrapped
-from uniformer.config import InputSpec
+from uniformer.config import InputSpec, PersonCrop, Scaling
 from uniformer.errors import InputError, MissingExtra
+from uniformer.heads.pyramid import DenseNetwork
 from uniformer.network.model import UniFormer
 from uniformer.speed.preparation import prepare
 from uniformer.speed.runtimes import METADATA, form_of, import_openvino, open_exported
@@ -30,20 +33,50 @@ TOLERANCE = 1e-4  # of the largest logit; float32 in another order of summation 
 PACKAGES = {".xml": ("openvino", ("openvino",)), ".onnx": ("onnx", ("onnxruntime", "onnxscript"))}  # extra, what of it
 
 
-def export(model: UniFormer, contract: Contract, out: str | os.PathLike[str]) -> float:
-    """Write a classifier to `out`, .xml or .onnx. Returns the largest error of its logits relative to the largest.
+Network = UniFormer | DenseNetwork
 
-    Frames and size are those of `contract.input`. Raises `InputError` for names that end in something else, networks
-    without a classifier or a described input, optimised copies, and where the logits that the runtime computes from the
-    file are not the model's; `MissingExtra` without the packages of the format. Nothing is left at `out` then.
+
+def export(
+    model: Network, contract: Contract, out: str | os.PathLike[str], *, size: tuple[int, int] | None = None
+) -> float:
+    """Write a classifier, a segmenter or a pose network to `out`, .xml or .onnx. Returns the largest error of its
+    logits relative to the largest.
+
+    Frames and size are those of `contract.input`; of a segmenter, whose pictures vary, `size` is height and width.
+    Raises `InputError` for names that end in something else, networks without a head or a described input, detectors,
+    optimised copies, a size too many or too few, and where the logits that the runtime computes from the file are not
+    the model's; `MissingExtra` without the packages of the format. Nothing is left at `out` then.
     """
     model = unwrapped(model)
-    if not isinstance(contract.input, InputSpec):
+    _check_exportable(model)
+    if contract.input is None:
         raise InputError("expected a contract that describes the input, which fixes the exported frames and size")
-    return write_checked(model, view_size(model.config, contract.input), Path(out), contract)
+    return write_checked(model, _size_of_views(contract.input, size, model), Path(out), contract)
 
 
-def write_checked(model: UniFormer, size: Sequence[int], out: Path, contract: Contract) -> float:
+def _size_of_views(
+    spec: InputSpec | Scaling | PersonCrop, size: tuple[int, int] | None, model: Network
+) -> Sequence[int]:
+    """(C, [T,] H, W), from what the network was trained with, or as the caller says."""
+    if not isinstance(spec, Scaling):
+        if size is not None:
+            raise InputError(f"expected no size of pictures for {model.config.task}: the network is fed {spec.size}")
+        return view_size(model.config, spec)
+    if size is None or min(size) < 32:
+        said = "none" if size is None else f"{size[0]}x{size[1]}"
+        raise InputError(f"expected the size of the pictures that {model.config.task} is exported for, got {said}")
+    return model.config.in_chans, *size
+
+
+def _check_exportable(model: Network) -> None:
+    config = model.config
+    if config.task == "detection":
+        raise InputError("expected a classifier, a segmenter or a pose network to export, got a detector")
+    if config.head is None and (config.output != "logits" or not config.num_classes):
+        raise InputError("expected a network with a classifier, got a backbone")
+
+
+def write_checked(model: Network, size: Sequence[int], out: Path, contract: Contract) -> float:
     """`export` for inputs (any batch, *size), whatever the contract says of them."""
     form, example = form_of(out), torch.randn(3, *size, generator=torch.Generator().manual_seed(0))
     with folder_to_fill(out.parent), temporary_folder(out) as folder:
@@ -57,11 +90,10 @@ def write_checked(model: UniFormer, size: Sequence[int], out: Path, contract: Co
     return off
 
 
-def write_graph(model: UniFormer, size: Sequence[int], out: Path, contract: Contract) -> None:
+def write_graph(model: Network, size: Sequence[int], out: Path, contract: Contract) -> None:
     """The inference form as a file, for inputs (any batch, *size)."""
     form = form_of(out)
-    if model.config.output != "logits" or not model.config.num_classes:
-        raise InputError("expected a network with a classifier, got a backbone")
+    _check_exportable(model)
     extra, packages = PACKAGES[form]
     for package in packages:
         if importlib.util.find_spec(package) is None:
@@ -92,7 +124,7 @@ def _write_onnx(program: Any, out: Path, contract: Contract) -> None:
 
 
 @torch.no_grad()
-def _largest_error(model: UniFormer, path: Path, example: Tensor) -> float:
+def _largest_error(model: Network, path: Path, example: Tensor) -> float:
     """Of the file's logits, as a share of the largest. One view and several: another batch than it was traced with."""
     inference = prepare(model, training=False).float().cpu()
     network = open_exported(path)

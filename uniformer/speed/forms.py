@@ -12,6 +12,7 @@ from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.load import unwrapped
 from uniformer.config import Config
 from uniformer.errors import InputError, check_word
+from uniformer.heads.pyramid import DenseNetwork
 from uniformer.network.model import UniFormer
 from uniformer.speed.preparation import prepare
 from uniformer.speed.timings import RUNTIMES, Compute, best_at_hand, exported_path, processor_name, situation
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 Backend = Literal["torch", "openvino", "onnxruntime"]
 
 
+Network = UniFormer | DenseNetwork
+
+
 def optimize(
-    model: UniFormer,
+    model: nn.Module,
     *,
     dtype: torch.dtype | None = None,
     compile: bool = False,
@@ -43,23 +47,24 @@ def optimize(
         dtype: what it computes in; the model's own by default. Of 16 bits it takes the place of autocast: for a GPU,
             bfloat16 or float16.
         compile: also by `torch.compile`, at the first input of each shape, which takes a minute or more.
-        backend: "torch" gives a `FastUniFormer`: any batch and size, every method of `UniFormer`, can be moved, copied
-            and pickled. "openvino" and "onnxruntime" (extras) give a `RuntimeNetwork`: classifiers, in float32 on the
-            CPU, any batch, but frames and size of `example` only.
+        backend: "torch" gives a `FastUniFormer`, of a network with a head a copy of its own kind: any batch and size,
+            every method, can be moved, copied and pickled. "openvino" and "onnxruntime" (extras) give a
+            `RuntimeNetwork`: classifiers, segmenters and pose networks, in float32 on the CPU, any batch, but frames
+            and size of `example` only.
         example: an input. The runtimes need one; on a GPU it tells the size for which depthwise convolutions take the
             implementations that `uniformer bench --device cuda` found to be the fastest (otherwise torch's own).
 
     Raises:
-        InputError: the model is an optimised one or no `UniFormer`, or the arguments do not go together.
+        InputError: the model is an optimised one or none of ours, or the arguments do not go together.
         MissingExtra: the backend's packages are not installed.
     """
     check_word("backend", backend, Backend)
     if dtype is not None and not dtype.is_floating_point:
         raise InputError(f"expected a floating-point dtype, got {dtype}")
-    model = unwrapped(model)
+    network: Network = unwrapped(model)
     size = None if example is None else tuple(example.shape[1:])
     if backend == "torch":
-        fast = prepare(model, training=False, dtype=dtype, size=size)
+        fast = prepare(network, training=False, dtype=dtype, size=size)
         if compile:
             fast.compile()
         return fast
@@ -72,12 +77,13 @@ def optimize(
 
     with system_folder("export") as folder:
         path = folder / f"network{RUNTIMES[backend]}"
-        write_graph(model, size, path, Contract(model.config))
+        write_graph(network, size, path, Contract(network.config))
         return RuntimeNetwork(open_exported(path), size)
 
 
 class RuntimeNetwork(nn.Module):
-    """A model run by OpenVINO or ONNX Runtime: clips or images (B, 3, ...) of one size -> logits (B, K), on the CPU.
+    """A model run by OpenVINO or ONNX Runtime: clips or images (B, 3, ...) of one size -> what `Exported` gives, on the
+    CPU.
 
     It has no parameters and cannot be copied or pickled: `uniformer.export` writes files.
     """
@@ -93,16 +99,19 @@ class RuntimeNetwork(nn.Module):
         return torch.from_numpy(self._network(x.detach().float().cpu().numpy(), len(x)))
 
 
-def inference_form(model: UniFormer, compute: Compute, size: Sequence[int], dtype: torch.dtype) -> nn.Module:
-    """What stands in for a model where only its answers to views of `size` count.
+def inference_form(model: Network, compute: Compute, size: Sequence[int] | None, dtype: torch.dtype) -> nn.Module:
+    """What stands in for a model where only its answers to views of `size` count; None for whole pictures of any size.
 
-    It shares the model's tensors and computes in the model's own type, or in `dtype` if that is of 16 bits.
+    It shares the model's tensors and computes in the model's own type, or in `dtype` if that is of 16 bits. Of a
+    detector "compiled" is the way to the pyramid's levels.
     Raises `InputError` for a form that cannot, `MissingExtra` without its packages.
     """
     check_word("compute", compute, Compute)
     if compute == "plain":
         return model
     if compute in RUNTIMES:
+        if size is None:
+            raise InputError(f"expected compute plain, fast or compiled for pictures of any size, got {compute}")
         if dtype != torch.float32 or next(model.parameters()).device.type != "cpu":
             raise InputError(f"expected float32 on the CPU with compute {compute}: it has no other")
         return _by_runtime(model, compute, size)
@@ -112,7 +121,7 @@ def inference_form(model: UniFormer, compute: Compute, size: Sequence[int], dtyp
     return fast
 
 
-def _by_runtime(model: UniFormer, compute: str, size: Sequence[int]) -> RuntimeNetwork:
+def _by_runtime(model: Network, compute: str, size: Sequence[int]) -> RuntimeNetwork:
     """The network as exported to the cache folder, now if it was not before."""
     from uniformer.speed.export import write_checked
     from uniformer.speed.runtimes import open_exported
@@ -124,8 +133,11 @@ def _by_runtime(model: UniFormer, compute: str, size: Sequence[int]) -> RuntimeN
     return RuntimeNetwork(open_exported(path), tuple(size))
 
 
-def best_form(model: UniFormer, size: Sequence[int], device: torch.device, dtype: torch.dtype) -> Compute:
-    """The form that `uniformer bench` found to be the fastest here for views of `size`, and that can start at once."""
+def best_form(model: Network, size: Sequence[int] | None, device: torch.device, dtype: torch.dtype) -> Compute:
+    """The form that `uniformer bench` found to be the fastest here for views of `size`, and that can start at once;
+    "fast" for pictures of any size (None)."""
+    if size is None:
+        return "fast"
     return best_at_hand(situation_of(model.config, size, device, dtype), lambda: weights_of(model), size)
 
 
@@ -134,7 +146,7 @@ def situation_of(config: Config, size: Sequence[int], device: torch.device, dtyp
     return situation(config, size, processor_name(device), str(dtype).removeprefix("torch."), torch.get_num_threads())
 
 
-def weights_of(model: UniFormer) -> str:
+def weights_of(model: nn.Module) -> str:
     """What tells a model's weights from all others."""
     from uniformer.checkpoints.proof import digest
 

@@ -24,6 +24,8 @@ from uniformer.speed.blocks import (
     FastSplitBlock,
 )
 
+FOR_TRAINING = "expected the model itself for training, got its optimised copy"
+
 Forms: TypeAlias = Mapping[type[nn.Module], Any]  #: of plain modules, most special first
 
 FAST: Forms = {
@@ -72,7 +74,7 @@ class FastUniFormer(UniFormer):
 
     def train(self, mode: bool = True) -> FastUniFormer:
         if mode:
-            raise InputError("expected the model itself for training, got its optimised copy")
+            raise InputError(FOR_TRAINING)
         return super().train(False)
 
     @torch.no_grad()

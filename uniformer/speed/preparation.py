@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -14,8 +14,7 @@ from uniformer.heads.pyramid import DenseNetwork
 from uniformer.network.model import UniFormer
 from uniformer.speed.network import FastUniFormer
 
-
-Model = TypeVar("Model", UniFormer, DenseNetwork)
+Model = TypeVar("Model", bound=UniFormer | DenseNetwork)
 
 WHOLE_PICTURE = (3, 256, 256)  # at which the convolutions of a dense network are tried, whose pictures vary in size
 
@@ -57,24 +56,27 @@ def prepare(
         InputError: the model is no network of this package or an inference copy, or `size` is missing for training a
             `UniFormer` in bfloat16 on a CPU.
     """
-    is_dense = isinstance(model, DenseNetwork)
-    if isinstance(model.backbone if is_dense else model, FastUniFormer):
+    network: Any = model  # of either kind from here on
+    backbone = network.backbone if isinstance(network, DenseNetwork) else network
+    if isinstance(backbone, FastUniFormer):
         raise InputError("expected a model as it was created or loaded, got one that is optimised already")
-    if not isinstance(model, UniFormer | DenseNetwork):
+    if not isinstance(backbone, UniFormer):
         kind = type(model).__name__
         raise InputError(f"expected a UniFormer, as `create_model` and `load_model` give it, got {kind}")
-    device = next(model.parameters()).device if device is None else torch.device(device)
-    own = next(model.parameters()).dtype
+    device = next(network.parameters()).device if device is None else torch.device(device)
+    own = next(network.parameters()).dtype
     if training:
-        backbone = model.to(device).backbone if is_dense else model.to(device)
-        _for_training(backbone, dtype or own, (size or WHOLE_PICTURE) if is_dense else size, attention_float32)
+        network.to(device)
+        _for_training(backbone, dtype or own, size if backbone is network else size or WHOLE_PICTURE, attention_float32)
         return model
-    share = share and device == next(model.parameters()).device
-    if is_dense:
+    share = share and device == next(network.parameters()).device
+    fast: Any
+    if backbone is not network:
         from uniformer.speed.dense import fast_network
 
-        return fast_network(model, dtype, attention_float32=attention_float32, share=share).to(device)
-    fast = FastUniFormer(model, dtype, attention_float32=attention_float32, share=share).to(device)
+        fast = fast_network(network, dtype, attention_float32=attention_float32, share=share).to(device)
+        return fast
+    fast = FastUniFormer(network, dtype, attention_float32=attention_float32, share=share).to(device)
     if size is not None and device.type == "cuda":
         from uniformer.speed.tuning import apply_tuned_kernels
 

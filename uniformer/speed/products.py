@@ -1,8 +1,8 @@
 """Matrix products and convolutions of whole pictures by oneDNN, with what follows them done before they are stored.
 
 torch gives float32 products on a CPU to MKL, which on processors that are not Intel's takes half as wide vectors: on an
-AMD EPYC with AVX-512 oneDNN computes 2.3 times as fast. Where oneDNN is not to be had, in graphs and where gradients are
-wanted, all is torch's own.
+AMD EPYC with AVX-512 oneDNN computes 2.3 times as fast. Where oneDNN is not to be had, in graphs and where gradients
+are wanted, all is torch's own.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
     """rows (..., C) @ weight (D, C) transposed, plus a bias (D,) -> (..., D); with `gelu` its GELU."""
     if _by_onednn(rows, weight):
-        after = ("gelu", [], "none") if gelu else ("none", [], "")
-        return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, *after)  # type: ignore[no-any-return]
+        after, which = ("gelu", "none") if gelu else ("none", "")
+        return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, after, [], which)
     y = F.linear(rows, weight, bias)
     return F.gelu(y) if gelu else y
 
@@ -26,7 +26,7 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: b
 def product_added(rows: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """rows (M, D) + hidden (M, C) @ weight (D, C) transposed, plus a bias (D,)."""
     if _by_onednn(hidden, weight):
-        return torch.ops.mkldnn._linear_pointwise(hidden, rows, weight, bias, "add")  # type: ignore[no-any-return]
+        return torch.ops.mkldnn._linear_pointwise(hidden, rows, weight, bias, "add")
     return rows + F.linear(hidden, weight, bias)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from uniformer.checkpoints.contract import Contract
-from uniformer.config import InputSpec
+from uniformer.config import InputSpec, PersonCrop
 from uniformer.errors import InputError, MissingExtra, first_line
 from uniformer.reading.transforms import Floats
 from uniformer.speed.timings import view_size
@@ -30,18 +30,20 @@ class Exported:
 
     report = None  #: of loading: nothing is left to be decided then
 
-    def __init__(self, path: Path, run: Callable[[Floats], Floats], contract: Contract):
+    def __init__(self, path: Path, run: Callable[[Floats], Floats], contract: Contract, size: tuple[int, ...]):
         self._path, self._run, self.contract = path, run, contract
+        self.size = size  #: of one view, (C, [T,] H, W)
 
     def __call__(self, views: Floats, batch_size: int) -> Floats:
-        """Views (V, 3, ...) -> logits (V, K), `batch_size` views at a time. Raises `InputError` where that fails."""
+        """Views (V, 3, ...) -> logits (V, K), maps of them (V, K, H / 4, W / 4) of a segmenter or a pose network;
+        `batch_size` views at a time. Raises `InputError` where that fails."""
         try:
             parts = [self._run(views[first : first + batch_size]) for first in range(0, len(views), batch_size)]
             logits = np.concatenate(parts)
         except Exception as error:  # each runtime has classes of its own
             raise InputError(f"{self._path} cannot compute views of {views.shape[1:]}: {first_line(error)}") from None
-        if logits.shape != (len(views), self.contract.config.num_classes):
-            expected = len(views), self.contract.config.num_classes
+        expected, is_dense = (len(views), self.contract.config.num_classes), self.contract.config.head is not None
+        if logits.shape[:2] != expected or logits.ndim != (4 if is_dense else 2):
             raise InputError(f"{self._path}: expected logits of shape {expected}, as it says, got {logits.shape}")
         return logits
 
@@ -77,10 +79,10 @@ def open_exported(path: str | os.PathLike[str], *, threads: int | None = None) -
             f"{path}: expected a file written by `uniformer export`, found no description of a model in it"
         )
     contract = Contract.from_json(text, str(path))
-    size = isinstance(contract.input, InputSpec) and view_size(contract.config, contract.input)
+    size = view_size(contract.config, spec) if isinstance(spec := contract.input, InputSpec | PersonCrop) else ()
     if size and size != tuple(shape[1:]):
         raise InputError(f"{path}: expected views of {size}, as its description says, found {tuple(shape[1:])}")
-    return Exported(path, run, contract)
+    return Exported(path, run, contract, tuple(shape[1:]))
 
 
 Opened = tuple[Callable[[Floats], Floats], str | None, Sequence[Any]]  #: what runs it, the contract, the input's shape

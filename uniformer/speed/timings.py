@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from uniformer.config import Config, InputSpec, to_dict
+from uniformer.config import Config, InputSpec, PersonCrop, to_dict
 from uniformer.errors import InputError, cannot_write, counted
 from uniformer.support.files import atomic_path
 from uniformer.support.texts import parse_json, read_whole
@@ -38,9 +38,9 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "uniformer")
 
 
-def view_size(config: Config, spec: InputSpec) -> tuple[int, ...]:
+def view_size(config: Config, spec: InputSpec | PersonCrop) -> tuple[int, ...]:
     """The shape of one view, (C, [T,] H, W)."""
-    return config.in_chans, *((spec.frames,) if spec.is_video else ()), *spec.size
+    return config.in_chans, *((spec.frames,) if isinstance(spec, InputSpec) and spec.is_video else ()), *spec.size
 
 
 def situation(config: Config, size: Sequence[int], processor: str, dtype: str, threads: int) -> str:

@@ -1,0 +1,124 @@
+"""Networks with heads as graphs: compiled whole, exported, and written for OpenVINO and ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import uniformer
+from tests.test_dense_speed import BACKBONES, an_input, dense_config, dense_network, outputs
+from tests.tiny import refused
+from tests.tolerance import assert_close, terms_of
+from uniformer import speed
+from uniformer.checkpoints.contract import Contract
+from uniformer.config import Head, PersonCrop, Scaling
+from uniformer.network.model import UniFormer
+from uniformer.speed.export import export
+from uniformer.speed.forms import best_form, inference_form
+from uniformer.speed.runtimes import open_exported
+
+FORMS = (".xml", ".onnx")
+MAPS: tuple[Head, ...] = ("semantic_fpn", "upernet", "topdown")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler() -> None:
+    torch._dynamo.reset()  # else networks of earlier tests count as recompilations of this one
+
+
+# ---- in torch --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", MAPS)
+def test_a_whole_network_compiles_and_exports(head: Head, one_thread: None) -> None:
+    """The plain network and its inference copy, with windows."""
+    network, x = dense_network(head, window=3), an_input(2, (64, 96))
+    wanted = outputs(network, x)[4]
+    with torch.no_grad():
+        for form in (network, speed.prepare(network, training=False)):
+            compiled = torch.compile(form, fullgraph=True, backend="aot_eager")
+            assert_close(compiled(x), wanted, terms_of(network))
+        exported = torch.export.export(network, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+        assert_close(exported.module()(x[:1]), wanted[:1], terms_of(network))
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_the_backbone_of_a_dense_network_compiles_whole(backbone: str, one_thread: None) -> None:
+    network, x = UniFormer(dense_config("upernet", **BACKBONES[backbone]).backbone).eval(), an_input(1)
+    with torch.no_grad():
+        found = torch.compile(network, fullgraph=True, backend="aot_eager")(x)
+        for one, other in zip(found, network(x), strict=True):
+            assert_close(one, other, terms_of(network))
+
+
+def test_the_forms_of_whole_pictures(one_thread: None) -> None:
+    """Those whose size varies have no runtime; a detector's levels can be compiled as far as they go."""
+    network, x = dense_network("mask_rcnn"), an_input(1)
+    assert inference_form(network, "plain", None, torch.float32) is network
+    assert best_form(network, None, torch.device("cpu"), torch.float32) == "fast"
+    fast = inference_form(network, "fast", None, torch.float32)
+    for one, other in zip(outputs(fast, x), outputs(network, x), strict=True):
+        assert_close(one, other, terms_of(network))
+    with refused("expected compute plain, fast or compiled for pictures of any size, got openvino"):
+        inference_form(network, "openvino", None, torch.float32)
+    with refused("expected a classifier, a segmenter or a pose network to export, got a detector"):
+        uniformer.optimize(network, backend="onnxruntime", example=x)
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def contract_of(head: Head) -> Contract:
+    given = PersonCrop(size=(64, 96)) if head == "topdown" else Scaling(longest=2048, shortest=512, by="resizing")
+    return Contract(dense_config(head), input=given, classes=tuple(map(str, range(7))), id="tiny.dense")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("head", ["semantic_fpn", "topdown"])
+def test_a_file_answers_as_the_network(head: Head, form: str, tmp_path: Path, one_thread: None) -> None:
+    for package in ("openvino", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    network, contract = dense_network(head), contract_of(head)
+    size = None if head == "topdown" else (64, 96)
+    assert export(network, contract, tmp_path / f"network{form}", size=size) <= 1e-4
+    opened, x = open_exported(tmp_path / f"network{form}"), an_input(3, (64, 96))
+    assert opened.contract == contract
+    assert opened.size == (3, 64, 96)
+    found = opened(x.numpy(), 2)  # a whole batch and a rest
+    assert found.shape == (3, 7, 16, 24)
+    assert_close(found, outputs(network, x)[4], terms_of(network))
+    with refused("cannot compute views of .3, 64, 64."):
+        opened(np.zeros((1, 3, 64, 64), np.float32), 1)
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    out, segmenter = tmp_path / "network.onnx", dense_network("semantic_fpn")
+    for network, contract, size, said in (
+        (
+            dense_network("mask_rcnn"),
+            contract_of("mask_rcnn"),
+            (64, 64),
+            "segmenter or a pose network to export, got a",
+        ),
+        (
+            segmenter,
+            contract_of("semantic_fpn"),
+            None,
+            "size of the pictures that segmentation is exported for, got none",
+        ),
+        (segmenter, contract_of("semantic_fpn"), (64, 16), "exported for, got 64x16"),
+        (dense_network("topdown"), contract_of("topdown"), (64, 64), "no size .* for pose: .* fed .64, 96."),
+        (
+            UniFormer(dense_config("upernet").backbone),
+            Contract(dense_config("upernet").backbone),
+            None,
+            "got a backbone",
+        ),
+    ):
+        with refused(said):
+            export(network, contract, out, size=size)
+    assert json.dumps(sorted(tmp_path.iterdir())) == "[]"
