@@ -1,4 +1,4 @@
-"""Matrix products and convolutions of whole pictures by oneDNN, with what follows them done before they are stored.
+"""Matrix products by oneDNN, with what follows them done before they are stored.
 
 torch gives float32 products on a CPU to MKL, which on processors that are not Intel's takes half as wide vectors: on an
 AMD EPYC with AVX-512 oneDNN computes 2.3 times as fast. Where oneDNN is not to be had, in graphs and where gradients
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
     """rows (..., C) @ weight (D, C) transposed, plus a bias (D,) -> (..., D); with `gelu` its GELU."""
-    if _by_onednn(rows, weight):
+    if by_onednn(rows, weight):
         after, which = ("gelu", "none") if gelu else ("none", "")
         return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, after, [], which)
     y = F.linear(rows, weight, bias)
@@ -25,7 +25,7 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: b
 
 def product_added(rows: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """rows (M, D) + hidden (M, C) @ weight (D, C) transposed, plus a bias (D,)."""
-    if _by_onednn(hidden, weight):
+    if by_onednn(hidden, weight):
         return torch.ops.mkldnn._linear_pointwise(hidden, rows, weight, bias, "add")
     return rows + F.linear(hidden, weight, bias)
 
@@ -37,20 +37,8 @@ class Linear(nn.Linear):
         return product(x, self.weight, self.bias)
 
 
-class Conv2d(nn.Conv2d):
-    """`nn.Conv2d` that takes oneDNN's kernels also where torch would take its own, slower ones: for one picture on one
-    thread."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dtype != torch.float32 or not _by_onednn(x, self.weight):
-            return super().forward(x)
-        assert isinstance(self.padding, tuple)
-        return torch.mkldnn_convolution(
-            x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
-        )
-
-
-def _by_onednn(x: Tensor, weight: Tensor) -> bool:
+def by_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN is to compute this here."""
     if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.is_grad_enabled():
         return False
     return x.dtype == weight.dtype and _has_onednn(x.dtype) and x.numel() > 0
