@@ -47,6 +47,10 @@ class Result:
     def median(self) -> float:
         return statistics.median(self.seconds)
 
+    def times_faster(self, other: Result) -> float:
+        """Than another of the same rounds: the median of the rounds' ratios."""
+        return statistics.median(theirs / mine for theirs, mine in zip(other.seconds, self.seconds, strict=True))
+
     def row(self) -> dict[str, Any]:
         spread = (
             {} if not self.seconds else {"median": self.median, "least": min(self.seconds), "most": max(self.seconds)}
@@ -54,13 +58,21 @@ class Result:
         return asdict(self) | spread
 
 
-def compare(contenders: Sequence[Contender], *, rounds: int, threads: int, neighbour: bool = False) -> list[Result]:
+def compare(
+    contenders: Sequence[Contender],
+    *,
+    rounds: int,
+    threads: int,
+    neighbour: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Result]:
     """Run the contenders in turn, `rounds` times, each with `threads` threads; with `neighbour`, beside a busy process.
 
-    One that fails (a package is missing) is reported and left out.
+    One that fails (a package is missing) is reported and left out. `clock` is read before and after a run on a CPU:
+    `time.process_time` leaves out the time in which a machine that others use too does their work.
     """
     with contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(_started(contender, threads)) for contender in contenders]
+        workers = [stack.enter_context(_started(contender, threads, clock)) for contender in contenders]
         results = [Result(contender.name, {}) for contender in contenders]
         for result, pipe in zip(results, workers, strict=True):
             _take(result, pipe)
@@ -97,12 +109,12 @@ def _take(result: Result, pipe: Connection) -> None:
 
 
 @contextlib.contextmanager
-def _started(contender: Contender, threads: int) -> Iterator[Connection]:
+def _started(contender: Contender, threads: int, clock: Callable[[], float]) -> Iterator[Connection]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     saved = {name: os.environ.get(name) for name in machine.THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(machine.THREAD_VARIABLES, str(threads)))
-    process = context.Process(target=_work, args=(contender, threads, theirs), daemon=True)
+    process = context.Process(target=_work, args=(contender, threads, theirs, clock), daemon=True)
     process.start()
     theirs.close()
     for name, value in saved.items():
@@ -115,7 +127,7 @@ def _started(contender: Contender, threads: int) -> Iterator[Connection]:
         process.kill()
 
 
-def _work(contender: Contender, threads: int, pipe: Connection) -> None:
+def _work(contender: Contender, threads: int, pipe: Connection, clock: Callable[[], float]) -> None:
     """In the contender's process: build, run twice unmeasured, then once for each message."""
     try:
         run, facts = contender.build(*contender.arguments, threads=threads)
@@ -131,19 +143,19 @@ def _work(contender: Contender, threads: int, pipe: Connection) -> None:
     with contextlib.suppress(EOFError):
         while pipe.recv():
             gc.collect()
-            pipe.send(("time", _seconds(run)))
+            pipe.send(("time", _seconds(run, clock)))
 
 
-def _seconds(run: Run) -> float:
+def _seconds(run: Run, clock: Callable[[], float]) -> float:
     """Of one run; of one that uses a GPU with all that it left the GPU to do."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         from uniformer.speed.timings import seconds
 
         return seconds(run, torch.device("cuda", torch.cuda.current_device()))
-    begin = time.perf_counter()
+    begin = clock()
     run()
-    return time.perf_counter() - begin
+    return clock() - begin
 
 
 @contextlib.contextmanager

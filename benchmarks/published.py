@@ -6,6 +6,7 @@ import copy
 
 from torch import Tensor
 
+from uniformer.heads.pyramid import DenseNetwork
 from uniformer.network.blocks import GlobalMHRA, PatchEmbed
 from uniformer.network.model import UniFormer
 
@@ -33,8 +34,8 @@ class PublishedPatchEmbed(PatchEmbed):
         return super().forward(x).contiguous()
 
 
-def published(model: UniFormer) -> UniFormer:
-    """A copy of a plain model that computes so."""
+def published(model: UniFormer | DenseNetwork) -> UniFormer | DenseNetwork:
+    """A copy of a plain model that computes so; of one with a head its backbone, the head is written alike."""
     model = copy.deepcopy(model)
     for module in model.modules():
         if type(module) is GlobalMHRA:

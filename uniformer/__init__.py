@@ -28,7 +28,7 @@ _PUBLIC = {  # name: (the module it comes from, what it is), in the order of `he
     "UniFormer": ("network.model", "the network: a torch module for images or clips"),
     "Config": ("config", "what a network is"),
     "InputSpec": ("config", "what a network is fed: size, frames, sampling, normalisation"),
-    "count_macs": ("network.macs", "multiply-adds of a network"),
+    "count_macs": ("heads.macs", "multiply-adds of a network"),
     "list_checkpoints": ("checkpoints.records", "ids of published checkpoints"),
     "get_checkpoint": ("checkpoints.records", "what is known of a published checkpoint"),
     "load_model": ("checkpoints.load", "the network that a file is of, with its contract"),
@@ -61,8 +61,8 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from uniformer.datasets.open import open_dataset
     from uniformer.errors import InputError
     from uniformer.evaluation.run import evaluate
+    from uniformer.heads.macs import count_macs
     from uniformer.inference.predictor import Predictor, predict
-    from uniformer.network.macs import count_macs
     from uniformer.network.model import UniFormer
     from uniformer.network.variants import list_models
     from uniformer.reading.pipeline import transforms
