@@ -181,7 +181,7 @@ def main() -> None:
         print(machine.markdown(HEAD, lines), flush=True)
     text = (
         f"One picture at a time, {args.threads} thread(s), {args.clock} time, medians of {args.rounds} rounds in turn; "
-        "times faster are medians of the rounds' ratios. MB is the peak of a process of its own, with its libraries.\n\n"
+        "times faster are medians of the rounds' ratios. MB is the peak of a process, its libraries included.\n\n"
     )
     kept = "all" if not args.rows else "-".join(args.rows).replace(" ", "_")
     machine.keep(f"dense-{kept}-{args.threads}-threads", under, rows, text + machine.markdown(HEAD, lines))

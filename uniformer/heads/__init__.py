@@ -4,6 +4,7 @@ pyramid.py        what they share: the feature pyramid, convolutions with norms
 segmentation.py   Semantic FPN and UPerNet
 detection.py      Mask R-CNN and Cascade Mask R-CNN; boxes.py: anchors, their code, overlaps, suppression
 pose.py           TopDown, the simple baseline
+macs.py           multiply-adds of networks with heads and without
 """
 
 from __future__ import annotations

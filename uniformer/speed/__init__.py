@@ -10,6 +10,9 @@
     fold.py              for inference: exact rewritings of weights, batch norms, layer scales, residuals
     blocks.py            the blocks with folded weights, channels last in memory, sums in place
     network.py           the network made of them
+    products.py          matrix products by oneDNN; winograd.py: 3x3 convolutions with fewer of them
+    dense_blocks.py      the blocks under a head, for the large maps of whole pictures
+    dense.py             networks of detection, segmentation and pose
 
     forms.py             the forms of a network by name; `uniformer.optimize`
     export.py            files for OpenVINO and ONNX Runtime; runtimes.py runs them, without torch
