@@ -15,6 +15,7 @@ import uniformer
 from tests.tiny import TINY, refused, same
 from tests.tolerance import assert_close, layers_of, off, rounding, terms_of
 from uniformer import speed
+from uniformer.cli.main import main
 from uniformer.config import TASKS, Config, Head
 from uniformer.heads import build_network
 from uniformer.heads.detection import Detector, Limits
@@ -238,3 +239,11 @@ def test_training_prepares_the_backbone(one_thread: None) -> None:
 def test_bfloat16_training_tries_the_convolutions_without_a_size(one_thread: None) -> None:
     network = dense_network("upernet").train()
     assert isinstance(speed.prepare(network, training=True, dtype=torch.bfloat16), DenseNetwork)
+
+
+def test_bench_measures_classifiers(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("upernet.uniformer_nano", "uniformer_nano_backbone"):
+        assert main(["bench", name]) == 2
+        said = capsys.readouterr().err
+        assert f"{name}: expected a classifier to measure, got a network that returns maps" in said
+        assert said.count("\n") == 1

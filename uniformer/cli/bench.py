@@ -91,6 +91,8 @@ def _network(args: argparse.Namespace) -> tuple[UniFormer, InputSpec, bool]:
     else:
         refuse_told(told(args), f"the architecture {args.network}")
         model = create_model(args.network)
+        if model.config.output != "logits":
+            raise InputError(f"{args.network}: expected a classifier to measure, got a network that returns maps")
         spec = default_input(model.config)
     if args.frames and not spec.is_video:
         raise InputError("expected no --frames: it is a network of images")

@@ -100,9 +100,12 @@ DENSE: dict[type[nn.Module], type[nn.Module]] = {  # as `network.FAST`
 
 
 def feed_forward_(rows: Tensor, fc1: Product, fc2: Product, norm: nn.Module | None = None) -> None:
-    """`blocks.feed_forward_` by oneDNN, which adds GELU and rows as it stores the products."""
+    """`blocks.feed_forward_` by oneDNN, which adds GELU and rows as it stores the products.
+
+    Each thread has a chunk's worth of rows: whole pictures have so many that threads would wait for each other often.
+    """
     w1, w2 = fc1.weight.flatten(1), fc2.weight.flatten(1)
-    at_once = max(CHUNK // len(w1), MIN_ROWS) if rows.device.type == "cpu" else len(rows)
-    for some in rows.split(at_once):
+    each = max(CHUNK // len(w1), MIN_ROWS) if rows.device.type == "cpu" else len(rows)
+    for some in rows.split(each * torch.get_num_threads()):
         hidden = product(some if norm is None else norm(some), w1, fc1.bias, gelu=True)
         some.copy_(product_added(some, hidden, w2, fc2.bias))
