@@ -112,6 +112,12 @@ def test_in_16_bits_it_is_as_close_as_the_plain_network(head: Head, one_thread: 
         assert off(one, exact) <= rounding(torch.bfloat16, layers_of(network))
 
 
+def test_no_pictures_are_no_answers(one_thread: None) -> None:
+    """A picture without people has no crops."""
+    fast = speed.prepare(dense_network("topdown", window=3), training=False)
+    assert fast(torch.zeros(0, 3, 64, 96)).shape == (0, 7, 16, 24)
+
+
 def test_detections_are_those_of_the_plain_network(one_thread: None) -> None:
     network, x, size = dense_network("mask_rcnn").double(), an_input(1).double(), SIZES[0]
     limits = Limits(per_level=20, proposals=20, score=0.1, detections=10)

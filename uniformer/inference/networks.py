@@ -137,14 +137,10 @@ class TorchNetwork:
         self.device = pick_device(device) if isinstance(device, str) else device
         self.dtype = DTYPES[precision]
         self.model = model.to(self.device)
-        if isinstance(model, UniFormer):
-            size = view_size(model.config, contract.input_of_classifier())
-            self.compute: Compute = compute or best_form(model, size, self.device, self.dtype)
-            self.form: nn.Module = inference_form(
-                model, self.compute, size, self.dtype
-            )  #: what stands in for the model
-        else:  # whole pictures have no one size
-            self.compute, self.form = compute or "plain", model
+        is_dense = not isinstance(model, UniFormer)  # whole pictures have no one size
+        size = None if is_dense else view_size(model.config, contract.input_of_classifier())
+        self.compute: Compute = compute or best_form(model, size, self.device, self.dtype)
+        self.form: nn.Module = inference_form(model, self.compute, size, self.dtype)  #: what stands in for the model
         self._forward = forward or _answers
 
     def __call__(self, views: Floats, batch_size: int) -> Outputs:

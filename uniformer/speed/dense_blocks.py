@@ -48,7 +48,7 @@ class DenseGlobalBlock(FastGlobalBlock):
         assert isinstance(mhra, FastMHRA)
         if mhra.float32:
             qkv = qkv.float()
-        q, k, v = self._heads_in_windows(qkv.view(*by_position.shape[:3], -1))
+        q, k, v = self._heads_in_windows(qkv.view(*by_position.shape[:3], qkv.shape[-1]))
         mixed = self._in_raster(attention(q, k, v), by_position.shape).to(rows.dtype)
         rows = product_added(rows, mixed, mhra.proj.weight, mhra.proj.bias)
         feed_forward_(rows, self.ffn.fc1, self.ffn.fc2, self.norm2)  # type: ignore[arg-type]
@@ -66,9 +66,8 @@ class DenseGlobalBlock(FastGlobalBlock):
             padded = self.mhra.qkv.bias.to(qkv).expand(B, H + down, W + right, C).contiguous()
             padded[:, :H, :W] = qkv
             qkv = padded
-        parts = qkv.view(
-            B, -1, height, qkv.shape[2] // width, width, 3, C // 3 // self.mhra.head_dim, self.mhra.head_dim
-        )
+        windows = ((H + down) // height, height, (W + right) // width, width)
+        parts = qkv.view(B, *windows, 3, C // 3 // self.mhra.head_dim, self.mhra.head_dim)
         gathered = parts.permute(5, 0, 1, 3, 6, 2, 4, 7).contiguous()  # (3, B, rows, columns, heads, height, width, d)
         return gathered.flatten(5, 6).flatten(1, 3)
 
