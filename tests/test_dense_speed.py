@@ -7,6 +7,7 @@ import pickle
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,14 @@ import uniformer
 from tests.tiny import TINY, refused, same
 from tests.tolerance import assert_close, layers_of, off, rounding, terms_of
 from uniformer import speed
+from uniformer.checkpoints.contract import Contract
 from uniformer.cli.main import main
-from uniformer.config import TASKS, Config, Head
+from uniformer.config import TASKS, Config, Head, Scaling
 from uniformer.heads import build_network
 from uniformer.heads.detection import Detector, Limits
 from uniformer.heads.pyramid import DenseNetwork
 from uniformer.heads.segmentation import Segmenter
+from uniformer.inference.predictor import Predictor
 from uniformer.speed import winograd
 from uniformer.speed.dense import FastConvNorm
 
@@ -167,14 +170,31 @@ def test_convolutions_by_few_products_are_taken_on_one_thread_alone(
     assert len(convolved) == 5
 
 
+def test_predictions_take_the_fast_form(one_thread: None) -> None:
+    """By default and in 16 bits; `plain` when asked for, and no runtime: pictures have no one size."""
+    config, classes = dense_config("semantic_fpn"), tuple(map(str, range(7)))
+    contract = Contract(config, input=Scaling(longest=160, shortest=64), classes=classes)
+    picture = np.random.default_rng(0).integers(0, 256, (60, 100, 3), np.uint8)
+    answers = {}
+    for compute, precision in ((None, "float32"), ("plain", "float32"), (None, "bfloat16")):
+        predictor = Predictor((dense_network("semantic_fpn"), contract), compute=compute, precision=precision)  # type: ignore[arg-type]
+        assert predictor.network.compute == (compute or "fast")  # type: ignore[union-attr]
+        answers[compute, precision] = predictor(picture).labels
+    for labels in answers.values():
+        assert (labels == answers["plain", "float32"]).mean() > 0.95  # classes of random weights lie close together
+    with refused("expected compute plain, fast or compiled for pictures of any size, got onnxruntime"):
+        Predictor((dense_network("semantic_fpn"), contract), compute="onnxruntime")
+
+
 # ---- a copy, and what may be done with it ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("head", ["mask_rcnn", "upernet"])
 def test_the_network_stays_as_it_is(head: Head, one_thread: None) -> None:
     network, x = dense_network(head).train(), an_input()
-    before = copy.deepcopy(network.state_dict())
+    before, drawn = copy.deepcopy(network.state_dict()), torch.get_rng_state()
     fast = uniformer.optimize(network)
+    assert torch.equal(torch.get_rng_state(), drawn)
     wanted = outputs(fast, x)
     assert all(module.training for module in network.modules())
     assert all(p.requires_grad for p in network.parameters())

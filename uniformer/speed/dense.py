@@ -62,8 +62,8 @@ class FastConvNorm(nn.Module):
     def __init__(self, layers: ConvNorm):
         super().__init__()
         conv = layers.conv
-        sizes: Any = (conv.kernel_size, conv.stride, conv.padding)
-        self.conv = nn.Conv2d(conv.in_channels, conv.out_channels, *sizes).to("meta")
+        sizes: Any = {"kernel_size": conv.kernel_size, "padding": conv.padding, "device": "meta"}
+        self.conv = nn.Conv2d(conv.in_channels, conv.out_channels, **sizes)
         weight = exact(conv.weight)
         _fill(self.conv, before_norm(Affine(weight, weight.new_zeros(len(weight))), layers.bn), conv.weight)
 
@@ -94,8 +94,8 @@ def _folded_ups(layers: nn.Sequential) -> nn.Sequential:
     made: list[nn.Module] = []
     for up, norm, relu in zip(layers[::3], layers[1::3], layers[2::3], strict=True):
         assert isinstance(up, nn.ConvTranspose2d)
-        sizes: Any = (up.kernel_size, up.stride, up.padding)
-        folded = nn.ConvTranspose2d(up.in_channels, up.out_channels, *sizes).to("meta")
+        sizes: Any = {"kernel_size": up.kernel_size, "stride": up.stride, "padding": up.padding, "device": "meta"}
+        folded = nn.ConvTranspose2d(up.in_channels, up.out_channels, **sizes)
         weight = exact(up.weight).transpose(0, 1)  # (out, in, k, k)
         affine = before_norm(Affine(weight, weight.new_zeros(len(weight))), norm)
         _fill(folded, Affine(affine.weight.transpose(0, 1).contiguous(), affine.bias), up.weight)

@@ -22,6 +22,7 @@ from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.load import unwrapped
 from uniformer.config import InputSpec, PersonCrop, Scaling
 from uniformer.errors import InputError, MissingExtra
+from uniformer.heads.detection import Detector
 from uniformer.heads.pyramid import DenseNetwork
 from uniformer.network.model import UniFormer
 from uniformer.speed.preparation import prepare
@@ -60,18 +61,18 @@ def _size_of_views(
     """(C, [T,] H, W), from what the network was trained with, or as the caller says."""
     if not isinstance(spec, Scaling):
         if size is not None:
-            raise InputError(f"expected no size of pictures for {model.config.task}: the network is fed {spec.size}")
+            raise InputError(f"expected no size of pictures: the network is fed {spec.size}")
         return view_size(model.config, spec)
     if size is None or min(size) < 32:
         said = "none" if size is None else f"{size[0]}x{size[1]}"
-        raise InputError(f"expected the size of the pictures that {model.config.task} is exported for, got {said}")
+        raise InputError(f"expected the size of the pictures that {model.config.head} is exported for, got {said}")
     return model.config.in_chans, *size
 
 
 def _check_exportable(model: Network) -> None:
     config = model.config
-    if config.task == "detection":
-        raise InputError("expected a classifier, a segmenter or a pose network to export, got a detector")
+    if isinstance(model, Detector):
+        raise InputError(f"expected a network without regions to export, got {config.head}: their number varies")
     if config.head is None and (config.output != "logits" or not config.num_classes):
         raise InputError("expected a network with a classifier, got a backbone")
 
