@@ -15,7 +15,7 @@ import numpy as np
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.load import load_model
 from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
-from uniformer.checkpoints.told import NetworkTold, warn_of_assumed
+from uniformer.checkpoints.told import warn_of_assumed
 from uniformer.config import Input, InputSpec, PersonCrop, Precision, Scaling, to_dict
 from uniformer.datasets.annotated import AnnotatedSet, annotated_kind
 from uniformer.datasets.layouts import NoSuchSplit
@@ -48,15 +48,13 @@ if TYPE_CHECKING:
     from uniformer.heads.pyramid import DenseNetwork
     from uniformer.network.model import UniFormer
 
-TOLD = NetworkTold.__optional_keys__ | NetworkTold.__required_keys__  # of networks: no options of answers
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """How a checkpoint did on a data set."""
 
-    scores: Any  #: of every item: `uniformer.Scores` of a classifier, `tasks.object_scores.ObjectScores` of detectors
-    #: and pose networks, `tasks.segmentation_scores.SegmentationScores` of segmenters
+    #: Of every item: `uniformer.Scores` of a classifier, `tasks.object_scores.ObjectScores` of detectors and pose
+    #: networks, `tasks.segmentation_scores.SegmentationScores` of segmenters.
+    scores: Any
     metrics: dict[str, float]  #: by name, shares in 0..1
     about: About  #: what was tested on what, and what a reader must know
     manifest: Manifest | AnnotatedSet  #: what was scored, row by row
@@ -178,7 +176,7 @@ def evaluate(
             odd = _in_both(trained, manifest)
         else:
             store = Path(out, "answers") if out else None
-            answers = {name: asked.pop(name) for name in option_names() if name in asked and name not in TOLD}
+            answers = {name: asked.pop(name) for name in option_names() if name in asked}
             network = open_network(
                 checkpoint,  # type: ignore[arg-type]
                 device=device if is_exported(checkpoint) else group.device,
