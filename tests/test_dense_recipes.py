@@ -45,8 +45,8 @@ STARTS = {
     "xxs": "uniformer_xxs.in1k_224", "xs": "uniformer_xs.in1k_224",
     "small": "uniformer_small.in1k", "base": "uniformer_base.in1k",
 }  # fmt: skip
-#: By the start of a name: head, weight decay and its rule, schedule, its length in epochs or steps, steps of warmup
-#: and where warmup starts, the epochs after which the rate falls.
+#: By the start of a name: head, weight decay and its rule, kind of schedule, its length in epochs or steps, warmup
+#: steps and where warmup starts, the epochs after which the rate falls.
 FAMILIES = {
     "mask_rcnn_1x": ("mask_rcnn", 0.05, "all but norm", "step", (12, None), (500, 0.001), (8, 11)),
     "mask_rcnn_3x": ("mask_rcnn", 0.05, "all but norm", "step", (36, None), (500, 0.001), (27, 33)),
