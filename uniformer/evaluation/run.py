@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from uniformer.heads.pyramid import DenseNetwork
     from uniformer.network.model import UniFormer
 
+
 @dataclass(frozen=True)
 class Evaluation:
     """How a checkpoint did on a data set."""
