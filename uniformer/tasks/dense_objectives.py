@@ -13,7 +13,7 @@ from torch import Tensor
 from uniformer.heads.detection import Detector
 from uniformer.heads.pose import PoseNetwork, pose_loss
 from uniformer.heads.segmentation import Segmenter, segmentation_losses
-from uniformer.tasks.detection_losses import CASCADE, MASK_RCNN, Truth, detection_losses
+from uniformer.tasks.detection_losses import CASCADE, MASK_RCNN, Truth, detection_losses, full
 from uniformer.tasks.objective import Objective
 
 
@@ -56,7 +56,7 @@ class DetectionObjective(Objective):
 
     @property
     def leaves_parameters_out(self) -> bool:
-        return not self.has_masks or self.model.config.is_hourglass
+        return not self.has_masks
 
 
 class SegmentationObjective(Objective):
@@ -72,11 +72,7 @@ class SegmentationObjective(Objective):
         return batch.x, batch.label_maps
 
     def forward(self, x: Tensor, label_maps: Tensor) -> dict[str, Tensor]:
-        return segmentation_losses([logits.float() for logits in self.model.forward_train(x)], label_maps)
-
-    @property
-    def leaves_parameters_out(self) -> bool:
-        return self.model.config.is_hourglass
+        return segmentation_losses([full(logits) for logits in self.model.forward_train(x)], label_maps)
 
 
 class PoseObjective(Objective):
@@ -92,7 +88,7 @@ class PoseObjective(Objective):
         return batch.x, batch.heat_maps, batch.weights
 
     def forward(self, x: Tensor, heat_maps: Tensor, weights: Tensor) -> dict[str, Tensor]:
-        return {"loss_pose": pose_loss(self.model(x).float(), heat_maps, weights)}
+        return {"loss_pose": pose_loss(full(self.model(x)), heat_maps, weights)}
 
     @property
     def leaves_parameters_out(self) -> bool:

@@ -73,9 +73,12 @@ def detection_losses(
     model: Detector, x: Tensor, sizes: Sequence[Sequence[int]], truths: Sequence[Truth], learning: Learning,
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """The losses of a batch of images (B, 3, H, W), each of which ends at its `sizes` (H, W), padded to 32."""
+    """The losses of a batch of images (B, 3, H, W), each of which ends at its `sizes` (H, W), padded to 32.
+
+    Boxes and losses are reckoned in float32 where layers compute in less: 16 bits would move anchors by whole pixels.
+    """
     levels = model(x)
-    outputs = model.rpn_head(levels)
+    outputs = [(full(scores), full(deltas)) for scores, deltas in model.rpn_head(levels)]
     losses = proposal_losses(outputs, sizes, [t.boxes for t in truths], learning, generator)
     detached = [(scores.detach(), deltas.detach()) for scores, deltas in outputs]
     regions = [r[:, :4] for r in model.proposals(detached, sizes, learning.limits)]
@@ -84,16 +87,21 @@ def detection_losses(
     for number, (box_head, mask_head, matching, weight) in enumerate(heads):
         chosen = [sample_regions(r, t, matching, generator) for r, t in zip(regions, truths, strict=True)]
         rois = with_images([c.boxes for c in chosen])
-        logits, deltas = box_head(region_features(levels, rois, 7))
+        logits, deltas = map(full, box_head(region_features(levels, rois, 7)))
         found = box_losses(box_head, rois, logits, deltas, chosen, truths, learning.is_smooth)
         if all(t.masks is not None for t in truths):
             positive = with_images([c.boxes[: c.positives] for c in chosen])
-            found["loss_mask"] = mask_loss(mask_head(region_features(levels, positive, 14)), chosen, truths)
+            found["loss_mask"] = mask_loss(full(mask_head(region_features(levels, positive, 14))), chosen, truths)
         prefix = f"s{number}." if len(learning.stages) > 1 else ""
         losses |= {prefix + name: weight * value for name, value in found.items()}
         if number + 1 < len(learning.stages):
             regions = _refined(box_head, rois, logits, deltas, chosen, truths, sizes)
     return losses
+
+
+def full(x: Tensor) -> Tensor:
+    """In float32 where it is in fewer bits."""
+    return x.float() if x.itemsize < 4 else x
 
 
 class Chosen(NamedTuple):
