@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from uniformer.config import Config
 from uniformer.heads import boxes as box_ops
-from uniformer.heads.pyramid import CHANNELS, Conv, ConvNorm, DenseNetwork, FeaturePyramid
+from uniformer.heads.pyramid import CHANNELS, Conv, ConvNorm, DenseNetwork, FeaturePyramid, at_least_float32
 
 ROI_STRIDES = (4, 8, 16, 32)  #: of the levels that regions are cut from
 FINEST = 56  #: a region of this side and above the level's double is cut from the next coarser level
@@ -63,7 +63,7 @@ class RPNHead(nn.Module):
     def forward(self, levels: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Per level logits (B, 3, H, W) and deltas (B, 12, H, W), four of each anchor in turn."""
         shared = [F.relu(self.rpn_conv(x)) for x in levels]
-        return [(self.rpn_cls(x), self.rpn_reg(x)) for x in shared]
+        return [(at_least_float32(self.rpn_cls(x)), at_least_float32(self.rpn_reg(x))) for x in shared]
 
 
 def anchors_of(outputs: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
@@ -106,7 +106,7 @@ class BoxHead(nn.Module):
         x = x.flatten(1)
         for layer in self.shared_fcs:
             x = F.relu(layer(x))
-        return self.fc_cls(x), self.fc_reg(x)
+        return at_least_float32(self.fc_cls(x)), at_least_float32(self.fc_reg(x))
 
 
 class MaskHead(nn.Module):

@@ -158,7 +158,9 @@ class TorchNetwork:
 
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=self.dtype.itemsize < 4):
             outputs = task.answer(self.form, views, self.device, batch_size)
-        return tuple(o.cpu().numpy() for o in outputs)
+        return tuple(
+            (o.float() if o.dtype.itemsize < 4 and o.is_floating_point() else o).cpu().numpy() for o in outputs
+        )
 
     @property
     def weights(self) -> str:
