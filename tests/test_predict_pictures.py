@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from tests import odd_media
-from tests.command_line import Cli, Ended, one_line, spawn
+from tests.command_line import Cli, Ended, one_line, spawn, without_progress
 from tests.test_dense_predict import network
 from tests.test_drawn_film import BEEP, beep_in, with_sound
 from tests.tiny import refused
@@ -49,7 +49,8 @@ def nets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def predict(cli: Cli, nets: Path) -> Predict:
     def run(head: str, *args: object) -> Ended:
-        return cli("predict", "--checkpoint", nets / f"{head}.safetensors", *args)
+        ended = cli("predict", "--checkpoint", nets / f"{head}.safetensors", *args)
+        return ended._replace(err=without_progress(ended.err))
 
     return run
 
@@ -229,7 +230,10 @@ def test_a_film_that_was_cut_short_goes_on(predict: Predict, folder: Path, monke
     assert seen == [7, 8, 9, 10, 11]
     assert told_in(Path("found.jsonl")) == whole
     with open_video(film) as reader:
-        assert np.abs(reader.read(range(12)).astype(int) - pixels).max() <= 2  # drawn of rounded boxes
+        again = reader.read(range(12))
+    with open_video("a.mp4") as reader:
+        drawn = np.abs(reader.read(range(12)).astype(int) - pixels).mean(axis=(1, 2, 3))
+    assert (np.abs(again.astype(int) - pixels).mean(axis=(1, 2, 3)) < drawn / 4).all()  # H.264 varies from run to run
     ended = predict(*command, "--resume")
     assert ended.status == 0
     assert "1 file had a result already\n" in ended.err
