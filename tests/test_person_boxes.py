@@ -90,6 +90,12 @@ def test_boxes_of_a_table(tmp_path: Path, head: str) -> None:
     assert found.scores.tolist() == [1.0 if head.startswith("#") else 0.5]
 
 
+@pytest.mark.parametrize(("name", "separator"), [("people.tsv", "\t"), ("people.csv", ";"), ("people.txt", ",")])
+def test_tables_of_other_separators(tmp_path: Path, name: str, separator: str) -> None:
+    lines = "path,x1,y1,x2,y2\na.jpg,1,2,30,40.5\n".replace(",", separator)
+    assert boxes_of(read(tmp_path, lines, name), "a.jpg") == [[1, 2, 30, 40.5]]
+
+
 def test_boxes_of_a_detector_as_predict_writes_them(tmp_path: Path) -> None:
     thing = {"name": "person", "label": 0, "score": 0.75, "box": [1, 2, 30, 40]}
     answers = [

@@ -191,7 +191,8 @@ def _made(path: Path, rows: Sequence[_Row], pictures: Iterable[str], counts: Map
 
 
 def _table_rows(path: Path) -> Iterator[_Row]:
-    reader = csv.reader(text_of(path, newline=""))
+    first = next((line for line in text_of(path) if line.strip()), "")
+    reader = csv.reader(text_of(path, newline=""), delimiter=max(",;\t", key=first.count))
     columns = dict(zip(("path", *CORNERS, "score"), range(6), strict=True))
     try:
         for number, cells in enumerate(reader):
