@@ -40,6 +40,16 @@ def test_the_same_seed_makes_the_same_files(make: ModuleType, made: dict[str, An
     assert (tmp_path / "val/00000.jpg").read_bytes() != (made["folder"] / "val/00000.jpg").read_bytes()
 
 
+def test_data_of_another_seed_are_made_anew(make: ModuleType, tmp_path: Path) -> None:
+    run = import_module("run")
+    first = run.made(tmp_path, "val", 2, 3)
+    (tmp_path / "val/00000.jpg").write_bytes(b"kept")
+    assert run.made(tmp_path, "val", 2, 3) == first
+    assert (tmp_path / "val/00000.jpg").read_bytes() == b"kept"
+    assert run.made(tmp_path, "val", 2, 4) != first
+    assert (tmp_path / "val/00000.jpg").read_bytes() != b"kept"
+
+
 def test_no_body_no_hue_and_no_background_is_in_both_splits(make: ModuleType) -> None:
     assert not set(make.BACKGROUNDS["train"]) & set(make.BACKGROUNDS["val"])
     bodies, drawing = import_module("bodies"), import_module("drawing")

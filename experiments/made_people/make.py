@@ -72,7 +72,9 @@ def write_split(out: Path, split: str, count: int, seed: int) -> Path:
         people += [{"id": len(people) + k, "image_id": n + 1, **person} for k, person in enumerate(found, 1)]
     person = {"id": 1, "name": "person", "keypoints": list(NAMES), "skeleton": [list(line) for line in SKELETON]}
     path = out / f"{split}.json"
-    path.write_text(json.dumps({"images": images, "annotations": people, "categories": [person]}), encoding="utf-8")
+    info = {"description": "made people", "split": split, "seed": seed}
+    found = {"info": info, "images": images, "annotations": people, "categories": [person]}
+    path.write_text(json.dumps(found), encoding="utf-8")
     return path
 
 

@@ -54,11 +54,11 @@ def main() -> None:
 
 
 def made(folder: Path, split: str, count: int, seed: int) -> dict[str, Any]:
-    """The annotations of a split, made where they are not there yet."""
+    """The annotations of a split, made where they are not there yet, or were made otherwise."""
     path = folder / f"{split}.json"
-    if not path.is_file():
-        write_split(folder, split, count, seed)
-    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    if found.get("info", {}).get("seed") != seed or len(found["images"]) != count:
+        found = json.loads(write_split(folder, split, count, seed).read_text("utf-8"))
     return found
 
 
@@ -87,10 +87,11 @@ def learnt(args: argparse.Namespace, data: Path, name: str, epochs: int) -> dict
         "eval", checkpoint, truth.parent, "--split", "val", "--out", folder / "eval", log=folder / "eval.log"
     )
     find = uniformer.Predictor(checkpoint, people=read_person_boxes(truth), alike=1.0, device="cpu")
-    paths = sorted(map(str, (truth.parent / "val").glob("*.jpg")))
+    annotations = json.loads(truth.read_text("utf-8"))
+    paths = [str(truth.parent / image["file_name"]) for image in annotations["images"]]
     answers = {Path(path).name: found.answer()["people"] for path, found in zip(paths, find.run(paths), strict=True)}
     ap = json.loads((folder / "eval" / "metrics.json").read_text("utf-8"))["metrics"]
-    return {**table(*distances(json.loads(truth.read_text("utf-8")), answers)), "coco": ap}
+    return {**table(*distances(annotations, answers)), "coco": ap}
 
 
 if __name__ == "__main__":
