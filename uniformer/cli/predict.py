@@ -1,4 +1,4 @@
-"""`uniformer predict`: label images and videos; whole pictures go on in `predict_pictures`."""
+"""`uniformer predict`: label images and videos, find things and people in pictures, and the class of each pixel."""
 
 from __future__ import annotations
 
