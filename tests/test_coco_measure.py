@@ -10,9 +10,11 @@ import pytest
 
 from tests.made_objects import CLASSES, SIGMAS, made, official
 from tests.tiny import refused
+from uniformer.datasets.polygons import mask_of
 from uniformer.datasets.strings import Strings
 from uniformer.errors import InputError, MissingExtra
-from uniformer.tasks.coco import OBJECT_FIGURES, PEOPLE_FIGURES, Figures, Objects, counts_of, load_masks, measure
+from uniformer.reading.run_lengths import counts_of, decode_mask
+from uniformer.tasks.coco import OBJECT_FIGURES, PEOPLE_FIGURES, Figures, Objects, measure
 
 
 def assert_equal(found: Figures, truth: object, names: tuple[str, ...]) -> None:
@@ -114,26 +116,20 @@ def test_objects_are_kept_joined_and_selected() -> None:
         Objects(np.zeros(2, np.int64), np.zeros(2, np.int64), np.zeros((2, 4), np.float32), np.zeros(3, np.float32))
 
 
-def test_run_lengths_of_every_form_of_shape() -> None:
+def test_masks_of_every_form_of_shape() -> None:
     square = [np.array([[2, 1], [6, 1], [6, 4], [2, 4.0]])]
-    mask = np.zeros((8, 9), np.uint8, order="F")
-    mask[1:4, 2:6] = 1
-    counts = counts_of(square, 8, 9)
-    assert load_masks().decode({"size": [8, 9], "counts": counts}).tolist() == mask.tolist()
-    assert (
-        counts_of({"size": [8, 9], "counts": counts}, 8, 9)
-        == counts_of({"size": [8, 9], "counts": counts.encode()}, 8, 9)
-        == counts
-    )
-    flat = mask.reshape(-1, order="F")
-    changes = np.flatnonzero(np.diff(flat)) + 1
-    runs = np.diff([0, *changes, len(flat)]).tolist()
-    assert counts_of({"size": [8, 9], "counts": runs}, 8, 9) == counts
-    assert load_masks().area({"size": [8, 9], "counts": counts_of([], 8, 9)}) == 0
+    mask = np.zeros((8, 9), bool)
+    mask[1:4, 2:6] = True
+    runs = mask_of(square, 8, 9)
+    assert np.array_equal(decode_mask(runs), mask)
+    counts = runs["counts"]
+    for form in (counts, counts.encode(), counts_of(runs).tolist()):
+        assert mask_of({"size": [8, 9], "counts": form}, 8, 9) == runs
+    assert not decode_mask(mask_of([], 8, 9)).any()
     with refused("expected a mask of 8x9, as its picture, found one of 9x8"):
-        counts_of({"size": [8, 9], "counts": counts}, 9, 8)
+        mask_of(runs, 9, 8)
     two = [*square, np.array([[7, 5], [9, 5], [9, 8], [7, 8.0]])]
-    assert load_masks().area({"size": [8, 9], "counts": counts_of(two, 8, 9)}) == 12 + 6
+    assert decode_mask(mask_of(two, 8, 9)).sum() == 12 + 6
 
 
 def test_the_measure_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from uniformer.datasets.instances import Instances, Shape
 from uniformer.datasets.label_maps import label_maps, read_labels
 from uniformer.datasets.layouts import SPLITS, choose, is_part, one_set
 from uniformer.datasets.manifest import Kind
-from uniformer.datasets.polygons import polygons_to_mask
+from uniformer.datasets.polygons import mask_of
 from uniformer.datasets.strings import Strings
 from uniformer.datasets.voc import voc
 from uniformer.datasets.yolo import yolo
@@ -58,10 +58,7 @@ class Annotations:
             raise InputError("expected annotations with masks, found boxes only")
         masks = np.zeros((len(self), height, width), bool)
         for mask, shape in zip(masks, self.shapes, strict=True):
-            drawn = decode_mask(shape) if isinstance(shape, dict) else polygons_to_mask(shape, height, width)
-            if drawn.shape != mask.shape:
-                raise InputError(f"expected a mask of {width}x{height}, found one of {drawn.shape[1]}x{drawn.shape[0]}")
-            mask[:] = drawn
+            mask[:] = decode_mask(mask_of(shape, height, width))
         return masks
 
 

@@ -46,11 +46,6 @@ def decode_mask(runs: Mapping[str, Any]) -> Mask:
     return np.repeat(inside, counts).reshape((height, width), order="F")
 
 
-def mask_area(runs: Mapping[str, Any]) -> int:
-    """Pixels inside. Raises `InputError` as `decode_mask`."""
-    return int(counts_of(runs)[1::2].sum())
-
-
 def counts_of(runs: Mapping[str, Any]) -> NDArray[np.int64]:
     """The lengths of the runs. Raises `InputError` as `decode_mask`."""
     height, width = _size(runs)
@@ -81,8 +76,9 @@ def _listed(counts: Any) -> NDArray[np.int64]:
 
 def compressed(runs: Mapping[str, Any]) -> RunLengths:
     """The same with its counts as text, however they were written. Raises `InputError` as `decode_mask`."""
-    counts = counts_of(runs)
-    written = runs["counts"]
+    counts, written = counts_of(runs), runs["counts"]
+    if isinstance(written, bytes):
+        written = written.decode("ascii")
     return {"size": list(_size(runs)), "counts": written if isinstance(written, str) else _text(counts)}
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from uniformer.datasets.polygons import load_masks
 from uniformer.datasets.strings import Strings
 from uniformer.errors import InputError, MissingExtra
 
@@ -196,30 +197,6 @@ def run_lengths(objects: Objects, sizes: npt.NDArray[np.integer]) -> list[dict[s
     return [{"size": size, "counts": counts} for size, counts in zip(places, objects.masks or (), strict=True)]
 
 
-def counts_of(shape: Any, height: int, width: int) -> str:
-    """Run lengths of a shape: polygons (P, 2) each, or COCO's run lengths, as a list or compressed.
-
-    Raises `InputError` for run lengths of another size.
-    """
-    masks = load_masks()
-    if not isinstance(shape, Mapping):
-        flat = [np.asarray(polygon, np.float64).reshape(-1).tolist() for polygon in shape]
-        if not flat:
-            return counts_of({"size": [height, width], "counts": [height * width]}, height, width)
-        return _text(masks.merge(masks.frPyObjects(flat, height, width))["counts"])
-    if list(shape["size"]) != [height, width]:
-        found = "x".join(map(str, reversed(shape["size"])))
-        raise InputError(f"expected a mask of {width}x{height}, as its picture, found one of {found}")
-    counts = shape["counts"]
-    if isinstance(counts, str | bytes):
-        return _text(counts)
-    return _text(masks.frPyObjects({"size": [height, width], "counts": list(counts)}, height, width)["counts"])
-
-
-def _text(counts: str | bytes) -> str:
-    return counts.decode() if isinstance(counts, bytes) else counts
-
-
 def load_coco_eval() -> Any:
     """The package faster_coco_eval, or `MissingExtra`."""
     try:
@@ -227,11 +204,3 @@ def load_coco_eval() -> Any:
     except ImportError:
         raise MissingExtra("faster-coco-eval", "dense", "COCO's measure") from None
     return faster_coco_eval
-
-
-def load_masks() -> Any:
-    """COCO's functions of masks, or `MissingExtra`."""
-    load_coco_eval()
-    from faster_coco_eval.core import mask
-
-    return mask

@@ -13,12 +13,13 @@ import numpy.typing as npt
 from safetensors.numpy import load as unpack
 from safetensors.numpy import save as pack
 
+from uniformer.datasets.polygons import mask_of
 from uniformer.datasets.strings import Strings
 from uniformer.errors import InputError
 from uniformer.labels import category_ids
 from uniformer.support.resume import BYTE_ROWS
 from uniformer.tasks.class_order import places_of
-from uniformer.tasks.coco import Kind, Objects, counts_of, load_coco_eval
+from uniformer.tasks.coco import Kind, Objects, load_coco_eval
 from uniformer.tasks.object_scores import PREFIXES, ObjectScores, answer_paths
 from uniformer.tasks.task import Metric
 
@@ -126,7 +127,8 @@ class DetectionMetric(ObjectMetric):
         truth = Objects(rows, labels[known], one.boxes[known], areas=one.areas[known], crowd=one.crowd[known])
         if not has_masks or one.shapes is None:
             return truth
-        return replace(truth, masks=Strings.pack(counts_of(one.shapes[i], height, width) for i in known.tolist()))
+        masks = (mask_of(one.shapes[i], height, width)["counts"] for i in known.tolist())
+        return replace(truth, masks=Strings.pack(masks))
 
     def _nothing(self) -> Objects:
         return _no_objects(masks="mask" in self.kinds)
