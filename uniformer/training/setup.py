@@ -282,6 +282,13 @@ def dry_run(run: Run) -> None:
         with lower_precision(run):
             targets = objective.targets(moved(batch, run.group), rng_at(run.recipe.seed, MIXING))
             total(objective(*targets)).backward()
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            f"expected several pictures in one pass for the batch norms of {run.recipe.arch}, got {len(batch.x)}: set a "
+            "larger batch_size, fewer passes or fewer processes"
+        ) from None
     finally:
         restore_buffers(model, buffers)
         run.learner.optimizer.zero_grad()
