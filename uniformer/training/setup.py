@@ -286,8 +286,8 @@ def dry_run(run: Run) -> None:
         if "more than 1 value per channel" not in str(error):
             raise
         raise InputError(
-            f"expected several pictures in one pass for the batch norms of {run.recipe.arch}, got {len(batch.x)}: set a "
-            "larger batch_size, fewer passes or fewer processes"
+            f"expected several pictures in one pass for the batch norms of {run.recipe.arch}, got {len(batch.x)}: set "
+            "a larger batch_size, fewer passes or fewer processes"
         ) from None
     finally:
         restore_buffers(model, buffers)
