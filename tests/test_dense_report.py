@@ -12,9 +12,10 @@ from tests.annotated_sets import label_map, picture, values_of
 from tests.made_objects import KINDS, SIGMAS, made, write_set
 from tests.test_report_page import browser, colours, contrast, count, opened, preferring  # noqa: F401 - a fixture
 from uniformer.datasets.annotated import AnnotatedSet, open_annotated
+from uniformer.reading.label_png import to_png
 from uniformer.reports.evaluation import About, write_evaluation_page
 from uniformer.tasks.object_scores import ObjectScores
-from uniformer.tasks.segmentation_scores import Cells, SegmentationScores, to_png
+from uniformer.tasks.segmentation_scores import Cells, SegmentationScores
 
 ODD = '<b>kite</b> & "co"'
 

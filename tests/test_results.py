@@ -246,6 +246,14 @@ def test_maps_have_the_palette_and_a_legend_of_one_width() -> None:
     assert segmentation().only(["person"]).draw(ground()).size == image.size  # as the frames of a video have to have
 
 
+def test_a_map_of_few_classes_keeps_pixels_without_one(tmp_path: Path) -> None:
+    labels = np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 3
+    result = segmentation(labels=labels.astype(np.uint8), classes=("sky", "sea", "sand"), palette=()).only(["sea"])
+    result.save(tmp_path / "map.png")
+    with Image.open(tmp_path / "map.png") as image:
+        assert np.array_equal(np.asarray(image), np.where(labels == 1, 1, 255))
+
+
 def test_people_have_sides() -> None:
     pixels = np.asarray(poses(1).draw(ground()))
     assert tuple(pixels[20, 20]) == drawing.LEFT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 from PIL import Image
 
 from tests.tiny import refused
-from uniformer.tasks.segmentation_scores import Cells, SegmentationScores, answer_names, from_png, per_class, to_png
+from uniformer.reading.label_png import from_png, to_png
+from uniformer.tasks.segmentation_scores import Cells, SegmentationScores, answer_names, per_class
 
 CLASSES = ("sky", "ground", "tree", "house", "never there", "of other data")
 
@@ -133,8 +135,15 @@ def test_answers_are_pictures_whose_values_are_labels(tmp_path: Path) -> None:
 
 def test_label_maps_as_files() -> None:
     labels = np.arange(200, dtype=np.int64).reshape(10, 20)
-    png = to_png(labels, [(k, 255 - k, 7) for k in range(200)])
-    assert from_png(png).tolist() == labels.tolist()
+    assert from_png(to_png(labels)).tolist() == labels.tolist()
+    narrow = labels.astype(np.uint8)
+    narrow[0, :3] = 255  # no class
+    for count in (0, 2, 3, 16, 17, 200, 300):  # Pillow takes fewer bits for fewer colours
+        png = to_png(narrow, [(k % 256, 255 - k % 256, 7) for k in range(count)])
+        assert from_png(png).tolist() == narrow.tolist()
+        with Image.open(io.BytesIO(png)) as image:
+            assert image.mode == ("P" if count else "L")
+            assert not count or image.getpalette()[:6] == [0, 255, 7, 1, 254, 7]
     assert np.array_equal(from_png(to_png(labels * 300)), labels * 300)
     with refused("expected labels up to 65535, got 199000"):
         to_png(labels * 1000)

@@ -21,6 +21,7 @@ from uniformer.doom import coco
 from uniformer.doom.game import LEVELS, TRAIN_LEVELS, level_name, require_vizdoom
 from uniformer.doom.views import THINGS, View, open_level
 from uniformer.errors import InputError, reason
+from uniformer.reading.label_png import to_png
 from uniformer.support.files import LOCK_NAME, atomic_path, bytes_of
 from uniformer.support.jobs import run_parallel
 from uniformer.support.progress import OnProgress
@@ -237,11 +238,8 @@ def _write(view: View, split: str, path: str, out: Path) -> dict[str, Any]:
     os.makedirs(labels.parent, exist_ok=True)
     with atomic_path(picture) as temporary:
         Image.fromarray(view.picture).save(temporary, "JPEG", quality=_QUALITY)
-    indexed = Image.fromarray(view.classes)
-    colors = bytes(channel for color in coco.PALETTE for channel in color)
-    indexed.putpalette(colors.ljust(3 * 256, b"\xff"))  # of fewer colors Pillow would cut the values to four bits
     with atomic_path(labels) as temporary:
-        indexed.save(temporary, "PNG")
+        temporary.write_bytes(to_png(view.classes, coco.PALETTE))
     return {
         "path": path,
         "split": split,

@@ -10,12 +10,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from uniformer.errors import InputError, counted
+from uniformer.reading.label_png import from_png
 from uniformer.reading.pictures import Pixels
 from uniformer.reports.charts import heat_map
 from uniformer.reports.objects import CLASSES, CONFUSIONS, PICTURES, Gallery, percents
 from uniformer.reports.pictures import middle_pixels, shrunk, still
 from uniformer.tasks.drawing import MAP, colour_of, paint
-from uniformer.tasks.segmentation_scores import SegmentationScores, from_png, per_class
+from uniformer.tasks.segmentation_scores import SegmentationScores, per_class
 
 if TYPE_CHECKING:
     from uniformer.datasets.annotated import AnnotatedSet

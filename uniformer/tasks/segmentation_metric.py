@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from uniformer.errors import InputError
+from uniformer.reading.label_png import from_png, to_png
 from uniformer.support.resume import BYTE_ROWS
 from uniformer.tasks.class_order import places_of
-from uniformer.tasks.segmentation_scores import IGNORED, Cells, SegmentationScores, answer_paths, from_png, to_png
+from uniformer.tasks.segmentation_scores import IGNORED, Cells, SegmentationScores, answer_paths
 from uniformer.tasks.task import Metric
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What a segmenter said of a data set, and how good that is: `SegmentationScores`. numpy and Pillow only.
+"""What a segmenter said of a data set, and how good that is: `SegmentationScores`. numpy only.
 
 Intersections and unions are summed over the set before they are divided, as the published figures are (mmsegmentation,
 `mean_iou`). A picture without an answer is never left out in silence: its pixels are missed, unless the caller asks to
@@ -7,7 +7,6 @@ skip it.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from uniformer.errors import InputError, check_word
 from uniformer.support.files import atomic_path, make_folder
@@ -240,25 +238,3 @@ def answer_names(paths: Sequence[str]) -> list[str]:
 def answer_paths(folder: str | os.PathLike[str], pictures: Sequence[str]) -> list[Path]:
     """Where `save_answers` writes."""
     return [Path(folder, PREDICTIONS, name) for name in answer_names(pictures)]
-
-
-# ---- label maps as files ---------------------------------------------------------------------------------------------
-
-
-def to_png(labels: npt.NDArray[np.integer], palette: Sequence[Sequence[int]] = ()) -> bytes:
-    """Labels (H, W) as a PNG whose values they are, shown in the colours of a palette; of 16 bits above 255."""
-    largest = int(labels.max(initial=0))
-    if largest > 0xFFFF:
-        raise InputError(f"expected labels up to {0xFFFF}, got {largest}")
-    image = Image.fromarray(labels.astype(np.uint8 if largest <= 0xFF else np.uint16))
-    if palette and image.mode == "L":
-        image.putpalette([value for colour in palette[:256] for value in colour])
-    data = io.BytesIO()
-    image.save(data, "PNG")
-    return data.getvalue()
-
-
-def from_png(data: bytes) -> npt.NDArray[Any]:
-    """The labels (H, W) that `to_png` wrote."""
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from uniformer.errors import InputError
 from uniformer.labels import category_ids
+from uniformer.reading.label_png import to_png
 from uniformer.reading.pictures import Pixels
 from uniformer.reading.run_lengths import Mask, decode_mask, encode_mask
 from uniformer.support.files import atomic_path
@@ -129,12 +130,7 @@ class Segmentation(PictureResult):
     def save_map(self, path: Path) -> None:
         """The labels as a PNG: its pixels are the labels; with up to 256 classes they are shown in their colours."""
         with atomic_path(path) as temporary:
-            if self._is_narrow:
-                image = Image.fromarray(self.labels)
-                image.putpalette(np.array(self.colours(), np.uint8).tobytes())
-            else:
-                image = Image.fromarray(self.labels.astype(np.uint16))
-            image.save(temporary, "PNG")
+            temporary.write_bytes(to_png(self.labels, self.colours()))
 
     def draw(self, pixels: Pixels) -> Image.Image:
         """The regions in their colours, and a legend of them to the right of the picture."""
