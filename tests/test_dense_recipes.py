@@ -177,6 +177,7 @@ def test_schedules_that_make_no_sense(settings: dict[str, object], message: str)
         ("mask_rcnn_1x_xs", "regions=2", r"expected regions of 4 or more, got 2$"),
         ("fpn_xxs", "regions=64", r"regions: expected no such settings for segmentation: they are of detection$"),
         ("fpn_xxs", "loss.kind=bce", r"loss: expected no such settings for segmentation"),
+        ("fpn_xxs", "data.separator=comma", r"data\.separator: expected no such setting for segmentation: it is of"),
         ("fpn_xxs", "input.size=512", r"unknown setting 'input\.size'"),
         ("fpn_xxs", "augment.crop=[500, 500]", r"expected crop as multiples of 32"),
         ("fpn_xxs", "augment.colour.hues=3", r"setting 'augment\.colour\.hues' \(did you mean 'augment\.colour\.hue'"),

@@ -247,21 +247,35 @@ def test_a_setting_or_a_checkpoint_says_another_head(tmp_path: Path) -> None:
     assert (plan.recipe.input.by, plan.recipe.input.shortest) == ("nothing", 64)
     asked = plan_training(maps, ["arch=semantic_fpn.uniformer_nano"], checkpoint=start)
     assert (asked.recipe.arch, asked.recipe.model.num_classes) == ("semantic_fpn.uniformer_nano", 3)
+    other = plan_training(maps, ["model.head=semantic_fpn"], checkpoint=start).recipe
+    assert (other.arch, other.model.head, other.model.dims) == (
+        "semantic_fpn.uniformer_small",
+        "semantic_fpn",
+        (16, 32, 64, 64),
+    )
 
 
 def test_what_cannot_be_learnt_is_one_line(tmp_path: Path) -> None:
     shapes, one = detection_set(tmp_path / "shapes"), detection_set(tmp_path / "one", count=1)
     pose = str(saved(tmp_path / "pose.safetensors", "topdown", ("a", "b", "c")))
-    with refused("expected annotations for pose|expected .* for pose"):
+    net = str(save_tiny(tmp_path / "net.safetensors", VIEWS))
+    with refused("expected annotations for pose, in COCO's JSON"):
         plan_training(shapes, checkpoint=pose)
-    with refused(r"arch=topdown\.uniformer_nano|for pose"):
-        plan_training(shapes, ["arch=topdown.uniformer_nano"], checkpoint=pose)
+    with refused("expected annotations for pose, in COCO's JSON"):
+        plan_training(shapes, ["arch=topdown.uniformer_nano"], checkpoint=net)
+    for setting in ("arch=uniformer_small", "arch=semantic_fpn.uniformer_nano", "model.head=semantic_fpn"):
+        with refused("expected an architecture for detection, got one for|expected annotations for segmentation"):
+            plan_training(shapes, [setting], checkpoint=net)
+    with refused(r"unknown model 'rcnn\.uniformer_small' \(did you mean 'mask_rcnn\.uniformer_small'"):
+        plan_training(shapes, ["model.head=rcnn"], checkpoint=net)
     with refused("too little to hold a fifth out: expected several pictures, found 1"):
-        plan_training(one, checkpoint=str(save_tiny(tmp_path / "net.safetensors", VIEWS)))
+        plan_training(one, checkpoint=net)
+    with refused("data.root: expected it for recipes only"):
+        plan_training(shapes, ["data.root=x"])
     with refused("expected no root for annotated pictures"):
         plan_training(shapes, root="x")
     with refused(r"unknown setting 'augment\.rand_augment'"):
-        plan_training(shapes, ["augment.rand_augment=none"], checkpoint=str(tmp_path / "net.safetensors"))
+        plan_training(shapes, ["augment.rand_augment=none"], checkpoint=net)
 
 
 def test_own_pictures_from_a_folder_to_a_checkpoint_that_answers(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from uniformer.checkpoints.contract import Contract
-from uniformer.config import Config, DenseTask, Head, PersonCrop, Scaling, to_dict
+from uniformer.config import TASKS, Config, DenseTask, Head, PersonCrop, Scaling, to_dict
 from uniformer.datasets.annotated import AnnotatedSet
 from uniformer.errors import InputError, counted
 from uniformer.labels import flip_sensitive
@@ -71,9 +71,10 @@ def own_dense_recipe(
     Raises `InputError` where the checkpoint is of another task or of clips, and as `recipe_from`.
     """
     preset = next(preset for preset in PRESETS if len(train_set) < preset.below)
-    arch, model = _network(train_set, contract, checkpoint, asked(overrides).get("arch"))
+    arch, model = _network(train_set, contract, checkpoint, asked(overrides))
     fed, augment, reasons = _sizes(train_set, contract, get_config(arch))
-    batch = min(BATCHES[train_set.task], max(samples_in(train_set) // 4, 1))
+    samples = samples_in(train_set)
+    batch = max(min(BATCHES[train_set.task], max(samples // 4, 2), samples), 1)  # batch norms want two
     table = merged(
         preset.table,
         {
@@ -95,7 +96,7 @@ def own_dense_recipe(
 
 
 def _network(
-    train_set: AnnotatedSet, contract: Contract, checkpoint: str, asked_arch: Any
+    train_set: AnnotatedSet, contract: Contract, checkpoint: str, settings: Table
 ) -> tuple[str, dict[str, Any]]:
     """The architecture, and how the network differs from it."""
     config, task = contract.config, train_set.task
@@ -104,27 +105,25 @@ def _network(
         raise InputError(
             f"expected a checkpoint for {task}, or of a classifier of images, got one of {kind}: {checkpoint}"
         )
-    classes = {"num_classes": len(train_set.classes)}
-    if isinstance(asked_arch, str):
-        found = get_config(asked_arch).task
-        if found != task:
-            raise InputError(f"arch={asked_arch}: expected an architecture for {task}, got one for {found}")
-        return asked_arch, classes
-    if config.head is not None:
-        arch = contract.arch if contract.arch in VARIANTS else f"{config.head}.uniformer_small"
-        own = config
-    else:
-        head = HEADS[task]
-        windows = ("_h14", "") if task == "detection" else ("",)
-        names = [f"{head}.{contract.arch}{ending}" for ending in windows]
-        arch = next((name for name in names if name in VARIANTS), f"{head}.uniformer_small")
-        usual = get_config(arch)
-        own = replace(
-            config, head=head, output="normed_maps", token_labeling=False, dropout=0.0,
-            num_classes=len(train_set.classes), window=usual.window, global_every=usual.global_every,
-        )  # fmt: skip
-    variant = asdict(get_config(arch))
-    options = {**asdict(own), **classes, "drop_path": 0.1}
+    classes = len(train_set.classes)
+    named = settings.get("arch")
+    head = section(settings, "model").get("head", config.head or HEADS[task])
+    if isinstance(named, str) or head not in TASKS or TASKS[head] != task:
+        arch = (
+            named if isinstance(named, str) else f"{head}.uniformer_small"
+        )  # such a head is unknown, says `get_config`
+        if (found := get_config(arch).task) != task:
+            raise InputError(f"{arch}: expected an architecture for {task}, got one for {found}")
+        return arch, {"num_classes": classes}
+    of_backbone = contract.arch.rpartition(".")[2]
+    windows = ("_h14", "") if task == "detection" and config.output == "logits" else ("",)
+    names = [f"{head}.{of_backbone}{ending}" for ending in windows]
+    arch = next((name for name in names if name in VARIANTS), f"{head}.uniformer_small")
+    usual = get_config(arch)
+    if config.output == "logits":  # a classifier attends globally, whatever is good for larger pictures
+        config = replace(config, window=usual.window, global_every=usual.global_every)
+    own = replace(config, head=head, output="normed_maps", token_labeling=False, dropout=0.0, num_classes=classes)
+    options, variant = {**asdict(own), "drop_path": 0.1}, asdict(usual)
     return arch, {key: value for key, value in options.items() if value != variant[key]}
 
 

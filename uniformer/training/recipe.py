@@ -58,6 +58,8 @@ OF_TASK: Mapping[str, TaskName] = MappingProxyType(
     {"mixing": "classification", "loss": "classification", "regions": "detection"}
 )
 
+OF_LISTS = ("separator", "label_base", "label_maps", "balanced")  #: of `data`: annotated pictures have no use for them
+
 
 @dataclass(frozen=True)
 class Recipe(Checked):
@@ -75,7 +77,9 @@ class Recipe(Checked):
     batch_size: int = 1024  #: samples in one step of the optimizer, over all processes, before `augment.repeats`
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  #: of training; float16 comes with loss scaling
     attention_float32: bool = False  #: keep attention out of the lower precision
-    sync_batch_norm: bool = False  #: statistics of a batch over all processes (of GPUs); published runs: each its own
+    #: statistics of a batch over all processes (of GPUs): in the head of a dense network, as some published runs; in
+    #: all of a classifier, whose published runs had each its own
+    sync_batch_norm: bool = False
     regions: int = REGIONS  #: of a picture that a step of a detector looks at, at most a quarter of them things
     seed: int = 0
     init: Init = field(default_factory=Init)
@@ -115,8 +119,9 @@ class Recipe(Checked):
         )
         if self.regions < 4:
             yield f"expected regions of 4 or more, got {self.regions}"
-        if task != "classification" and self.data.label_maps is not None:
-            yield f"data.label_maps: expected none for {task}: they are of token labeling"
+        for name in OF_LISTS if task != "classification" else ():
+            if getattr(self.data, name) != getattr(Data(), name):
+                yield f"data.{name}: expected no such setting for {task}: it is of labelled files"
         if self.batch_size < 1 or self.batch_size % self.optimizer.accumulate:
             passes = self.optimizer.accumulate
             yield f"expected a batch_size that optimizer.accumulate {passes} divides, got {self.batch_size}"

@@ -67,7 +67,8 @@ def train(
         uniformer.train("uniformer_s16x4_k400", ["data.root=/k400", "data.train=train.csv", "batch_size=16"])
 
     Args:
-        what: the name of a recipe, a .toml file, or a data set as `open_dataset` takes it.
+        what: the name of a recipe, a .toml file, or a data set as `open_dataset` takes it, or `open_annotated`: boxes,
+            masks, key points or maps of labels.
         settings: changes such as "batch_size=16" or "lr=1e-4".
         checkpoint: what to start from; for one's own data a small published model by default.
         out: folder of the run, by default runs/NAME.
@@ -145,6 +146,9 @@ def _plan_dense(
     for name in options:
         if name != "classes":
             raise InputError(f"{source}: expected no {name} for annotated pictures: it is of lists of files")
+    for name in ("train", "root"):
+        if getattr(data, name) is not None:
+            raise InputError(f"data.{name}: expected it for recipes only; here {source} is what is learnt from")
     opened = None if checkpoint is None else open_checkpoint(checkpoint, **told)
     arch = asked(settings).get("arch")
     named = get_config(arch).task if isinstance(arch, str) else "classification"

@@ -83,6 +83,8 @@ def set_up(
     model = make() if state is not None else initialised(recipe, train_set.classes, log, make, opened)
     learner = build(recipe, model, make_objective, group, rates, log)
     samples = samples_of(recipe, train_set)
+    if len(samples) != len(train_set):  # people, or pictures in which there is something to learn
+        log.say(f"{counted(len(samples), 'sample')} to learn in {counted(len(train_set), 'picture')}")
     plan = plan_of(recipe, len(samples), train_set, group)
     run = Run(recipe, work, group, out, log, train_set, samples, plan, val_set, rates, learner)
     each = recipe.batch_per_process(group.size)
