@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,18 +11,25 @@ from pycocotools.cocoeval import COCOeval
 
 from tests.test_results import HEIGHT, WIDTH, contract_of, detections, equal, poses, segmentation
 from tests.tiny import refused
-from uniformer.inference.coco_results import image_id, write_coco_file, write_rows
 from uniformer.inference.recorded import Recorded
 from uniformer.support.texts import to_json_line
+from uniformer.tasks.coco_results import image_ids, write_results
 from uniformer.tasks.detections import Detections
 
 
 def test_pictures_have_the_numbers_of_their_names() -> None:
-    for source, number in (
-        ("val2017/000000000139.jpg", 139), ("7.png", 7), ("a street.jpg", "a street.jpg"), ("x/٣.jpg", "٣.jpg")
-    ):  # fmt: skip
-        assert image_id(detections(source=source)) == number
-    assert image_id(detections(source="x/12.mp4", frame=3)) == "12.mp4#3"
+    ids = {
+        "val2017/000000000139.jpg": 139, "7.png": 7, "a street.jpg": "a street.jpg", "x/٣.jpg": "٣.jpg",
+        "1" * 18 + ".jpg": int("1" * 18), "1" * 19 + ".jpg": "1" * 19 + ".jpg", ("x/12.mp4", 3): "12.mp4#3",
+    }  # fmt: skip
+    assert image_ids(list(ids)) == tuple(ids.values())
+
+
+def test_no_two_pictures_have_the_same_id() -> None:
+    pictures = ["a/7.png", "b/07.png", "8.png", "a.jpg", "b/a.jpg", ("a/7.mp4", 8), ("b/7.mp4", 8), ("b/7.mp4", 9)]
+    assert image_ids(pictures) == (
+        "a/7.png", "b/07.png", 8, "a.jpg", "b/a.jpg", "a/7.mp4#8", "b/7.mp4#8", "7.mp4#9",
+    )  # fmt: skip
 
 
 def test_a_file_of_answers_becomes_one_of_results(tmp_path: Path) -> None:
@@ -37,7 +42,8 @@ def test_a_file_of_answers_becomes_one_of_results(tmp_path: Path) -> None:
         assert list(recorded) == ["000000000007.jpg", "street.jpg", "000000000009.jpg"]
         equal(recorded[some[1].source], some[1])
         answers.unlink()
-        assert write_coco_file(recorded.values(), out) == 6
+        found = zip(recorded.values(), image_ids(list(recorded)), strict=True)  # type: ignore[arg-type]
+        assert write_results((row for result, number in found for row in result.to_coco(number)), out) == 6
     rows = json.loads(out.read_text())
     assert [row["image_id"] for row in rows] == [7, 7, 7, 9, 9, 9]
     assert rows[0]["bbox"] == [20.0, 10.0, 20.0, 20.0]
@@ -56,8 +62,7 @@ def test_cocos_own_code_reads_and_scores_them(kind: str, tmp_path: Path, capsys:
     categories = [{"id": number} for number in {row["category_id"] for row in truth}]
     images = [{"id": 42, "height": HEIGHT, "width": WIDTH}]
     (tmp_path / "truth.json").write_text(json.dumps({"images": images, "annotations": truth, "categories": categories}))
-    with open(tmp_path / "found.json", "w", encoding="utf-8") as file:
-        write_rows([result], file)
+    write_results(result.to_coco(42), tmp_path / "found.json")
     coco = COCO(str(tmp_path / "truth.json"))
     scores = COCOeval(coco, coco.loadRes(str(tmp_path / "found.json")), kind)
     scores.evaluate()
@@ -67,10 +72,12 @@ def test_cocos_own_code_reads_and_scores_them(kind: str, tmp_path: Path, capsys:
     capsys.readouterr()
 
 
-def test_every_task_has_results() -> None:
-    file = io.StringIO()
-    assert write_rows([poses(), segmentation(), replace(poses(0), source="1.jpg")], file) == 5
-    assert len(json.loads(file.getvalue())) == 5
-    empty = io.StringIO()
-    assert write_rows([], empty) == 0
-    assert json.loads(empty.getvalue()) == []
+def test_every_task_has_results(tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    results = [poses(), segmentation(), poses(0), detections(0)]
+    assert write_results((row for result in results for row in result.to_coco(1)), path) == 5
+    assert [sorted(row.keys() - {"image_id", "category_id"}) for row in json.loads(path.read_text())] == [
+        *[["keypoints", "score"]] * 2, *[["segmentation"]] * 3
+    ]  # fmt: skip
+    assert write_results([], path) == 0
+    assert json.loads(path.read_text()) == []

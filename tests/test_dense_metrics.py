@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from tests.annotated_sets import HEIGHT, WIDTH, label_map, picture, values_of
 from tests.made_objects import KINDS, POINTS, SIGMAS, detections_of, made, official, poses_of, write_set
@@ -16,7 +19,7 @@ from uniformer.checkpoints.contract import Contract
 from uniformer.datasets.annotated import AnnotatedSet, open_annotated
 from uniformer.network.variants import get_config
 from uniformer.tasks.coco import OBJECT_FIGURES, PEOPLE_FIGURES
-from uniformer.tasks.object_metrics import DetectionMetric, PoseMetric, image_ids
+from uniformer.tasks.object_metrics import DetectionMetric, PoseMetric
 from uniformer.tasks.segmentation_metric import SegmentationMetric
 from uniformer.tasks.segmentations import Segmentation
 
@@ -54,6 +57,29 @@ def test_a_detector_is_scored_as_pycocotools_scores_it(objects: Any) -> None:
     assert shuffled.metrics() == scores.metrics()
     assert shuffled.facts() == scores.facts()
     assert scores.image_ids == tuple(range(100, 124))
+
+
+@pytest.mark.parametrize("kind", ["box", "mask"])
+def test_results_have_the_numbers_of_the_data_sets_own_file(objects: Any, kind: str, tmp_path: Path) -> None:
+    """In which pictures and classes may have any."""
+    data, _, found, sizes = objects
+    path = tmp_path / "annotations.json"
+    table = json.loads(Path(data.root, "annotations/instances_val2017.json").read_text())
+    for image in table["images"]:
+        image["id"] *= 7
+    for annotation in table["annotations"]:
+        annotation["image_id"] *= 7
+    path.write_text(json.dumps(table))
+    (tmp_path / "val2017").symlink_to(Path(data.root, "val2017"))
+    metric = DetectionMetric(contract_of("mask_rcnn.uniformer_xxs", (*KINDS, "unicorn")), open_annotated(path), "names")
+    assert metric.manifest.select([2, 1]).image_ids == (7 * 102, 7 * 101)
+    scores = metric.result(rows_of(metric, range(len(data)), lambda item: detections_of(found, sizes, item)), {})
+    results = scores.save_answers(tmp_path)[f"predictions-{kind}"]
+    assert len({*scores.category_ids}) == len(KINDS) + 1
+    truth = COCO(str(path))
+    run = COCOeval(truth, truth.loadRes(str(results)), {"box": "bbox", "mask": "segm"}[kind])
+    run.evaluate(), run.accumulate(), run.summarize()
+    assert run.stats[0] == pytest.approx(scores.metrics()[f"{kind}_ap"], abs=1e-6)
 
 
 def test_a_picture_without_an_answer_and_one_without_readable_annotations(objects: Any) -> None:
@@ -176,10 +202,3 @@ def test_a_segmenters_picture_without_answer_or_truth(maps: AnnotatedSet) -> Non
     assert scores.errors[1] == "gone"
     assert scores.metrics("skip")["miou"] == 1
     assert scores.metrics()["aacc"] == pytest.approx(0.5)  # the second's pixels are missed; the others have no truth
-
-
-def test_numbers_of_pictures_are_their_names() -> None:
-    assert image_ids(["val2017/000000000139.jpg", "a/7.png"]) == (139, 7)
-    assert image_ids(["a/7.png", "b/07.png"]) == ()
-    assert image_ids(["a.png", "7.png"]) == ()
-    assert image_ids(["²٣.png"]) == ()

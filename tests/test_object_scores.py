@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from tests.made_objects import CLASSES, SIGMAS, entries, made, official
 from tests.tiny import refused
 from uniformer.tasks.coco import OBJECT_FIGURES, PEOPLE_FIGURES
+from uniformer.tasks.coco_results import image_ids
 from uniformer.tasks.object_scores import ObjectScores
 
 NAMES = tuple(f"kind {k}" for k in range(CLASSES))
@@ -128,8 +129,12 @@ def test_answers_are_cocos_files_of_results(tmp_path: Path) -> None:
                     for name in ("ap", "ap50", "ap75")
                 ]
             )
-    plain = scores_of(4).results("box")
-    assert {one["image_id"] for one in plain} == set((scores_of(4).found.item + 1).tolist())
+    plain = scores_of(4)
+    ids = image_ids(plain.paths)
+    assert {one["image_id"] for one in plain.results("box")} == {ids[i] for i in plain.found.item.tolist()}
+    assert {one["category_id"] for one in plain.results("box")} == set((plain.found.labels + 1).tolist())
+    nobody = people_of(4)
+    assert replace(nobody, found=nobody.found.select(np.zeros(len(nobody.found), bool))).results("keypoints") == []
 
 
 def test_what_does_not_fit_is_refused() -> None:

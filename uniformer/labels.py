@@ -80,6 +80,9 @@ def load_details(dataset: str) -> dict[str, Any]:
 _NEVER_GIVEN = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # of COCO's category numbers 1 to 90
 
 
+PERSON_ID = 1  #: of COCO's category numbers
+
+
 def category_ids(classes: Sequence[str]) -> tuple[int, ...]:
     """The numbers of classes in COCO's files: its own for its 80, whose numbers have gaps; for others places from 1."""
     places = range(1, len(classes) + 1)

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 from uniformer.cli.answers import check_answers, say_at_last, whose
 from uniformer.cli.tables import say
 from uniformer.errors import InputError, counted
-from uniformer.inference.coco_results import write_coco_file
 from uniformer.inference.frames import Seen, see_frames
 from uniformer.inference.people import Finder, people_from
 from uniformer.inference.predictor import Predictor
@@ -30,6 +29,7 @@ from uniformer.reports.drawn_film import FILMS, film_of
 from uniformer.support.files import distinct_names, make_folder
 from uniformer.support.progress import Bar, progress_bar
 from uniformer.support.resume import Records
+from uniformer.tasks.coco_results import image_ids, write_results
 from uniformer.tasks.pictured import DRAWN, PictureResult, save_picture
 from uniformer.tasks.task import Failure
 
@@ -101,7 +101,9 @@ def journal_of(args: argparse.Namespace, form: str) -> str | None:
 def _write_coco(out: Path, journal: Path, predictor: Predictor, sources: set[str]) -> None:
     journal.touch()  # where nothing was answered
     with Recorded(journal, predictor.task.result, predictor.contract) as recorded:  # type: ignore[arg-type]
-        count = write_coco_file((recorded[key] for key in recorded if source_of(key) in sources), out)
+        keys: list[Any] = [key for key in recorded if source_of(key) in sources]
+        found = zip(keys, image_ids(keys), strict=True)
+        count = write_results((row for key, number in found for row in recorded[key].to_coco(number)), out)
     say(f"{out}: {counted(count, 'result')}; the answers as JSON lines: {journal}", file=sys.stderr)
 
 

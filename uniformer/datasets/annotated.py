@@ -73,6 +73,8 @@ class AnnotatedSet:
     instances: Instances
     details: Mapping[str, Any] = field(default_factory=dict)  #: palette; or skeleton, sigmas, flip_pairs
     box_classes: tuple[str, ...] = ()  #: of a pose set: what the boxes are of, which the labels count
+    image_ids: tuple[int | str, ...] = ()  #: (N,): the source's own, of COCO's JSON; else none
+    category_ids: tuple[int | str | None, ...] = ()  #: of `classes`, or of a pose set `box_classes`; same
     maps: Labels | None = None
     findings: tuple[Finding, ...] = ()  #: what was odd, the worst first
     readable: npt.NDArray[np.bool_] | None = None  #: (N,): False where a picture or its label map is missing or broken
@@ -171,6 +173,7 @@ class AnnotatedSet:
             paths=self.paths.take(rows),
             sizes=self.sizes[rows],
             instances=self.instances.take(rows),
+            image_ids=tuple(self.image_ids[row] for row in rows.tolist()) if self.image_ids else (),
             maps=None if self.maps is None else self.maps.take(rows),
             readable=None if self.readable is None else self.readable[rows],
         )
@@ -284,6 +287,8 @@ def _build(source: Path, found: Recognised, split: str, parsed: Parsed) -> Annot
         instances=instances,
         details=dict(parsed.details),
         box_classes=parsed.classes if parsed.keypoints else (),
+        image_ids=parsed.image_ids,
+        category_ids=parsed.category_ids,
         maps=parsed.labels,
         findings=columns.found.findings(),
         readable=None if readable.all() else readable,

@@ -50,6 +50,8 @@ class Parsed:
     details: Mapping[str, Any] = field(default_factory=dict)
     keypoints: Classes | None = None
     labels: Labels | None = None
+    image_ids: tuple[int | str, ...] = ()  #: of the pictures, where the source numbers them
+    category_ids: tuple[int | str | None, ...] = ()  #: of `classes`, same; None for one that it does not have
     notes: str = ""  #: what else is to be said of how it was read
 
 

@@ -220,7 +220,12 @@ class _Reader:
                 table[self.numbers[number]] = row
         self.columns.labels = array("i", table[np.frombuffer(self.columns.labels, np.int32)].tolist())
         keypoints, details = self._pose() if self.kind == "pose" else (None, {})
-        return Parsed(self.columns, classes, how, root, details, keypoints)
+        own, numbers = dict(zip(places, ids, strict=True)), tuple(self.pictures)
+        return Parsed(
+            self.columns, classes, how, root, details, keypoints,
+            image_ids=tuple(numbers[number] for number in self.listed),
+            category_ids=tuple(own.get(k) for k in range(len(classes))),
+        )  # fmt: skip
 
     def _ordered(self) -> list[Any]:
         """Ids of the categories, sorted; less one that stands for all others, as Roboflow writes, if nothing has it."""

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from uniformer.datasets.polygons import load_masks
 from uniformer.datasets.strings import Strings
 from uniformer.errors import InputError, MissingExtra
+from uniformer.tasks.coco_results import result_rows
 
 if TYPE_CHECKING:
     from faster_coco_eval import COCO
@@ -155,36 +156,25 @@ def _say_nothing(*_: object) -> None:
 
 def _records(objects: Objects, sizes: npt.NDArray[np.integer], kind: Kind) -> list[dict[str, Any]]:
     """COCO's annotations or results. What was found is as large as its mask, its box or the box of its key points."""
-    corners = objects.boxes.astype(np.float64)
-    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
-    records = [
-        {
-            "id": i + 1,
-            "image_id": item + 1,
-            "category_id": label + 1,
-            "bbox": box,
-            "iscrowd": 0,
-            "area": box[2] * box[3],
-        }
-        for i, (item, label, box) in enumerate(
-            zip(objects.item.tolist(), objects.labels.tolist(), boxes.tolist(), strict=True)
-        )
-    ]
-    columns: dict[str, Iterable[Any]] = {}
-    if kind == "mask":
-        masks = run_lengths(objects, sizes)
-        columns |= {"segmentation": masks, "area": map(float, load_masks().area(masks) if masks else [])}
-    if kind == "keypoints" and objects.keypoints is not None:
-        points = objects.keypoints.astype(np.float64)
-        columns |= {"keypoints": points.reshape(len(points), 3 * points.shape[1]).tolist()}
-        columns |= {"num_keypoints": (points[..., 2] > 0).sum(axis=1).tolist()}
-        columns |= {"area": np.ptp(points[..., :2], axis=1).prod(axis=1).tolist()}
-    for name, values in (("score", objects.scores), ("area", objects.areas), ("iscrowd", objects.crowd)):
-        if values is not None:
-            columns[name] = (values.astype(np.int64) if name == "iscrowd" else values.astype(np.float64)).tolist()
-    for name, each in columns.items():
-        for record, value in zip(records, each, strict=True):
-            record[name] = value
+    images, categories = ((column + 1).tolist() for column in (objects.item, objects.labels))
+    masks = run_lengths(objects, sizes) if kind == "mask" else None
+    points = objects.keypoints if kind == "keypoints" else None
+    records = result_rows(images, categories, objects.scores, boxes=objects.boxes, masks=masks, keypoints=points)
+    areas: Iterable[float]
+    if objects.areas is not None:
+        areas = objects.areas.tolist()
+    elif masks is not None:
+        areas = map(float, load_masks().area(masks) if masks else [])
+    elif points is not None:
+        areas = np.ptp(points[..., :2].astype(np.float64), axis=1).prod(axis=1).tolist()
+    else:
+        areas = [record["bbox"][2] * record["bbox"][3] for record in records]
+    crowd = np.zeros(len(objects), bool) if objects.crowd is None else objects.crowd
+    for number, (record, area, is_crowd) in enumerate(zip(records, areas, crowd.tolist(), strict=True), start=1):
+        record |= {"id": number, "area": area, "iscrowd": int(is_crowd)}
+    if points is not None:
+        for record, count in zip(records, (points[..., 2] > 0).sum(axis=1).tolist(), strict=True):
+            record["num_keypoints"] = count
     return records
 
 

@@ -14,6 +14,7 @@ from uniformer.errors import InputError
 from uniformer.labels import category_ids
 from uniformer.reading.pictures import Pixels
 from uniformer.reading.run_lengths import Mask, RunLengths, decode_mask
+from uniformer.tasks.coco_results import Id, result_rows
 from uniformer.tasks.drawing import Thing, colour_of, draw_things
 from uniformer.tasks.pictured import (
     PLACES,
@@ -108,18 +109,12 @@ class Detections(PictureResult):
             for i in range(len(self))
         ] or ["nothing found"]
 
-    def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: Id) -> list[dict[str, Any]]:
         """As COCO's result files have them: boxes as x, y, width, height; the category numbers of COCO's own classes,
         of others their places from 1."""
         ids = category_ids(self.names or [""] * (int(self.labels.max(initial=-1)) + 1))
-        found = []
-        for i, (x1, y1, x2, y2) in enumerate(self.boxes.tolist()):
-            row = {
-                "image_id": image_id, "category_id": ids[self.labels[i]], "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "score": float(self.scores[i]),
-            }  # fmt: skip
-            found.append(row if self.masks is None else {**row, "segmentation": self.masks[i]})
-        return found
+        categories = [ids[label] for label in self.labels.tolist()]
+        return result_rows([image_id] * len(self), categories, self.scores, boxes=self.boxes, masks=self.masks)
 
     def draw(self, pixels: Pixels) -> Image.Image:
         things = [

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path, PurePath
+from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +17,10 @@ from safetensors.numpy import save as pack
 from uniformer.datasets.polygons import mask_of
 from uniformer.datasets.strings import Strings
 from uniformer.errors import InputError
-from uniformer.labels import category_ids
 from uniformer.support.resume import BYTE_ROWS
 from uniformer.tasks.class_order import places_of
 from uniformer.tasks.coco import Kind, Objects, load_coco_eval
+from uniformer.tasks.coco_results import Id
 from uniformer.tasks.object_scores import PREFIXES, ObjectScores, answer_paths
 from uniformer.tasks.task import Metric
 
@@ -57,7 +58,7 @@ class ObjectMetric(Metric):
         found = Objects.joined([self._nothing(), *parts])
         return ObjectScores(
             truths, found, sizes, ok, data.item_names(), **self._about(), kinds=self.kinds,
-            image_ids=image_ids(data.item_names()), errors=errors,
+            image_ids=data.image_ids, errors=errors,
         )  # fmt: skip
 
     def answer_paths(self, folder: str | os.PathLike[str]) -> list[Path]:
@@ -134,7 +135,17 @@ class DetectionMetric(ObjectMetric):
         return _no_objects(masks="mask" in self.kinds)
 
     def _about(self) -> dict[str, Any]:
-        return {"classes": self.classes, "category_ids": category_ids(self.classes)}
+        return {"classes": self.classes, "category_ids": self._categories()}
+
+    def _categories(self) -> tuple[Id, ...]:
+        """The data set's own numbers of the network's classes, free ones for those that it lacks; none without any."""
+        pairs = zip(self._places.tolist(), self.manifest.category_ids, strict=False)
+        own = {place: number for place, number in pairs if place >= 0 and number is not None}
+        if not own:
+            return ()
+        taken = set(self.manifest.category_ids)
+        free = (number for number in count(1) if number not in taken)
+        return tuple(own[k] if k in own else next(free) for k in range(len(self.classes)))
 
 
 class PoseMetric(ObjectMetric):
@@ -185,7 +196,7 @@ class PoseMetric(ObjectMetric):
 
     def _about(self) -> dict[str, Any]:
         about = {"sigmas": self.sigmas, "points": self.points, "skeleton": self.skeleton}
-        return {"classes": ("person",), "category_ids": (1,), **about}
+        return {"classes": ("person",), "category_ids": self.manifest.category_ids[:1], **about}
 
 
 def _no_objects(*, areas: bool = False, masks: bool = False, points: int | None = None) -> Objects:
@@ -200,10 +211,3 @@ def _no_objects(*, areas: bool = False, masks: bool = False, points: int | None 
         keypoints=None if points is None else np.zeros((0, points, 3), np.float32),
         masks=Strings.pack(()) if masks else None,
     )  # fmt: skip
-
-
-def image_ids(paths: Sequence[str]) -> tuple[int, ...]:
-    """The numbers of pictures in COCO's files: those that are their names, as all of COCO's are; else none."""
-    stems = [PurePath(path).stem for path in paths]
-    ids = tuple(int(stem) for stem in stems if stem.isascii() and stem.isdecimal() and len(stem) < 19)
-    return ids if len(set(ids)) == len(stems) else ()

@@ -6,7 +6,6 @@ found in it, unless the caller asks to skip it.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,8 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from uniformer.errors import InputError, check_word
+from uniformer.labels import category_ids
 from uniformer.support.files import atomic_path
 from uniformer.tasks.coco import Figures, Kind, Objects, measure, run_lengths
+from uniformer.tasks.coco_results import Id, image_ids, result_rows, write_results
 from uniformer.tasks.score_files import check_name, read_npz, write_npz
 from uniformer.tasks.scores import Missing
 
@@ -43,8 +44,8 @@ class ObjectScores:
     sigmas: tuple[float, ...] = ()  #: of key points: how far each may be off, in shares of the object
     points: tuple[str, ...] = ()  #: names of key points
     skeleton: tuple[tuple[int, int], ...] = ()  #: pairs of key points with a limb between them
-    image_ids: tuple[int, ...] = ()  #: the data set's own, for COCO's files; else rows from 1 on
-    category_ids: tuple[int, ...] = ()  #: same, by label
+    image_ids: tuple[Id, ...] = ()  #: the data set's own, for COCO's files; else by the paths
+    category_ids: tuple[Id, ...] = ()  #: same, by label; else by the classes
     errors: Mapping[int, str] = field(default_factory=dict)  #: why a picture has no answer
 
     def __post_init__(self) -> None:
@@ -159,31 +160,22 @@ class ObjectScores:
         """Write what was found as COCO's files of results, one of each kind: their paths."""
         paths = answer_paths(folder, self.kinds)
         for kind, path in paths.items():
-            with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as f:
-                json.dump(self.results(kind), f)
+            write_results(self.results(kind), path)
         return {f"predictions-{kind}": path for kind, path in paths.items()}
 
     def results(self, kind: Kind) -> list[dict[str, Any]]:
         """COCO's results of one kind, each object with its picture, class and score."""
         found = self.found
-        assert found.scores is not None
-        images = self.image_ids or tuple(range(1, len(self) + 1))
-        categories = self.category_ids or tuple(range(1, len(self.classes) + 1))
-        what: list[Any]
-        if kind == "box":
-            name, what = "bbox", [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in found.boxes.astype(float).tolist()]
-        elif kind == "mask":
-            name, what = "segmentation", run_lengths(found, self.sizes)
-        else:
-            assert found.keypoints is not None
-            name, what = "keypoints", found.keypoints.astype(float).reshape(len(found), -1).tolist()
-        columns = zip(
-            found.item.tolist(), found.labels.tolist(), what, found.scores.astype(float).tolist(), strict=True
+        images = self.image_ids or image_ids(self.paths)
+        categories = self.category_ids or category_ids(self.classes)
+        return result_rows(
+            [images[item] for item in found.item.tolist()],
+            [categories[label] for label in found.labels.tolist()],
+            found.scores,
+            boxes=found.boxes if kind == "box" else None,
+            masks=run_lengths(found, self.sizes) if kind == "mask" else None,
+            keypoints=found.keypoints if kind == "keypoints" else None,
         )
-        return [
-            {"image_id": images[item], "category_id": categories[label], name: value, "score": score}
-            for item, label, value, score in columns
-        ]
 
 
 def answer_paths(folder: str | os.PathLike[str], kinds: tuple[Kind, ...]) -> dict[Kind, Path]:

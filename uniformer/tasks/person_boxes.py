@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from uniformer.datasets.records import json_lines, text_of
 from uniformer.errors import InputError, counted, shown
+from uniformer.labels import PERSON_ID
 from uniformer.reading.people import FURTHEST, clipped_boxes
 from uniformer.reading.sources import name_of_source
 from uniformer.reading.views import Source
@@ -28,7 +29,6 @@ from uniformer.tasks.detections import Detections
 
 EXPECTED = "boxes of people: COCO JSON, a detector's JSON lines, or lines path,x1,y1,x2,y2[,score]"
 PERSON = "person"
-PERSON_ID = 1  #: of COCO's categories, for results without a list of them
 PATH_NAMES = ("path", "file", "file_name", "filename", "image")  #: of a table's first column
 CORNERS = ("x1", "y1", "x2", "y2")
 

@@ -17,6 +17,7 @@ from uniformer.errors import InputError, MissingExtra
 from uniformer.labels import match_names
 from uniformer.reading.pictures import Pixels, open_picture, to_pixels, upright_size
 from uniformer.support.files import atomic_path, check_outputs
+from uniformer.tasks.coco_results import Id
 from uniformer.tasks.task import Result
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class PictureResult(Result):
         """
         raise NotImplementedError
 
-    def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: Id) -> list[dict[str, Any]]:
         """The answer as COCO's result files have it, for an image of that number."""
         raise NotImplementedError
 

@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from uniformer.labels import PERSON_ID
 from uniformer.reading.pictures import Pixels
 from uniformer.reading.run_lengths import Mask
+from uniformer.tasks.coco_results import Id, result_rows
 from uniformer.tasks.drawing import Thing, colour_of, draw_people
 from uniformer.tasks.keypoints import VISIBLE
 from uniformer.tasks.pictured import PLACES, PictureResult, array_of, class_name, field_of, load_supervision, where_from
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.contract import Contract
-
-PERSON = 1  #: COCO's category number
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,15 +97,10 @@ class Poses(PictureResult):
             for i in range(len(self))
         ] or ["nobody found"]
 
-    def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: Id) -> list[dict[str, Any]]:
         """As COCO's result files have them."""
-        return [
-            {
-                "image_id": image_id, "category_id": PERSON, "keypoints": self.keypoints[i].ravel().tolist(),
-                "score": float(self.scores[i]),
-            }
-            for i in range(len(self))
-        ]  # fmt: skip
+        categories = [PERSON_ID] * len(self)
+        return result_rows([image_id] * len(self), categories, self.scores, keypoints=self.keypoints)
 
     def draw(self, pixels: Pixels) -> Image.Image:
         """Skeletons, the left side of a person in blue, the right in orange, and thin boxes."""

@@ -18,6 +18,7 @@ from uniformer.reading.label_png import to_png
 from uniformer.reading.pictures import Pixels
 from uniformer.reading.run_lengths import Mask, decode_mask, encode_mask
 from uniformer.support.files import atomic_path
+from uniformer.tasks.coco_results import Id, result_rows
 from uniformer.tasks.drawing import Colour, Entry, colour_of, draw_map
 from uniformer.tasks.pictured import (
     PLACES,
@@ -114,13 +115,12 @@ class Segmentation(PictureResult):
             "nothing found"
         ]
 
-    def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: Id) -> list[dict[str, Any]]:
         """As result files of COCO's "stuff" task have it: a mask of each class."""
         ids = category_ids(self.classes or [""] * (int(self.labels.max(initial=0)) + 1))
-        return [
-            {"image_id": image_id, "category_id": ids[r.label], "segmentation": encode_mask(self.mask(r.label))}
-            for r in self.regions
-        ]
+        labels = [region.label for region in self.regions]
+        masks = [encode_mask(self.mask(label)) for label in labels]
+        return result_rows([image_id] * len(labels), [ids[label] for label in labels], masks=masks)
 
     def colours(self) -> tuple[Colour, ...]:
         """Of all classes: the palette, or where there is none colours of ours."""
