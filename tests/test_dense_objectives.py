@@ -73,9 +73,12 @@ def objective_of(arch: str, data: AnnotatedSet, model: Table = TINY) -> tuple[An
 
 
 HEADS = [
-    ("mask_rcnn.uniformer_nano", "detection", TINY), ("cascade_mask_rcnn.uniformer_nano", "detection", TINY),
-    ("semantic_fpn.uniformer_nano", "segmentation", TINY), ("upernet.uniformer_nano", "segmentation", TINY),
-    ("topdown.uniformer_nano", "pose", TINY), ("semantic_fpn.uniformer_xs", "segmentation", LIGHT),
+    ("mask_rcnn.uniformer_nano", "detection", TINY),
+    pytest.param("cascade_mask_rcnn.uniformer_nano", "detection", TINY, marks=pytest.mark.slow),
+    ("semantic_fpn.uniformer_nano", "segmentation", TINY),
+    pytest.param("upernet.uniformer_nano", "segmentation", TINY, marks=pytest.mark.slow),
+    ("topdown.uniformer_nano", "pose", TINY),
+    ("semantic_fpn.uniformer_xs", "segmentation", LIGHT),
 ]  # fmt: skip
 
 
@@ -233,7 +236,9 @@ def started(checkpoint: Path, head: str, classes: tuple[str, ...], folder: Path)
     return model, "\n".join(said)
 
 
-@pytest.mark.parametrize("head", ["mask_rcnn", "cascade_mask_rcnn", "upernet", "topdown"])
+@pytest.mark.parametrize(
+    "head", ["mask_rcnn", pytest.param("cascade_mask_rcnn", marks=pytest.mark.slow), "upernet", "topdown"]
+)
 def test_classes_in_another_order_bring_their_rows_along(tmp_path: Path, head: Head) -> None:
     path = saved(tmp_path / "net.safetensors", head, ("cat", "dog", "owl"))
     theirs = open_checkpoint(path).weights.whole
