@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import uniformer
+from tests import annotated_sets
 from tests.shapes import CLASSES, detection_set, pose_set, segmentation_set
 from tests.tiny import IMAGES as VIEWS
 from tests.tiny import refused, same, save_tiny
@@ -23,7 +24,8 @@ from uniformer.config import Config, Head, PersonCrop, Scaling
 from uniformer.heads import build_network
 from uniformer.network.variants import dense_input
 from uniformer.support.settings import Table, merged, to_toml
-from uniformer.training.run import plan_training
+from uniformer.training.recipe import load_recipe, resolved
+from uniformer.training.run import open_for_recipe, plan_training
 
 MODEL: Table = {"depths": [1, 1, 1, 1], "dims": [16, 32, 64, 64]}
 COMMON: Table = {
@@ -236,6 +238,29 @@ def test_own_pictures_pick_head_sizes_and_preset(tmp_path: Path) -> None:
     people = plan_training(pose_set(tmp_path / "people"), checkpoint=classifier)
     assert (people.recipe.model.head, people.recipe.input) == ("topdown", PersonCrop())
     assert people.recipe.augment.half_body == 0  # type: ignore[union-attr]
+
+
+def test_the_recipe_of_own_pictures_is_written_whole(tmp_path: Path) -> None:
+    classifier = str(save_tiny(tmp_path / "net.safetensors", VIEWS))
+    for make in (detection_set, segmentation_set, pose_set):
+        recipe = plan_training(make(tmp_path / make.__name__), checkpoint=classifier).recipe
+        path = tmp_path / f"{make.__name__}.toml"
+        path.write_text(resolved(recipe))
+        assert load_recipe(path) == recipe
+
+
+def test_a_published_recipe_finds_its_splits_in_the_published_folders(tmp_path: Path) -> None:
+    root, others = annotated_sets.coco_set(tmp_path / "coco"), annotated_sets.pose_set(tmp_path / "people")
+    said: list[str] = []
+    boxes = open_for_recipe(load_recipe("mask_rcnn_1x_xs", [f"data.root={root}"]), said.append)
+    assert [None if part is None else (len(part), part.has_masks) for part in boxes] == [(3, True), (2, True)]
+    people = ["data.train=annotations/person_keypoints_val2017.json", "data.val=none", f"data.root={others}"]
+    train_set, val_set = open_for_recipe(load_recipe("top_down_256x192_global_small", people))
+    assert (train_set.classes, val_set) == (tuple(annotated_sets.JOINTS), None)
+    with refused("expected data.train, the annotations or folder of the training pictures, got none"):
+        open_for_recipe(load_recipe("fpn_xxs", ["data.train=none"]))
+    with refused("has 2 classes, the network 80"):
+        uniformer.train("mask_rcnn_1x_xs", [f"data.root={root}", "init.checkpoint=none"], out=tmp_path / "run")
 
 
 def test_a_setting_or_a_checkpoint_says_another_head(tmp_path: Path) -> None:
