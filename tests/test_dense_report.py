@@ -115,6 +115,16 @@ def test_the_report_of_a_pose_network(browser: Any, tmp_path: Path) -> None:  # 
     assert count(browser, "#worst img") > 5
 
 
+def test_answers_without_masks_are_shown(tmp_path: Path) -> None:
+    """As pose networks give them, and detectors that make none."""
+    for people in (True, False):
+        scores, data = objects(tmp_path / str(people), people=people)
+        parts = {name: replace(getattr(scores, name), masks=None) for name in ("truths", "found")}
+        bare = replace(scores, **parts, kinds=scores.kinds[:1])
+        page = written(tmp_path / "report.html", bare, data).read_text("utf-8")
+        assert page.count("<img") > 5
+
+
 def test_the_report_of_a_segmenter(browser: Any, tmp_path: Path) -> None:  # noqa: F811
     scores, data = label_maps(tmp_path, 3)
     opened(browser, written(tmp_path / "report.html", scores, data))

@@ -182,9 +182,11 @@ def _records(objects: Objects, sizes: npt.NDArray[np.integer], kind: Kind) -> li
 
 
 def run_lengths(objects: Objects, sizes: npt.NDArray[np.integer]) -> list[dict[str, Any]]:
-    """The masks of objects as COCO's JSON has them."""
+    """The masks of objects as COCO's JSON has them; of objects without masks none."""
+    if objects.masks is None:
+        return []
     places = sizes[objects.item].tolist()
-    return [{"size": size, "counts": counts} for size, counts in zip(places, objects.masks or (), strict=True)]
+    return [{"size": size, "counts": counts} for size, counts in zip(places, objects.masks, strict=True)]
 
 
 def load_coco_eval() -> Any:
