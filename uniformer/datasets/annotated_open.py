@@ -8,7 +8,7 @@ from typing import TypedDict, Unpack
 
 from uniformer.config import DenseTask
 from uniformer.datasets.annotated import AnnotatedSet, find_annotated_splits, open_annotated
-from uniformer.datasets.open import choose_split
+from uniformer.datasets.open import evaluation_split, training_split
 from uniformer.errors import shown
 
 
@@ -26,8 +26,7 @@ def annotated_for_evaluation(
     if isinstance(source, AnnotatedSet):
         return source
     if split is None:
-        there = find_annotated_splits(source, task=reading.get("task"))
-        split = choose_split(source, there, ("val", "test", *(["train"] if len(there) == 1 else [])))
+        split = evaluation_split(source, find_annotated_splits(source, task=reading.get("task")))
     return open_annotated(source, split=split, **reading)
 
 
@@ -44,7 +43,7 @@ def annotated_for_training(
     there is none of these.
     """
     there = find_annotated_splits(source, task=reading.get("task"))
-    part = split or choose_split(source, there, ("train",)) or (there[0] if len(there) == 1 else None)
+    part = split or training_split(source, there)
     train_set = open_annotated(source, split=part, **reading)
     same: AnnotatedReading = {"task": train_set.task, "classes": train_set.classes}
     held_out = next((name for name in ("val", "test") if name in there and name != part), None) if not split else None

@@ -14,8 +14,6 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from uniformer.config import DenseTask
-from uniformer.datasets.annotated import AnnotatedSet, find_annotated_splits, open_annotated
 from uniformer.datasets.class_names import by_name, given_names, resolve
 from uniformer.datasets.known_layouts import hmdb51, hugging_face, ucf101
 from uniformer.datasets.layouts import (
@@ -37,7 +35,7 @@ from uniformer.datasets.layouts import (
 )
 from uniformer.datasets.manifest import Item, Kind, Manifest, is_saved_manifest
 from uniformer.datasets.tables import LIST_SUFFIXES, ListRow, unknown_header
-from uniformer.errors import InputError, check_word, counted, shown
+from uniformer.errors import InputError, counted, shown
 
 MANIFEST_SUFFIX = ".manifest"  #: of a saved manifest found in a folder
 
@@ -141,6 +139,16 @@ def choose_split(source: str | os.PathLike[str], there: Sequence[str], wanted: S
     return chosen
 
 
+def training_split(source: str | os.PathLike[str], there: Sequence[str]) -> str | None:
+    """What to learn from: of the splits that are there the training split, or the only one. As `choose_split`."""
+    return choose_split(source, there, ("train",)) or (there[0] if len(there) == 1 else None)
+
+
+def evaluation_split(source: str | os.PathLike[str], there: Sequence[str]) -> str | None:
+    """What to test on: the validation split, else the test split, or the only one. Raises as `choose_split`."""
+    return choose_split(source, there, ("val", "test", *(["train"] if len(there) == 1 else [])))
+
+
 def open_for_evaluation(
     source: str | os.PathLike[str] | Manifest,
     split: str | None = None,
@@ -150,26 +158,8 @@ def open_for_evaluation(
     if isinstance(source, Manifest):
         return source
     if split is None:
-        there = find_splits(source)
-        split = choose_split(source, there, ("val", "test", *(["train"] if len(there) == 1 else [])))
+        split = evaluation_split(source, find_splits(source))
     return open_dataset(source, split=split, **reading)
-
-
-def open_annotated_for_evaluation(
-    source: str | os.PathLike[str] | AnnotatedSet,
-    task: str,
-    split: str | None = None,
-    classes: Sequence[str] | str | None = None,
-) -> AnnotatedSet:
-    """A data set to test on: the validation split where there are several and none is named."""
-    if isinstance(source, AnnotatedSet):
-        return source
-    check_word("task", task, DenseTask)
-    wanted: Any = task
-    if split is None:
-        there = find_annotated_splits(source, task=wanted)
-        split = choose_split(source, there, ("val", "test", *(["train"] if len(there) == 1 else [])))
-    return open_annotated(source, split=split, task=wanted, classes=classes)
 
 
 def open_for_training(
@@ -185,9 +175,7 @@ def open_for_training(
     None where there is none of these.
     """
     there = find_splits(source)
-    part = split or choose_split(source, there, ("train",))
-    if part is None and len(there) == 1:
-        part = there[0]
+    part = split or training_split(source, there)
     train_set = open_dataset(source, split=part, **reading)
 
     def of_both(source: str | os.PathLike[str], split: str | None, classes: Any = train_set.classes) -> Manifest:

@@ -18,9 +18,10 @@ from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
 from uniformer.checkpoints.told import warn_of_assumed
 from uniformer.config import Input, InputSpec, PersonCrop, Precision, Scaling, to_dict
 from uniformer.datasets.annotated import AnnotatedSet, annotated_kind
+from uniformer.datasets.annotated_open import annotated_for_evaluation
 from uniformer.datasets.layouts import NoSuchSplit
 from uniformer.datasets.manifest import Manifest
-from uniformer.datasets.open import DataReading, open_annotated_for_evaluation, open_for_evaluation
+from uniformer.datasets.open import DataReading, open_for_evaluation
 from uniformer.datasets.statement import state
 from uniformer.errors import InputError, check_word, counted
 from uniformer.evaluation.features import KEY_NAME, Features, extract_features, load_features
@@ -257,7 +258,8 @@ class _Data:
         """Pictures with annotations for a task."""
         if isinstance(self.source, Manifest):
             raise InputError(f"expected data annotated for {task.name}, got a manifest of {self.source.kind}s")
-        found = open_annotated_for_evaluation(self.source, task.name, self._named, self.reading.get("classes"))
+        name: Any = task.name
+        found = annotated_for_evaluation(self.source, self._named, task=name, classes=self.reading.get("classes"))
         self._state(found)
         return found
 

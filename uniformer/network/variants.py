@@ -42,12 +42,6 @@ def _hybrid14(backbone: Config) -> Config:
     return replace(backbone, window=14, global_every=4)
 
 
-def _backbone_name(name: str) -> str:
-    """'uniformer_small_h14' -> 'uniformer_small_backbone_h14'."""
-    plain = name.removesuffix("_h14")
-    return f"{plain}_backbone{name.removeprefix(plain)}"
-
-
 _BACKBONES = {
     "uniformer_small": _backbone(SMALL),
     "uniformer_small_h14": _hybrid14(_backbone(SMALL)),

@@ -9,12 +9,11 @@ import numpy as np
 
 from uniformer.config import DenseTask
 from uniformer.datasets.annotated import AnnotatedSet, find_annotated_splits, open_annotated
-from uniformer.datasets.layouts import choose
+from uniformer.datasets.annotated_open import annotated_for_evaluation, annotated_for_training
+from uniformer.datasets.open import training_split
 from uniformer.errors import InputError, counted
 from uniformer.training.own_data import HELD_OUT
 from uniformer.training.recipe import Recipe
-
-HOLD_OUT = ("val", "test")  #: splits that are validated on, the first that is there
 
 
 def own_sets(
@@ -26,18 +25,12 @@ def own_sets(
     without them a fifth is held out. With `split` that part alone is learnt from. Raises `InputError` as
     `open_annotated` does, and where there is too little to hold out.
     """
-    there = find_annotated_splits(source, task=task)
-    part = split or (choose("train" if "train" in there else None, there, Path(source)) if there else None)
-    train_set = open_annotated(source, split=part, task=task, classes=classes)
-    other = None if split else next((name for name in HOLD_OUT if name in there and name != part), None)
+    train_set, val_set, left = annotated_for_training(source, val, split, task=task, classes=classes)
     said = statement("train", train_set)
-    if val is None and other is None:
+    if val_set is None:
         train_set, val_set, how = _divided(train_set.usable(), seed)
-        return train_set, val_set, [*said, how]
-    val_set = _validated(val or source, other if val is None else None, task, train_set)
-    left = [name for name in there if name not in (part, other)]
-    said += [*statement("val", val_set), *([f"neither trained nor validated on: {', '.join(left)}"] if left else [])]
-    return train_set.usable(), val_set.usable(), said
+        return train_set, val_set, [*said, how, *left]
+    return train_set.usable(), val_set.usable(), [*said, *statement("val", val_set), *left]
 
 
 def recipe_sets(recipe: Recipe) -> tuple[AnnotatedSet, AnnotatedSet | None, list[str]]:
@@ -47,25 +40,14 @@ def recipe_sets(recipe: Recipe) -> tuple[AnnotatedSet, AnnotatedSet | None, list
         raise InputError("expected data.train, the annotations or folder of the training pictures, got none")
     train = str(Path(data.root or "", data.train))
     wanted: Any = task
-    there = find_annotated_splits(train, task=wanted)
-    part = choose("train" if "train" in there else None, there, Path(train)) if there else None
+    part = training_split(train, find_annotated_splits(train, task=wanted))
     train_set = open_annotated(train, split=part, task=wanted)
     said = oddities("train", train_set)
     if data.val is None:
         return train_set.usable(), None, said
-    val_set = _validated(str(Path(data.root or "", data.val)), None, wanted, train_set)
+    val = str(Path(data.root or "", data.val))
+    val_set = annotated_for_evaluation(val, task=wanted, classes=train_set.classes)
     return train_set.usable(), val_set.usable(), [*said, *oddities("val", val_set)]
-
-
-def _validated(source: str, split: str | None, task: DenseTask, train_set: AnnotatedSet) -> AnnotatedSet:
-    """What is validated on, with the classes of the training set."""
-    if split is None:
-        there = find_annotated_splits(source, task=task)
-        split = next((name for name in (*HOLD_OUT, *there) if name in there), None)
-    val_set = open_annotated(source, split=split, task=task, classes=None if task == "pose" else train_set.classes)
-    if val_set.classes != train_set.classes:
-        raise InputError(f"{source}: expected the classes of the training set for validation, found others")
-    return val_set
 
 
 def _divided(whole: AnnotatedSet, seed: int) -> tuple[AnnotatedSet, AnnotatedSet, str]:

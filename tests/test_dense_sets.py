@@ -1,0 +1,52 @@
+"""Which annotated pictures are learnt from and which validated on, of one's own and of a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.annotated_sets import coco_set, pose_set
+from tests.tiny import refused
+from uniformer.training.dense_sets import own_sets, recipe_sets
+from uniformer.training.recipe import load_recipe
+
+
+def test_of_ones_own_pictures_what_is_not_used_is_said(tmp_path: Path) -> None:
+    """Also a validation split that other pictures stand in for."""
+    root, other = str(coco_set(tmp_path / "mine")), str(coco_set(tmp_path / "other"))
+    train, val, said = own_sets(root, "detection", None, None, None)
+    assert (len(train), val.item_names()[0]) == (3, "val2017/val_0.jpg")
+    assert [line.partition(":")[0] for line in said] == ["train", "val"]
+    train, val, said = own_sets(root, "detection", other, None, ["dog", "cat"])  # type: ignore[arg-type]
+    assert (val.root, val.classes) == (other, ("dog", "cat"))
+    assert said[-1] == "neither trained nor validated on: val"
+    train, val, said = own_sets(root, "detection", None, "train", None)
+    assert (len(train), len(val)) == (2, 1)
+    assert said[-2:] == [
+        "no validation split: 1 of 3 pictures held out", "neither trained nor validated on: val"
+    ]  # fmt: skip
+    with refused("too little to hold a fifth out"):
+        own_sets(str(pose_set(tmp_path / "people")), "pose", None, None, None)
+
+
+def test_a_recipe_validates_on_what_it_names_alone(tmp_path: Path) -> None:
+    root, other = coco_set(tmp_path / "mine"), coco_set(tmp_path / "other")
+    recipe = load_recipe("mask_rcnn_1x_xxs", [f"data.root={root}", f"data.val={other}"])
+    train, val, _ = recipe_sets(replace(recipe, data=replace(recipe.data, val=None)))
+    assert (len(train), val) == (3, None)
+    train, val, _ = recipe_sets(recipe)
+    assert val is not None
+    assert (val.root, val.item_names()[0], val.classes) == (str(other), "val2017/val_0.jpg", train.classes)
+
+
+@pytest.mark.parametrize("given", ["split", "val"])
+def test_key_points_of_others_are_no_validation(given: str, tmp_path: Path) -> None:
+    people = pose_set(tmp_path / "people")
+    table = people / "annotations/person_keypoints_val2017.json"
+    text = table.read_text()
+    other = pose_set(tmp_path / "other")
+    (other / table.relative_to(people)).write_text(text.replace("left_hand", "left_foot").replace("right_hand", "x"))
+    with refused("expected its own key points as classes, nose, left_foot, x, got nose, left_hand, right_hand"):
+        own_sets(str(people), "pose", str(other), "val" if given == "split" else None, None)
