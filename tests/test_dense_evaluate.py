@@ -86,6 +86,21 @@ def test_the_command_scores_and_writes(task: str, nets: Any, sets: Any, cli: Cli
     assert json.loads((tmp_path / "out/metrics.json").read_text()) == metrics
 
 
+def test_a_network_with_masks_is_scored_on_boxes_alone(nets: Any, sets: Any, cli: Cli, tmp_path: Path) -> None:
+    shutil.copytree(sets["detection"], tmp_path / "boxes")
+    for file in (tmp_path / "boxes").rglob("*.json"):
+        table = json.loads(file.read_text())
+        for one in table["annotations"]:
+            one.pop("segmentation", None)
+        file.write_text(json.dumps(table))
+    ended = cli(
+        "eval", nets["detection"], tmp_path / "boxes", "--device", "cpu", "--workers", "0", "--out", tmp_path / "out"
+    )
+    assert ended.status == 0, ended.err
+    assert "no figures of masks: the data have boxes alone" in ended.out
+    assert (tmp_path / "out/report.html").read_text().count("data:image/jpeg") >= 2
+
+
 @pytest.mark.parametrize("task", ["detection", "pose"])
 def test_answers_are_what_pycocotools_measures(task: str, nets: Any, sets: Any, tmp_path: Path) -> None:
     """The files of results, with the data set's own file of annotations, whose classes have other numbers."""
