@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.annotated_sets import coco_set, pose_set
+from tests.annotated_sets import coco_set, coco_table, instance, picture, pose_set, write_json
 from tests.tiny import refused
+from uniformer.errors import InputError
 from uniformer.training.dense_sets import own_sets, recipe_sets
 from uniformer.training.recipe import load_recipe
+
+NAMES = [f"{i}.jpg" for i in range(4)]
 
 
 def test_of_ones_own_pictures_what_is_not_used_is_said(tmp_path: Path) -> None:
@@ -50,3 +53,16 @@ def test_key_points_of_others_are_no_validation(given: str, tmp_path: Path) -> N
     (other / table.relative_to(people)).write_text(text.replace("left_hand", "left_foot").replace("right_hand", "x"))
     with refused("expected its own key points as classes, nose, left_foot, x, got nose, left_hand, right_hand"):
         own_sets(str(people), "pose", str(other), "val" if given == "split" else None, None)
+
+
+@pytest.mark.parametrize("crowd", [True, False])
+def test_a_set_of_crowds_or_empty_pictures_alone_is_not_learnt_from(crowd: bool, tmp_path: Path) -> None:
+    there = [instance(i, 100 + i, 7, (4, 4, 20, 20), iscrowd=1) for i in range(4)] if crowd else []
+    for i, name in enumerate(NAMES):
+        picture(tmp_path / "train" / name, i)
+    file = write_json(tmp_path / "annotations/instances_train.json", coco_table(NAMES, there))
+    with pytest.raises(InputError, match="expected an instance to learn from, found none in 3 pictures"):
+        own_sets(str(tmp_path), "detection", None, None, None)
+    write_json(file, coco_table(NAMES, [instance(i, 100 + i, 7, (4, 4, 20, 20)) for i in range(4)]))
+    train_set, val_set, _ = own_sets(str(tmp_path), "detection", None, None, None)
+    assert (len(train_set), len(val_set)) == (3, 1)

@@ -29,8 +29,8 @@ def own_sets(
     said = statement("train", train_set)
     if val_set is None:
         train_set, val_set, how = _divided(train_set.usable(), seed)
-        return train_set, val_set, [*said, how, *left]
-    return train_set.usable(), val_set.usable(), [*said, *statement("val", val_set), *left]
+        return _with_something(train_set), val_set, [*said, how, *left]
+    return _with_something(train_set.usable()), val_set.usable(), [*said, *statement("val", val_set), *left]
 
 
 def recipe_sets(recipe: Recipe) -> tuple[AnnotatedSet, AnnotatedSet | None, list[str]]:
@@ -44,10 +44,23 @@ def recipe_sets(recipe: Recipe) -> tuple[AnnotatedSet, AnnotatedSet | None, list
     train_set = open_annotated(train, split=part, task=wanted)
     said = oddities("train", train_set)
     if data.val is None:
-        return train_set.usable(), None, said
+        return _with_something(train_set.usable()), None, said
     val = str(Path(data.root or "", data.val))
     val_set = annotated_for_evaluation(val, task=wanted, classes=train_set.classes)
-    return train_set.usable(), val_set.usable(), [*said, *oddities("val", val_set)]
+    return _with_something(train_set.usable()), val_set.usable(), [*said, *oddities("val", val_set)]
+
+
+def _with_something(data: AnnotatedSet) -> AnnotatedSet:
+    """The set, if anything in it is learnt from. Raises `InputError` for one of crowds or empty pictures alone."""
+    found = data.instances
+    learnt = ~found.crowd if found.keypoints is None else ~found.crowd & (found.keypoints[..., 2] > 0).any(1)
+    if data.maps is None and not learnt.any():
+        what = "an instance" if found.keypoints is None else "a person with marked key points"
+        raise InputError(
+            f"{data.root}: expected {what} to learn from, found none in {counted(len(data), 'picture')} "
+            f"({counted(int(found.crowd.sum()), 'crowd')}, which are not learnt)"
+        )
+    return data
 
 
 def _divided(whole: AnnotatedSet, seed: int) -> tuple[AnnotatedSet, AnnotatedSet, str]:
