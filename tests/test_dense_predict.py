@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,33 @@ def test_options_are_those_of_the_task(picture: Path) -> None:
     model, contract = network("topdown")
     with refused("expected a contract with flip_pairs for flip=True"):
         Predictor((model, Contract(contract.config, input=contract.input)))(picture)
+    bare = Predictor((model, Contract(contract.config, input=contract.input)), flip=False)(picture)
+    assert type(bare).__name__ == "Poses"  # who asks for no mirror needs no pairs
+
+
+@pytest.mark.parametrize(
+    ("head", "details", "said"),
+    [
+        ("upernet", {"palette": 3}, "expected palette as lists of 3 whole numbers from 0 to 255, got 3"),
+        ("upernet", {"palette": [[0, 0, 256]]}, "expected palette as lists of 3 .* got ..0, 0, 256.."),
+        ("topdown", {"skeleton": [[0, 99]]}, "expected skeleton as lists of 2 whole numbers from 0 to"),
+        ("topdown", {"flip_pairs": [["a", "b"]]}, "expected flip_pairs as lists of 2"),
+        ("topdown", {"sigmas": ["wide"]}, "expected sigmas as [0-9]+ positive numbers, got ..wide.."),
+    ],
+)
+def test_details_that_make_no_sense_are_refused_with_the_file(head: str, details: dict, said: str) -> None:
+    contract = network(head)[1]
+    text = json.loads(contract.to_json())
+    text["details"] = details
+    with refused(f"mine.safetensors: {said}"):
+        Contract.from_json(json.dumps(text), "mine.safetensors")
+
+
+def test_what_needs_a_classifier_says_what_the_network_is_for() -> None:
+    with refused("expected a classifier, got semantic_fpn.uniformer_nano for segmentation"):
+        Contract(
+            replace(network("upernet")[1].config, head="semantic_fpn"), id="semantic_fpn.uniformer_nano"
+        ).input_of_classifier()
 
 
 def test_a_contract_carries_thresholds(picture: Path) -> None:

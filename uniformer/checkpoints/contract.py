@@ -29,6 +29,27 @@ def check_plain(details: Mapping[str, Any]) -> None:
         raise WrongType("expected details of texts, finite numbers, lists and dictionaries alone")
 
 
+def check_details(details: Mapping[str, Any], classes: int) -> None:
+    """Raises `InputError` where palette, skeleton, pairs of a mirror or sigmas are not of the form that tasks read."""
+    for name, length, below in (("palette", 3, 256), ("skeleton", 2, classes), ("flip_pairs", 2, classes)):
+        rows = details.get(name) or []
+        if not isinstance(rows, list | tuple) or not all(
+            isinstance(row, list | tuple)
+            and len(row) == length
+            and all(type(place) is int and 0 <= place < below for place in row)
+            for row in rows
+        ):
+            wanted = f"lists of {length} whole numbers from 0 to {below - 1}"
+            raise InputError(f"expected {name} as {wanted}, got {json.dumps(rows)[:80]}")
+    sigmas = details.get("sigmas")
+    if sigmas is not None and not (
+        isinstance(sigmas, list | tuple)
+        and len(sigmas) == classes
+        and all(type(sigma) in (int, float) and sigma > 0 for sigma in sigmas)
+    ):
+        raise InputError(f"expected sigmas as {classes} positive numbers, got {json.dumps(sigmas)[:80]}")
+
+
 @dataclass(frozen=True)
 class Proof:
     """The reference logits on the built-in input, computed in float64, and a digest of all tensors."""
@@ -90,6 +111,7 @@ class Contract:
                 f"expected a name for each of {self.config.num_classes} classes, got {len(self.classes)} names"
             )
         check_plain(self.details)
+        check_details(self.details, self.config.num_classes)
         wanted = INPUTS[self.config.task]
         if self.input is not None and not isinstance(self.input, wanted):
             raise InputError(f"expected the input of a network as {wanted.__name__}, got {type(self.input).__name__}")
@@ -146,6 +168,8 @@ class Contract:
     def input_of_classifier(self) -> InputSpec:
         """What a classifier is fed. Raises `InputError` where the network has none, or this does not say."""
         name = self.id or self.arch or "the network"
+        if self.config.head is not None:
+            raise InputError(f"expected a classifier, got {name} for {self.config.task}")
         if self.config.output != "logits" or not self.config.num_classes:
             raise InputError(f"{name} has no classifier: nothing to predict")
         if not isinstance(self.input, InputSpec):
