@@ -161,7 +161,7 @@ def _drawn(scores: ObjectScores, pixels: Pixels, item: int, one: Matches) -> Ima
     if pixels.shape[:2] != tuple(scores.sizes[item].tolist()):  # the file was replaced: nothing can be placed in it
         return Image.fromarray(small)
     found, things = scores.found.select(one.found), []
-    masks = None if found.masks is None else run_lengths(found, scores.sizes)  # boxes alone were scored, or people
+    masks = run_lengths(found, scores.sizes)
     for i, verdict in enumerate(one.verdicts):
         text = f"{scores.name(int(found.labels[i]))} {100 * float(found.scores[i]):.0f} %"  # type: ignore[index]
         mask = shrunk(decode_mask(masks[i]).astype(np.uint8), SIDE)[0] > 0 if masks else None
