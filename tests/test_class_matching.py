@@ -16,7 +16,7 @@ from uniformer.datasets.open import open_dataset
 from uniformer.datasets.prepare import write_list
 from uniformer.labels import alphabetical, load_classes, match_names, normal_form
 from uniformer.tasks.class_order import match_labels
-from uniformer.training.setup import reorder_classifier
+from uniformer.training.start import reorder_classifier
 
 ANGLES = ("0", "180", "270", "90")  # as folders of these names are ordered
 

@@ -9,10 +9,11 @@ import torch
 
 from uniformer import count_macs, get_checkpoint, list_checkpoints
 from uniformer.checkpoints.records import Checkpoint
+from uniformer.config import InputSpec
 from uniformer.network.model import UniFormer
 from uniformer.network.ops import Grid
 
-CLASSIFIERS = [id for id in list_checkpoints() if get_checkpoint(id).input is not None]
+CLASSIFIERS = [id for id in list_checkpoints() if isinstance(get_checkpoint(id).input, InputSpec)]
 
 # Printed figures that our count, norms included as theirs, does not round to: ours over theirs. docs/numerics.md
 # says what is known of each; the test below holds the two lists together.
@@ -41,7 +42,7 @@ MISFITS = {
 
 
 def size_of(record: Checkpoint) -> Grid:
-    assert record.input is not None
+    assert isinstance(record.input, InputSpec)
     return (record.input.frames, *record.input.size) if record.input.is_video else record.input.size
 
 
@@ -62,7 +63,7 @@ def test_parameters(id: str) -> None:
 def test_multiply_adds(id: str) -> None:
     """Within 1 % of the count on the reference; and what the authors printed, to its last digit or as listed."""
     record = get_checkpoint(id)
-    assert record.input is not None
+    assert isinstance(record.input, InputSpec)
     assert count_macs(record.config, size_of(record)) / 1e9 == pytest.approx(record.macs_g, rel=0.01)
     assert record.gflops is not None
     views = record.input.views if record.gflops_cover == "all views" else 1

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from uniformer.cli.options import whole
-from uniformer.errors import InputError
+from uniformer.errors import InputError, shown
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.contract import Contract
@@ -37,7 +37,7 @@ def add_picture_options(p: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--score", type=share, metavar="S", help="that things (0.05) and people (0) must reach")
     group.add_argument("--most", type=whole(1, 10_000), metavar="N", help="things of a picture (default: 100)")
-    group.add_argument("--keep", type=names, metavar="A,B", help="these classes alone, such as person,car")
+    group.add_argument("--keep", metavar="A,B", help="these classes alone, such as person,car")
     group.add_argument("--mode", metavar="HOW", help="segmentation: whole, slide (windows) or multi-scale (six sizes)")
     group.add_argument(
         "--flip", action=argparse.BooleanOptionalAction, default=None,
@@ -61,15 +61,15 @@ def share(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {shown(text)}")
     return value
 
 
 def names(text: str) -> tuple[str, ...]:
-    """The type of an option that takes names with commas between them."""
+    """Names with commas between them. Raises `InputError` where there are none."""
     found = tuple(name.strip() for name in text.split(",") if name.strip())
     if not found:
-        raise argparse.ArgumentTypeError("expected names with commas between them, got none")
+        raise InputError("--keep: expected names with commas between them, got none")
     return found
 
 

@@ -13,6 +13,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from uniformer.cli.answers import check_answers, say_at_last, whose
+from uniformer.cli.picture_options import names
 from uniformer.cli.tables import say
 from uniformer.errors import InputError, counted
 from uniformer.inference.frames import Seen, see_frames
@@ -36,7 +37,8 @@ from uniformer.tasks.task import Failure
 
 def answer_options(args: argparse.Namespace, predictor: Predictor, finder: Finder | None) -> dict[str, Any]:
     """Make the predictor answer as the options say; what of them tells answers from others."""
-    options = {name: getattr(args, name) for name in ("score", "most", "keep", "mode", "tile", "flip")}
+    options = {name: getattr(args, name) for name in ("score", "most", "mode", "tile", "flip")}
+    options["keep"] = None if args.keep is None else names(args.keep)
     told = {name: value for name, value in options.items() if value is not None}
     if finder is not None:
         predictor.answer_with(**told, people=finder.people)
