@@ -274,12 +274,13 @@ Precision = Literal["float32", "bfloat16", "float16"]  #: that a network compute
 T = TypeVar("T", bound=Any)
 
 
-def with_options(base: T, options: Mapping[str, Any]) -> T:
-    """`base` with some fields replaced. Raises `InputError` naming the nearest field when one is unknown."""
+def with_options(base: T, options: Mapping[str, Any], whose: str = "") -> T:
+    """`base` with some fields replaced. Raises `InputError` naming the nearest field when one is unknown; `whose` they
+    are it calls by the type of `base`, where nothing else is said."""
     known = [f.name for f in fields(base)]
     for name in options:
         if name not in known:
-            raise InputError(f"unknown option {name!r} of {type(base).__name__}{did_you_mean(name, known)}")
+            raise InputError(f"unknown option {name!r} of {whose or type(base).__name__}{did_you_mean(name, known)}")
     return replace(base, **options)
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from uniformer.config import INPUTS, PersonCrop, Scaling, did_you_mean, to_dict
+from uniformer.config import INPUTS, PersonCrop, Scaling, to_dict, with_options
 from uniformer.errors import InputError
 from uniformer.tasks.task import Task
 
@@ -36,7 +35,7 @@ class WholePictureTask(Task, Generic[Options]):
         stored = contract.details.get("thresholds", {})
         if not isinstance(stored, Mapping):
             raise InputError(f"expected thresholds of a contract by name, got {str(stored)[:80]}")
-        self.options: Options = checked_options(self.options_type, {**stored, **options}, self.name)
+        self.options: Options = with_options(self.options_type(), {**stored, **options}, self.name)
 
     def build(self) -> DenseNetwork:
         from uniformer.heads import build_network
@@ -80,12 +79,3 @@ class WholePictureTask(Task, Generic[Options]):
             name = self.contract.id or self.contract.arch or "the network"
             raise InputError(f"{name} does not say what its input looks like: expected a contract with an input")
         return found  # type: ignore[return-value]
-
-
-def checked_options(kind: type, options: Mapping[str, Any], task: str) -> Any:
-    """Options of a task as its dataclass. Raises `InputError` naming the nearest where one is unknown."""
-    known = [f.name for f in fields(kind)]
-    for name in options:
-        if name not in known:
-            raise InputError(f"unknown option {name!r} of {task}{did_you_mean(name, known)}")
-    return kind(**options)
