@@ -14,12 +14,13 @@ from torch import Tensor
 
 from tests.golden import FOLDER, normals, read_golden
 from tests.tiny import refused
-from uniformer.config import Scaling
+from uniformer import create_model
+from uniformer.config import Config, Scaling, to_dict
 from uniformer.heads import boxes
 from uniformer.heads.detection import Limits, _best_detections, paste_masks, region_levels
 from uniformer.reading.people import crop_matrix, from_heat_map, moved, region_of
 from uniformer.reading.scaling import resize_pixels, scale_picture, scaled_size
-from uniformer.tasks.detection_losses import CASCADE, MASK_RCNN, _box_distance, _usable
+from uniformer.tasks.detection_losses import CASCADE, MASK_RCNN, Truth, _box_distance, _usable, detection_losses
 from uniformer.tasks.keypoints import STRIDE, decode_heat_maps, heat_map_targets, rescore, without_doubles
 
 UNITS = read_golden("dense-units.json.gz")
@@ -111,6 +112,33 @@ def test_levels_and_anchors() -> None:
     ends = np.cumsum([0, *(3 * height * width for height, width in given["maps_hw"])])
     counts = [int(((usable >= first) & (usable < end)).sum()) for first, end in itertools.pairwise(ends)]
     assert counts == given["counts"]
+
+
+def test_smaller_anchors_for_smaller_things() -> None:
+    """`Config.anchor_scale`: in training and in prediction, and written down where it is not the published one."""
+    grid = (2, 3)
+    usual, smaller = boxes.level_anchors(grid, 4), boxes.level_anchors(grid, 4, scale=2)
+    torch.testing.assert_close((smaller[:, :2] + smaller[:, 2:]) / 2, (usual[:, :2] + usual[:, 2:]) / 2)
+    torch.testing.assert_close(smaller[:, 2:] - smaller[:, :2], (usual[:, 2:] - usual[:, :2]) / 4)
+
+    name = "mask_rcnn.uniformer_nano"
+    torch.manual_seed(0)
+    published = create_model(name, num_classes=2)
+    own = create_model(name, num_classes=2, anchor_scale=2)
+    own.load_state_dict(published.state_dict())
+    assert "anchor_scale" not in to_dict(published.config)
+    assert Config(**to_dict(own.config)) == own.config
+    x, size = torch.zeros(1, 3, 64, 64), [(64, 64)]
+    thing = Truth(torch.tensor([[20.0, 20.0, 28.0, 28.0]]), torch.zeros(1, dtype=torch.long), None)
+    for model, side in ((published, 32), (own, 8)):
+        with torch.no_grad():
+            regions = model.proposals(model.rpn_head(model(x)), size, Limits())[0]
+            losses = detection_losses(model.train(), x, size, [thing], MASK_RCNN, torch.Generator().manual_seed(0))
+        inside = regions[(regions[:, :2] > 0).all(1) & (regions[:, 2:4] < 64).all(1)]
+        assert boxes.area(inside[:, :4]).sqrt().min() == pytest.approx(side, rel=0.1)
+        assert (losses["loss_rpn_bbox"] > 0) == (side == 8)  # no anchor of 32 pixels is a thing of 8
+    with refused("expected anchor_scale in "):
+        create_model(name, anchor_scale=0)
 
 
 def test_masks_are_pasted() -> None:

@@ -15,6 +15,7 @@ from uniformer.errors import Checked, InputError, shown
 
 STRIDES = (4, 8, 16, 32)  # of the four stage outputs relative to the input, in height and width
 BLOCK_EPS = 1e-6  # of the layer norms in the published models' blocks
+ANCHOR_SCALE = 8.0  # of the published detectors: on the finest level, whose stride is 4, anchors of 32 pixels
 MOST_PIXELS = 1 << 23, 100_000_000  # frames x height x width of one view, and of all views of a source
 
 Head = Literal["mask_rcnn", "cascade_mask_rcnn", "semantic_fpn", "upernet", "topdown"]
@@ -60,6 +61,7 @@ class Config(Checked):
     dropout: float = 0.0  #: before the classifier
     block_eps: float = BLOCK_EPS  #: of the blocks' layer norms; models trained in mmaction2 and mmpose have 1e-5
     head: Head | None = None  #: of a dense network (`uniformer.heads`), over the four normed maps of all the above
+    anchor_scale: float = ANCHOR_SCALE  #: of a detector: sides of anchors in strides; smaller for smaller things
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -112,6 +114,7 @@ class Config(Checked):
             ("window", 1, 1 << 7),
             ("global_every", 1, 1 << 10),
             ("block_eps", 0, 1),
+            ("anchor_scale", 0.25, 64),
             ("layer_scale", -1000, 1000),
         ):
             value = getattr(self, name)
@@ -286,7 +289,8 @@ def with_options(base: T, options: Mapping[str, Any], whose: str = "") -> T:
 
 def to_dict(spec: Config | Input) -> dict[str, Any]:
     """The JSON form; `Config(**d)` and its like read it back."""
-    usual = {"block_eps": BLOCK_EPS, "head": None}  # said where it differs: older versions read what they know
+    # Said where it differs: older versions read what they know.
+    usual = {"block_eps": BLOCK_EPS, "head": None, "anchor_scale": ANCHOR_SCALE}
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(spec).items()}
     return {k: v for k, v in plain.items() if k not in usual or v != usual[k]}
 

@@ -14,19 +14,19 @@ from torch import Tensor
 
 STRIDES = (4, 8, 16, 32, 64)  #: of the pyramid's levels
 RATIOS = (0.5, 1.0, 2.0)  #: of an anchor's height to its width
-ANCHOR_SCALE = 8  #: sides in strides
 MOST_GROWTH = math.log(1000 / 16)  #: of a side, as a logarithm, up or down
 EPS = 1e-6  #: smallest union in an overlap
 
 
-def level_anchors(grid: Sequence[int], stride: int, device: torch.device | None = None) -> Tensor:
-    """The anchors of a level of (H, W) cells, float32 (H * W * 3, 4): row by row, in each cell the three ratios.
+def level_anchors(grid: Sequence[int], stride: int, device: torch.device | None = None, *, scale: float = 8) -> Tensor:
+    """The anchors of a level of (H, W) cells, float32 (H * W * 3, 4): row by row, in each cell the three ratios; their
+    sides are `scale` strides.
 
     They are centred on the cells' upper left corners and computed in float32, as in the reference.
     """
     heights = torch.tensor(RATIOS, device=device).sqrt()
-    widths = stride * (1 / heights) * ANCHOR_SCALE
-    heights = stride * heights * ANCHOR_SCALE
+    widths = stride * (1 / heights) * scale
+    heights = stride * heights * scale
     base = torch.stack([-0.5 * widths, -0.5 * heights, 0.5 * widths, 0.5 * heights], dim=1)  # (3, 4)
     y, x = (torch.arange(n, device=device, dtype=torch.float32) * stride for n in grid)
     corners = torch.stack([x.repeat(len(y)), y.repeat_interleave(len(x))], dim=1).repeat(1, 2)  # (H * W, 4)

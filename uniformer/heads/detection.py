@@ -66,10 +66,10 @@ class RPNHead(nn.Module):
         return [(at_least_float32(self.rpn_cls(x)), at_least_float32(self.rpn_reg(x))) for x in shared]
 
 
-def anchors_of(outputs: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """Each level's anchors (N_i, 4), in the order of `flat_anchors`."""
+def anchors_of(outputs: Sequence[tuple[Tensor, Tensor]], scale: float) -> list[Tensor]:
+    """Each level's anchors (N_i, 4) of `scale` strides, in the order of `flat_anchors`."""
     return [
-        box_ops.level_anchors(logits.shape[2:], stride, logits.device).to(logits)
+        box_ops.level_anchors(logits.shape[2:], stride, logits.device, scale=scale).to(logits)
         for (logits, _), stride in zip(outputs, box_ops.STRIDES, strict=True)
     ]
 
@@ -171,7 +171,7 @@ class Detector(DenseNetwork):
     ) -> list[Tensor]:
         """Regions worth a look, per image (N, 5) with their scores, best first, inside its `sizes` (H, W)."""
         flat = [flat_anchors(*level) for level in outputs]
-        anchors = anchors_of(outputs)
+        anchors = anchors_of(outputs, self.config.anchor_scale)
         return [
             _best_regions([(a, s[i].sigmoid(), d[i]) for a, (s, d) in zip(anchors, flat, strict=True)], size, limits)
             for i, size in enumerate(sizes)

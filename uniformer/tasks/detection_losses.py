@@ -79,7 +79,8 @@ def detection_losses(
     """
     levels = model(x)
     outputs = [(full(scores), full(deltas)) for scores, deltas in model.rpn_head(levels)]
-    losses = proposal_losses(outputs, sizes, [t.boxes for t in truths], learning, generator)
+    anchors = torch.cat(anchors_of(outputs, model.config.anchor_scale))
+    losses = proposal_losses(outputs, anchors, sizes, [t.boxes for t in truths], learning, generator)
     detached = [(scores.detach(), deltas.detach()) for scores, deltas in outputs]
     regions = [r[:, :4] for r in model.proposals(detached, sizes, learning.limits)]
     roi = model.roi_head
@@ -139,12 +140,11 @@ def _some(rows: Tensor, most: int, generator: torch.Generator | None) -> Tensor:
 
 
 def proposal_losses(
-    outputs: Sequence[tuple[Tensor, Tensor]], sizes: Sequence[Sequence[int]], truths: Sequence[Tensor],
-    learning: Learning, generator: torch.Generator | None = None,
+    outputs: Sequence[tuple[Tensor, Tensor]], anchors: Tensor, sizes: Sequence[Sequence[int]],
+    truths: Sequence[Tensor], learning: Learning, generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Is there an object, and where: over the anchors of all levels that were sampled in the batch."""
+    """Is there an object, and where: over the anchors (N, 4) of all levels that were sampled in the batch."""
     logits, deltas = (torch.cat(parts, dim=1) for parts in zip(*(flat_anchors(*o) for o in outputs), strict=True))
-    anchors = torch.cat(anchors_of(outputs))
     object_loss, box_loss, sampled = logits.new_zeros(()), logits.new_zeros(()), 0
     for image, (size, boxes) in enumerate(zip(sizes, truths, strict=True)):
         usable = _usable(outputs, anchors, size, learning.inside_only)
