@@ -24,7 +24,7 @@ from uniformer.reading.people import clipped_boxes, cut_people
 from uniformer.reading.scaling import scale_picture
 from uniformer.tasks.detection_losses import MASK_RCNN, detection_losses
 from uniformer.tasks.keypoints import STRIDE
-from uniformer.training.batches import Place, Plan, batches
+from uniformer.training.batches import Place, Plan, batches, epoch_rows
 from uniformer.training.dense_batches import (
     DenseBatch,
     DenseSamples,
@@ -322,6 +322,30 @@ def test_batches_follow_from_seed_and_place(samples: DenseSamples[Any]) -> None:
     assert not equal(first, second)
     samples.seed = 2
     assert not equal(first, samples.batch([Place(0, 0, 0)]))
+
+
+def test_classes_are_drawn_equally_often(tmp_path: Path) -> None:
+    """`data.balanced`: a picture counts for each class in it, as often as that takes; one of no class is not drawn."""
+    boxes = {"thing": (5, 5, 40, 40), "other": (50, 20, 90, 60)}
+    kinds = [("thing",)] * 9 + [("thing", "other"), ()]
+    pictures = [
+        (80, 120, [{"corners": boxes[kind], "category_id": 1 + (kind == "other")} for kind in found]) for found in kinds
+    ]
+    data = open_annotated(write_coco(tmp_path / "set", pictures))
+    members = dense_samples(data, SCALING, replace(DETECTION, keep_empty=True)).members()
+    assert list(zip(*map(np.ndarray.tolist, members), strict=True)) == [*((row, 0) for row in range(10)), (9, 1)]
+    drawn = np.bincount(epoch_rows(11, 0, 0, members=members), minlength=11)
+    assert drawn[9] >= 5
+    assert drawn[10] == 0
+    assert drawn.sum() == 11
+
+    maps = write_maps(tmp_path / "maps", [(100, 120)] * 3)
+    wanted = [(row, int(k)) for row in range(3) for k in np.unique(maps.label_map(row)) if k != 255]
+    Path(maps.root, maps.maps.paths[1]).write_bytes(b"no PNG")
+    found = dense_samples(maps, SCALING, SEGMENTATION).members()
+    assert list(zip(*map(np.ndarray.tolist, found), strict=True)) == [pair for pair in wanted if pair[0] != 1]
+    with refused("data.balanced needs classes"):
+        dense_samples(people(tmp_path / "people"), PERSON, POSE).members()
 
 
 def test_a_broken_picture_has_another_stand_in(samples: DenseSamples[Any]) -> None:

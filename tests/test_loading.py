@@ -14,7 +14,7 @@ from uniformer.datasets.manifest import Item, Manifest
 from uniformer.datasets.open import open_dataset
 from uniformer.errors import InputError
 from uniformer.reading.options import Augment
-from uniformer.training.batches import Place, Plan, TrainingSet, batches, epoch_rows, read_label_map, share
+from uniformer.training.batches import Members, Place, Plan, TrainingSet, batches, epoch_rows, read_label_map, share
 
 NOTHING = Augment(rand_augment=None, scale=(1.0, 1.0), flip=0.0, erase_prob=0.0, interpolation="bilinear")
 
@@ -53,12 +53,13 @@ def test_repeated_augmentation_draws_in_a_row_and_keeps_the_epochs_length():
 
 def test_balanced_classes_are_drawn_equally_often():
     labels = np.array([0] * 90 + [1] * 7 + [3] * 5, np.int32)
-    rows = epoch_rows(102, 0, 0, labels=labels)
+    members = Members(np.arange(102), labels)
+    rows = epoch_rows(102, 0, 0, members=members)
     counts = np.bincount(labels[rows], minlength=4)
     assert counts.tolist() == [34, 34, 0, 34]
     assert len(set(rows[labels[rows] == 0])) == 34  # of a large class none twice
     assert set(rows[labels[rows] == 3]) == set(range(97, 102))  # of a small one all
-    assert np.bincount(labels[epoch_rows(102, 0, 1, labels=labels)]).tolist() == counts.tolist()
+    assert np.bincount(labels[epoch_rows(102, 0, 1, members=members)]).tolist() == counts.tolist()
 
 
 @pytest.mark.parametrize("batch", [12, 18, 6, 30])

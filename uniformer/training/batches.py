@@ -101,28 +101,37 @@ class Samples(Protocol[B_co]):
 
     def __len__(self) -> int: ...  #: rows that a `Place` may name
     def batch(self, places: list[Place]) -> B_co: ...
+    def members(self) -> Members: ...  #: of the classes, to draw these equally often
 
 
 # ---- which samples ---------------------------------------------------------------------------------------------------
 
 
+class Members(NamedTuple):
+    """Which samples have which classes, as pairs."""
+
+    rows: npt.NDArray[np.int64]  #: (P,)
+    labels: npt.NDArray[np.integer]  #: (P,)
+
+
 def epoch_rows(
-    count: int, seed: int, epoch: int, *, repeated: int = 1, labels: npt.NDArray[np.int32] | None = None
+    count: int, seed: int, epoch: int, *, repeated: int = 1, members: Members | None = None
 ) -> npt.NDArray[np.int64]:
     """The rows of one epoch in order, (count,): shuffled, each once.
 
     With `repeated`, each is drawn that many times in a row and as many fewer are drawn at all (repeated augmentation,
-    arXiv:1902.05509). With `labels`, (count,), every class is drawn equally often, small ones several times over.
+    arXiv:1902.05509). With `members` every class is drawn equally often, small ones several times over; samples of none
+    are not.
     """
     rng = rng_at(seed, ORDER, epoch)
-    rows = rng.permutation(count) if labels is None else _balanced_rows(labels, rng)
+    rows = rng.permutation(count) if members is None else _balanced_rows(count, members, rng)
     return np.repeat(rows[: -(-count // repeated)], repeated)[:count]
 
 
-def _balanced_rows(labels: npt.NDArray[np.int32], rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    order = np.argsort(labels, kind="stable")
-    of_classes = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
-    quota, rest = divmod(len(labels), len(of_classes))
+def _balanced_rows(count: int, members: Members, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    order = np.argsort(members.labels, kind="stable")
+    of_classes = np.split(members.rows[order], np.flatnonzero(np.diff(members.labels[order])) + 1)
+    quota, rest = divmod(count, len(of_classes))
     extra = rng.permutation(len(of_classes)) < rest  # classes that are drawn once more
     drawn = [np.resize(rng.permutation(rows), quota + more) for rows, more in zip(of_classes, extra, strict=True)]
     return rng.permutation(np.concatenate(drawn))
@@ -157,7 +166,7 @@ class Plan:
     rank: int = 0
     size: int = 1
     repeated: int = 1
-    balanced: npt.NDArray[np.int32] | None = None  #: labels, to draw all classes equally often
+    balanced: Members | None = None  #: of the classes, which are then drawn equally often
     iterations: int | None = None  #: steps of the whole run, whose last epoch may end early
 
     def __post_init__(self) -> None:
@@ -189,7 +198,7 @@ class Plan:
         size = self.batch_size // self.passes
         mine = share(size, self.rank, self.size)
         for epoch in range(start // self.steps, self.epoch(self.total)):
-            rows = epoch_rows(self.count, self.seed, epoch, repeated=self.repeated, labels=self.balanced)
+            rows = epoch_rows(self.count, self.seed, epoch, repeated=self.repeated, members=self.balanced)
             first = start % self.steps if epoch == start // self.steps else 0
             last = min(self.steps, self.total - epoch * self.steps)
             for begin in range(first * self.batch_size, last * self.batch_size, size):
@@ -228,6 +237,10 @@ class TrainingSet(Dataset[Sample]):
         """Where a file cannot be read another one stands in, see `read_or_stand_in`."""
         rng = rng_at(self.seed, SAMPLE, place.epoch, place.position)
         return read_or_stand_in(self._sample, place.row, len(self.manifest), self.manifest.path, rng)
+
+    def members(self) -> Members:
+        """Of files with one label each."""
+        return Members(np.arange(len(self)), self.manifest.labels)
 
     def batch(self, places: list[Place]) -> Batch:
         """What one process is fed in one pass."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
@@ -37,7 +38,7 @@ from uniformer.reading.transforms import standardise
 from uniformer.reading.warp import warp_pixels
 from uniformer.tasks.detection_losses import Truth
 from uniformer.tasks.keypoints import STRIDE, heat_map_targets
-from uniformer.training.batches import SAMPLE, Place, Unreadable, read_or_stand_in, rng_at
+from uniformer.training.batches import SAMPLE, Members, Place, Unreadable, read_or_stand_in, rng_at
 
 if TYPE_CHECKING:
     from uniformer.datasets.annotated import AnnotatedSet, Annotations
@@ -130,6 +131,10 @@ class DenseSamples(Dataset[S], ABC, Generic[S]):
         """The picture of a sample."""
 
     @abstractmethod
+    def members(self) -> Members:
+        """Each picture once for each class that it has, none where that cannot be read."""
+
+    @abstractmethod
     def _sample(self, row: int, rng: np.random.Generator, unreadable: Unreadable) -> S: ...
 
     @abstractmethod
@@ -187,6 +192,13 @@ class DetectionSamples(DenseSamples[DetectionSample]):
 
     def path(self, row: int) -> str:
         return self.data.path(int(self.rows[row]))
+
+    def members(self) -> Members:
+        return _members(len(self), self._labels)
+
+    def _labels(self, row: int) -> NDArray[np.int64]:
+        annotations, size = self.data.annotations(int(self.rows[row])), self.data.size(int(self.rows[row]))
+        return annotations.labels[_learnt(annotations, *size)]
 
     def _sample(self, row: int, rng: np.random.Generator, unreadable: Unreadable) -> DetectionSample:
         picture = int(self.rows[row])
@@ -270,6 +282,9 @@ class SegmentationSamples(DenseSamples[SegmentationSample]):
     def path(self, row: int) -> str:
         return self.data.path(row)
 
+    def members(self) -> Members:
+        return _members(len(self), self.data.label_map)
+
     def _sample(self, row: int, rng: np.random.Generator, unreadable: Unreadable) -> SegmentationSample:
         size, label_map = self.data.size(row), self.data.label_map(row)
         scene = scene_of(read_picture(self.data, row), size=size)
@@ -308,6 +323,10 @@ class PoseSamples(DenseSamples[PoseSample]):
 
     def path(self, row: int) -> str:
         return self.data.path(int(self.people[row, 0]))
+
+    def members(self) -> Members:
+        """Raises `InputError`: there are none."""
+        raise InputError("data.balanced needs classes, which people with key points have not")
 
     def _sample(self, row: int, rng: np.random.Generator, unreadable: Unreadable) -> PoseSample:
         picture, instance = self.people[row].tolist()
@@ -360,6 +379,17 @@ def _people(data: AnnotatedSet, row: int) -> list[int]:
 
 
 # ---- all -------------------------------------------------------------------------------------------------------------
+
+
+def _members(count: int, labels_of: Callable[[int], NDArray[np.integer]]) -> Members:
+    """Of `count` pictures by their labels, in any shape and as often as they come."""
+    rows, labels = [], []
+    for row in range(count):
+        with suppress(InputError):
+            found = np.unique(labels_of(row))
+            labels.append(found[found != UNLABELLED])
+            rows.append(np.full(len(labels[-1]), row))
+    return Members(np.concatenate(rows), np.concatenate(labels)) if rows else Members(*np.zeros((2, 0), np.int64))
 
 
 def _normal(pixels: Pixels, spec: Scaling) -> Tensor:

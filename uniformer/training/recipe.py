@@ -58,7 +58,7 @@ OF_TASK: Mapping[str, TaskName] = MappingProxyType(
     {"mixing": "classification", "loss": "classification", "regions": "detection"}
 )
 
-OF_LISTS = ("separator", "label_base", "label_maps", "balanced")  #: of `data`: annotated pictures have no use for them
+OF_LISTS = ("separator", "label_base", "label_maps")  #: of `data`: annotated pictures have no use for them
 
 
 @dataclass(frozen=True)

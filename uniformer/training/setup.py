@@ -16,7 +16,6 @@ from uniformer import speed
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.identify import Opened
 from uniformer.config import Config, InputSpec
-from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError, counted, shown
 from uniformer.evaluation.features import KEY_NAME
 from uniformer.evaluation.learnt import trained_on
@@ -31,7 +30,7 @@ from uniformer.tasks import task_of
 from uniformer.tasks.objective import Objective
 from uniformer.tasks.options import TargetOptions
 from uniformer.tasks.task import Task
-from uniformer.training.batches import MIXING, Plan, rng_at
+from uniformer.training.batches import MIXING, Plan, Samples, rng_at
 from uniformer.training.log import Log
 from uniformer.training.optim import freeze, make_optimizer, moving_average, train_mode
 from uniformer.training.recipe import EffectiveLR, Recipe, effective_lr, resolved
@@ -85,7 +84,9 @@ def set_up(
     samples = samples_of(recipe, train_set)
     if len(samples) != len(train_set):  # people, or pictures in which there is something to learn
         log.say(f"{counted(len(samples), 'sample')} to learn in {counted(len(train_set), 'picture')}")
-    plan = plan_of(recipe, len(samples), train_set, group)
+    plan = plan_of(recipe, samples, group)
+    if plan.balanced is not None and (others := len(samples) - len(np.unique(plan.balanced.rows))):
+        log.say(f"data.balanced: {counted(others, 'sample')} without a class, or that cannot be read, are not drawn")
     run = Run(recipe, work, group, out, log, train_set, samples, plan, val_set, rates, learner)
     each = recipe.batch_per_process(group.size)
     log.say(f"{length_in_words(recipe, plan)}; {rates.sentence}")
@@ -100,9 +101,10 @@ def set_up(
     return run, state
 
 
-def plan_of(recipe: Recipe, count: int, train_set: DataSet, group: ProcessGroup) -> Plan:
-    """How `count` samples of a data set fall into steps."""
-    schedule, steps = recipe.schedule, max(count // recipe.batch_size, 1)
+def plan_of(recipe: Recipe, samples: Samples[Any], group: ProcessGroup) -> Plan:
+    """How the samples of a data set fall into steps."""
+    schedule, count = recipe.schedule, len(samples)
+    steps = max(count // recipe.batch_size, 1)
     epochs = schedule.epochs + schedule.cooldown_epochs
     return Plan(
         count,
@@ -113,7 +115,7 @@ def plan_of(recipe: Recipe, count: int, train_set: DataSet, group: ProcessGroup)
         rank=group.rank,
         size=group.size,
         repeated=recipe.data.repeated_augmentation,
-        balanced=train_set.labels if recipe.data.balanced else None,
+        balanced=samples.members() if recipe.data.balanced else None,
         iterations=schedule.iterations,
     )
 
@@ -184,7 +186,7 @@ def target_options(recipe: Recipe) -> TargetOptions:
 
 def check_settings(recipe: Recipe, task: Task, train_set: DataSet, val_set: DataSet | None) -> None:
     """Raises `InputError` where settings that every task shares do not fit the data."""
-    if recipe.data.balanced and (train_set.is_multi_label or not isinstance(train_set, Manifest)):
+    if recipe.data.balanced and train_set.is_multi_label:
         raise InputError("data.balanced needs one label a sample")
     if val_set is None and (recipe.keep.result == "best" or recipe.keep.patience):
         raise InputError("keep.result=best and keep.patience need validation data: set data.val, or keep.result=last")
