@@ -1,6 +1,6 @@
 """A pose network learns from made people, and is tested on bodies, clothes and photographs that it never saw.
 
-python experiments/made_people/run.py --out DIR [--train 3000] [--val 300] [--epochs 30] [--seed 0]
+python experiments/made_people/run.py --out DIR [--train 3000] [--val 300] [--epochs 36] [--seed 0]
 
 Trains by `uniformer train`, scores by `uniformer eval`, and counts the key points found (`pck.py`). Beside it stands
 what must fail: the same training with the key points of somebody else, and the usual places of key points in a box.
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for data, runs and the report")
     parser.add_argument("--train", type=int, default=3000, help="pictures to train on (default: 3000)")
     parser.add_argument("--val", type=int, default=300, help="pictures to test on (default: 300)")
-    parser.add_argument("--epochs", type=int, default=30, help="(default: 30)")
+    parser.add_argument("--epochs", type=int, default=36, help="(default: 36)")
     parser.add_argument("--control-epochs", type=int, default=4, help="of the control (default: 4)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
