@@ -245,6 +245,7 @@ def test_what_cannot_be_used_is_left_out_and_said(tmp_path: Path) -> None:
         instance(11, 100, 3, (8, 6, 9, 9), segmentation={"size": [40, 60], "counts": [3000]}),
         instance(12, 100, 3, (9, 6, 9, 9), segmentation={"size": [40, 60], "counts": "hello \u2013 you"}),
         instance(13, 100, 3, (10, 6, 9, 9), segmentation="polygon"),
+        instance(19, 100, 3, (13, 6, 9, 9), segmentation={"size": [2**31, 0], "counts": []}),
         instance(14, 100, 3, (11, 6, 9, 9), area=-5),
         instance(18, 100, 3, (12, 6, 9, 9), area=0),
         instance(15, 100, 3, square, bbox=[float("nan"), 6, 9, 9]),
@@ -255,12 +256,12 @@ def test_what_cannot_be_used_is_left_out_and_said(tmp_path: Path) -> None:
         "unknown pictures": ("error", 1),
         "unknown classes": ("error", 1),
         "masks of other sizes": ("error", 1),
-        "damaged masks": ("error", 3),
+        "damaged masks": ("error", 4),
         "empty boxes": ("warning", 4),
         "boxes outside": ("warning", 1),
         "empty polygons": ("warning", 2),
         "absurd polygons": ("warning", 1),
-        "no mask": ("warning", 5),
+        "no mask": ("warning", 6),
         "doubles": ("warning", 1),
         "areas": ("warning", 1),
         "no area": ("warning", 1),
@@ -275,10 +276,10 @@ def test_what_cannot_be_used_is_left_out_and_said(tmp_path: Path) -> None:
     assert by_title["boxes outside"].examples == (("a.jpg", "annotation 3, box 70, 5, 79, 14"),)
     assert by_title["empty boxes"].text == "boxes without an area, or that are none, left out: 4"
     inside = data.annotations(0)
-    assert len(inside) == 10
+    assert len(inside) == 11
     assert np.isfinite(inside.boxes).all()
     assert inside.areas[-2:].tolist() == [81, 0]
-    assert inside.masks(40, 60).any((1, 2)).tolist() == [True] * 3 + [False] * 5 + [True] * 2
+    assert inside.masks(40, 60).any((1, 2)).tolist() == [True] * 3 + [False] * 6 + [True] * 2
 
 
 def test_key_points_that_are_none_are_left_out_and_said(tmp_path: Path) -> None:

@@ -72,6 +72,9 @@ DAMAGED: dict[str, Any] = {
     "a negative difference": {"size": [2, 2], "counts": "O5"},
     "counts of another kind": {"size": [2, 2], "counts": [1.5, 2.5]},
     "a terabyte": {"size": [10**6, 10**6], "counts": [10**12]},
+    "a wide nothing": {"size": [2**31, 0], "counts": []},
+    "a side beyond 32 bits": {"size": [2**31, 1], "counts": [2**31]},
+    "a character that no question mark stands for": {"size": [1, 15], "counts": "\u20ac"},
     "a list": [1, 2],
 }
 

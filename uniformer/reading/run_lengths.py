@@ -22,7 +22,7 @@ Mask: TypeAlias = NDArray[np.bool_]
 
 _CHARACTERS = 7  # that a difference of two counts of up to 2**31 may have
 _FIRST = 48  # the character that stands for 0
-_MOST = 1 << 31  # pixels of a mask
+_MOST = 1 << 31  # pixels of a mask, and more than a side has
 
 
 def encode_mask(mask: NDArray[Any]) -> RunLengths:
@@ -51,7 +51,7 @@ def counts_of(runs: Mapping[str, Any]) -> NDArray[np.int64]:
     height, width = _size(runs)
     written = runs["counts"]
     if isinstance(written, str | bytes):
-        counts = _read(written.encode("latin-1", "replace") if isinstance(written, str) else written)
+        counts = _read(written.encode("utf-8", "surrogatepass") if isinstance(written, str) else written)
     else:
         counts = _listed(written)
     if (counts < 0).any() or (counts > _MOST).any() or counts.sum() != height * width:
@@ -61,7 +61,7 @@ def counts_of(runs: Mapping[str, Any]) -> NDArray[np.int64]:
 
 def _size(runs: Mapping[str, Any]) -> tuple[int, int]:
     size = runs.get("size") if isinstance(runs, Mapping) else None
-    if not isinstance(size, Sequence) or len(size) != 2 or not all(type(n) is int and n >= 0 for n in size):
+    if not isinstance(size, Sequence) or len(size) != 2 or not all(type(n) is int and 0 <= n < _MOST for n in size):
         raise InputError(f"expected a mask with its size [height, width], got {shown(runs)}")
     if size[0] * size[1] > _MOST or "counts" not in runs:
         raise InputError(f"expected a mask of up to {_MOST} pixels with its counts, got {shown(runs)}")
