@@ -221,6 +221,12 @@ def test_a_picture_becomes_what_the_reference_is_fed(name: str) -> None:
     assert np.abs(fed - ARRAYS[f"{name}_input"]).max() < 1e-6
 
 
+def test_a_picture_that_is_all_length_keeps_a_pixel_of_the_other_side() -> None:
+    for size, scaled_to in (((1, 5000), (1, 1333)), ((5000, 1), (1333, 1))):
+        scaled = scale_picture(np.full((*size, 3), 9, np.uint8), Scaling())
+        assert (scaled.size, scaled.array.shape[1:]) == (scaled_to, tuple(-(-n // 32) * 32 for n in scaled_to))
+
+
 def test_pixels_are_resized_as_by_opencv() -> None:
     draw = np.random.default_rng(0)
     for number in range(60):

@@ -45,7 +45,7 @@ def augment_segmentation(
     whole picture; what `scene.taken` makes of it fits the scene."""
     ratio = rng.uniform(*augment.ratio)
     limits = Scaling(longest=int(augment.longest * ratio), shortest=int(augment.shortest * ratio))
-    scene = resized(scene, _at_least_one(scaled_size(*scene.size, limits)))
+    scene = resized(scene, scaled_size(*scene.size, limits))
     scene = _varied_crop(scene, label_map, augment, rng)
     if rng.random() < augment.flip:
         scene = mirrored(scene)
@@ -54,12 +54,7 @@ def augment_segmentation(
 
 def _with_short_side(scene: Scene, sides: Sequence[int], longest: int, rng: np.random.Generator) -> Scene:
     shortest = sides[int(rng.integers(len(sides)))]
-    return resized(scene, _at_least_one(scaled_size(*scene.size, Scaling(longest=longest, shortest=shortest))))
-
-
-def _at_least_one(size: tuple[int, int]) -> tuple[int, int]:
-    """Of a picture that is thousands of times as long as it is wide."""
-    return max(size[0], 1), max(size[1], 1)
+    return resized(scene, scaled_size(*scene.size, Scaling(longest=longest, shortest=shortest)))
 
 
 def _varied_crop(

@@ -48,9 +48,9 @@ def scale_picture(pixels: Pixels, scaling: Scaling, *, mirrored: bool = False) -
 
 
 def scaled_size(height: int, width: int, scaling: Scaling) -> tuple[int, int]:
-    """The largest with the picture's proportions whose sides both limits allow."""
+    """The largest with the picture's proportions whose sides both limits allow; a pixel of each at least."""
     factor = min(scaling.longest / max(height, width), scaling.shortest / min(height, width))
-    return int(height * factor + 0.5), int(width * factor + 0.5)
+    return max(int(height * factor + 0.5), 1), max(int(width * factor + 0.5), 1)
 
 
 def normalised(pixels: Pixels, scaling: Scaling) -> Floats:
