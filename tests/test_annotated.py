@@ -25,6 +25,7 @@ from tests.annotated_sets import (
     picture,
     pose_set,
     write_json,
+    yolo_set,
 )
 from tests.fuzz_annotated import fuzz
 from uniformer.datasets.annotated import AnnotatedSet, annotated_kind, find_annotated_splits, open_annotated
@@ -113,6 +114,21 @@ def test_classes_of_coco_stand_as_published(tmp_path: Path) -> None:
     data = one(tmp_path, instance(1, 100, 500, (1, 1, 9, 9)), categories=shuffled)
     assert (data.classes, data.labels.tolist()) == (names, [0])
     assert "as COCO 2017 orders them" in data.origin
+
+
+def test_names_of_windows_are_read(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.jpg")
+    table = coco_table([r"images\a.jpg"], [instance(1, 100, 7, (1, 1, 9, 9))])
+    data = open_annotated(write_json(tmp_path / "a.json", table))
+    assert (data.item_names(), data.usable().item_names()) == (("images/a.jpg",),) * 2
+
+
+def test_pictures_with_any_ending_are_there(tmp_path: Path) -> None:
+    for name in ("a.bin", ".b.jpg", "c.bin"):
+        picture(tmp_path / "a.jpg").rename(tmp_path / name)
+    data = open_annotated(write_json(tmp_path / "a.json", coco_table(["a.bin", ".b.jpg"], [])))
+    assert data.usable().item_names() == ("a.bin", ".b.jpg")
+    assert found(data) == {"empty pictures": ("note", 2)}
 
 
 def test_classes_are_told_by_name(tmp_path: Path) -> None:
@@ -286,12 +302,12 @@ def test_key_points_that_are_none_are_left_out_and_said(tmp_path: Path) -> None:
     def person(number: int, points: Any) -> dict[str, Any]:
         return instance(number, 100, 1, (5, 6, 20 + number, 30), keypoints=points)
 
-    wrong = [[1, 2, 2] * 2, [float("nan"), 2, 2] * 3, [1, 2, 3] * 3]
+    wrong = [[1, 2, 2] * 2, [1, None, 2] * 3, "none", [float("nan"), 2, 2] * 3, [1, 2, 3] * 3]
     usable = [[10, 10, 2, 80, 10, 2, 0, 0, 0], [0] * 9, None]
     root = pose_set(tmp_path, [person(i, points) for i, points in enumerate([*wrong, *usable])])
     data = open_annotated(root, task="pose")
     assert found(data) == {
-        "key point counts": ("error", 1),
+        "key point counts": ("error", 3),
         "key points": ("error", 2),
         "key points outside": ("warning", 1),
         "no key points": ("note", 2),
@@ -390,6 +406,14 @@ def test_pictures_that_are_nowhere_are_refused(tmp_path: Path) -> None:
         open_annotated(file)
 
 
+def two_settings(root: Path) -> Path:
+    settings = (yolo_set(root) / "data.yaml").read_text()
+    for name in "ab":
+        (root / f"{name}.yaml").write_text(settings)
+    os.remove(root / "data.yaml")
+    return root
+
+
 def test_what_is_no_annotated_set_is_refused(tmp_path: Path) -> None:
     assert annotated_kind(tmp_path) is None
     assert annotated_kind(tmp_path / "missing") is None
@@ -397,6 +421,8 @@ def test_what_is_no_annotated_set_is_refused(tmp_path: Path) -> None:
         open_annotated(tmp_path / "missing")
     write_json(tmp_path / "list.json", [{"path": "a.mp4", "label": "x"}])
     write_json(tmp_path / "captions.json", {"images": [{"file_name": "a"}], "annotations": [{"caption": "x"}]})
+    with pytest.raises(InputError, match=r"expected one file with a YOLO data set's settings, found a\.yaml, b\.yaml"):
+        annotated_kind(two_settings(tmp_path / "yolo"))
     for name in ("list.json", "captions.json"):
         assert annotated_kind(tmp_path / name) is None
     with pytest.raises(InputError, match="expected annotations for pose, in COCO's JSON, YOLO's folders"):

@@ -67,6 +67,35 @@ def test_settings_name_folders_in_many_ways(settings: str, tmp_path: Path) -> No
         assert data.annotations(0).boxes.tolist() == [[15, 10, 45, 30]]
 
 
+def test_lists_of_windows_are_read_and_stay_in_the_folder(tmp_path: Path) -> None:
+    root = yolo_set(tmp_path, "train: list.txt\nnames: [cat, dog]\n")
+    write(root / "list.txt", ".\\images\\train\\0.jpg\n")
+    data = open_annotated(root, split="train")
+    assert (data.usable().item_names(), len(data.labels)) == (("images/train/0.jpg",), 2)
+    write(root / "list.txt", "images/train/0.jpg\n../0.jpg\n")
+    with pytest.raises(
+        InputError, match=r"list\.txt, line 2: expected a picture inside .*found '\.\./0\.jpg', which leaves"
+    ):
+        open_annotated(root, split="train")
+
+
+@pytest.mark.parametrize("form", ["yolo", "voc", "maps", "maps in folders"])
+def test_of_several_folders_of_one_split_none_is_guessed(form: str, tmp_path: Path) -> None:
+    for name in ("train", "train_2"):
+        if form == "yolo":
+            picture(tmp_path / f"images/{name}/a.jpg")
+            write(tmp_path / f"labels/{name}/a.txt", "0 .5 .5 .5 .5")
+        elif form == "voc":
+            picture(tmp_path / f"{name}/a.jpg")
+            write(tmp_path / f"{name}/a.xml", voc_xml(OBJECT.format("dog", 0, 1)))
+        else:
+            images, masks = ("{}/images", "{}/masks") if form == "maps in folders" else ("images/{}", "masks/{}")
+            picture(tmp_path / images.format(name) / "a.jpg")
+            label_map(tmp_path / masks.format(name) / "a.png", values_of(0))
+    with pytest.raises(InputError, match="expected one folder of split train, found train, train_2: name the one to"):
+        open_annotated(tmp_path, split="train")
+
+
 def test_a_split_that_is_not_there_is_said(tmp_path: Path) -> None:
     root = yolo_set(tmp_path, "train: images/train\nval: images/val\ntest: images/test\nnames: [cat, dog]\n")
     assert find_annotated_splits(root) == ["train", "val"]
@@ -125,6 +154,7 @@ def test_yolo_key_points_are_read(tmp_path: Path) -> None:
         ('train: images/train\nnames: ["a\\nb"]\n', "expected names, each once"),
         ("train: images/train\nnames: &a [*a]\n", "an alias"),
         ("train: images/train\nnames: [a\n", "in YAML, found something else"),
+        ("val: images/val\nvalid: images/train\nnames: [a]\n", "expected each split once, found val, valid"),
         ("train: images/train\nnames: [a]\nkpt_shape: [0, 3]\n", "expected kpt_shape"),
         ("train: images/train\nnames: [a]\nkpt_shape: [2, 3]\nflip_idx: [0, 0]\n", "expected flip_idx"),
         ("train: images/train\nnames: [a]\nkpt_shape: [3, 3]\nflip_idx: [1, 2, 0]\n", "expected flip_idx"),
@@ -172,6 +202,22 @@ def test_damaged_xml_is_said_and_entities_are_not_read(tmp_path: Path) -> None:
     assert [row[0] for row in said["damaged labels"].examples] == ["Annotations/b.xml", "Annotations/c.xml"]
     assert "DOCTYPE" in said["damaged labels"].examples[0][1]
     assert said["missing"].examples == (("d.jpg",),)
+
+
+def test_voc_names_pictures_by_the_files_names(tmp_path: Path) -> None:
+    for place in ("1", "2"):
+        picture(tmp_path / f"JPEGImages/{place}/a.jpg")
+    picture(tmp_path / "JPEGImages/b.jpg")
+    nameless = OBJECT.format("", 0, 1)
+    write(tmp_path / "Annotations/a.xml", voc_xml(OBJECT.format("dog", 0, 11), nameless))
+    write(tmp_path / "Annotations/other.xml", voc_xml().replace("elsewhere.jpg", r"C:\sets\b.jpg"))
+    data = open_annotated(tmp_path)
+    assert (data.usable().item_names(), len(data.labels)) == (("JPEGImages/1/a.jpg", "JPEGImages/b.jpg"), 1)
+    said = {finding.title: finding for finding in data.findings}
+    assert {title: said[title].level for title in said} == {
+        "no class": "error", "same names": "warning", "empty pictures": "note"
+    }  # fmt: skip
+    assert said["same names"].examples == (("JPEGImages/2/a.jpg", "not JPEGImages/1/a.jpg"),)
 
 
 # ---- label maps ------------------------------------------------------------------------------------------------------
@@ -246,6 +292,9 @@ def test_label_maps_that_are_wrong_are_refused(tmp_path: Path) -> None:
     picture(root / "masks/train/0.png")
     with pytest.raises(InputError, match="expected a label map of one value a pixel, found a picture in colours"):
         data.label_map(0)
+    Image.fromarray(values_of(0).astype(np.uint16) + 300).save(root / "masks/train/0.png")
+    with pytest.raises(InputError, match=r"expected a label map with whole values in 0 \.\. 255, found 300 \.\. 555"):
+        data.label_map(0)
     os.remove(root / "masks/train/0.png")
     label_map(root / "masks/train/5.png", values_of(0))
     data = open_annotated(root, split="train")
@@ -255,6 +304,20 @@ def test_label_maps_that_are_wrong_are_refused(tmp_path: Path) -> None:
         data.label_map(0)
     with pytest.raises(InputError, match="expected label maps, found a set for detection"):
         open_annotated(coco_set(tmp_path / "boxes"), split="val").label_map(0)
+
+
+@pytest.mark.parametrize("value", [0.7, np.nan, np.inf])
+def test_fractions_are_no_classes(value: float, tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.jpg")
+    values = values_of(0).astype(np.float32)
+    path = tmp_path / "masks/a.tif"
+    path.parent.mkdir()
+    Image.fromarray(values).save(path)
+    assert (open_annotated(tmp_path).label_map(0) == values_of(0)).all()
+    values[3, 3] = value
+    Image.fromarray(values).save(path)
+    with pytest.raises(InputError, match="expected a label map with whole values in 0"):
+        open_annotated(tmp_path, classes=["a", "b", "c"]).label_map(0)
 
 
 def test_black_and_white_masks_are_no_classes(tmp_path: Path) -> None:
@@ -287,8 +350,10 @@ def test_voc_label_maps_follow_their_lists(tmp_path: Path) -> None:
     for name in "ab":
         label_map(root / f"SegmentationClass/{name}.png", values_of(1), palette=[value % 256 for value in range(768)])
     write(root / "ImageSets/Segmentation/train.txt", "a\n")
-    write(root / "ImageSets/Segmentation/val.txt", "b\n")
+    write(root / "ImageSets/Segmentation/val.txt", "b\nd\n")
     assert annotated_kind(root) == "detection"
     data = open_annotated(root, task="segmentation", split="val")
-    assert (data.item_names(), found(data)) == (("JPEGImages/b.jpg",), {"not listed": ("note", 2)})
+    assert (data.item_names(), found(data)) == (
+        ("JPEGImages/b.jpg",), {"missing": ("error", 1), "not listed": ("note", 2)}
+    )  # fmt: skip
     assert (data.label_map(0) == values_of(1)).all()

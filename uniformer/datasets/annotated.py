@@ -187,11 +187,11 @@ class AnnotatedSet:
 
 
 def annotated_kind(source: str | os.PathLike[str]) -> DenseTask | None:
-    """What a source is annotated for, by a look at names and the ends of files; None for another kind of set."""
-    try:
-        found = _recognise(Path(source), None)
-    except InputError:
-        return None
+    """What a source is annotated for, by a look at names and the ends of files; None for another kind of set.
+
+    Raises `InputError` for one that is annotated in two ways, or whose settings are malformed.
+    """
+    found = _recognise(Path(source), None)
     return None if found is None else found.task
 
 
@@ -310,7 +310,7 @@ def _looked_for(paths: Sequence[str], parsed: Parsed, found: Found) -> npt.NDArr
     if parsed.labels is not None:
         readable &= np.diff(parsed.labels.paths.offsets) > 0
     readable &= (np.frombuffer(parsed.columns.sizes, np.int32).reshape(-1, 2) > 0).all(1)
-    others = sorted(there - set(paths))
+    others = sorted(path for path in there - set(paths) if is_image_name(path) and os.path.basename(path)[0] != ".")
     what = "pictures in the same folders that it does not list"
     found.add_all("note", "not listed", what, [(path,) for path in others[:EXAMPLES]], len(others), others[:EXAMPLES])
     return readable
@@ -319,6 +319,6 @@ def _looked_for(paths: Sequence[str], parsed: Parsed, found: Found) -> npt.NDArr
 def _names_in(folder: Path) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
-            yield from (entry.name for entry in entries if is_image_name(entry.name) and entry.name[0] != ".")
+            yield from (entry.name for entry in entries)
     except OSError:
         return

@@ -149,7 +149,7 @@ def folder_of_pictures(root: Path, names: Sequence[str], file: Path, split: str)
     were looked into.
     """
     step = -(-len(names) // _LOOKED_FOR) or 1
-    some = [name for name in names[::step] if isinstance(name, str) and "\0" not in name]
+    some = [name.replace("\\", "/") for name in names[::step] if isinstance(name, str) and "\0" not in name]
     inner = [deep for folder in (root, *(root / name for name in IMAGE_FOLDERS)) for deep in _folders(folder)]
     same_split = [place for place in inner if split_of(place.name) == (split or None)]
     places = list(dict.fromkeys((file.parent, *same_split, root, *inner)))

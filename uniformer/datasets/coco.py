@@ -167,7 +167,7 @@ class _Reader:
                 found.add("note", "ids", "annotations with the id of another, used all the same", where)
             self.ids.add(number)
         area = floats([entry.get("area")])
-        keypoints = floats(entry.get("keypoints")) if self.kind == "pose" and entry.get("keypoints") else None
+        keypoints = entry.get("keypoints") if self.kind == "pose" else None
         polygons, rle = self._shape(entry.get("segmentation"), where) if self.kind == "detection" else ([], None)
         self.columns.add_instance(
             picture,
@@ -177,7 +177,7 @@ class _Reader:
             is_crowd=entry.get("iscrowd") in (1, True),
             polygons=polygons,
             rle=rle,
-            keypoints=keypoints,
+            keypoints=(floats(keypoints) or array("d", [np.nan])) if keypoints else None,  # others: of a wrong count
         )
 
     def _shape(self, shape: Any, where: str) -> tuple[list[array[float]], dict[str, Any] | None]:

@@ -30,7 +30,7 @@ from uniformer.datasets.annotated_layouts import (
     names_beside,
     stems_of,
 )
-from uniformer.datasets.layouts import split_of, subfolders
+from uniformer.datasets.layouts import one_a_split, split_of, subfolders
 from uniformer.datasets.strings import Strings
 from uniformer.errors import InputError
 from uniformer.labels import load_classes, load_palette
@@ -66,12 +66,12 @@ def _pairs(path: Path) -> dict[str, Pair]:
     """By split, "" for a whole."""
     whole = _pair(path)
     if whole is None:
-        inner = {split: _pair(place) for place in subfolders(path) if (split := split_of(place.name))}
-        return {split: pair for split, pair in inner.items() if pair is not None}
+        inner = {place: pair for place in subfolders(path) if split_of(place.name) and (pair := _pair(place))}
+        return {split: inner[place] for split, place in one_a_split(inner, path).items()}
     images, labels = whole
-    parts = {split: place for place in subfolders(images) if (split := split_of(place.name))}
-    found = {split: (place, labels / place.name) for split, place in parts.items() if (labels / place.name).is_dir()}
-    return dict(found) or {"": whole}
+    parts = one_a_split((place for place in subfolders(images) if (labels / place.name).is_dir()), images)
+    found = {split: (place, labels / place.name) for split, place in parts.items()}
+    return found or {"": whole}
 
 
 def _pair(path: Path) -> Pair | None:
@@ -103,10 +103,12 @@ def _read(
 ) -> Parsed:
     images, labels = pair
     columns, maps, found = Columns(), _maps(labels), list[str]()
-    stems = None if listed is None else set(stems_of(listed))
-    for name in images_below(images):
-        stem = os.path.splitext(name)[0]
-        if stems is not None and stem not in stems:
+    pictures = {name: os.path.splitext(name)[0] for name in images_below(images)}
+    wanted = set(pictures.values()) if listed is None else set(stems_of(listed))
+    for stem in sorted(wanted.difference(pictures.values())):
+        columns.found.add("error", "missing", "pictures that are listed and not there, left out", stem)
+    for name, stem in pictures.items():
+        if stem not in wanted:
             maps.pop(stem, None)
             continue
         picture = os.path.relpath(images / name, path)
@@ -190,9 +192,10 @@ def read_values(path: Path) -> npt.NDArray[np.uint8]:
     if values.ndim != 2:
         raise Undecodable(f"{path}: expected a label map of one value a pixel, found a picture in colours")
     if values.dtype not in (np.uint8, np.bool_):
-        low, high = int(values.min()), int(values.max())
-        if low < 0 or high > IGNORED:
-            raise Undecodable(f"{path}: expected a label map with values in 0 .. {IGNORED}, found {low} .. {high}")
+        low, high = values.min(), values.max()
+        if not (low >= 0 and high <= IGNORED and (values == np.rint(values)).all()):
+            what = f"a label map with whole values in 0 .. {IGNORED}"
+            raise Undecodable(f"{path}: expected {what}, found {low} .. {high}")
     return values.astype(np.uint8) // _stretched(path)
 
 

@@ -128,6 +128,11 @@ def only_one(paths: list[Path], split: str, where: Path) -> Path:
     return paths[0]
 
 
+def one_a_split(folders: Iterable[Path], where: Path) -> dict[str, Path]:
+    """Those of a split, by it. Raises `InputError` where several are of one."""
+    return {split: only_one(some, split, where) for split, some in by_split(folders).items()}
+
+
 def media_kind(path: str | os.PathLike[str]) -> Kind | None:
     """What a file is by its suffix."""
     suffix = os.path.splitext(path)[1].lower()

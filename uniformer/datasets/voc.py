@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from uniformer.config import DenseTask
@@ -27,7 +27,7 @@ from uniformer.datasets.annotated_layouts import (
     lists_in,
     stems_of,
 )
-from uniformer.datasets.layouts import split_of, subfolders
+from uniformer.datasets.layouts import one_a_split, split_of, subfolders
 from uniformer.errors import InputError, first_line, shown
 from uniformer.labels import alphabetical, unfit
 from uniformer.reading.pictures import MAX_PHOTO
@@ -49,8 +49,11 @@ def voc(path: Path, task: DenseTask | None) -> Recognised | None:
         lists = lists_in(path, "Main")
         splits = {split: partial(_read, path, folder, file) for split, file in lists.items()}
         return Recognised("detection", "Pascal VOC", splits or {"": partial(_read, path, folder, None)})
-    parts = {split: place for place in subfolders(path) if (split := split_of(place.name)) and _folder_of_xml(place)}
-    found = {split: partial(_read, place, _folder_of_xml(place) or place, None) for split, place in parts.items()}
+    folders = {
+        place: folder for place in subfolders(path) if split_of(place.name) and (folder := _folder_of_xml(place))
+    }
+    parts = one_a_split(folders, path)
+    found = {split: partial(_read, place, folders[place], None) for split, place in parts.items()}
     return Recognised("detection", "Pascal VOC", found) if found else None
 
 
@@ -68,7 +71,7 @@ def _read(root: Path, folder: Path, listed: Path | None, given: Classes | None) 
     wanted = dict.fromkeys(files if listed is None else stems_of(listed))
     columns, names = Columns(), dict[str, int]()
     objects: list[tuple[int, int, Element]] = []
-    pictures = _pictures(root)
+    pictures = _pictures(root, columns)
     for stem in (*wanted, *(stem for stem in files if stem not in wanted)):
         tree = _tree(files[stem], columns, root) if stem in files else None
         row = -1
@@ -76,11 +79,12 @@ def _read(root: Path, folder: Path, listed: Path | None, given: Classes | None) 
             row = _add_picture(columns, root, stem, tree, pictures)
         for item in tree.iter("object") if tree is not None else ():
             name = (item.findtext("name") or "").strip()
-            if not name or unfit(name):
-                raise InputError(f"{files[stem]}: expected the name of a class, found {shown(name)!r}")
-            number = names.setdefault(name, len(names))
-            if row >= 0:
-                objects.append((row, number, item))
+            if name and not unfit(name):
+                number = names.setdefault(name, len(names))
+                objects += [(row, number, item)] if row >= 0 else []
+            elif row >= 0:
+                what = "objects without the name of a class, left out"
+                columns.found.add("error", "no class", what, columns.paths[row], shown(name), path=columns.paths[row])
     if not names:
         raise InputError(f"{folder}: expected objects with names, found none in {len(files)} files")
     ordered = alphabetical(names)
@@ -92,20 +96,27 @@ def _read(root: Path, folder: Path, listed: Path | None, given: Classes | None) 
     return Parsed(columns, classes, how, root, notes="objects marked difficult count as crowds")
 
 
-def _pictures(root: Path) -> dict[str, str]:
-    """All images, by their names without an ending."""
+def _pictures(root: Path, columns: Columns) -> dict[str, str]:
+    """All images, by their names without an ending; of several of one name the first, which is said."""
     place = next((root / name for name in IMAGE_FOLDERS if (root / name).is_dir()), root)
-    names = images_below(place)
-    return {os.path.splitext(os.path.basename(name))[0]: os.path.relpath(place / name, root) for name in names}
+    found = dict[str, str]()
+    for name in images_below(place):
+        path = os.path.relpath(place / name, root)
+        if (first := found.setdefault(os.path.splitext(os.path.basename(name))[0], path)) != path:
+            columns.found.add(
+                "warning", "same names", "pictures with the name of another, left out", path, f"not {first}"
+            )
+    return found
 
 
 def _add_picture(columns: Columns, root: Path, stem: str, tree: Element | None, pictures: dict[str, str]) -> int:
     """By the file's own name, which tools keep; the name that it says is often another machine's."""
-    said = tree.findtext("filename") if tree is not None else None
-    path = pictures.get(stem) or pictures.get(os.path.splitext(os.path.basename(said or ""))[0])
+    told = (lambda _: None) if tree is None else tree.findtext
+    said = PureWindowsPath(told("filename") or "").name  # which takes slashes of both kinds
+    path = pictures.get(stem) or pictures.get(os.path.splitext(said)[0])
     if path is None:
-        path = safe_path(str(root), os.path.basename(said or f"{stem}.jpg"), str(root), stem)
-    sides = [tree.findtext(f"size/{side}") if tree is not None else None for side in ("height", "width")]
+        path = safe_path(str(root), said or f"{stem}.jpg", str(root), stem)
+    sides = [told(f"size/{side}") for side in ("height", "width")]
     height, width = (int(side) if side and re.fullmatch(r"\s*[0-9]{1,9}\s*", side) else -1 for side in sides)
     known = 0 < height <= MOST_SIDE and 0 < width <= MOST_SIDE and height * width <= MAX_PHOTO
     return columns.add_picture(path, *((height, width) if known else (-1, -1)))

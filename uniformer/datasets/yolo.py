@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from uniformer.config import DenseTask
-from uniformer.datasets.annotated_columns import MOST_KEYPOINTS, Columns, names_of
+from uniformer.datasets.annotated_columns import MOST_KEYPOINTS, Columns, names_of, safe_path
 from uniformer.datasets.annotated_layouts import (
     Classes,
     Parsed,
@@ -29,7 +29,7 @@ from uniformer.datasets.annotated_layouts import (
     names_beside,
 )
 from uniformer.datasets.coco import pose_details
-from uniformer.datasets.layouts import split_of, subfolders, visible
+from uniformer.datasets.layouts import one_a_split, split_of, subfolders, visible
 from uniformer.errors import InputError, first_line, shown
 from uniformer.support.texts import read_text
 
@@ -49,7 +49,7 @@ def yolo(path: Path, task: DenseTask | None) -> Recognised | None:
     told = [(file, table) for file in files if (table := _settings(file)) is not None]
     if len(told) > 1:
         names = ", ".join(shown(file.name) for file, _ in told)
-        raise InputError(f"{path}: expected one {EXPECTED}, found {names}: name the one to use")
+        raise InputError(f"{path}: expected one file with {EXPECTED}, found {names}: name the one to use")
     if told:
         return _with_settings(*told[0], task)
     folders = {} if path.is_file() or task == "pose" else _splits_of(path)
@@ -91,23 +91,21 @@ def _with_settings(file: Path, table: Mapping[str, Any], task: DenseTask | None)
     if classes is None:
         raise InputError(f"{file}: expected names, each once, found {shown(table['names'])}")
     pose = _pose(file, table) if is_pose else None
-    parts = {split: table[key] for key in table if isinstance(key, str) and (split := split_of(key)) and table[key]}
-    missing = [split for split, value in parts.items() if not _is_there(file, table.get("path"), value)]
-    if len(missing) < len(parts):  # else reading one says what was expected
-        parts = {split: value for split, value in parts.items() if split not in missing}
-    splits = {
-        split: partial(_read_listed, file, table.get("path"), value, classes, pose) for split, value in parts.items()
-    }
-    left_out = tuple(f"{split}, whose folder is not there" for split in missing if split not in parts)
+    parts = {key: split for key in table if isinstance(key, str) and (split := split_of(key)) and table[key]}
+    if len(set(parts.values())) < len(parts):
+        raise InputError(f"{file}: expected each split once, found {shown(', '.join(parts))}")
+    root, places, missing = Path(os.path.abspath(file.parent)), dict[str, list[Path]](), dict[str, InputError]()
+    for key, split in parts.items():
+        values = table[key] if isinstance(table[key], list) else [table[key]]
+        try:
+            places[split] = [_place(file, root, table.get("path"), value) for value in values]
+        except InputError as error:
+            missing[split] = error
+    if missing and not places:
+        raise next(iter(missing.values()))
+    splits = {split: partial(_read, root, there, classes, pose=pose) for split, there in places.items()}
+    left_out = tuple(f"{split}, whose folder is not there" for split in missing)
     return Recognised("pose" if is_pose else "detection", "YOLO folders", splits, left_out)
-
-
-def _is_there(file: Path, base: Any, value: Any) -> bool:
-    try:
-        _places(file, base, value)
-    except InputError:
-        return False
-    return True
 
 
 def _pose(file: Path, table: Mapping[str, Any]) -> tuple[Classes, int, dict[str, Any]]:
@@ -137,25 +135,17 @@ def _pose(file: Path, table: Mapping[str, Any]) -> tuple[Classes, int, dict[str,
 def _splits_of(folder: Path) -> dict[str, Path]:
     """Folders of pictures that have labels in text files, by their split: `images/train`, `train/images`, `images`."""
     images = folder / "images"
-    inner = [place for place in subfolders(images) if split_of(place.name)] if images.is_dir() else []
-    outer = [place / "images" for place in subfolders(folder) if split_of(place.name)]
-    found = {}
-    for place in [*inner, *outer] or [images]:
-        labels = Path(_label_path(os.fspath(place / "x.jpg"))).parent
-        if place.is_dir() and labels != place and holds_files(labels, (".txt",)):
-            found[split_of(place.name) or split_of(place.parent.name) or ""] = place
-    return found
+    inner = {place: place for place in (subfolders(images) if images.is_dir() else ()) if split_of(place.name)}
+    outer = {place: place / "images" for place in subfolders(folder) if split_of(place.name)}
+    found = {place: pictures for place, pictures in (inner | outer).items() if _has_labels(pictures)}
+    if not inner and not outer and _has_labels(images):
+        return {"": images}
+    return {split: found[place] for split, place in one_a_split(found, folder).items()}
 
 
-def _read_listed(file: Path, base: Any, value: Any, classes: Classes, pose: Any, given: Classes | None) -> Parsed:
-    """A split whose settings name folders of pictures, or text files that list them."""
-    places = _places(file, base, value)
-    return _read(Path(os.path.abspath(file.parent)), places, classes, given, pose)
-
-
-def _places(file: Path, base: Any, value: Any) -> list[Path]:
-    root = Path(os.path.abspath(file.parent))
-    return [_place(file, root, base, name) for name in (value if isinstance(value, list) else [value])]
+def _has_labels(pictures: Path) -> bool:
+    labels = Path(_label_path(os.fspath(pictures / "x.jpg"))).parent
+    return pictures.is_dir() and labels != pictures and holds_files(labels, (".txt",))
 
 
 def _place(file: Path, root: Path, base: Any, name: Any) -> Path:
@@ -175,7 +165,7 @@ def _read(
     root: Path, places: Sequence[Path], classes: Classes | None, given: Classes | None, pose: Any = None
 ) -> Parsed:
     columns = Columns()
-    columns.paths = [os.path.relpath(path, root) for place in places for path in _pictures(place, root)]
+    columns.paths = [path for place in places for path in _pictures(place, root)]
     if not columns.paths:
         raise InputError(f"{places[0]}: expected pictures, found none")
     columns.sizes = array("i", [-1]) * (2 * len(columns.paths))
@@ -196,16 +186,17 @@ def _read(
 
 
 def _pictures(place: Path, root: Path) -> Iterator[str]:
+    """Those in a folder, or that a text file lists, relative to `root`."""
     if place.is_dir():
-        yield from (os.path.join(place, name) for name in images_below(place))
+        yield from (os.path.relpath(place / name, root) for name in images_below(place))
         return
     for number, line in enumerate(read_text(place, "a list of pictures").splitlines(), 1):
         if not (name := line.strip()):
             continue
-        path = Path(os.path.normpath(root / name))
-        if not path.is_relative_to(root) or not is_image_name(name):
-            raise InputError(f"{place}, line {number}: expected a picture below {root}, found {shown(name)!r}")
-        yield os.fspath(path)
+        where = f"{place}, line {number}"
+        if not is_image_name(name):
+            raise InputError(f"{where}: expected the name of a picture, found {shown(name)!r}")
+        yield safe_path(str(root), name, str(root), where)
 
 
 def _label_path(path: str) -> str:
