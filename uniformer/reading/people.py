@@ -48,12 +48,10 @@ def cut_people(pixels: Pixels, boxes: Floats, crop: PersonCrop, full: tuple[int,
     picture, `full` is its height and width, which boxes are in. Raises `InputError` for what is no box.
     """
     corners = check_boxes(boxes)
-    height, width = full or pixels.shape[:2]
-    smaller = np.array([pixels.shape[1] / width, pixels.shape[0] / height, 1.0])
     regions = tuple(region_of((x1, y1, x2 - x1, y2 - y1), crop.size, crop.enlarge) for x1, y1, x2, y2 in corners)
     array = np.empty((len(regions), 3, *crop.size), np.float32)
     for view, region in zip(array, regions, strict=True):
-        view[:] = warp_pixels(pixels, crop_matrix(region, crop.size) / smaller, crop.size).transpose(2, 0, 1)
+        view[:] = warp_pixels(pixels, crop_matrix(region, crop.size), crop.size, full).transpose(2, 0, 1)
     return People(standardise(array, crop.mean, crop.std), regions)
 
 

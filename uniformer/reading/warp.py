@@ -17,13 +17,18 @@ _PARTS = 1 << _KEPT
 _FURTHEST = float(1 << 40)  # no place is further away, so that whole numbers hold it
 
 
-def warp_pixels(pixels: Pixels, matrix: NDArray[np.floating[Any]], size: Sequence[int]) -> Pixels:
+def warp_pixels(
+    pixels: Pixels, matrix: NDArray[np.floating[Any]], size: Sequence[int], full: tuple[int, int] | None = None
+) -> Pixels:
     """uint8 (H, W, C) -> uint8 (h, w, C) of `size` (h, w): bilinear, and 0 beyond the picture's edges.
 
     `matrix` (2, 3) leads from places (x, y) in the picture to places in the result. Equal, to the bit, to
     `cv2.warpAffine` of OpenCV up to 4.10: it computes in whole numbers, and knows 32 places between two pixels. (Later
-    releases mix in floats.) Raises `InputError` for a matrix that nothing leads back from.
+    releases mix in floats.) Where `pixels` are a smaller copy of the picture, `full` is its height and width. Raises
+    `InputError` for a matrix that nothing leads back from.
     """
+    tall, wide = full or pixels.shape[:2]
+    matrix = matrix / np.array([pixels.shape[1] / wide, pixels.shape[0] / tall, 1.0])
     height, width = size
     x, y = _places(_inverse(matrix), height, width)
     window, left, top = _window(pixels, x >> _KEPT, y >> _KEPT)

@@ -7,11 +7,11 @@ processes and of training processes, and a run goes on at any step as if it had 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -339,6 +339,11 @@ def _pinned(source: Iterator[B], device: torch.device) -> Iterator[B]:
             yield batch
 
 
+def standing_in(samples: Sequence[Any]) -> tuple[tuple[tuple[str, str], ...], int]:
+    """Path and reason of the files that others stand in for, and in how many samples they do."""
+    return tuple(bad for sample in samples for bad in sample.unreadable), sum(bool(s.unreadable) for s in samples)
+
+
 def collate(samples: list[Sample]) -> Batch:
     copies = len(samples[0].views)
     maps = [label_map for sample in samples for label_map in sample.label_maps]
@@ -347,6 +352,5 @@ def collate(samples: list[Sample]) -> Batch:
         torch.stack([sample.label for sample in samples]).repeat_interleave(copies, dim=0),
         torch.stack(maps) if maps else None,
         torch.stack([crop for sample in samples for crop in sample.crops]) if maps else None,
-        tuple(bad for sample in samples for bad in sample.unreadable),
-        sum(bool(sample.unreadable) for sample in samples),
+        *standing_in(samples),
     )

@@ -14,7 +14,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -24,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from uniformer.config import PersonCrop, Scaling
+from uniformer.datasets.polygons import mask_of
 from uniformer.errors import InputError
 from uniformer.labels import flip_sensitive
 from uniformer.reading.colour import recoloured
@@ -32,16 +32,18 @@ from uniformer.reading.dense_options import DetectionAugment, PoseAugment, Segme
 from uniformer.reading.people import clipped_boxes
 from uniformer.reading.pictures import Pixels, file_to_pixels
 from uniformer.reading.pose_augment import Body, draw_cut
+from uniformer.reading.run_lengths import decode_mask
 from uniformer.reading.scaling import normalised
 from uniformer.reading.scene import Scene, resized, scene_of
 from uniformer.reading.transforms import standardise
 from uniformer.reading.warp import warp_pixels
 from uniformer.tasks.detection_losses import Truth
 from uniformer.tasks.keypoints import STRIDE, heat_map_targets
-from uniformer.training.batches import SAMPLE, Members, Place, Unreadable, read_or_stand_in, rng_at
+from uniformer.training.batches import SAMPLE, Members, Place, Unreadable, read_or_stand_in, rng_at, standing_in
 
 if TYPE_CHECKING:
     from uniformer.datasets.annotated import AnnotatedSet, Annotations
+    from uniformer.datasets.instances import Shape
 
 DenseAugment = DetectionAugment | SegmentationAugment | PoseAugment
 S = TypeVar("S", bound="DetectionSample | SegmentationSample | PoseSample")
@@ -179,13 +181,10 @@ class DetectionSamples(DenseSamples[DetectionSample]):
     def __init__(self, data: AnnotatedSet, spec: Scaling, augment: DetectionAugment, seed: int = 0):
         super().__init__(data, seed)
         self.spec, self.augment = spec, augment
-        rows = [row for row in range(len(data)) if self._is_to_learn(row)]
+        counts = np.diff(data.instances.offsets)
+        rows = np.flatnonzero(counts > (-1 if augment.keep_empty else 0)).tolist()
+        rows = [row for row in rows if min(data.size(row)) >= augment.smallest]
         self.rows = self._something(rows, "pictures with annotated objects")
-
-    def _is_to_learn(self, row: int) -> bool:
-        if not self.augment.keep_empty and not len(self.data.annotations(row).labels):
-            return False
-        return min(self.data.size(row)) >= self.augment.smallest
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -207,7 +206,8 @@ class DetectionSamples(DenseSamples[DetectionSample]):
         scene = scene_of(read_picture(self.data, picture), annotations.boxes[learnt], size)
         scene = augment_detection(scene, self.augment, rng)
         seen = learnt[scene.instances]
-        masks = _masks(scene, annotations, seen, size) if self.data.has_masks else None
+        shapes = annotations.shapes
+        masks = None if shapes is None else _masks(scene, [shapes[row] for row in seen.tolist()], size)
         return DetectionSample(scene_of(scene.pixels, scene.boxes), annotations.labels[seen], masks, unreadable)
 
     def collate(self, samples: Sequence[DetectionSample]) -> DenseBatch:
@@ -223,7 +223,7 @@ class DetectionSamples(DenseSamples[DetectionSample]):
                 masks = torch.zeros(len(sample.masks), height, width, dtype=torch.bool)
                 masks[:, :tall, :wide] = torch.from_numpy(scene.taken(sample.masks))
             truths.append(Truth(torch.from_numpy(scene.boxes), torch.from_numpy(sample.labels), masks))
-        return DenseBatch(x, [scene.size for scene in scenes], *_standing_in(samples), truths=truths)
+        return DenseBatch(x, [scene.size for scene in scenes], *standing_in(samples), truths=truths)
 
     def _fitted(self, scenes: list[Scene]) -> tuple[list[Scene], tuple[int, int]]:
         """The pictures, all made smaller by one factor where the batch would be too large; height and width of it."""
@@ -248,19 +248,12 @@ def _learnt(annotations: Annotations, height: int, width: int) -> NDArray[np.int
     return np.flatnonzero(seen & is_box & ~annotations.crowd)
 
 
-def _masks(scene: Scene, annotations: Annotations, rows: NDArray[np.int64], size: Sequence[int]) -> NDArray[np.bool_]:
-    """(M, h, w) of the given instances, drawn one by one, as a mask is as large as the picture was, `size`."""
-    masks = np.zeros((len(rows), *scene.size), np.bool_)
-    for mask, row in zip(masks, rows, strict=True):
-        mask[:] = scene.taken(_one(annotations, int(row)).masks(*size)[0])
+def _masks(scene: Scene, shapes: Sequence[Shape], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """(M, h, w) of these shapes, drawn one by one, as a mask is as large as the picture was, `size`."""
+    masks = np.zeros((len(shapes), *scene.size), np.bool_)
+    for mask, shape in zip(masks, shapes, strict=True):
+        mask[:] = scene.taken(decode_mask(mask_of(shape, *size)))
     return masks
-
-
-def _one(annotations: Annotations, row: int) -> Annotations:
-    """One instance, for its mask."""
-    some, shapes = slice(row, row + 1), annotations.shapes
-    columns = {name: getattr(annotations, name)[some] for name in ("boxes", "labels", "crowd", "areas")}
-    return replace(annotations, **columns, shapes=None if shapes is None else shapes[some], keypoints=None)
 
 
 # ---- segmentation ----------------------------------------------------------------------------------------------------
@@ -300,7 +293,7 @@ class SegmentationSamples(DenseSamples[SegmentationSample]):
             image[:, :height, :width] = _normal(sample.pixels, self.spec)
             label_map[:height, :width] = torch.from_numpy(sample.labels.astype(np.int64))
         sizes = [(sample.labels.shape[0], sample.labels.shape[1]) for sample in samples]
-        return DenseBatch(x, sizes, *_standing_in(samples), label_maps=label_maps)
+        return DenseBatch(x, sizes, *standing_in(samples), label_maps=label_maps)
 
 
 # ---- pose ------------------------------------------------------------------------------------------------------------
@@ -335,9 +328,8 @@ class PoseSamples(DenseSamples[PoseSample]):
         x1, y1, x2, y2 = clipped_boxes(annotations.boxes[[instance]], height, width)[0].tolist()
         box = x1, y1, x2 - x1, y2 - y1
         cut = draw_cut(annotations.keypoints[instance], box, width, self.spec, self.augment, self.body, rng)
-        pixels = read_picture(self.data, picture)
-        smaller = np.array([pixels.shape[1] / width, pixels.shape[0] / height, 1.0])  # of one that is very large
-        crop = recoloured(warp_pixels(pixels, cut.matrix / smaller, self.spec.size), self.augment.colour, rng)
+        crop = warp_pixels(read_picture(self.data, picture), cut.matrix, self.spec.size, (height, width))
+        crop = recoloured(crop, self.augment.colour, rng)
         grid, visible = [side // STRIDE for side in self.spec.size], cut.visible.astype(np.float32)
         return PoseSample(crop, *heat_map_targets(cut.points, visible, grid, self.augment.sigma), unreadable)
 
@@ -348,7 +340,7 @@ class PoseSamples(DenseSamples[PoseSample]):
         heat_maps = torch.from_numpy(np.stack([sample.heat_maps for sample in samples]))
         weights = torch.from_numpy(np.stack([sample.weights for sample in samples]))
         sizes = [self.spec.size] * len(samples)
-        return DenseBatch(x, sizes, *_standing_in(samples), heat_maps=heat_maps, weights=weights)
+        return DenseBatch(x, sizes, *standing_in(samples), heat_maps=heat_maps, weights=weights)
 
 
 def _body(data: AnnotatedSet, augment: PoseAugment) -> Body:
@@ -395,10 +387,3 @@ def _members(count: int, labels_of: Callable[[int], NDArray[np.integer]]) -> Mem
 def _normal(pixels: Pixels, spec: Scaling) -> Tensor:
     """(h, w, 3) -> float32 (3, h, w)."""
     return torch.from_numpy(normalised(pixels[:, :, ::-1] if spec.swap else pixels, spec)).permute(2, 0, 1)
-
-
-def _standing_in(
-    samples: Sequence[DetectionSample | SegmentationSample | PoseSample],
-) -> tuple[tuple[tuple[str, str], ...], int]:
-    unreadable = tuple(bad for sample in samples for bad in sample.unreadable)
-    return unreadable, sum(bool(sample.unreadable) for sample in samples)
