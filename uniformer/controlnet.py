@@ -66,10 +66,11 @@ class Annotator:
 
         from uniformer.heads.segmentation import Seen, pixel_classes
 
-        scaled = scale_picture(as_rgb(pixels), self.scaling)
+        pixels = as_rgb(pixels)
+        scaled = scale_picture(pixels, self.scaling)
         with torch.inference_mode():
             x = torch.from_numpy(scaled.array)[None].to(self.device)
-            found = pixel_classes([Seen(self.network(x), (x.shape[2], x.shape[3]))], scaled.original)
+            found = pixel_classes([Seen(self.network(x), (x.shape[2], x.shape[3]))], (pixels.shape[0], pixels.shape[1]))
         return found.to("cpu", torch.uint8).numpy()
 
     def __call__(self, pixels: Pixels) -> Pixels:

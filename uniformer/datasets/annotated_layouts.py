@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from uniformer.config import DenseTask, did_you_mean
+from uniformer.config import DenseTask
 from uniformer.datasets.annotated_columns import Columns
+from uniformer.datasets.class_names import by_name
 from uniformer.datasets.layouts import CLASSES_FILE, split_of, subfolders
 from uniformer.datasets.strings import Strings
 from uniformer.errors import InputError, shown
-from uniformer.labels import DENSE_DATASETS, load_classes, match_names, normal_form, read_class_names
+from uniformer.labels import DENSE_DATASETS, load_classes, normal_form, read_class_names
 from uniformer.reading.paths import LeftOut, folders_below
 from uniformer.reading.pictures import IMAGE_SUFFIXES, open_header
 from uniformer.support.texts import read_text
@@ -82,12 +83,7 @@ def in_order(names: Sequence[str], given: Classes | None, how: str, where: objec
         given, how = load_classes(known), f"as {known} orders them"
     else:
         how = "as given"
-    places = match_names(names, given)
-    for name, place in zip(names, places, strict=True):
-        if place is None:
-            message = f"{where}: expected one of the {len(given)} classes, got '{shown(name)}'"
-            raise InputError(message + did_you_mean(name, given))
-    return given, [place for place in places if place is not None], how
+    return given, by_name(dict.fromkeys(names, str(where)), given).tolist(), how
 
 
 def names_beside(folder: Path, given: Classes | None) -> tuple[Classes | None, str]:

@@ -8,8 +8,7 @@ from typing import TypedDict, Unpack
 
 from uniformer.config import DenseTask
 from uniformer.datasets.annotated import AnnotatedSet, find_annotated_splits, open_annotated
-from uniformer.datasets.open import evaluation_split, training_split
-from uniformer.errors import shown
+from uniformer.datasets.open import evaluation_split, parts_of
 
 
 class AnnotatedReading(TypedDict, total=False):
@@ -43,14 +42,12 @@ def annotated_for_training(
     there is none of these.
     """
     there = find_annotated_splits(source, task=reading.get("task"))
-    part = split or training_split(source, there)
+    part, held_out, left = parts_of(source, there, split, has_others=val is not None)
     train_set = open_annotated(source, split=part, **reading)
     same: AnnotatedReading = {"task": train_set.task, "classes": train_set.classes}
-    held_out = next((name for name in ("val", "test") if name in there and name != part), None) if not split else None
     val_set: AnnotatedSet | None = None
     if val is not None:
-        held_out, val_set = None, annotated_for_evaluation(val, **same)
+        val_set = annotated_for_evaluation(val, **same)
     elif held_out:
         val_set = open_annotated(source, split=held_out, **same)
-    left = [shown(name) for name in there if name not in (part, held_out)]
-    return train_set, val_set, [f"neither trained nor validated on: {', '.join(left)}"] if left else []
+    return train_set, val_set, left

@@ -64,10 +64,7 @@ def scan_annotated(
     and errors are those of `scan.scan`. The sets in the result have what is broken marked: `usable()` leaves it out.
     """
     named = dict(sets) if isinstance(sets, Mapping) else {"all": sets}
-    there = {name: data.readable for name, data in named.items()}
-    files: dict[str, Kind] = {
-        data.path(row): "image" for name, data in named.items() for row in _rows(there[name], len(data))
-    }
+    files: dict[str, Kind] = {data.path(row): "image" for data in named.values() for row in _rows(data)}
     if not files:
         raise InputError("expected a data set to look at, got no pictures")
     check_names(named)
@@ -77,7 +74,7 @@ def scan_annotated(
         records = digest_all(files, records, journal, count)
     found = Found()
     pixels = {name: np.zeros(len(data.classes), np.int64) for name, data in named.items()}
-    marked = {name: _marked(name, data, records, found) for name, data in named.items()}
+    marked = {name: _marked(data, records, found) for name, data in named.items()}
     bad = _look_at_maps(marked, pixels, found, count)
     marked = {name: _without(data, bad.get(name, [])) for name, data in marked.items()}
     there_only = {name: data.usable() for name, data in marked.items()}
@@ -92,15 +89,15 @@ def scan_annotated(
     return ScanResult(marked, records, tuple(findings), folder / REPORT, {})
 
 
-def _rows(readable: npt.NDArray[np.bool_] | None, count: int) -> list[int]:
+def _rows(data: AnnotatedSet) -> list[int]:
     """Of the pictures that are there."""
-    return list(range(count)) if readable is None else np.flatnonzero(readable).tolist()
+    return list(range(len(data))) if data.readable is None else np.flatnonzero(data.readable).tolist()
 
 
-def _marked(name: str, data: AnnotatedSet, records: Records, found: Found) -> AnnotatedSet:
+def _marked(data: AnnotatedSet, records: Records, found: Found) -> AnnotatedSet:
     """Less the pictures that cannot be read; those of another size than annotated are said, and go too."""
-    readable = np.ones(len(data), bool) if data.readable is None else data.readable.copy()
-    for row in np.flatnonzero(readable).tolist():
+    bad = []
+    for row in _rows(data):
         path = data.path(row)
         record, (height, width) = records[path], data.sizes[row].tolist()
         if record.error is not None:
@@ -110,8 +107,8 @@ def _marked(name: str, data: AnnotatedSet, records: Records, found: Found) -> An
             found.add("error", "sizes differ", "pictures of another size than annotated", path, *sizes, path=path)
         else:
             continue
-        readable[row] = False
-    return replace(data, readable=None if readable.all() else readable)
+        bad.append(row)
+    return _without(data, bad)
 
 
 def _look_at_maps(
@@ -133,7 +130,7 @@ def _look_at_maps(
 def _map_jobs(name: str, data: AnnotatedSet) -> Iterator[MapJob]:
     if data.maps is None:
         return
-    for row in _rows(data.readable, len(data)):
+    for row in _rows(data):
         path, (height, width) = os.path.join(data.root, data.maps.paths[row]), data.sizes[row].tolist()
         yield MapJob(name, row, path, (height, width), len(data.classes), data.maps.zero_is_unlabelled)
 

@@ -201,9 +201,8 @@ def _copy_findings(
     sets: AnySets, rows: list[SetRow], groups: list[list[int]], title: str, what: str
 ) -> Iterator[Finding]:
     """What groups of like rows mean: within one split, across splits, under different labels."""
-    across = [g for g in groups if len({rows[i].split for i in g}) > 1]
+    within, across = ([g for g in groups if (len({rows[i].split for i in g}) > 1) == is_across] for is_across in (0, 1))
     torn = [g for g in groups if len({sets[rows[i].split].labels_of(rows[i].number) for i in g}) > 1]
-    within = [g for g in groups if g not in across]
     worst: Level = "error" if title == "copies" else "warning"
     kinds: list[tuple[Level, str, str, list[list[int]]]] = [
         (worst, f"{title} across splits", "in more than one split", across),

@@ -53,19 +53,19 @@ class Shapes:
 
     def keep(self, polygons: Bools) -> Shapes:
         """Less the polygons that are not marked (Q,)."""
-        begins, ends = self.polygons[:-1][polygons], self.polygons[1:][polygons]
         counts = np.bincount(self.owners()[polygons], minlength=len(self.starts) - 1)
-        return Shapes(
-            self.points[spans(begins, ends)], offsets_of(ends - begins), offsets_of(counts), self.runs, self.sizes
-        )
+        return Shapes(*self._of(polygons), offsets_of(counts), self.runs, self.sizes)
 
     def take(self, rows: Ints) -> Shapes:
         """Of the given instances, in the order given."""
         starts, ends = self.starts[:-1][rows], self.starts[1:][rows]
-        polygons = spans(starts, ends)
-        begins, stops = self.polygons[:-1][polygons], self.polygons[1:][polygons]
-        points, where = self.points[spans(begins, stops)], offsets_of(stops - begins)
-        return Shapes(points, where, offsets_of(ends - starts), self.runs.take(rows), self.sizes[rows])
+        chosen = self._of(spans(starts, ends))
+        return Shapes(*chosen, offsets_of(ends - starts), self.runs.take(rows), self.sizes[rows])
+
+    def _of(self, polygons: Bools | Ints) -> tuple[Floats, Ints]:
+        """Points of these, and where each polygon begins in them."""
+        begins, ends = self.polygons[:-1][polygons], self.polygons[1:][polygons]
+        return self.points[spans(begins, ends)], offsets_of(ends - begins)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +86,10 @@ class Instances:
         row = np.zeros(0)
         offsets = np.zeros(pictures + 1, np.int64)
         return cls(offsets, np.zeros((0, 4), np.float32), row.astype(np.int32), row.astype(bool), row)
+
+    def learnt(self) -> Bools:
+        """(M,): neither crowds, nor people without a key point that is marked."""
+        return ~self.crowd & (True if self.keypoints is None else (self.keypoints[..., 2] > 0).any(1))
 
     def take(self, pictures: Ints) -> Instances:
         """Of the given pictures, in the order given."""

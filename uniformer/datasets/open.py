@@ -149,6 +149,20 @@ def evaluation_split(source: str | os.PathLike[str], there: Sequence[str]) -> st
     return choose_split(source, there, ("val", "test", *(["train"] if len(there) == 1 else [])))
 
 
+def parts_of(
+    source: str | os.PathLike[str], there: Sequence[str], split: str | None, *, has_others: bool
+) -> tuple[str | None, str | None, list[str]]:
+    """Of a source's splits the one to learn from and the one to validate on, and in words what of it is neither.
+
+    `split` names a part, beside which none validates; `has_others`: other data do. Raises as `choose_split`.
+    """
+    part = split or training_split(source, there)
+    spare = () if split or has_others else ("val", "test")
+    held_out = next((name for name in spare if name in there and name != part), None)
+    left = [shown(name) for name in there if name not in (part, held_out)]
+    return part, held_out, [f"neither trained nor validated on: {', '.join(left)}"] if left else []
+
+
 def open_for_evaluation(
     source: str | os.PathLike[str] | Manifest,
     split: str | None = None,
@@ -174,23 +188,20 @@ def open_for_training(
     `val`, with the same classes; else the source's validation split, or its test split, unless `split` names a part;
     None where there is none of these.
     """
-    there = find_splits(source)
-    part = split or training_split(source, there)
+    part, held_out, left = parts_of(source, find_splits(source), split, has_others=val is not None)
     train_set = open_dataset(source, split=part, **reading)
 
     def of_both(source: str | os.PathLike[str], split: str | None, classes: Any = train_set.classes) -> Manifest:
         same: DataReading = {**reading, "classes": classes}
         return open_dataset(source, split=split, multi_label=train_set.is_multi_label or None, **same)
 
-    held_out = next((name for name in ("val", "test") if name in there and name != part), None) if not split else None
     val_set: Manifest | None = None
     if val is not None:
-        held_out, val_set = None, of_both(val, choose_split(val, find_splits(val), ("val", "test")))
+        val_set = of_both(val, choose_split(val, find_splits(val), ("val", "test")))
     elif held_out:
         val_set = of_both(source, held_out, reading.get("classes"))  # which says how they were found
         val_set = val_set if val_set.classes == train_set.classes else of_both(source, held_out)
-    left = [shown(name) for name in there if name not in (part, held_out)]
-    return train_set, val_set, [f"neither trained nor validated on: {', '.join(left)}"] if left else []
+    return train_set, val_set, left
 
 
 def _recognise(path: Path, options: OpenOptions) -> Listing | Path:

@@ -23,11 +23,10 @@ class Scaled(NamedTuple):
 
     array: Floats  #: (3, h, w), padding included
     size: tuple[int, int]  #: height and width without padding
-    original: tuple[int, int]  #: height and width of the picture
     factors: Floats  #: float32 (4,): boxes of the picture times these are boxes of the input
 
 
-def scale_picture(pixels: Pixels, scaling: Scaling, *, mirrored: bool = False) -> Scaled:
+def scale_picture(pixels: Pixels, scaling: Scaling) -> Scaled:
     """uint8 RGB (H, W, 3) -> the network's input."""
     height, width = pixels.shape[:2]
     size = scaled_size(height, width, scaling)
@@ -35,8 +34,6 @@ def scale_picture(pixels: Pixels, scaling: Scaling, *, mirrored: bool = False) -
     if scaling.by == "resizing":
         size = (_multiple(size[0], scaling.multiple), _multiple(size[1], scaling.multiple))
         resized = resize_pixels(resized, size)
-    if mirrored:
-        resized = resized[:, ::-1]
     if scaling.swap:
         resized = resized[:, :, ::-1]
     array = normalised(resized, scaling).transpose(2, 0, 1)
@@ -44,7 +41,7 @@ def scale_picture(pixels: Pixels, scaling: Scaling, *, mirrored: bool = False) -
         pad = [(0, _multiple(n, scaling.multiple) - n) for n in size]
         array = np.pad(array, ((0, 0), *pad))
     factor = np.array([size[1] / width, size[0] / height], np.float32)
-    return Scaled(np.ascontiguousarray(array), size, (height, width), np.tile(factor, 2))
+    return Scaled(np.ascontiguousarray(array), size, np.tile(factor, 2))
 
 
 def scaled_size(height: int, width: int, scaling: Scaling) -> tuple[int, int]:

@@ -34,7 +34,7 @@ def tiles_of(height: int, width: int, side: int) -> Iterator[Tile]:
 
 def _cuts(length: int, side: int) -> Iterator[tuple[slice, slice]]:
     count = 1 if length <= side else 1 + -(-(length - side) // (side - side // 4))
-    starts = [round(i * (length - side) / max(count - 1, 1)) for i in range(count)] if count > 1 else [0]
+    starts = [0, *(round(i * (length - side) / (count - 1)) for i in range(1, count))]
     ends = [min(start + side, length) for start in starts]
     borders = [0, *((end + start) // 2 for end, start in zip(ends, starts[1:], strict=False)), length]
     for number in range(count):

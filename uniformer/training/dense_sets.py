@@ -53,8 +53,7 @@ def recipe_sets(recipe: Recipe) -> tuple[AnnotatedSet, AnnotatedSet | None, list
 def _with_something(data: AnnotatedSet) -> AnnotatedSet:
     """The set, if anything in it is learnt from. Raises `InputError` for one of crowds or empty pictures alone."""
     found = data.instances
-    learnt = ~found.crowd if found.keypoints is None else ~found.crowd & (found.keypoints[..., 2] > 0).any(1)
-    if data.maps is None and not learnt.any():
+    if data.maps is None and not found.learnt().any():
         what = "an instance" if found.keypoints is None else "a person with marked key points"
         raise InputError(
             f"{data.root}: expected {what} to learn from, found none in {counted(len(data), 'picture')} "

@@ -133,7 +133,7 @@ def samples_in(data: AnnotatedSet) -> int:
     """About how many samples training makes of a set: people, or pictures with something in them."""
     found = data.instances
     if found.keypoints is not None:
-        return int(((found.keypoints[..., 2] > 0).any(1) & ~found.crowd).sum())
+        return int(found.learnt().sum())
     return len(data) if data.maps is not None else int((np.diff(found.offsets) > 0).sum())
 
 

@@ -91,8 +91,8 @@ def set_up(
     each = recipe.batch_per_process(group.size)
     log.say(f"{length_in_words(recipe, plan)}; {rates.sentence}")
     log.say(
-        f"{group.size} process{'es' * (group.size > 1)} on {group.nodes} machine{'s' * (group.nodes > 1)}, "
-        f"{counted(each, 'sample')} each in one pass, on {group.device}"
+        f"{counted(group.size, 'process')} on {counted(group.nodes, 'machine')}, {counted(each, 'sample')} each in one "
+        f"pass, on {group.device}"
     )
     if state is not None:
         check_state(out / STATE, state, learner, run.total)
