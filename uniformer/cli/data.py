@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -131,7 +133,7 @@ def _scan(args: argparse.Namespace) -> int:
     from uniformer.checkpoints.records import get_checkpoint
     from uniformer.datasets.annotated import annotated_kind
     from uniformer.datasets.open import find_splits, open_dataset
-    from uniformer.datasets.scan import JOURNAL, scan
+    from uniformer.datasets.scan import scan
     from uniformer.datasets.statement import statement
 
     if args.task or annotated_kind(args.source):
@@ -140,8 +142,7 @@ def _scan(args: argparse.Namespace) -> int:
     sets = {name or "all": call(open_dataset, args, split=name) for name in splits or [None]}
     for line in statement(sets):
         say(line)
-    out = Path(args.out) if args.out else _beside(Path(args.source))
-    _check_journal(args, out / JOURNAL)
+    out = _scan_folder(args)
     from uniformer.config import InputSpec
 
     known = get_checkpoint(args.checkpoint).input if args.checkpoint else None
@@ -163,15 +164,13 @@ def _scan(args: argparse.Namespace) -> int:
 def _scan_annotated(args: argparse.Namespace) -> int:
     from uniformer.datasets.annotated import find_annotated_splits, open_annotated
     from uniformer.datasets.annotated_scan import scan_annotated
-    from uniformer.datasets.scan import JOURNAL
 
     _refuse(args, "annotated pictures", "checkpoint", "full", "root", "label_base", "allow_duplicates")
     splits = [args.split] if args.split else find_annotated_splits(args.source, task=args.task)
     sets = {name or "all": call(open_annotated, args, split=name) for name in splits or [None]}
     for name, data in sets.items():
         say(f"{name}: {data.origin}")  # its findings are among those of the scan
-    out = Path(args.out) if args.out else _beside(Path(args.source))
-    _check_journal(args, out / JOURNAL)
+    out = _scan_folder(args)
     with progress_bar("pictures", shown=not args.quiet) as progress:
         result = scan_annotated(
             sets,
@@ -225,10 +224,15 @@ def _next(args: argparse.Namespace, out: Path, result: ScanResult) -> str:
     return shlex.join(["uniformer", "train", os.fspath(out), *start]) + told
 
 
-def _beside(source: Path) -> Path:
-    """Where the results of a scan go: beside what was scanned, also where that is called "." or ".."."""
+def _scan_folder(args: argparse.Namespace) -> Path:
+    """Where the results go: by default beside what is scanned, also where that is called "." or ".."."""
+    from uniformer.datasets.scan import JOURNAL
+
+    source = Path(args.source)
     named = source if source.name not in ("", "..") else Path(os.path.abspath(source))
-    return named.with_name(f"{named.name}.scan")
+    out = Path(args.out) if args.out else named.with_name(f"{named.name}.scan")
+    _check_journal(args, out / JOURNAL)
+    return out
 
 
 def _split(args: argparse.Namespace) -> int:
@@ -279,48 +283,36 @@ def _prepare(args: argparse.Namespace) -> int:
     return 1 if result.failed else 0
 
 
-def _make_rooms(args: argparse.Namespace) -> int:
+def _made(args: argparse.Namespace, things: str, make: Callable[..., Any]) -> tuple[Any, str]:
+    """What making a benchmark's pictures or clips answers, and how long it took, in words."""
     import time
 
+    began = time.monotonic()
+    workers = os.cpu_count() or 1 if args.workers is None else args.workers
+    with progress_bar(things, shown=not args.quiet) as progress:
+        made = make(Path(args.out), seed=args.seed, workers=workers, progress=progress)
+    seconds = time.monotonic() - began
+    return made, f"in {seconds:.0f} s: {made.new / seconds:.1f} {things}/s"
+
+
+def _make_rooms(args: argparse.Namespace) -> int:
     from uniformer.doom.make import make
 
-    began = time.monotonic()
-    with progress_bar("pictures", shown=not args.quiet) as progress:
-        made = make(
-            Path(args.out),
-            pictures=args.pictures,
-            size=args.size,
-            seed=args.seed,
-            workers=os.cpu_count() or 1 if args.workers is None else args.workers,
-            progress=progress,
-        )
-    seconds = time.monotonic() - began
+    made, time_taken = _made(args, "pictures", partial(make, pictures=args.pictures, size=args.size))
     for split, per_class in made.per_split.items():
         say(f"{split}: {', '.join(f'{name} {count}' for name, count in per_class.items())}")
     if made.new:
-        say(f"made {made.new} of {made.pictures} in {seconds:.0f} s: {made.new / seconds:.1f} pictures/s")
+        say(f"made {made.new} of {made.pictures} {time_taken}")
     return 0
 
 
 def _make_camera_motion(args: argparse.Namespace) -> int:
-    import time
-
     from uniformer.camera_motion.make import make
 
-    began = time.monotonic()
-    with progress_bar("clips", shown=not args.quiet) as progress:
-        made = make(
-            Path(args.out),
-            train=args.train,
-            val=args.val,
-            test=args.test,
-            seed=args.seed,
-            worlds=[world.strip() for world in args.worlds.split(",") if world.strip()],
-            photo_folder=Path(args.photos) if args.photos else None,
-            workers=os.cpu_count() or 1 if args.workers is None else args.workers,
-            progress=progress,
-        )
-    seconds = time.monotonic() - began
+    counts = {split: getattr(args, split) for split in ("train", "val", "test")}
+    worlds = [world.strip() for world in args.worlds.split(",") if world.strip()]
+    photo_folder = Path(args.photos) if args.photos else None
+    made, time_taken = _made(args, "clips", partial(make, **counts, worlds=worlds, photo_folder=photo_folder))
     for split, per_class in made.per_class.items():
         each = sorted(set(per_class.values()))
         balance = (
@@ -330,7 +322,7 @@ def _make_camera_motion(args: argparse.Namespace) -> int:
         )
         say(f"{split}: {counted(sum(per_class.values()), 'clip')}{balance}")
     if made.new:
-        say(f"made {made.new} ({made.drawn} drawn) in {seconds:.0f} s: {made.new / seconds:.1f} clips/s")
+        say(f"made {made.new} ({made.drawn} drawn) {time_taken}")
     say(f"next: {shlex.join(['uniformer', 'train', 'uniformer_nano_camera_motion', f'data.root={args.out}'])}")
     return 0
 
