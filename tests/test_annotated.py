@@ -86,6 +86,7 @@ def test_a_set_is_divided_and_sent_to_other_processes(tmp_path: Path) -> None:
     assert [len(part.annotations(i)) for i in range(2)] == [0, 2]
     assert (part.annotations(1).masks(40, 60) == data.annotations(1).masks(40, 60)).all()
     assert part.annotations(-1).boxes.tolist() == data.annotations(1).boxes.tolist()
+    assert (part.path(-1), part.labels_of(-1)) == (data.path(1), (0, 1))
     assert len(data.select(np.array([True, False, False])).labels) == 1
     os.remove(data.path(0))
     again = open_annotated(tmp_path, split="train")

@@ -180,6 +180,8 @@ def test_batches_keep_to_their_pixels(tmp_path: Path) -> None:
             assert red_in(image)[mask].mean() > 0.9
     tiny = DetectionSamples(data, SCALING, replace(still, most_pixels=1024)).batch(places(2))
     assert tiny.x.shape == (2, 3, 32, 32)  # no less
+    small = replace(still, sides=(12,), longest=20, most_pixels=1024)
+    assert max(max(size) for size in DetectionSamples(data, SCALING, small).batch(places(2)).sizes) == 20  # nor more
 
 
 def test_a_missing_package_is_no_broken_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,10 @@ def test_packed_strings_keep_any_file_name() -> None:
     packed = Strings.pack(texts)
     assert list(packed) == texts
     assert list(packed.take(np.array([4, 0, 3]))) == [texts[4], texts[0], texts[3]]
+    assert [packed[-1], packed[-5]] == [texts[-1], texts[0]]
+    for outside in (5, -6):
+        with pytest.raises(IndexError):
+            packed[outside]
 
 
 # ---- files that are damaged, or were made to harm --------------------------------------------------------------------

@@ -100,8 +100,7 @@ class AnnotatedSet:
 
     def labels_of(self, index: int) -> tuple[int, ...]:
         """The classes of the instances in picture `index`, each once."""
-        rows = slice(*self.instances.offsets[index : index + 2].tolist())
-        return tuple(np.unique(self.labels[rows]).tolist())
+        return tuple(np.unique(self.labels[self._instances_in(index)]).tolist())
 
     @property
     def has_masks(self) -> bool:
@@ -139,8 +138,7 @@ class AnnotatedSet:
 
     def annotations(self, index: int) -> Annotations:
         """What is in picture `index`; of a set whose labels are maps nothing."""
-        index = range(len(self))[index]
-        rows, all_of = slice(*self.instances.offsets[index : index + 2].tolist()), self.instances
+        rows, all_of = self._instances_in(index), self.instances
         return Annotations(
             all_of.boxes[rows],
             all_of.labels[rows].astype(np.int64),
@@ -150,6 +148,10 @@ class AnnotatedSet:
             None if all_of.keypoints is None else all_of.keypoints[rows],
         )
 
+    def _instances_in(self, index: int) -> slice:
+        index = range(len(self))[index]
+        return slice(*self.instances.offsets[index : index + 2].tolist())
+
     def label_map(self, index: int) -> npt.NDArray[np.uint8]:
         """(H, W): the class of each pixel, 255 for none.
 
@@ -158,7 +160,7 @@ class AnnotatedSet:
         """
         if self.maps is None:
             raise InputError(f"expected label maps, found a set for {self.task}")
-        name = self.maps.paths[range(len(self))[index]]
+        name = self.maps.paths[index]
         if not name:
             raise InputError(f"{self.path(index)}: expected a label map of the same name, found none")
         zero = self.maps.zero_is_unlabelled

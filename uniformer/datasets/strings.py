@@ -37,6 +37,7 @@ class Strings:
         return len(self.offsets) - 1
 
     def __getitem__(self, index: int) -> str:
+        index = range(len(self))[index]  # from the end where negative
         return os.fsdecode(self.blob[self.offsets[index] : self.offsets[index + 1]].tobytes())
 
     def __iter__(self) -> Iterator[str]:

@@ -17,10 +17,10 @@ _COLOURS = 256  #: of a palette in full: with a shorter one Pillow cuts the valu
 
 def to_png(labels: NDArray[np.integer[Any]], palette: Iterable[Iterable[int]] = ()) -> bytes:
     """Labels (H, W) as a PNG: uint8 in the colours of a palette (RGB, 0 to 255; the rest black), or grey without one;
-    other types as 16 bits. Raises `InputError` for labels beyond 65535."""
-    largest = int(labels.max(initial=0))
-    if largest > 0xFFFF:
-        raise InputError(f"expected labels up to {0xFFFF}, got {largest}")
+    other types as 16 bits. Raises `InputError` for labels below 0 or beyond 65535."""
+    for end in (int(labels.max(initial=0)), int(labels.min(initial=0))):
+        if not 0 <= end <= 0xFFFF:
+            raise InputError(f"expected labels of 0 to {0xFFFF}, got {end}")
     image = Image.fromarray(labels if labels.dtype == np.uint8 else labels.astype(np.uint16))
     colours = bytes(value for colour in palette for value in colour)
     if colours and image.mode == "L":

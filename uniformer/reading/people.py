@@ -34,14 +34,14 @@ class Region(NamedTuple):
     scale: Floats
 
 
-class People(NamedTuple):
+class Crops(NamedTuple):
     """The people of one picture as a network is fed them, and where they are."""
 
     array: npt.NDArray[np.float32]  #: (P, 3, h, w)
     regions: tuple[Region, ...]  #: P of them, in pixels of the picture
 
 
-def cut_people(pixels: Pixels, boxes: Floats, crop: PersonCrop, full: tuple[int, int] | None = None) -> People:
+def cut_people(pixels: Pixels, boxes: Floats, crop: PersonCrop, full: tuple[int, int] | None = None) -> Crops:
     """Each person's crop: uint8 RGB (H, W, 3) and boxes (P, 4), x1, y1, x2, y2 in pixels -> (P, 3, h, w).
 
     A box may leave the picture; what lies beyond is 0 before it is normalised. Where `pixels` are a smaller copy of a
@@ -52,7 +52,7 @@ def cut_people(pixels: Pixels, boxes: Floats, crop: PersonCrop, full: tuple[int,
     array = np.empty((len(regions), 3, *crop.size), np.float32)
     for view, region in zip(array, regions, strict=True):
         view[:] = warp_pixels(pixels, crop_matrix(region, crop.size), crop.size, full).transpose(2, 0, 1)
-    return People(standardise(array, crop.mean, crop.std), regions)
+    return Crops(standardise(array, crop.mean, crop.std), regions)
 
 
 def check_boxes(boxes: Floats) -> list[list[float]]:

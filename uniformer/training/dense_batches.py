@@ -235,7 +235,7 @@ class DetectionSamples(DenseSamples[DetectionSample]):
             return scenes, (height, width)
         share = math.sqrt(most / (len(scenes) * height * width))
         height, width = (max(int(side * share) // multiple, 1) * multiple for side in (height, width))
-        factor = min(height / longest[0], width / longest[1])
+        factor = min(height / longest[0], width / longest[1], 1.0)
         sizes = [[max(int(side * factor), 1) for side in scene.size] for scene in scenes]
         return [resized(scene, size) for scene, size in zip(scenes, sizes, strict=True)], (height, width)
 
