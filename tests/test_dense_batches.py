@@ -336,6 +336,8 @@ def test_classes_are_drawn_equally_often(tmp_path: Path) -> None:
     data = open_annotated(write_coco(tmp_path / "set", pictures))
     members = dense_samples(data, SCALING, replace(DETECTION, keep_empty=True)).members()
     assert list(zip(*map(np.ndarray.tolist, members), strict=True)) == [*((row, 0) for row in range(10)), (9, 1)]
+    many = replace(data, instances=replace(data.instances, labels=data.labels + 255))  # which is a class like others
+    assert np.array_equal(DetectionSamples(many, SCALING, DETECTION).members().labels, members.labels + 255)
     drawn = np.bincount(epoch_rows(11, 0, 0, members=members), minlength=11)
     assert drawn[9] >= 5
     assert drawn[10] == 0

@@ -276,7 +276,11 @@ class SegmentationSamples(DenseSamples[SegmentationSample]):
         return self.data.path(row)
 
     def members(self) -> Members:
-        return _members(len(self), self.data.label_map)
+        return _members(len(self), self._labels)
+
+    def _labels(self, row: int) -> NDArray[np.uint8]:
+        label_map = self.data.label_map(row)
+        return label_map[label_map != UNLABELLED]
 
     def _sample(self, row: int, rng: np.random.Generator, unreadable: Unreadable) -> SegmentationSample:
         size, label_map = self.data.size(row), self.data.label_map(row)
@@ -374,12 +378,11 @@ def _people(data: AnnotatedSet, row: int) -> list[int]:
 
 
 def _members(count: int, labels_of: Callable[[int], NDArray[np.integer]]) -> Members:
-    """Of `count` pictures by their labels, in any shape and as often as they come."""
+    """Of `count` pictures by their labels, as often as they come."""
     rows, labels = [], []
     for row in range(count):
         with suppress(InputError):
-            found = np.unique(labels_of(row))
-            labels.append(found[found != UNLABELLED])
+            labels.append(np.unique(labels_of(row)))
             rows.append(np.full(len(labels[-1]), row))
     return Members(np.concatenate(rows), np.concatenate(labels)) if rows else Members(*np.zeros((2, 0), np.int64))
 
