@@ -24,6 +24,7 @@ from tests.annotated_sets import (
     instance,
     picture,
     pose_set,
+    write,
     write_json,
     yolo_set,
 )
@@ -424,6 +425,15 @@ def test_what_is_no_annotated_set_is_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "captions.json", {"images": [{"file_name": "a"}], "annotations": [{"caption": "x"}]})
     with pytest.raises(InputError, match=r"expected one file with a YOLO data set's settings, found a\.yaml, b\.yaml"):
         annotated_kind(two_settings(tmp_path / "yolo"))
+    write(tmp_path / "classes/a.yaml", "services: {train: [names, {")
+    write(tmp_path / "classes/b.yml", "x" * (1 << 18) + "x")
+    (tmp_path / "classes/c.yaml").write_bytes(b"\xff\0\xff")
+    (tmp_path / "classes/d.xml").symlink_to("/proc/self/mem")  # a file that is there and cannot be read
+    assert annotated_kind(tmp_path / "classes") is None
+    with pytest.raises(
+        InputError, match=r"b\.yml: expected a YOLO data set's settings, found a file of more than 0\.25 MB"
+    ):
+        annotated_kind(tmp_path / "classes/b.yml")
     for name in ("list.json", "captions.json"):
         assert annotated_kind(tmp_path / name) is None
     with pytest.raises(InputError, match="expected annotations for pose, in COCO's JSON, YOLO's folders"):

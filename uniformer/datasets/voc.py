@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING
@@ -60,7 +61,7 @@ def voc(path: Path, task: DenseTask | None) -> Recognised | None:
 def _folder_of_xml(path: Path) -> Path | None:
     for place in (*(path / name for name in FOLDERS), path):
         if first := next(iter(files_in(place, ".xml")), None):
-            with open(first, "rb") as f:
+            with suppress(OSError), open(first, "rb") as f:
                 return place if b"<annotation" in f.read(4096) else None
     return None
 

@@ -7,6 +7,7 @@ key points the box and theirs; all in shares of the picture's sides.
 from __future__ import annotations
 
 import os
+import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -46,7 +47,7 @@ def yolo(path: Path, task: DenseTask | None) -> Recognised | None:
         files = [path] if path.suffix.lower() in (".yaml", ".yml") else []
     else:
         files = [file for file in visible(path) if file.suffix.lower() in (".yaml", ".yml") and file.is_file()]
-    told = [(file, table) for file in files if (table := _settings(file)) is not None]
+    told = [(file, table) for file in files if (table := _settings(file, is_named=file == path)) is not None]
     if len(told) > 1:
         names = ", ".join(shown(file.name) for file, _ in told)
         raise InputError(f"{path}: expected one file with {EXPECTED}, found {names}: name the one to use")
@@ -57,8 +58,8 @@ def yolo(path: Path, task: DenseTask | None) -> Recognised | None:
     return Recognised("detection", "YOLO folders", splits) if splits else None
 
 
-def _settings(file: Path) -> Mapping[str, Any] | None:
-    """What the file says; None for YAML of another purpose."""
+def _settings(file: Path, *, is_named: bool) -> Mapping[str, Any] | None:
+    """What the file says; None for YAML of another purpose, as one is that cannot be read, unless it is named."""
     import yaml
 
     class Loader(yaml.SafeLoader):  # a few lines of aliases can stand for gigabytes
@@ -67,11 +68,16 @@ def _settings(file: Path) -> Mapping[str, Any] | None:
                 raise yaml.YAMLError("an alias, which none of these needs")
             return super().compose_node(parent, index)
 
-    text = read_text(file, EXPECTED, _LARGEST)
+    try:
+        text = read_text(file, EXPECTED, _LARGEST)
+    except InputError:
+        if is_named:
+            raise
+        return None
     try:
         table = yaml.load(text, Loader)  # a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        if "names" not in text:
+        if not all(re.search(rf"\b({key})\b['\"]?\s*:", text) for key in ("names", "train|val|test")):
             return None
         why = "too many levels within each other" if isinstance(error, RecursionError) else first_line(error)
         raise InputError(f"{file}: expected {EXPECTED} in YAML, found something else: {why}") from None

@@ -67,7 +67,7 @@ def read_whole(path: str | os.PathLike[str], expected: str, most: int = LARGEST)
     except OSError as error:
         raise InputError(f"{path}: expected {expected}, found no readable file: {reason(error)}") from None
     if len(data) > most:
-        raise InputError(f"{path}: expected {expected}, found a file of more than {most >> 20} MB")
+        raise InputError(f"{path}: expected {expected}, found a file of more than {most / (1 << 20):g} MB")
     return data
 
 
