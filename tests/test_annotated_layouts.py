@@ -328,6 +328,9 @@ def test_black_and_white_masks_are_no_classes(tmp_path: Path) -> None:
     data = open_annotated(tmp_path, classes=["ground", "thing"])
     assert found(data) == {"black and white": ("error", 1)}
     assert "of which 255 is no class: write 1 for it" in data.findings[0].text
+    picture(tmp_path / "images/0.jpg")
+    said = {one.title: one.examples for one in open_annotated(tmp_path, classes=["ground", "thing"]).findings}
+    assert said == {"black and white": (("masks/a.png",),), "no label map": (("images/0.jpg",),)}
 
 
 def test_ade20k_counts_from_one(tmp_path: Path) -> None:

@@ -117,9 +117,10 @@ def _read(
         if not found[-1]:
             what = "pictures without a label map, left out"
             columns.found.add("error", "no label map", what, picture, path=picture)
-    if are_black_and_white([path / name for name in found if name][:_LOOKED_AT]):
+    some = list(filter(None, found))[:_LOOKED_AT]
+    if are_black_and_white(path / name for name in some):
         what = f"label maps of 0 and {IGNORED} only, of which {IGNORED} is no class: write 1 for it"
-        columns.found.add("error", "black and white", what, found[0])
+        columns.found.add("error", "black and white", what, some[0])
     for name in maps.values():
         columns.found.add("note", "no picture", "label maps without a picture", os.path.relpath(labels / name, path))
     fill_sizes(columns, path)
@@ -128,15 +129,10 @@ def _read(
         classes, how = load_classes(_ADE20K), f"as {_ADE20K} orders them, 0 is unlabelled"
     elif classes is None:
         classes, how = _numbered(path, all_pairs), "by number, as many as the label maps have values"
-    details = {"palette": _palette(path, found, classes, is_ade)}
-    return Parsed(
-        columns,
-        classes,
-        how,
-        path,
-        {name: value for name, value in details.items() if value},
-        labels=Labels(Strings.pack(found), zero_is_unlabelled=is_ade),
-    )
+    palette = _palette(path, found, classes, is_ade)
+    details = {"palette": palette} if palette else {}
+    labelled = Labels(Strings.pack(found), zero_is_unlabelled=is_ade)
+    return Parsed(columns, classes, how, path, details, labels=labelled)
 
 
 def _numbered(path: Path, pairs: Iterable[Pair]) -> Classes:
