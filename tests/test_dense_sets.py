@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.annotated_sets import coco_set, coco_table, instance, picture, pose_set, write_json
+from tests.annotated_sets import coco_set, coco_table, instance, label_map, picture, pose_set, values_of, write_json
 from tests.tiny import refused
 from uniformer.errors import InputError
 from uniformer.training.dense_sets import own_sets, recipe_sets
@@ -53,6 +53,20 @@ def test_key_points_of_others_are_no_validation(given: str, tmp_path: Path) -> N
     (other / table.relative_to(people)).write_text(text.replace("left_hand", "left_foot").replace("right_hand", "x"))
     with refused("expected its own key points as classes, nose, left_foot, x, got nose, left_hand, right_hand"):
         own_sets(str(people), "pose", str(other), "val" if given == "split" else None, None)
+
+
+@pytest.mark.parametrize(("split", "purpose"), [("train", "learn from"), ("val", "validate on")])
+def test_pictures_that_are_all_of_no_use_are_refused(split: str, purpose: str, tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        picture(tmp_path / f"images/{part}/0.jpg")
+        if part != split:
+            label_map(tmp_path / f"masks/{part}/0.png", values_of(0))
+    (tmp_path / "masks" / split).mkdir()
+    said = f"expected pictures to {purpose}, found none of use in 1 picture: pictures without a label map, left out: 1"
+    with refused(said):
+        own_sets(str(tmp_path), "segmentation", None, None, None)
+    with refused(said):
+        recipe_sets(load_recipe("fpn_xxs", [f"data.train={tmp_path}", f"data.val={tmp_path}"]))
 
 
 @pytest.mark.parametrize("crowd", [True, False])

@@ -26,11 +26,11 @@ def own_sets(
     `open_annotated` does, and where there is too little to hold out.
     """
     train_set, val_set, left = annotated_for_training(source, val, split, task=task, classes=classes)
-    said = statement("train", train_set)
+    said, usable = statement("train", train_set), _usable(train_set, "learn from")
     if val_set is None:
-        train_set, val_set, how = _divided(train_set.usable(), seed)
-        return _with_something(train_set), val_set, [*said, how, *left]
-    return _with_something(train_set.usable()), val_set.usable(), [*said, *statement("val", val_set), *left]
+        usable, val_set, how = _divided(usable, seed)
+        return _with_something(usable), val_set, [*said, how, *left]
+    return _with_something(usable), _usable(val_set, "validate on"), [*said, *statement("val", val_set), *left]
 
 
 def recipe_sets(recipe: Recipe) -> tuple[AnnotatedSet, AnnotatedSet | None, list[str]]:
@@ -42,12 +42,22 @@ def recipe_sets(recipe: Recipe) -> tuple[AnnotatedSet, AnnotatedSet | None, list
     wanted: Any = task
     part = training_split(train, find_annotated_splits(train, task=wanted))
     train_set = open_annotated(train, split=part, task=wanted)
-    said = oddities("train", train_set)
+    said, usable = oddities("train", train_set), _with_something(_usable(train_set, "learn from"))
     if data.val is None:
-        return _with_something(train_set.usable()), None, said
+        return usable, None, said
     val = str(Path(data.root or "", data.val))
     val_set = annotated_for_evaluation(val, task=wanted, classes=train_set.classes)
-    return _with_something(train_set.usable()), val_set.usable(), [*said, *oddities("val", val_set)]
+    return usable, _usable(val_set, "validate on"), [*said, *oddities("val", val_set)]
+
+
+def _usable(data: AnnotatedSet, purpose: str) -> AnnotatedSet:
+    """The pictures that are of use. Raises `InputError` where there are none, with the worst of what is odd."""
+    usable = data.usable()
+    if not len(usable):
+        why = "".join(f": {finding.text}" for finding in data.findings[:1])
+        there = counted(len(data), "picture")
+        raise InputError(f"{data.root}: expected pictures to {purpose}, found none of use in {there}{why}")
+    return usable
 
 
 def _with_something(data: AnnotatedSet) -> AnnotatedSet:
