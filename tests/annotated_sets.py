@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from uniformer.datasets.annotated import AnnotatedSet
+from uniformer.datasets.scan import ScanResult
+
 HEIGHT, WIDTH = 40, 60
+
+
+def found(what: AnnotatedSet | ScanResult) -> dict[str, tuple[str, int]]:
+    """Level and count of each finding, by its title."""
+    return {finding.title: (finding.level, finding.count) for finding in what.findings}
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Path:

@@ -21,6 +21,7 @@ from tests.annotated_sets import (
     WIDTH,
     coco_set,
     coco_table,
+    found,
     instance,
     picture,
     pose_set,
@@ -35,10 +36,6 @@ from uniformer.datasets.layouts import NoSuchSplit
 from uniformer.errors import InputError, MissingExtra
 from uniformer.labels import load_classes, load_details
 from uniformer.reading.pictures import upright_size
-
-
-def found(data: AnnotatedSet) -> dict[str, tuple[str, int]]:
-    return {finding.title: (finding.level, finding.count) for finding in data.findings}
 
 
 def one(folder: Path, *annotations: Any, **more: Any) -> AnnotatedSet:

@@ -14,6 +14,7 @@ from tests.annotated_sets import (
     OBJECT,
     WIDTH,
     coco_set,
+    found,
     label_map,
     picture,
     values_of,
@@ -22,14 +23,9 @@ from tests.annotated_sets import (
     write,
     yolo_set,
 )
-from uniformer.datasets.annotated import AnnotatedSet, annotated_kind, find_annotated_splits, open_annotated
+from uniformer.datasets.annotated import annotated_kind, find_annotated_splits, open_annotated
 from uniformer.errors import InputError
 from uniformer.labels import load_classes, load_palette
-
-
-def found(data: AnnotatedSet) -> dict[str, tuple[str, int]]:
-    return {finding.title: (finding.level, finding.count) for finding in data.findings}
-
 
 # ---- YOLO ------------------------------------------------------------------------------------------------------------
 

@@ -10,16 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.annotated_sets import HEIGHT, WIDTH, coco_set, label_map, picture, pose_set, values_of
+from tests.annotated_sets import HEIGHT, WIDTH, coco_set, found, label_map, picture, pose_set, values_of
 from tests.command_line import Cli, one_line
 from uniformer.datasets.annotated import open_annotated
 from uniformer.datasets.annotated_scan import scan_annotated
-from uniformer.datasets.scan import ScanResult
 from uniformer.datasets.statement import statement
-
-
-def titles(result: ScanResult) -> dict[str, tuple[str, int]]:
-    return {finding.title: (finding.level, finding.count) for finding in result.findings}
 
 
 @pytest.fixture
@@ -39,7 +34,7 @@ def bad_set(tmp_path: Path) -> Path:
 def test_every_fault_is_found_and_left_out(bad_set: Path, tmp_path: Path) -> None:
     sets = {split: open_annotated(bad_set, split=split) for split in ("train", "val")}
     result = scan_annotated(sets, tmp_path / "out", workers=0)
-    assert titles(result) == {
+    assert found(result) == {
         "unreadable": ("error", 1),
         "missing in val": ("error", 1),
         "sizes differ": ("error", 1),
@@ -68,7 +63,7 @@ def test_a_scan_goes_on_where_it_stopped(bad_set: Path, tmp_path: Path) -> None:
     second = scan_annotated(data, tmp_path / "out", workers=0)
     added = (tmp_path / "out/files.jsonl").read_bytes().removeprefix(journal)
     assert added.count(b"\n") == 1
-    assert titles(first).keys() - titles(second).keys() == {"unreadable"}
+    assert found(first).keys() - found(second).keys() == {"unreadable"}
 
 
 def test_label_maps_are_looked_at(tmp_path: Path) -> None:
@@ -80,7 +75,7 @@ def test_label_maps_are_looked_at(tmp_path: Path) -> None:
     label_map(root / "labels/2.png", values_of(2, 9))
     (root / "labels/3.png").write_bytes(b"no picture")
     result = scan_annotated(open_annotated(root, classes=["a", "b", "c"]), tmp_path / "out", workers=2)
-    assert titles(result) == {"label maps": ("error", 3), "empty classes in all": ("warning", 1)}
+    assert found(result) == {"label maps": ("error", 3), "empty classes in all": ("warning", 1)}
     said = {Path(path).name: why for path, why in result.findings[0].examples}
     assert "expected a label map of 60x40, as its picture, found 60x39" in said["1.png"]
     assert "expected values of the 3 classes, 0 .. 2, found" in said["2.png"]

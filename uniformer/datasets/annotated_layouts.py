@@ -146,7 +146,7 @@ def folder_of_pictures(root: Path, names: Sequence[str], file: Path, split: str)
     """
     step = -(-len(names) // _LOOKED_FOR) or 1
     some = [name.replace("\\", "/") for name in names[::step] if isinstance(name, str) and "\0" not in name]
-    inner = [deep for folder in (root, *(root / name for name in IMAGE_FOLDERS)) for deep in _folders(folder)]
+    inner = [deep for folder in (root, *(root / name for name in IMAGE_FOLDERS)) for deep in folders_in(folder)]
     same_split = [place for place in inner if split_of(place.name) == (split or None)]
     places = list(dict.fromkeys((file.parent, *same_split, root, *inner)))
     there = [sum(os.path.exists(os.path.join(place, name)) for name in some) for place in places]
@@ -157,7 +157,8 @@ def folder_of_pictures(root: Path, names: Sequence[str], file: Path, split: str)
     raise InputError(f"{file}: expected pictures such as {such} in {looked}, found none of {len(some)} looked for")
 
 
-def _folders(folder: Path) -> list[Path]:
+def folders_in(folder: Path) -> list[Path]:
+    """Less hidden ones; none where it is no folder."""
     return subfolders(folder) if folder.is_dir() else []
 
 

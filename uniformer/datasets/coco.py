@@ -11,7 +11,7 @@ import re
 from array import array
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -34,9 +34,8 @@ from uniformer.reading.pictures import MAX_PHOTO
 from uniformer.reading.run_lengths import compressed
 from uniformer.support.texts import read_json_arrays
 
-Kind = Literal["detection", "pose"]
 EXPECTED = "annotations in COCO's JSON"
-PREFIXES: dict[Kind, str] = {"detection": "instances", "pose": "person_keypoints"}  #: of COCO's own files
+PREFIXES: dict[DenseTask, str] = {"detection": "instances", "pose": "person_keypoints"}  #: of COCO's own files
 COCO_KEYPOINTS = "COCO 2017 keypoints"
 USUAL_SIGMA = 0.05  #: of key points that nobody measured
 _LOOK = 1 << 16  # bytes at both ends of a file
@@ -46,7 +45,7 @@ _POSE = re.compile(rb'"keypoints"\s*:\s*\[\s*"')
 _OTHERS = re.compile(rb'"(caption|segments_info)"\s*:')  # captions; panoptic
 
 
-def kind_of(path: Path) -> Kind | None:
+def kind_of(path: Path) -> DenseTask | None:
     """What a file is, by both of its ends; None for no annotations of COCO's kind."""
     try:
         with path.open("rb") as f:
@@ -76,7 +75,7 @@ def coco(path: Path, task: DenseTask | None) -> Recognised | None:
     found = {kind for some in files.values() for _, kind in some}
     if not found or (task == "pose" and "pose" not in found):
         return None
-    wanted: Kind = "pose" if task == "pose" or (task is None and found == {"pose"}) else "detection"
+    wanted: DenseTask = "pose" if task == "pose" or (task is None and found == {"pose"}) else "detection"
     chosen = {split: paths for split, some in files.items() if (paths := _of_kind(some, wanted))}
     if len(chosen) > 1:
         chosen.pop("", None)  # of no split, beside those of splits
@@ -86,10 +85,10 @@ def coco(path: Path, task: DenseTask | None) -> Recognised | None:
     return Recognised(wanted, "COCO JSON", splits, tuple(unused)) if splits else None
 
 
-def _files(folder: Path) -> dict[str, list[tuple[Path, Kind]]]:
+def _files(folder: Path) -> dict[str, list[tuple[Path, DenseTask]]]:
     """By split: of the file's own name, or its folder's."""
     folders = [folder, *(inner for inner in subfolders(folder) if inner.name == "annotations" or split_of(inner.name))]
-    found: dict[str, list[tuple[Path, Kind]]] = {}
+    found: dict[str, list[tuple[Path, DenseTask]]] = {}
     for place in folders:
         for path in files_in(place, ".json"):
             if (kind := kind_of(path)) is not None:
@@ -98,17 +97,17 @@ def _files(folder: Path) -> dict[str, list[tuple[Path, Kind]]]:
     return found
 
 
-def _of_kind(files: list[tuple[Path, Kind]], kind: Kind) -> list[Path]:
+def _of_kind(files: list[tuple[Path, DenseTask]], kind: DenseTask) -> list[Path]:
     """Those of a kind; of several COCO's own. Files with key points have boxes too, where there are no others."""
     some = [path for path, found in files if found == kind] or [path for path, _ in files if kind == "detection"]
     return [path for path in some if path.name.startswith(PREFIXES[kind])] or some
 
 
-def _read_one(root: Path, files: list[Path], split: str, kind: Kind, given: Classes | None) -> Parsed:
+def _read_one(root: Path, files: list[Path], split: str, kind: DenseTask, given: Classes | None) -> Parsed:
     return read_coco(only_one(files, split, root), root, split, kind, given)
 
 
-def read_coco(path: Path, root: Path, split: str, kind: Kind, given: Classes | None) -> Parsed:
+def read_coco(path: Path, root: Path, split: str, kind: DenseTask, given: Classes | None) -> Parsed:
     """One file. Raises `InputError` where it is malformed: it says what stands where."""
     reader = _Reader(path, kind)
     takers = {"images": reader.image, "annotations": reader.annotation, "categories": reader.category}
@@ -125,7 +124,7 @@ def read_coco(path: Path, root: Path, split: str, kind: Kind, given: Classes | N
 class _Reader:
     """Takes the elements of the three arrays in any order."""
 
-    def __init__(self, path: Path, kind: Kind):
+    def __init__(self, path: Path, kind: DenseTask):
         self.path, self.kind = path, kind
         self.columns = Columns()
         self.paths: list[Any] = []

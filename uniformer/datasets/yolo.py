@@ -23,6 +23,7 @@ from uniformer.datasets.annotated_layouts import (
     Parsed,
     Recognised,
     fill_sizes,
+    folders_in,
     holds_files,
     images_below,
     in_order,
@@ -30,7 +31,7 @@ from uniformer.datasets.annotated_layouts import (
     names_beside,
 )
 from uniformer.datasets.coco import pose_details
-from uniformer.datasets.layouts import one_a_split, split_of, subfolders, visible
+from uniformer.datasets.layouts import one_a_split, split_of, visible
 from uniformer.errors import InputError, first_line, shown
 from uniformer.support.texts import read_text
 
@@ -141,8 +142,8 @@ def _pose(file: Path, table: Mapping[str, Any]) -> tuple[Classes, int, dict[str,
 def _splits_of(folder: Path) -> dict[str, Path]:
     """Folders of pictures that have labels in text files, by their split: `images/train`, `train/images`, `images`."""
     images = folder / "images"
-    inner = {place: place for place in (subfolders(images) if images.is_dir() else ()) if split_of(place.name)}
-    outer = {place: place / "images" for place in subfolders(folder) if split_of(place.name)}
+    inner = {place: place for place in folders_in(images) if split_of(place.name)}
+    outer = {place: place / "images" for place in folders_in(folder) if split_of(place.name)}
     found = {place: pictures for place, pictures in (inner | outer).items() if _has_labels(pictures)}
     if not inner and not outer and _has_labels(images):
         return {"": images}
