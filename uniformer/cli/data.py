@@ -292,7 +292,7 @@ def _made(args: argparse.Namespace, things: str, make: Callable[..., Any]) -> tu
     with progress_bar(things, shown=not args.quiet) as progress:
         made = make(Path(args.out), seed=args.seed, workers=workers, progress=progress)
     seconds = time.monotonic() - began
-    return made, f"in {seconds:.0f} s: {made.new / seconds:.1f} {things}/s"
+    return made, f"in {seconds:.0f} s: {made.new / max(seconds, 1e-9):.1f} {things}/s"
 
 
 def _make_rooms(args: argparse.Namespace) -> int:
