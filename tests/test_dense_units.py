@@ -19,7 +19,7 @@ from uniformer.config import Config, Scaling, to_dict
 from uniformer.heads import boxes
 from uniformer.heads.detection import Limits, _best_detections, paste_masks, region_levels
 from uniformer.reading.people import crop_matrix, from_heat_map, moved, region_of
-from uniformer.reading.scaling import resize_pixels, scale_picture, scaled_size
+from uniformer.reading.scaling import box_factors, resize_pixels, scale_picture, scaled_size
 from uniformer.tasks.detection_losses import CASCADE, MASK_RCNN, Truth, _box_distance, _usable, detection_losses
 from uniformer.tasks.keypoints import STRIDE, decode_heat_maps, heat_map_targets, rescore, without_doubles
 
@@ -204,7 +204,7 @@ def test_sizes_and_factors(name: str) -> None:
         if height * width < 1 << 19:
             scaled = scale_picture(np.zeros((height, width, 3), np.uint8), SCALINGS[name])
             assert list(scaled.array.shape[1:]) == filled
-            assert scaled.factors[:2].tolist() == factors
+            assert box_factors(scaled.size, (height, width)).tolist() == factors * 2
 
 
 @pytest.mark.parametrize("name", SCALINGS)

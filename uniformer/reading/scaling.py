@@ -23,7 +23,6 @@ class Scaled(NamedTuple):
 
     array: Floats  #: (3, h, w), padding included
     size: tuple[int, int]  #: height and width without padding
-    factors: Floats  #: float32 (4,): boxes of the picture times these are boxes of the input
 
 
 def scale_picture(pixels: Pixels, scaling: Scaling) -> Scaled:
@@ -40,8 +39,12 @@ def scale_picture(pixels: Pixels, scaling: Scaling) -> Scaled:
     if scaling.by == "padding":
         pad = [(0, _multiple(n, scaling.multiple) - n) for n in size]
         array = np.pad(array, ((0, 0), *pad))
-    factor = np.array([size[1] / width, size[0] / height], np.float32)
-    return Scaled(np.ascontiguousarray(array), size, np.tile(factor, 2))
+    return Scaled(np.ascontiguousarray(array), size)
+
+
+def box_factors(size: Sequence[int], full: Sequence[int]) -> Floats:
+    """float32 (4,): boxes of a picture of `full` (H, W) times these are boxes of it in `size` (h, w)."""
+    return np.tile(np.array([size[1] / full[1], size[0] / full[0]], np.float32), 2)
 
 
 def scaled_size(height: int, width: int, scaling: Scaling) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uniformer.reading.pictures import Pixels
-from uniformer.reading.scaling import resize_pixels
+from uniformer.reading.scaling import box_factors, resize_pixels
 
 Labels = TypeVar("Labels", NDArray[np.bool_], NDArray[np.uint8], NDArray[np.int64])
 
@@ -48,19 +48,18 @@ def scene_of(
     """A picture (h, w, 3) with boxes (M, 4), which are of a picture of `size` (H, W) where it was read smaller."""
     height, width = pixels.shape[:2] if size is None else size
     found = np.zeros((0, 4), np.float32) if boxes is None else np.array(boxes, np.float32).reshape(-1, 4)
-    factors = np.tile(np.array([pixels.shape[1] / width, pixels.shape[0] / height], np.float32), 2)
     rows, columns = _nearest(height, pixels.shape[0]), _nearest(width, pixels.shape[1])
-    return Scene(pixels, found * factors, np.arange(len(found)), rows, columns)
+    boxes = found * box_factors(pixels.shape, (height, width))
+    return Scene(pixels, boxes, np.arange(len(found)), rows, columns)
 
 
 def resized(scene: Scene, size: Sequence[int]) -> Scene:
     """In another size (h, w); boxes end at its edges."""
     height, width = scene.size
-    factors = np.tile(np.array([size[1] / width, size[0] / height], np.float32), 2)
     return replace(
         scene,
         pixels=resize_pixels(scene.pixels, size),
-        boxes=_clipped(scene.boxes * factors, size),
+        boxes=_clipped(scene.boxes * box_factors(size, scene.size), size),
         rows=scene.rows[_nearest(height, size[0])],
         columns=scene.columns[_nearest(width, size[1])],
     )

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from uniformer.config import PersonCrop, Scaling
 from uniformer.reading.people import Region, cut_people
 from uniformer.reading.pictures import Pixels, open_picture, to_pixels, upright_size
-from uniformer.reading.scaling import scale_picture
+from uniformer.reading.scaling import box_factors, scale_picture
 from uniformer.reading.tiles import Tile, tiles_of
 from uniformer.reading.transforms import Floats
 from uniformer.reading.views import Source, Views
@@ -88,13 +88,10 @@ def _scaled(
     begin = time.perf_counter()
     scalings = [_times(scaling, ratio) for ratio in ratios] or [scaling]
     first, *others = [scale_picture(pixels, each) for each in scalings]
-    factors = first.factors
-    if pixels.shape[:2] != (height, width):  # a smaller copy, as huge pictures are read
-        factor = np.array([first.size[1] / width, first.size[0] / height], np.float32)
-        factors = np.tile(factor, 2)
     return WholeViews(
         first.array[None], height, width, ((0.0, 0.0, float(height), float(width)),),
-        size=first.size, factors=factors, others=tuple(other.array[None] for other in others),
+        size=first.size, factors=box_factors(first.size, (height, width)),
+        others=tuple(other.array[None] for other in others),
         timings={**timings, "transform": time.perf_counter() - begin},
     )  # fmt: skip
 
