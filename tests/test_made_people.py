@@ -14,6 +14,8 @@ import pytest
 from faster_coco_eval import COCO
 from PIL import Image
 
+from tests.tiny import refused
+
 FOLDER = Path(__file__).parents[1] / "experiments" / "made_people"
 COUNT = 12
 
@@ -152,6 +154,9 @@ def test_controls_know_nothing_of_the_picture(make: ModuleType, made: dict[str, 
     pairs = list(zip(made["annotations"], swapped["annotations"], strict=True))
     assert all(mine["bbox"] == theirs["bbox"] for mine, theirs in pairs)
     assert not any(mine["keypoints"] == theirs["keypoints"] for mine, theirs in pairs)
+    one = [person for person in made["annotations"] if person["image_id"] == made["annotations"][0]["image_id"]]
+    with refused("expected people in several pictures, to exchange them, found"):
+        control.exchanged({**made, "annotations": one}, 0)
     states = sorted(tuple(p["keypoints"][2::3]) for p in made["annotations"])
     assert sorted(tuple(p["keypoints"][2::3]) for p in swapped["annotations"]) == states
     places = control.usual_places(made)

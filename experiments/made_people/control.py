@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from uniformer.errors import InputError
+
 Array = npt.NDArray[np.float64]
 
 
@@ -15,6 +17,8 @@ def exchanged(annotations: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """The same pictures and boxes, each person with the key points of one in another picture, moved into the box."""
     people = annotations["annotations"]
     pictures = np.array([person["image_id"] for person in people])
+    if 2 * max(np.unique(pictures, return_counts=True)[1], default=0) > len(people):
+        raise InputError(f"expected people in several pictures, to exchange them, found {len(people)} in too few")
     rng = np.random.default_rng(seed)
     others = rng.permutation(len(people))
     while (own := np.flatnonzero(pictures[others] == pictures)).size:  # draw again with some more

@@ -23,6 +23,7 @@ from drawing import SHOWN_BY, Part, Pixels, draw, dress, parts_of
 from PIL import Image
 
 import uniformer
+from uniformer.support.files import atomic_path
 
 BACKGROUNDS = {
     "train": (
@@ -74,7 +75,8 @@ def write_split(out: Path, split: str, count: int, seed: int) -> Path:
     path = out / f"{split}.json"
     info = {"description": "made people", "split": split, "seed": seed}
     found = {"info": info, "images": images, "annotations": people, "categories": [person]}
-    path.write_text(json.dumps(found), encoding="utf-8")
+    with atomic_path(path) as temporary:  # which `run.py` takes for the whole split
+        temporary.write_text(json.dumps(found), encoding="utf-8")
     return path
 
 
