@@ -83,9 +83,8 @@ class Instances:
     @classmethod
     def none(cls, pictures: int) -> Instances:
         """Of a set whose labels are maps."""
-        row = np.zeros(0)
-        offsets = np.zeros(pictures + 1, np.int64)
-        return cls(offsets, np.zeros((0, 4), np.float32), row.astype(np.int32), row.astype(bool), row)
+        boxes, labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
+        return cls(np.zeros(pictures + 1, np.int64), boxes, labels, np.zeros(0, bool), np.zeros(0))
 
     def learnt(self) -> Bools:
         """(M,): neither crowds, nor people without a key point that is marked."""

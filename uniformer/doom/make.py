@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from uniformer.datasets.layouts import CLASSES_FILE
 from uniformer.doom import coco
 from uniformer.doom.game import LEVELS, TRAIN_LEVELS, level_name, require_vizdoom
 from uniformer.doom.views import THINGS, View, open_level
-from uniformer.errors import InputError, reason
+from uniformer.errors import Checked, InputError, reason
 from uniformer.reading.label_png import to_png
 from uniformer.support.files import LOCK_NAME, atomic_path, bytes_of
 from uniformer.support.jobs import run_parallel
@@ -42,7 +42,7 @@ _QUALITY = 92  # of JPEG
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(Checked):
     """All that decides about the bytes of the set, but for the versions of the packages."""
 
     pictures: int
@@ -50,15 +50,13 @@ class Request:
     seed: int
     version: int = _VERSION
 
-    def __post_init__(self) -> None:
+    def _problems(self) -> Iterable[str]:
         if self.pictures < 2:
-            raise InputError(f"expected at least 2 pictures, one to train and one to validate, got {self.pictures}")
+            yield f"expected at least 2 pictures, one to train and one to validate, got {self.pictures}"
         if self.seed < 0:
-            raise InputError(f"expected a seed from 0 up, got {self.seed}")
+            yield f"expected a seed from 0 up, got {self.seed}"
         if self.size not in SIZES:
-            raise InputError(
-                f"expected a size of {', '.join(SIZES)}, got {self.size!r}{did_you_mean(self.size, SIZES)}"
-            )
+            yield f"expected a size of {', '.join(SIZES)}, got {self.size!r}{did_you_mean(self.size, SIZES)}"
 
     @property
     def height_and_width(self) -> tuple[int, int]:
@@ -125,7 +123,7 @@ def make(
     chunks = sorted(plan(request), key=lambda chunk: chunk.number)  # a set that is not complete yet has both splits
     out = out.absolute()
     _check_folder(out)
-    new, done = 0, 0
+    new = 0
     paths = [path for chunk in chunks for path in chunk.paths]
     files = [out / ABOUT, out / CLASSES_FILE, *(_annotations(out, split) for split in SPLIT_LEVELS)]
     outputs = [*files, *(out / path for path in paths), *(_label_map(out, path) for path in paths)]
