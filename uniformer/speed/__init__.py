@@ -3,6 +3,7 @@
     preparation.py       the door: a model for training in place, or a copy of it for inference
     training_modules.py  in training: what stands in for modules of the model
     convolutions.py      a network's convolutions, and whether torch computes them rightly here
+    sixteen_bits.py      which layers do so in 16 bits, by a first batch; agreement.py: what "rightly" is
     depthwise.py         depthwise 3D convolutions: gradients on a CPU, implementations for a GPU
     kernels.py           one of these: our own kernels (Triton); never run on a card, taken only where measured
     tuning.py            on a GPU: which implementation each layer takes, by measurement

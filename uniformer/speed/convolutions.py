@@ -3,7 +3,7 @@
 On CPUs with AVX512-BF16 torch 2.15 gives garbage, finite or not, for the weight gradient of a 3D convolution in
 bfloat16 of stride 1 in time whose kernel is longer than the clip: 3 frames over 2, or 5 over 2, 3 and 4 (not over 1).
 Nothing says so; the values look like what memory held before. So each convolution of a network is tried before it
-trains in bfloat16.
+trains in bfloat16 (`uniformer train` tries every layer, on its first batch: `sixteen_bits.py`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 from uniformer.config import Config
 from uniformer.network.model import UniFormer
+from uniformer.speed.agreement import drawn, tried
 from uniformer.speed.depthwise import channels_last, depthwise
 
 Convolution: TypeAlias = nn.Conv2d | nn.Conv3d
-
-TOLERANCE = 0.05  #: of the largest value of an output or gradient; 16 bits round by 0.004, garbage is off by 1 and more
 
 
 class Geometry(NamedTuple):
@@ -93,27 +92,12 @@ def wrong_convolutions(config: Config, size: Sequence[int], dtype: torch.dtype) 
 def is_right(geometry: Geometry, dtype: torch.dtype) -> bool:
     """Whether output and gradients of one sample under autocast to `dtype` are those of float32, but for rounding."""
     shape, out_channels, kernel, stride, padding, groups = geometry
-    generator = torch.Generator().manual_seed(0)  # the caller's draws stay as they were
-
-    def drawn(*sizes: int) -> Tensor:
-        return torch.randn(sizes, generator=generator).to(dtype).float()
-
-    def conv(x: Tensor, weight: Tensor) -> Tensor:
-        convolve: Callable[..., Tensor] = F.conv3d if len(kernel) == 3 else F.conv2d
-        return convolve(x, weight, None, stride, padding, 1, groups)
-
-    x = channels_last(drawn(1, *shape))
-    weight = drawn(out_channels, shape[0] // groups, *kernel) / math.sqrt(shape[0] // groups * math.prod(kernel))
-    leaves = (x.requires_grad_(), weight.to(dtype).float().requires_grad_())
+    fan_in = shape[0] // groups * math.prod(kernel)
+    weight = drawn((out_channels, shape[0] // groups, *kernel), seed=1) / math.sqrt(fan_in)
     is_slow = len(kernel) == 3 and groups == shape[0] == out_channels  # by torch in float32, backward
-    with torch.enable_grad():
-        exact = depthwise(*leaves, bias=None) if is_slow else conv(*leaves)
-        with torch.autocast("cpu", dtype):
-            found = conv(*leaves)
-    grad = drawn(*exact.shape)
-    pairs = zip(
-        [found.detach(), *torch.autograd.grad(found, leaves, grad.to(dtype))],
-        [exact.detach(), *torch.autograd.grad(exact, leaves, grad)],
-        strict=True,
-    )
-    return all(float((f.float() - e).abs().max()) <= TOLERANCE * float(e.abs().max()) for f, e in pairs)
+    convolve: Callable[..., Tensor] = F.conv3d if len(kernel) == 3 else F.conv2d
+
+    def compute(x: Tensor, weight: Tensor) -> Tensor:
+        return depthwise(x, weight, None) if is_slow else convolve(x, weight, None, stride, padding, 1, groups)
+
+    return tried(compute, (channels_last(drawn((1, *shape))), weight), dtype).is_right

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -28,6 +27,7 @@ def prepare(
     size: Sequence[int] | None = None,
     attention_float32: bool = False,
     share: bool = False,
+    tried: bool = False,
 ) -> Model:
     """The network with its speed put on: for training the model itself, for inference a copy.
 
@@ -51,6 +51,7 @@ def prepare(
             otherwise torch's own.
         attention_float32: attend in float32, whatever `dtype` and autocast say. Copies of a model so prepared do too.
         share: for inference: take the tensors that stay as they are from the model, which is not going to change.
+        tried: no convolution is tried here: the caller does so with all layers (`sixteen_bits.py`).
 
     Raises:
         InputError: the model is no network of this package or an inference copy, or `size` is missing for training a
@@ -67,7 +68,8 @@ def prepare(
     own = next(network.parameters()).dtype
     if training:
         network.to(device)
-        _for_training(backbone, dtype or own, size if backbone is network else size or WHOLE_PICTURE, attention_float32)
+        size = size if backbone is network else size or WHOLE_PICTURE
+        _for_training(backbone, dtype or own, size, attention_float32, tried)
         return model
     share = share and device == next(network.parameters()).device
     fast: Any
@@ -95,19 +97,22 @@ def unprepare(model: Model) -> Model:
     return model
 
 
-def _for_training(model: UniFormer, dtype: torch.dtype, size: Sequence[int] | None, attention_float32: bool) -> None:
+def _for_training(
+    model: UniFormer, dtype: torch.dtype, size: Sequence[int] | None, attention_float32: bool, tried: bool
+) -> None:
     wrong: set[str] = set()
-    if dtype == torch.bfloat16 and next(model.parameters()).device.type == "cpu":
+    if not tried and dtype == torch.bfloat16 and next(model.parameters()).device.type == "cpu":
         if size is None:
             raise InputError("expected the size of a view to train in bfloat16 on a CPU: its convolutions are tried")
         from uniformer.speed.convolutions import wrong_convolutions
 
         wrong = wrong_convolutions(model.config, size, dtype)
     if wrong:
-        layers = sorted({re.sub(r"blocks\.\d+", "blocks.*", name) for name in wrong})
+        from uniformer.speed.sixteen_bits import in_short
+
         warnings.warn(
             f"torch {torch.__version__} computes {len(wrong)} convolutions wrongly in bfloat16 on this processor "
-            f"for views of {' x '.join(map(str, size or ()))}: they compute in float32 ({', '.join(layers)})",
+            f"for views of {' x '.join(map(str, size or ()))}: they compute in float32 ({in_short(wrong)})",
             stacklevel=3,
         )
     from uniformer.speed.training_modules import stand_in

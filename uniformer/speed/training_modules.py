@@ -6,6 +6,9 @@ alone: parameters, hooks, names, copies and state dicts stay as they are. `prepa
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,24 +59,41 @@ class Float32Conv2d(nn.Conv2d):
     """Computes in float32, also under autocast; gives what it would have given."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return _in_float32(self, x)
+        return _in_float32(self, x, self._conv_forward)
 
 
 class Float32Conv3d(nn.Conv3d):
     """The same for clips."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return _in_float32(self, x)
+        return _in_float32(self, x, depthwise if is_depthwise(self) else self._conv_forward)
 
 
-def _in_float32(conv: Float32Conv2d | Float32Conv3d, x: Tensor) -> Tensor:
+class Float32ConvTranspose2d(nn.ConvTranspose2d):
+    """The same for what makes maps larger."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # no head asks for a size
+        def up(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            sizes: Any = self.stride, self.padding, self.output_padding, self.groups, self.dilation
+            return F.conv_transpose2d(x, weight, bias, *sizes)
+
+        return _in_float32(self, x, up)
+
+
+class Float32Linear(nn.Linear):
+    """The same for products."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _in_float32(self, x, F.linear)
+
+
+def _in_float32(layer: Any, x: Tensor, compute: Callable[..., Tensor]) -> Tensor:
+    """`compute(x, weight, bias)` of a layer, in the type that it would have given."""
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    weight, bias = conv.weight.float(), None if conv.bias is None else conv.bias.float()
+    weight, bias = layer.weight.float(), None if layer.bias is None else layer.bias.float()
     with torch.autocast(device, enabled=False):
-        if isinstance(conv, Float32Conv3d) and is_depthwise(conv):
-            return depthwise(x.float(), weight, bias).to(dtype)
-        return conv._conv_forward(x.float(), weight, bias).to(dtype)
+        return compute(x.float(), weight, bias).to(dtype)
 
 
 #: what each stands in for
@@ -82,8 +102,15 @@ PLAIN: dict[type[nn.Module], type[nn.Module]] = {
     Depthwise3d: nn.Conv3d,
     Float32Conv2d: nn.Conv2d,
     Float32Conv3d: nn.Conv3d,
+    Float32ConvTranspose2d: nn.ConvTranspose2d,
+    Float32Linear: nn.Linear,
     ChannelsLastEmbed: OverlapEmbed,
     Float32MHRA: GlobalMHRA,
+}
+
+#: of each plain layer the one that computes in float32
+IN_FLOAT32: dict[type[nn.Module], type[nn.Module]] = {
+    plain: kind for kind, plain in PLAIN.items() if kind.__name__.startswith("Float32")
 }
 
 

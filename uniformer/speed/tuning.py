@@ -17,12 +17,11 @@ from torch import Tensor, nn
 
 from uniformer.config import Config
 from uniformer.network.model import UniFormer
+from uniformer.speed.agreement import TOLERANCES
 from uniformer.speed.convolutions import convolution_inputs, is_depthwise
 from uniformer.speed.depthwise import IMPLEMENTATIONS, Depthwise3d, Implementation, depthwise_plain, usable
 from uniformer.speed.timings import depthwise_situation, processor_name, remember, remembered, seconds
 
-#: how far outputs and gradients may be from float64's, as a share of the largest; cuDNN takes TF32 for float32
-TOLERANCES = {torch.float32: 5e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 AT_ONCE = 10  #: runs between two events: one alone is shorter than what an event can tell
 
 

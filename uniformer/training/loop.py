@@ -102,8 +102,10 @@ def fit(
             clear_away(out / name for name in (STATE, *WRITTEN))
         log.notes(unlocked)
         run, state = set_up(recipe, train_set, val_set, out, group, log, network=network, task=task, opened=opened)
-        if state is None:
+        is_over = run.learner.progress.finished
+        if state is None or (recipe.precision != "float32" and not is_over):  # layers are right or not on a machine
             dry_run(run)
+        if state is None:
             save_state(run)
         if group.is_main:
             write_origin(out, run.recipe, (run.train, val_set) if own else None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from uniformer.heads.pyramid import DenseNetwork
 from uniformer.labels import flip_sensitive
 from uniformer.network.model import UniFormer
 from uniformer.reading.dense_options import PoseAugment
+from uniformer.speed.agreement import Agreement
+from uniformer.speed.sixteen_bits import Met, described, keep_in_float32, watched, wrong_layers
 from uniformer.speed.timings import view_size
 from uniformer.support.distributed import DTYPES, ProcessGroup
 from uniformer.tasks import task_of
@@ -236,7 +238,8 @@ def build(
     model.to(group.device)
     if isinstance(model, UniFormer):
         size, dtype = view_size(recipe.model, input_of_views(recipe)), DTYPES[recipe.precision]
-        speed.prepare(model, training=True, dtype=dtype, size=size, attention_float32=recipe.attention_float32)
+        attends = recipe.attention_float32
+        speed.prepare(model, training=True, dtype=dtype, size=size, attention_float32=attends, tried=True)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     some = f"{trained / 1e6:.2f} M" if trained >= 10_000 else f"{trained}"  # a classifier alone
     log.say(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {some} to train")
@@ -276,14 +279,19 @@ def wrapped(objective: Objective, recipe: Recipe, group: ProcessGroup) -> nn.Mod
 
 
 def dry_run(run: Run) -> None:
-    """Read two samples and push them through network, loss and gradients, so that what is wrong shows at once."""
+    """Read two samples and push them through network, loss and gradients, so that what is wrong shows at once.
+
+    In 16 bits every layer is tried on what it meets there; those that are wrong on this processor compute in float32
+    from then on, and a line names them.
+    """
     model, objective = run.learner.model, run.learner.objective
     first = next(run.plan.places(0))[:2]
     batch = run.samples.batch(first)
     buffers = [b.clone() for b in model.buffers()]
     train_mode(model)
+    is_low = run.recipe.precision != "float32"
     try:
-        with lower_precision(run):
+        with watched(model, enabled=is_low) as met, lower_precision(run):
             targets = objective.targets(moved(batch, run.group), rng_at(run.recipe.seed, MIXING))
             total(objective(*targets)).backward()
     except ValueError as error:
@@ -296,6 +304,22 @@ def dry_run(run: Run) -> None:
     finally:
         restore_buffers(model, buffers)
         run.learner.optimizer.zero_grad()
+    if is_low:
+        keep_right(run, met)
+
+
+def keep_right(run: Run, met: Sequence[Met]) -> None:
+    """Let the layers that are wrong in the run's precision compute in float32, in every process those of all."""
+    precision = run.recipe.precision
+    wrong: dict[str, Agreement] = {}
+    for found in run.group.all_gather(wrong_layers(met, DTYPES[precision])):
+        wrong |= found
+    keep_in_float32(run.learner.model, wrong)
+    said = f"tried in {precision} against float32: {counted(sum(len(m.names) for m in met), 'layer')}"
+    if not wrong:
+        run.log.say(f"{said}, all right")
+        return
+    run.log.say(f"{said}; wrong in torch {torch.__version__} on this processor and kept in float32: {described(wrong)}")
 
 
 def save_state(run: Run) -> None:

@@ -1,0 +1,145 @@
+"""Which layers of a network compute rightly in 16 bits here, by the pass of a first batch; the others go to float32.
+
+    with watched(model) as met:          # what each kind of layer is fed, and which gradient comes back
+        objective(*targets).backward()   # under autocast
+    wrong = wrong_layers(met, torch.bfloat16)
+    keep_in_float32(model, wrong)
+
+Every layer is tried by itself, in 16 bits and in float32, with the same numbers: so nothing adds up over layers, and
+what differs is a fault and not the rounding of the layers before. Layers of one kind and size are tried once, maps of
+whole pictures on a part, so a trial costs less than the pass.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from uniformer.errors import InputError
+from uniformer.network.blocks import GlobalMHRA
+from uniformer.network.ops import attention
+from uniformer.speed.agreement import Agreement, Trial, drawn, tried
+from uniformer.speed.training_modules import IN_FLOAT32, PLAIN
+
+LAYERS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
+MAPS = LAYERS[:-1]
+SIDE = 64  #: of the part of a map that is tried: faults depend on kernel, stride and frames, not on height and width
+ROWS = 256  #: of vectors that are tried
+
+
+@dataclass
+class Met:
+    """A kind of layer, as a pass met it."""
+
+    module: nn.Module
+    names: list[str]  #: of the layers of this kind and size
+    x: Tensor  #: what the first of them was fed, a part of it
+    grads: list[Tensor] = field(default_factory=list)  #: what came back of its output, where something did
+
+    def trial(self, dtype: torch.dtype) -> Trial:
+        """The layer in `dtype` against itself in float32. What it met counts if it is finite and not 0."""
+        if isinstance(self.module, GlobalMHRA):
+            shape = 1, 1, self.x.shape[1], self.module.head_dim  # heads are alike
+            return tried(attention, [drawn(shape, self.x.device, seed) for seed in range(3)], dtype)
+        names, values = zip(*self.module.named_parameters(), strict=True)
+
+        def compute(x: Tensor, *parameters: Tensor) -> Tensor:
+            found: Tensor = functional_call(self.module, dict(zip(names, parameters, strict=True)), (x,))
+            return found
+
+        x = self.x if _tells(self.x) else drawn((max(1, len(self.x)), *self.x.shape[1:]), self.x.device)
+        grad = next((grad / grad.abs().max() for grad in self.grads if _tells(grad)), None)
+        return tried(compute, [x, *values], dtype, grad)
+
+
+@contextmanager
+def watched(model: nn.Module, *, enabled: bool = True) -> Iterator[list[Met]]:
+    """What each kind of layer meets in the passes of the block, forward and backward. The model stays as it is."""
+    met: dict[Hashable, Met] = {}
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, (*LAYERS, GlobalMHRA))]
+    hooks = [
+        # Light networks call a method of attention's own, but its first product always as a module
+        (m.qkv if isinstance(m, GlobalMHRA) else m).register_forward_hook(_note(name, m, met))
+        for name, m in layers
+        if enabled and type(m) not in IN_FLOAT32.values()
+    ]
+    found: list[Met] = []
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+        found += met.values()
+
+
+def _note(name: str, module: nn.Module, met: dict[Hashable, Met]) -> Callable[[nn.Module, Any, Any], None]:
+    def note(_: nn.Module, args: Sequence[Tensor], output: Tensor) -> None:
+        x = args[0].detach()
+        key = type(module), repr(module), getattr(module, "head_dim", None), x.shape[1:]
+        here = met.setdefault(key, Met(module, [], _part(x, module)))
+        if name not in here.names:
+            here.names.append(name)
+
+        def note_gradient(grad: Tensor) -> None:
+            if not here.grads:
+                here.grads.append(_part(grad.detach(), module).float())
+
+        if output.requires_grad and not here.grads:
+            output.register_hook(note_gradient)
+
+    return note
+
+
+def _part(x: Tensor, module: nn.Module) -> Tensor:
+    """Of maps the first, not all of a large one; of vectors as many as tell."""
+    if isinstance(module, MAPS):
+        return x[:1, ..., :SIDE, :SIDE]
+    return x[:ROWS] if x.ndim == 2 else x[:1]
+
+
+def _tells(x: Tensor) -> bool:
+    return bool(x.isfinite().all() and x.any())
+
+
+def wrong_layers(met: Iterable[Met], dtype: torch.dtype) -> dict[str, Agreement]:
+    """The layers that compute otherwise in `dtype` than in float32, by name, and how far off they are."""
+    trials = [(layers, layers.trial(dtype)) for layers in met]
+    return {name: trial.worst for layers, trial in trials if not trial.is_right for name in layers.names}
+
+
+def keep_in_float32(model: nn.Module, names: Iterable[str]) -> None:
+    """Let the layers of these names compute in float32 whatever autocast says; of attention, what is between its
+    products. Parameters, names and hooks stay. Raises `InputError` for a layer that has no such form."""
+    for name in names:
+        module = model.get_submodule(name)
+        kind = IN_FLOAT32.get(PLAIN.get(type(module), type(module)))
+        if kind is None:
+            raise InputError(
+                f"torch {torch.__version__} computes {name} ({type(module).__name__}) wrongly in 16 bits here, and "
+                "there is no form of it in float32: set precision=float32"
+            )
+        vars(module).pop("implementation", None)
+        module.__class__ = kind
+
+
+def in_short(wrong: Iterable[str]) -> str:
+    """Names of layers in one line, those of all blocks of a stage as one."""
+    return ", ".join(sorted({_of_all_blocks(name) for name in wrong}))
+
+
+def described(wrong: Mapping[str, Agreement]) -> str:
+    """The same with how far off they are, the last of several as one."""
+    return ", ".join(
+        f"{name} ({off})" for name, off in sorted({_of_all_blocks(n): w for n, w in wrong.items()}.items())
+    )
+
+
+def _of_all_blocks(name: str) -> str:
+    return re.sub(r"blocks\.\d+", "blocks.*", name)
