@@ -73,6 +73,19 @@ def test_signals_arrive_after_networks_are_dropped_in_any_order(form: str, folde
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_runtimes_report_nothing_and_keep_nothing(form: str, folder: Path, tmp_path: Path) -> None:
+    """ONNX Runtime, unless it is told, gives the machine a number in the user's cache folder, and reports it."""
+    code = (
+        "import os, sys; from uniformer.speed.runtimes import open_exported; before = dict(os.environ); "
+        "open_exported(sys.argv[1]); sys.exit(before != os.environ)"
+    )
+    environment = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = run_python(code, str(folder / f"clips{form}"), **environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [*tmp_path.rglob("*")] == []
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_prediction_by_the_command_needs_no_torch(form: str, folder: Path) -> None:
     code = (
         "import sys; from uniformer.cli.main import main; status = main(sys.argv[1:]); "

@@ -20,6 +20,7 @@ from uniformer.config import InputSpec, PersonCrop
 from uniformer.errors import InputError, MissingExtra, first_line
 from uniformer.reading.transforms import Floats
 from uniformer.speed.timings import view_size
+from uniformer.support.environment import usual
 
 METADATA = "uniformer"  # the name under which the contract lies in the file
 SUFFIXES = (".xml", ".onnx")
@@ -106,10 +107,7 @@ def _openvino(path: Path, threads: int | None) -> Opened:
 
 
 def _onnxruntime(path: Path, threads: int | None) -> Opened:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingExtra("onnxruntime", "onnx", f"{path}, a network for ONNX Runtime,") from None
+    onnxruntime = import_onnxruntime(f"{path}, a network for ONNX Runtime,")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
@@ -143,6 +141,17 @@ def import_openvino(purpose: str) -> Any:
         if hidden:
             del sys.modules["openvino_telemetry"]
     return openvino
+
+
+def import_onnxruntime(purpose: str) -> Any:
+    """ONNX Runtime without its telemetry: from 1.29 on, left alone, it gives the machine a number, kept in the user's
+    cache folder, and reports every process to a server. It reads the variable once, while it is imported."""
+    with usual("ORT_DISABLE_TELEMETRY", "1"):
+        try:
+            import onnxruntime
+        except ImportError:
+            raise MissingExtra("onnxruntime", "onnx", purpose) from None
+    return onnxruntime
 
 
 def _last_line(error: Exception) -> str:
