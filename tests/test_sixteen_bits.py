@@ -205,6 +205,22 @@ def test_a_dense_run_names_what_it_keeps_in_float32(
         assert " layers, all right" in capsys.readouterr().out
 
 
+def test_a_processor_that_cannot_train_in_16_bits_is_one_line(
+    tmp_path: Path, sets: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torch says on those with AVX2-VNNI-2 alone (pytorch/pytorch issue 148861)."""
+    right, refusal = F.conv2d, "DNNL does not support bf16/f16 backward on the platform with avx2_vnni_2"
+
+    def refusing(*args: Any, **more: Any) -> Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            raise RuntimeError(refusal)
+        return right(*args, **more)
+
+    monkeypatch.setattr(F, "conv2d", refusing)
+    with refused(rf"torch cannot train in bfloat16 on this processor \({refusal}\): set precision=float32"):
+        fit(recipe({"precision": "bfloat16"}), *sets, out=tmp_path / "out", device="cpu")
+
+
 def test_a_run_in_16_bits_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     break_torch(monkeypatch, "conv3d", lambda weight: weight.shape[-1] == 5)
     clips = open_dataset(make_clips(tmp_path / "clips"), split="train")

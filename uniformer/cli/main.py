@@ -19,6 +19,7 @@ from uniformer.cli import (
     convert,
     data,
     demo,
+    doctor,
     evaluate,
     export,
     features,
@@ -44,6 +45,7 @@ COMMANDS = {
     "convert": convert,
     "export": export,
     "bench": bench,
+    "doctor": doctor,
 }
 BAD_INPUT, UNFORESEEN, INTERRUPTED = 2, 3, 130
 

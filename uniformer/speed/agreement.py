@@ -18,6 +18,8 @@ from torch import Tensor
 #: garbage is off by 0.8 and more; cuDNN takes TF32 for float32.
 TOLERANCES = {torch.float32: 5e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
+NOTHING = 5e-6  #: of the largest gradient: what is 0 in truth comes out as up to 1e-6 of it in float32
+
 
 class Agreement(NamedTuple):
     """How tensors agree with truer ones: the worst of them."""
@@ -33,6 +35,8 @@ class Agreement(NamedTuple):
         )  # fmt: skip
 
     def __str__(self) -> str:
+        if not math.isfinite(self.cosine * self.off):
+            return "not finite"
         return f"cosine {self.cosine:.4g}, size {self.size:.3g}"
 
 
@@ -71,11 +75,12 @@ def tried(
     if grad is None:
         grad = drawn(exact.shape, leaves[0].device)
     grad = grad[tuple(map(slice, exact.shape))].to(dtype)
-    gradients = [
+    of_low, of_true = (
         torch.autograd.grad(y, x, grad.to(y.dtype), allow_unused=True, materialize_grads=True)
         for y, x in ((found, low), (exact, true))
-    ]
-    of_pairs = worst(agreement_of(f, e) for f, e in zip(*gradients, strict=True))
+    )
+    largest = max(float(gradient.abs().max()) for gradient in of_true)
+    of_pairs = worst(agreement_of(f, t, largest) for f, t in zip(of_low, of_true, strict=True))
     return Trial(agreement_of(found.detach(), exact.detach()), of_pairs, dtype)
 
 
@@ -84,14 +89,15 @@ def drawn(shape: Sequence[int], device: torch.device | str = "cpu", seed: int = 
     return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)).to(device)
 
 
-def agreement_of(found: Tensor, true: Tensor) -> Agreement:
-    """Of two tensors of one shape. What is 0 in truth has no direction: it agrees where it is 0."""
+def agreement_of(found: Tensor, true: Tensor, largest: float = 0.0) -> Agreement:
+    """Of two tensors of one shape. What is 0 in truth, but for rounding beside the `largest` value of all that belongs
+    to it, has no direction and no size of its own: it is off by a share of that."""
     f, t = found.double().flatten(), true.double().flatten()
-    of_f, of_t, most = float(f.norm()), float(t.norm()), float(t.abs().max()) if len(t) else 0.0
-    if of_t == 0:
-        return Agreement() if of_f == 0 else Agreement(0.0, math.inf, math.inf)
-    cosine = float(f @ t) / (of_f * of_t) if of_f else 0.0
-    return Agreement(cosine, of_f / of_t, float((f - t).abs().max()) / most)
+    off, most = (float(values.abs().max()) if len(t) else 0.0 for values in (f - t, t))
+    if most <= NOTHING * largest or most == 0:
+        return Agreement(off=off / largest if largest else off and math.inf)
+    of_f, of_t = float(f.norm()), float(t.norm())
+    return Agreement(float(f @ t) / (of_f * of_t) if of_f else 0.0, of_f / of_t, off / most)
 
 
 def worst(agreements: Iterable[Agreement]) -> Agreement:

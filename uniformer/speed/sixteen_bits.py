@@ -31,7 +31,7 @@ from uniformer.speed.training_modules import IN_FLOAT32, PLAIN
 LAYERS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 MAPS = LAYERS[:-1]
 SIDE = 64  #: of the part of a map that is tried: faults depend on kernel, stride and frames, not on height and width
-ROWS = 256  #: of vectors that are tried
+ROWS = 256  #: of vectors that are tried, and tokens of all heads, if one head has no more
 
 
 @dataclass
@@ -46,7 +46,8 @@ class Met:
     def trial(self, dtype: torch.dtype) -> Trial:
         """The layer in `dtype` against itself in float32. What it met counts if it is finite and not 0."""
         if isinstance(self.module, GlobalMHRA):
-            shape = 1, 1, self.x.shape[1], self.module.head_dim  # heads are alike
+            tokens = self.x.shape[1]
+            shape = 1, max(1, ROWS // tokens), tokens, self.module.head_dim  # heads are alike
             return tried(attention, [drawn(shape, self.x.device, seed) for seed in range(3)], dtype)
         names, values = zip(*self.module.named_parameters(), strict=True)
 

@@ -16,7 +16,7 @@ from uniformer import speed
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.identify import Opened
 from uniformer.config import Config, InputSpec
-from uniformer.errors import InputError, counted, shown
+from uniformer.errors import InputError, counted, first_line, shown
 from uniformer.evaluation.features import KEY_NAME
 from uniformer.evaluation.learnt import trained_on
 from uniformer.heads.keys import BACKBONE
@@ -294,6 +294,13 @@ def dry_run(run: Run) -> None:
         with watched(model, enabled=is_low) as met, lower_precision(run):
             targets = objective.targets(moved(batch, run.group), rng_at(run.recipe.seed, MIXING))
             total(objective(*targets)).backward()
+    except RuntimeError as error:
+        if "does not support bf16/f16 backward" not in str(error):
+            raise
+        raise InputError(
+            f"torch cannot train in {run.recipe.precision} on this processor ({first_line(error)}): set "
+            "precision=float32"
+        ) from None
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
