@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from uniformer.network.variants import VARIANTS
 from uniformer.reading.decoders import FILMS, Film, encode, try_decoder, try_decoders
 from uniformer.speed import machine, selftests
 from uniformer.speed.known_faults import FAULTS, Machine, is_between, known_faults
+from uniformer.speed.timings import RUNTIMES
 from uniformer.support.checks import Check, guarded
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -87,6 +89,13 @@ def test_caches_that_cannot_be_written_are_told(page: dict[str, Any]) -> None:
     assert caches["temporary files"].verdict == "ok"
 
 
+def test_letters_that_the_font_lacks_are_told(page: dict[str, Any]) -> None:
+    (check,) = checks_of(page, "fonts").values()
+    assert check.found.startswith("English, ")
+    assert check.found.count(", ") == len(machine.LETTERS) - 1
+    assert ("no " in check.found) == bool(check.remedy) == (check.verdict == "absent")
+
+
 def test_the_self_tests_are_of_every_kind_and_type(page: dict[str, Any]) -> None:
     tests = checks_of(page, "self-tests")
     kinds = ("2D convolutions", "3D convolutions", "attention")
@@ -125,7 +134,7 @@ def test_an_installation_without_torch(tmp_path: Path) -> None:
 @pytest.fixture
 def without_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where they are not installed."""
-    for package in selftests.EXPORTS:
+    for package in RUNTIMES:
         monkeypatch.setitem(sys.modules, package, None)
 
 
@@ -191,7 +200,7 @@ def test_a_type_that_torch_refuses_is_one_check(monkeypatch: pytest.MonkeyPatch)
 def test_an_export_that_fails_is_said_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", "/dev/null")  # nowhere to write to
     checks = [c for c in selftests.self_tests(torch.device("cpu")) if c.name.startswith("export")]
-    assert len(checks) == sum(importlib.util.find_spec(package) is not None for package in selftests.EXPORTS)
+    assert len(checks) == sum(importlib.util.find_spec(package) is not None for package in RUNTIMES)
     assert all((c.verdict, c.needed) == ("bad", False) and "--compute fast" in c.remedy for c in checks)
 
 
@@ -273,10 +282,18 @@ def test_faults_are_told_where_they_hold() -> None:
     assert [(check.name, check.verdict) for check in with_gpu] == [("cudnn 9.10.2", "bad")]
     (none,) = known_faults({"torch": "2.8.0"}, Machine((), has_gpu=False))
     assert (none.verdict, none.found) == ("ok", "none is known to be bad here")
-    told_in_log = (ROOT / "docs" / "log.md").read_text(encoding="utf-8")
-    for fault in FAULTS:
+
+
+def test_the_page_has_the_table_with_its_sources() -> None:
+    log, page = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("log.md", "doctor.md"))
+    rows = [line for line in page.splitlines() if re.match(r"\| [\w-]+ \d", line)]
+    assert len(rows) == len(FAULTS)
+    for fault, row in zip(FAULTS, rows, strict=True):
+        assert row.casefold().startswith(f"| {fault.package} {fault.first} ")
+        assert ("Reported" in row) == ("(reported" in fault.what)
         source, _, word = fault.source.partition("docs/log.md: ")
-        assert source.startswith("github.com/") or word in told_in_log, fault
+        assert word in log
+        assert all(number in row for number in re.findall(r"\d{4,}", source))
 
 
 def test_requirements_are_those_of_the_installation() -> None:

@@ -2,8 +2,8 @@
 
     preparation.py       the door: a model for training in place, or a copy of it for inference
     training_modules.py  in training: what stands in for modules of the model
-    convolutions.py      a network's convolutions, and whether torch computes them rightly here
-    sixteen_bits.py      which layers do so in 16 bits, by a first batch; agreement.py: what "rightly" is
+    convolutions.py      a network's convolutions, and what they are fed
+    sixteen_bits.py      which layers torch computes rightly in 16 bits here; agreement.py: what "rightly" is
     depthwise.py         depthwise 3D convolutions: gradients on a CPU, implementations for a GPU
     kernels.py           one of these: our own kernels (Triton); never run on a card, taken only where measured
     tuning.py            on a GPU: which implementation each layer takes, by measurement
@@ -18,6 +18,7 @@
     forms.py             the forms of a network by name; `uniformer.optimize`
     export.py            files for OpenVINO and ONNX Runtime; runtimes.py runs them, without torch
     bench.py             all forms measured on this machine; timings.py keeps what was measured
+    doctor.py            `uniformer doctor`: machine.py looks, selftests.py tries, known_faults.py knows
 
 `prepare` and `unprepare` are imported when they are first used.
 """

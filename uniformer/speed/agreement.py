@@ -30,9 +30,7 @@ class Agreement(NamedTuple):
 
     def is_within(self, tolerance: float) -> bool:
         """Also false where a number is NaN. A cosine is 1 - t^2 / 2 where tensors are apart by t of their norm."""
-        return (
-            self.cosine >= 1 - tolerance**2 / 2 and abs(self.size - 1) <= tolerance and self.off <= tolerance
-        )  # fmt: skip
+        return self.cosine >= 1 - tolerance**2 / 2 and abs(self.size - 1) <= tolerance and self.off <= tolerance
 
     def __str__(self) -> str:
         if not math.isfinite(self.cosine * self.off):
@@ -102,6 +100,4 @@ def agreement_of(found: Tensor, true: Tensor, largest: float = 0.0) -> Agreement
 
 def worst(agreements: Iterable[Agreement]) -> Agreement:
     """The one of several that is furthest off; a NaN is further than any number."""
-    return max(
-        agreements, key=lambda a: math.inf if math.isnan(a.off) else max(a.off, 1 - a.cosine), default=Agreement()
-    )
+    return max(agreements, key=lambda a: max(a.off, 1 - a.cosine) if a.off == a.off else math.inf, default=Agreement())

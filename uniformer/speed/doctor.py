@@ -37,12 +37,11 @@ def examine() -> Iterator[Check]:
 
 def _faults() -> Iterator[Check]:
     versions = machine.versions_of({fault.package for fault in FAULTS})
-    has_gpu = False
-    if "torch" in versions:
-        has_gpu = bool(machine.gpus())
-        if cudnn := machine.cudnn_version():
-            versions["cudnn"] = cudnn
-    return known_faults(versions, Machine(machine.processor_flags(), has_gpu))
+    if "torch" not in versions:
+        return known_faults(versions, Machine(machine.processor_flags(), has_gpu=False))
+    if cudnn := machine.cudnn_version():
+        versions["cudnn"] = cudnn
+    return known_faults(versions, Machine(machine.processor_flags(), has_gpu=bool(machine.gpus())))
 
 
 def _decoders() -> Iterator[Check]:

@@ -18,18 +18,16 @@ from typing import NamedTuple
 
 from uniformer.errors import counted
 from uniformer.speed.known_faults import numbers
-from uniformer.speed.timings import cache_folder, cpu_name
-from uniformer.support.checks import Check
+from uniformer.speed.timings import RUNTIMES, cache_folder, cpu_name
+from uniformer.support.checks import Check, Verdict
 
 #: Of processors: what decides how fast it is here, and what has had faults. As /proc/cpuinfo names them.
 FLAGS = (
     "avx2", "avx_vnni", "avx_ne_convert", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16",
     "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "bf16", "i8mm", "sve",
 )  # fmt: skip
-RUNTIMES = ("openvino", "onnxruntime")  #: that run exported networks without torch
 GB = 1 << 30
-LITTLE_SHARED = GB // 4  #: shared memory in which worker processes cannot hand over their batches
-LETTERS = {"A": "English", "é": "Latin", "Ж": "Cyrillic", "ש": "Hebrew", "ع": "Arabic", "漢": "Chinese"}
+LETTERS = {"A": "English", "é": "accents", "Ж": "Cyrillic", "ש": "Hebrew", "ع": "Arabic", "漢": "Chinese"}
 
 
 # ---- the machine -----------------------------------------------------------------------------------------------------
@@ -56,11 +54,6 @@ def look_at_machine() -> Iterator[Check]:
     yield Check(part, "threads", "", found, "bad" if too_many else "ok", remedy)
     if kilobytes := re.search(r"^MemAvailable:\s*(\d+)", _text("/proc/meminfo"), re.MULTILINE):
         yield Check(part, "memory", "", f"{int(kilobytes[1]) * 1024 / GB:.1f} GB free")
-    if os.path.isdir("/dev/shm"):
-        size = shutil.disk_usage("/dev/shm").total
-        small = size < LITTLE_SHARED
-        remedy = "data.workers=0, or more of it (docker run --shm-size=2g)" if small else ""
-        yield Check(part, "shared memory", "", f"{size / GB:.1f} GB", "bad" if small else "ok", remedy)
 
 
 def cores_here() -> int:
@@ -82,18 +75,16 @@ def look_at_torch() -> Iterator[Check]:
     yield Check(part, "oneDNN", "", told)
     kernels = torch.backends.cpu.get_cpu_capability()
     yield Check(part, "kernels", "", f"{kernels}, {counted(torch.get_num_threads(), 'thread')}")
-    yield Check(
-        part, "GPU", "", ", ".join(gpus()) or f"none in use (built for CUDA {torch.version.cuda or 'not at all'})"
-    )
+    none = f"none in use (built for CUDA {torch.version.cuda})" if torch.version.cuda else "none: built for CPUs"
+    yield Check(part, "GPU", "", ", ".join(gpus()) or none)
 
 
 def gpus() -> list[str]:
     """Names of the GPUs that torch can use."""
     import torch
 
-    return (
-        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    )
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [torch.cuda.get_device_name(number) for number in range(count)]
 
 
 def cudnn_version() -> str | None:
@@ -168,9 +159,8 @@ def look_at_extras() -> Iterator[Check]:
         found = ", ".join(f"{c.name} {c.found}" for c in each)
         old = any(check.verdict == "bad" and check.name in versions for check in each)
         is_here = all(check.verdict == "ok" for check in each)
-        yield Check(
-            "extras", extra, "", found, "bad" if old else "ok" if is_here else "absent", "" if is_here else remedy
-        )
+        verdict: Verdict = "ok" if is_here else "bad" if old else "absent"
+        yield Check("extras", extra, "", found, verdict, "" if is_here else remedy)
 
 
 def _of_version(
@@ -219,10 +209,11 @@ def look_at_fonts() -> Iterator[Check]:
 
     font = ImageFont.load_default(16)
     none = bytes(font.getmask("\U0010fffe"))  # the box that stands for a letter that is not there
-    lacking = [f"{script} ({letter})" for letter, script in LETTERS.items() if bytes(font.getmask(letter)) == none]
-    has = ", ".join(script for letter, script in LETTERS.items() if f"{script} ({letter})" not in lacking)
+    lacking = [script for letter, script in LETTERS.items() if bytes(font.getmask(letter)) == none]
+    found = ", ".join(
+        [*(script for script in LETTERS.values() if script not in lacking), *map("no {}".format, lacking)]
+    )
     remedy = "such letters are boxes in drawn pictures; results, tables and pages have them" if lacking else ""
-    found = f"{has or 'no letters'}{', not ' if lacking else ''}{', '.join(lacking)}"
     yield Check("fonts", "of drawn names", "six letters drawn", found, "absent" if lacking else "ok", remedy)
 
 

@@ -12,6 +12,7 @@ from uniformer.errors import InputError
 from uniformer.heads.pyramid import DenseNetwork
 from uniformer.network.model import UniFormer
 from uniformer.speed.network import FastUniFormer
+from uniformer.speed.sixteen_bits import in_short, wrong_convolutions
 
 Model = TypeVar("Model", bound=UniFormer | DenseNetwork)
 
@@ -100,16 +101,12 @@ def unprepare(model: Model) -> Model:
 def _for_training(
     model: UniFormer, dtype: torch.dtype, size: Sequence[int] | None, attention_float32: bool, tried: bool
 ) -> None:
-    wrong: set[str] = set()
+    wrong: frozenset[str] = frozenset()
     if not tried and dtype == torch.bfloat16 and next(model.parameters()).device.type == "cpu":
         if size is None:
             raise InputError("expected the size of a view to train in bfloat16 on a CPU: its convolutions are tried")
-        from uniformer.speed.convolutions import wrong_convolutions
-
-        wrong = wrong_convolutions(model.config, size, dtype)
+        wrong = wrong_convolutions(model.config, tuple(size), dtype)
     if wrong:
-        from uniformer.speed.sixteen_bits import in_short
-
         warnings.warn(
             f"torch {torch.__version__} computes {len(wrong)} convolutions wrongly in bfloat16 on this processor "
             f"for views of {' x '.join(map(str, size or ()))}: they compute in float32 ({in_short(wrong)})",

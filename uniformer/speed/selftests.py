@@ -7,6 +7,7 @@ size of maps. A fault in 16 bits is worked round in training; one in float32 mea
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from uniformer.config import Config, InputSpec
 from uniformer.errors import counted
@@ -25,9 +26,10 @@ from uniformer.network.variants import VARIANTS
 from uniformer.speed import winograd
 from uniformer.speed.agreement import TOLERANCES, Agreement, Trial, agreement_of, drawn, tried, worst
 from uniformer.speed.convolutions import convolution_inputs, is_depthwise
-from uniformer.speed.depthwise import IMPLEMENTATIONS, Depthwise3d, channels_last, usable
+from uniformer.speed.depthwise import IMPLEMENTATIONS, channels_last, depthwise, usable
 from uniformer.speed.products import product, product_added
-from uniformer.support.checks import Check, attempt
+from uniformer.speed.timings import RUNTIMES
+from uniformer.support.checks import Check, attempt, said
 
 PART = "self-tests"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -35,7 +37,6 @@ FRAMES = (1, 2, 3, 4, 8)  #: of a clip, in any stage
 KINDS_IN = ("uniformer_small_plus", "uniformer_small", "uniformer_small_video", "uniformer_xxs_video")
 CHANNELS, SIDE = 16, 8  #: of maps, and of their output
 TOKENS = ((1, 32), (49, 28), (196, 64), (785, 32))  #: their number, and channels of a head
-EXPORTS = {"openvino": ".xml", "onnxruntime": ".onnx"}
 
 
 class Kind(NamedTuple):
@@ -79,23 +80,21 @@ def self_tests(device: torch.device) -> Iterator[Check]:
         yield _check(f"products{on}", dtype, partial(_products, dtype, device))
     if device.type == "cpu":
         yield _check("Winograd's 3x3", torch.float32, _winograd)
-        for package, suffix in EXPORTS.items():
+        for package, suffix in RUNTIMES.items():
             if importlib.util.find_spec(package) is not None:
                 remedy = f"pip install -U {package}; until then answer by torch (--compute fast)"
-                yield attempt(
-                    PART, f"export to {package}", "a tiny network of clips", partial(_export, suffix), remedy=remedy
-                )
+                yield attempt(PART, f"export to {package}", "a tiny network", partial(_export, suffix), remedy=remedy)
 
 
 def _check(name: str, dtype: torch.dtype, work: Callable[[], dict[str, Trial]]) -> Check:
     """Trials by what they are of, as one check."""
-    short = str(dtype).removeprefix("torch.")
-    is_low, tried_out = dtype.itemsize == 2, "forward and backward against " + _finer(dtype)
+    short, is_low = str(dtype).removeprefix("torch."), dtype.itemsize == 2
+    tried_out = f"forward and backward against {'float32' if is_low else 'float64'}"
     try:
         trials = work()
     except RuntimeError as error:  # a type that this processor, or this torch, does not compute in
-        check = attempt(PART, f"{name}, {short}", tried_out, partial(_raise, error), needed=not is_low)
-        return replace(check, remedy="precision=float32" if is_low else "pip install --force-reinstall torch")
+        remedy = "precision=float32" if is_low else "pip install --force-reinstall torch"
+        return Check(PART, f"{name}, {short}", tried_out, said(error), "bad", remedy, needed=not is_low)
     wrong = {what: trial for what, trial in trials.items() if not trial.is_right}
     if not wrong:
         off = worst(trial.worst for trial in trials.values())
@@ -108,14 +107,6 @@ def _check(name: str, dtype: torch.dtype, work: Callable[[], dict[str, Trial]]) 
         return Check(PART, f"{name}, {short}", tried_out, found, "worked round", remedy)
     remedy = "--precision float32" if is_low else "ONEDNN_MAX_CPU_ISA=AVX2, or another version of torch"
     return Check(PART, f"{name}, {short}", tried_out, found, "bad", remedy, needed=not is_low)
-
-
-def _raise(error: Exception) -> str:
-    raise error
-
-
-def _finer(dtype: torch.dtype) -> str:
-    return "float32" if dtype.itemsize == 2 else "float64"
 
 
 def _convolutions(kinds: list[Kind], dtype: torch.dtype, device: torch.device) -> dict[str, Trial]:
@@ -145,32 +136,20 @@ def _depthwise(device: torch.device) -> dict[str, Trial]:
     """Our backward pass on a CPU, every implementation on a GPU."""
     names = [None] if device.type == "cpu" else dict.fromkeys(map(usable, IMPLEMENTATIONS))
     found = {}
-    for kernel in (3, 5):
+    for kernel, frames, name in itertools.product((3, 5), FRAMES, names):
         weight = drawn((CHANNELS, 1, kernel, kernel, kernel), device, seed=1) / math.sqrt(kernel**3)
-        layer = Depthwise3d(CHANNELS, CHANNELS, kernel, padding=kernel // 2, groups=CHANNELS, bias=False)
-        for implementation in names:
-            layer.implementation = implementation
-
-            def compute(x: Tensor, weight: Tensor, layer: nn.Module = layer) -> Tensor:
-                out: Tensor = torch.func.functional_call(layer, {"weight": weight}, (x,))
-                return out
-
-            for frames in FRAMES:
-                x = channels_last(drawn((2, CHANNELS, frames, SIDE, SIDE), device))
-                what = f"{kernel}x{kernel}x{kernel} over {counted(frames, 'frame')}"
-                trial = tried(compute, [x, weight], torch.float32)
-                found[f"{what} ({implementation})" if implementation else what] = trial
+        x = channels_last(drawn((2, CHANNELS, frames, SIDE, SIDE), device))
+        what = f"{kernel}x{kernel}x{kernel} over {counted(frames, 'frame')}{f' ({name})' if name else ''}"
+        found[what] = tried(partial(depthwise, bias=None, implementation=name), [x, weight], torch.float32)
     return found
 
 
 @torch.no_grad()
 def _products(dtype: torch.dtype, device: torch.device) -> dict[str, Trial]:
     """Forward alone: gradients go by torch."""
-    rows, weight, bias = (drawn(s, device, seed).to(dtype) for seed, s in enumerate(((200, 96), (64, 96), (64,))))
-    added = drawn((200, 64), device, 3).to(dtype)
-    r, w, b = rows.double(), weight.double() / 10, bias.double()
-    weight = w.to(dtype)
-    exact = r @ weight.double().T + b
+    shapes = (200, 96), (64, 96), (64,), (200, 64)
+    rows, weight, bias, added = (drawn(shape, device, seed).to(dtype) for seed, shape in enumerate(shapes))
+    exact = rows.double() @ weight.double().T + bias.double()
     pairs = {
         "product": (product(rows, weight, bias), exact),
         "product with GELU": (product(rows, weight, bias, gelu=True), F.gelu(exact)),
@@ -195,9 +174,8 @@ def _export(suffix: str) -> str:
 
     config = Config(depths=(1, 1, 1, 1), dims=(16, 32, 64, 64), head_dim=16, num_classes=7, ndim=3)
     spec = InputSpec(size=(32, 32), resize=32, frames=4, sampling="dense", stride=2, clips=1)
-    names = tuple(f"class {k}" for k in range(config.num_classes))
     with torch.random.fork_rng([]), system_folder("doctor") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
-        off = export(UniFormer(config).eval(), Contract(config, "", spec, names), folder / f"tiny{suffix}")
+        off = export(UniFormer(config).eval(), Contract(config, "", spec), folder / f"tiny{suffix}")
     return f"torch's logits but for {off:.0e} of the largest"

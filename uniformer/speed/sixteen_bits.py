@@ -1,5 +1,9 @@
 """Which layers of a network compute rightly in 16 bits here, by the pass of a first batch; the others go to float32.
 
+On CPUs with AVX512-BF16 torch 2.15 gives garbage, finite or not, for the weight gradient of a 3D convolution in
+bfloat16 of stride 1 in time whose kernel is longer than the clip: 3 frames over 2, or 5 over 2, 3 and 4 (not over 1).
+Nothing says so; the values look like what memory held before. So layers are tried before they train.
+
     with watched(model) as met:          # what each kind of layer is fed, and which gradient comes back
         objective(*targets).backward()   # under autocast
     wrong = wrong_layers(met, torch.bfloat16)
@@ -7,7 +11,7 @@
 
 Every layer is tried by itself, in 16 bits and in float32, with the same numbers: so nothing adds up over layers, and
 what differs is a fault and not the rounding of the layers before. Layers of one kind and size are tried once, maps of
-whole pictures on a part, so a trial costs less than the pass.
+whole pictures on a part, so a trial costs less than the pass. `wrong_convolutions` does without a batch.
 """
 
 from __future__ import annotations
@@ -16,17 +20,21 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from uniformer.config import Config
 from uniformer.errors import InputError
 from uniformer.network.blocks import GlobalMHRA
 from uniformer.network.ops import attention
 from uniformer.speed.agreement import Agreement, Trial, drawn, tried
-from uniformer.speed.training_modules import IN_FLOAT32, PLAIN
+from uniformer.speed.convolutions import convolution_inputs, is_pointwise
+from uniformer.speed.depthwise import channels_last
+from uniformer.speed.training_modules import IN_FLOAT32, PLAIN, stand_in
 
 LAYERS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 MAPS = LAYERS[:-1]
@@ -115,6 +123,28 @@ def wrong_layers(met: Iterable[Met], dtype: torch.dtype) -> dict[str, Agreement]
     return {name: trial.worst for layers, trial in trials if not trial.is_right for name in layers.names}
 
 
+@cache
+def wrong_convolutions(config: Config, size: tuple[int, ...], dtype: torch.dtype) -> frozenset[str]:
+    """The names of a network's convolutions that are wrong in `dtype` on a CPU, by drawn numbers instead of a batch.
+
+    `size` is that of one view, (C, [T,] H, W). Not the pointwise ones of clips: training computes them as products.
+    """
+    met: dict[Hashable, Met] = {}
+    for name, (module, shape) in convolution_inputs(config, size).items():
+        if config.is_video and is_pointwise(module):
+            continue
+        key = repr(module), shape
+        if key not in met:
+            with torch.random.fork_rng([]):
+                torch.manual_seed(0)
+                module.to_empty(device="cpu").reset_parameters()
+            kind: Any = stand_in(module, wrong=False, attention_float32=False)
+            module.__class__ = kind or type(module)
+            met[key] = Met(module, [], channels_last(drawn((1, *shape))))
+        met[key].names.append(name)
+    return frozenset(wrong_layers(met.values(), dtype))
+
+
 def keep_in_float32(model: nn.Module, names: Iterable[str]) -> None:
     """Let the layers of these names compute in float32 whatever autocast says; of attention, what is between its
     products. Parameters, names and hooks stay. Raises `InputError` for a layer that has no such form."""
@@ -132,15 +162,11 @@ def keep_in_float32(model: nn.Module, names: Iterable[str]) -> None:
 
 def in_short(wrong: Iterable[str]) -> str:
     """Names of layers in one line, those of all blocks of a stage as one."""
-    return ", ".join(sorted({_of_all_blocks(name) for name in wrong}))
+    return ", ".join(sorted({re.sub(r"blocks\.\d+", "blocks.*", name) for name in wrong}))
 
 
 def described(wrong: Mapping[str, Agreement]) -> str:
-    """The same with how far off they are, the last of several as one."""
+    """The same with how far off they are, of several the last."""
     return ", ".join(
-        f"{name} ({off})" for name, off in sorted({_of_all_blocks(n): w for n, w in wrong.items()}.items())
+        f"{name} ({off})" for name, off in sorted({in_short([n]): off for n, off in wrong.items()}.items())
     )
-
-
-def _of_all_blocks(name: str) -> str:
-    return re.sub(r"blocks\.\d+", "blocks.*", name)

@@ -37,7 +37,7 @@ def attempt(
     try:
         return Check(part, name, tried, work(), needed=needed)
     except Exception as error:  # whatever a library raises is what is to be found out
-        return Check(part, name, tried, _said(error), "bad", remedy, needed)
+        return Check(part, name, tried, said(error), "bad", remedy, needed)
 
 
 def guarded(part: str, make: Callable[[], Iterable[Check]], *, needed: bool = False) -> Iterator[Check]:
@@ -46,9 +46,10 @@ def guarded(part: str, make: Callable[[], Iterable[Check]], *, needed: bool = Fa
         yield from make()
     except Exception as error:
         remedy = f"pip install {error.name}" if isinstance(error, ModuleNotFoundError) else ""
-        yield Check(part, part, "", _said(error), "bad", remedy, needed)
+        yield Check(part, part, "", said(error), "bad", remedy, needed)
 
 
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
+    """What a library's error says, in one line with its kind; of our own what it says."""
     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
     return f"{kind}{shown(first_line(error), 200)}"

@@ -322,11 +322,9 @@ def keep_right(run: Run, met: Sequence[Met]) -> None:
     for found in run.group.all_gather(wrong_layers(met, DTYPES[precision])):
         wrong |= found
     keep_in_float32(run.learner.model, wrong)
-    said = f"tried in {precision} against float32: {counted(sum(len(m.names) for m in met), 'layer')}"
-    if not wrong:
-        run.log.say(f"{said}, all right")
-        return
-    run.log.say(f"{said}; wrong in torch {torch.__version__} on this processor and kept in float32: {described(wrong)}")
+    verdict = f"wrong in torch {torch.__version__} on this processor and kept in float32: {described(wrong)}"
+    layers = counted(sum(len(each.names) for each in met), "layer")
+    run.log.say(f"tried in {precision} against float32: {layers}, {verdict if wrong else 'all right'}")
 
 
 def save_state(run: Run) -> None:
