@@ -42,7 +42,7 @@ class Fault:
 
 FAULTS = (
     Fault(
-        "torch", "2.15", None, lambda m: "avx512_bf16" in m.flags,
+        "torch", "2.15", None, lambda m: "avx512f" in m.flags,
         "bfloat16: garbage for weight gradients of 3D convolutions whose kernel is longer than the clip",
         "training tries its layers and keeps those that are wrong in float32", "docs/log.md: bfloat16", "worked round",
     ),

@@ -182,7 +182,7 @@ def look_at_caches() -> Iterator[Check]:
     yield _folder("temporary files", Path(tempfile.gettempdir()), "TMPDIR=FOLDER")
     yield _folder("measurements", cache_folder(), "XDG_CACHE_HOME=FOLDER")
     if placed := os.environ.get("UNIFORMER_CHECKPOINTS"):
-        yield _folder("placed checkpoints", Path(placed).expanduser(), "", is_read=True)
+        yield _folder("placed checkpoints", Path(placed).expanduser(), "UNIFORMER_CHECKPOINTS=FOLDER", is_read=True)
     try:
         from huggingface_hub import constants
     except ImportError:
@@ -194,9 +194,10 @@ def look_at_caches() -> Iterator[Check]:
 def _folder(name: str, path: Path, remedy: str, *, is_read: bool = False) -> Check:
     """`is_read`: it is only looked into."""
     there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if is_read and path.is_dir() and os.access(path, os.R_OK | os.X_OK):
+        return Check("caches", name, "", str(path))
     if is_read:
-        readable = path.is_dir() and os.access(path, os.R_OK | os.X_OK)
-        return Check("caches", name, "", f"{path}{'' if readable else ': cannot be read'}", "ok" if readable else "bad")
+        return Check("caches", name, "", f"{path}: cannot be read", "bad", remedy)
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         return Check("caches", name, "", f"{path}: cannot be written", "bad", remedy)
     free = f"{shutil.disk_usage(there).free / GB:.1f} GB free"

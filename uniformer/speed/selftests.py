@@ -66,7 +66,7 @@ def family_kinds(names: tuple[str, ...] = KINDS_IN) -> list[Kind]:
 
 
 def self_tests(device: torch.device) -> Iterator[Check]:
-    """All of them on a device. Takes 2 s of a CPU, and 6 with both packages for exports."""
+    """All of them on a device. Takes 2 s of a CPU, and 7 with both packages for exports."""
     on = "" if device.type == "cpu" else f", {device}"
     kinds = family_kinds()
     for ndim in (2, 3):

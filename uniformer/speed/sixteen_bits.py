@@ -1,6 +1,6 @@
 """Which layers of a network compute rightly in 16 bits here, by the pass of a first batch; the others go to float32.
 
-On CPUs with AVX512-BF16 torch 2.15 gives garbage, finite or not, for the weight gradient of a 3D convolution in
+On CPUs with AVX-512 torch 2.15 gives garbage, finite or not, for the weight gradient of a 3D convolution in
 bfloat16 of stride 1 in time whose kernel is longer than the clip: 3 frames over 2, or 5 over 2, 3 and 4 (not over 1).
 Nothing says so; the values look like what memory held before. So layers are tried before they train.
 
