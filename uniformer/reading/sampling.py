@@ -22,6 +22,8 @@ from uniformer.errors import InputError
 
 Indices = npt.NDArray[np.int64]
 
+WINDOW = 2.0  # seconds seen at once where sparse sampling leaves it open: as long as the clips of camera motion
+
 
 def clip_indices(
     spec: InputSpec, num_frames: int, *, fps: float | None = None, follow_seconds: bool = False
@@ -87,6 +89,16 @@ def effective_stride(spec: InputSpec, *, fps: float | None = None, follow_second
     if not follow_seconds:
         return float(spec.stride)
     return spec.stride * _rate(fps, "the video") / _rate(spec.fps, "the training videos (fps in the spec)")
+
+
+def window_seconds(spec: InputSpec, fps: float | None) -> float:
+    """How long a clip lasts in a long video of `fps` frames a second: as long as in training, where the spec says at
+    what rate that was; 2 s where sparse sampling leaves it open, or the video has no rate.
+
+    Raises `InputError` for a spec of images.
+    """
+    stride = effective_stride(spec, fps=fps, follow_seconds=spec.fps is not None and fps is not None)
+    return WINDOW if stride is None or fps is None else stride * spec.frames / fps
 
 
 def _rate(fps: float | None, whose: str) -> float:

@@ -20,12 +20,12 @@ import numpy as np
 from av.error import FFmpegError
 from av.packet import Packet
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from uniformer.errors import InputError, MissingExtra, counted, first_line
 from uniformer.reading.container import frames_of, open_container, packets_of
-from uniformer.reading.frames import Orientation, Picture, VideoInfo, VideoReader, open_folder, open_frames
+from uniformer.reading.conversion import Conversion
+from uniformer.reading.frames import Picture, VideoInfo, VideoReader, open_folder, open_frames
 from uniformer.reading.index import scan
 from uniformer.reading.limits import CONVERTED, MAX_PIXELS, Work
 from uniformer.reading.pictures import Pixels, starts_as_image
@@ -71,19 +71,14 @@ def probe(source: Media) -> VideoInfo:
 
 
 class FileReader(VideoReader):
-    """Frames of a video file by PyAV (which carries FFmpeg), turned as the container says.
-
-    Pixels that are not square stay so, as in the readers that the published models were trained with.
-    """
+    """Frames of a video file by PyAV (which carries FFmpeg), converted as `Conversion` does."""
 
     def __init__(self, medium: Encoded):
         self._medium, self._name = medium, medium.name
-        self._reformatter = VideoReformatter()
         self._bytes = medium.size
         self._container, self._stream, first, self._index = scan(medium, self._work())
         try:
-            self._size = first.width, first.height
-            self._orientation = _orientation(first)
+            self._picture = Conversion(self._name, first, self._stream.thread_count)
             super().__init__(self._describe())
             self._note_clock()
         except BaseException:
@@ -96,7 +91,7 @@ class FileReader(VideoReader):
 
     def _describe(self) -> VideoInfo:
         clock, count, stream = self._index.clock, self._index.num_frames, self._stream
-        width, height = reversed(self._size) if self._orientation.transpose else self._size
+        width, height = self._picture.size
         rate, duration = stream.average_rate, None
         if stream.time_base and clock is not None and clock.ticks[-1] > clock.ticks[0]:
             span = Fraction(clock.ticks[-1].item() - clock.ticks[0].item()) * stream.time_base
@@ -109,7 +104,7 @@ class FileReader(VideoReader):
             duration=duration or (float(count / rate) if rate else None),
             width=width,
             height=height,
-            rotation=self._orientation.rotation,
+            rotation=self._picture.orientation.rotation,
             codec=stream.codec_context.codec.canonical_name,
             container=self._container.format.name,
         )
@@ -199,14 +194,8 @@ class FileReader(VideoReader):
         return number if number < len(pts) and pts[number] == frame.pts else None
 
     def _convert(self, frame: VideoFrame, work: Work) -> Pixels:
-        """RGB as shown, (H, W, 3). A stream may change its size half-way: every frame takes the first one's."""
-        width, height = self._size
-        work.spend(CONVERTED * width * height)
-        try:
-            rgb = self._reformatter.reformat(frame, width, height, "rgb24", threads=self._stream.thread_count)
-        except FFmpegError as error:
-            raise InputError(f"{self._name}: {frame.format.name} frames cannot be made RGB: {error.strerror}") from None
-        return self._orientation.apply(np.asarray(rgb.to_ndarray(), np.uint8))
+        work.spend(CONVERTED * self._picture.pixels)
+        return self._picture(frame)
 
 
 class TorchcodecReader(FileReader):
@@ -258,12 +247,3 @@ class TorchcodecReader(FileReader):
                     f"{self._name}: torchcodec fails at frame {number} ('pyav' may not): {first_line(error)}"
                 ) from None
             yield number, frame.numpy
-
-
-def _orientation(frame: VideoFrame) -> Orientation:
-    """From the display matrix (nine 32-bit numbers) that the container may give."""
-    try:
-        matrix: Any = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV refuses what it has no name for, such as the EXIF in frames of a camera's MJPEG
-        return Orientation.turned(frame.rotation)
-    return Orientation() if matrix is None else Orientation.of(*np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].tolist())

@@ -24,14 +24,13 @@ from uniformer.errors import InputError
 from uniformer.inference.predictor import Predictor
 from uniformer.reading.frames import VideoReader
 from uniformer.reading.pictures import Pixels
-from uniformer.reading.sampling import clip_indices, effective_stride
+from uniformer.reading.sampling import clip_indices, window_seconds
 from uniformer.reading.sources import Media, name_of_source
 from uniformer.reading.transforms import to_views
 from uniformer.reading.views import Views, open_clip
 from uniformer.support.csv_text import csv_line
 from uniformer.timelines.shots import Look, look_at, with_cuts
 
-WINDOW = 2.0  # seconds that a window lasts where sparse sampling leaves it open: as long as the clips of camera motion
 STEPS = 4  # windows begin this often within the length of one
 SHORTEST = 0.5  # seconds of a shot below which nothing is said of it
 GAP = 0.5  # seconds of frames that cannot be decoded, from which on a shot ends there
@@ -212,9 +211,7 @@ class _Film:
         self.times = reader.times(range(info.num_frames))
         self.ends = np.append(self.times[1:], max(info.duration or 0.0, self.times[-1]))  # when each frame goes
         self.follows = spec.fps is not None and info.fps is not None  # strides that follow seconds
-        if window is None:
-            stride = effective_stride(spec, fps=info.fps, follow_seconds=self.follows)
-            window = WINDOW if stride is None or info.fps is None else stride * spec.frames / info.fps
+        window = window_seconds(spec, info.fps) if window is None else window
         self.window, self.step = window, window / STEPS
         self.least = max(2, spec.frames // 2)  # frames of a window: where most are repeated, motion looks like none
         self.seen = 0
