@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
+from typing import IO
 
 import av
 from av.audio.stream import AudioStream
+from av.codec.context import Flags
 from av.container import InputContainer
 from av.error import ArgumentError, FFmpegError
 from av.packet import Packet
@@ -37,6 +40,11 @@ SEEKABLE = frozenset({"mov", "matroska"})  # a packet is a frame with its own ti
 FRAMED = frozenset({"avi", "gif", "flv", "asf", "ogg", "ivf", "nut"})  # a packet is a frame; decode in order
 PARSED = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v", "mjpeg", "obu", "mxf", "wtv", "dv"})
 # In the last, packets are cut by guesswork or may hold half a frame: only decoding everything tells how many there are.
+SENT = frozenset({"rtsp", "rtp", "sdp", "mpjpeg"})  # as cameras and servers send them
+SERVERS = {  # by the scheme of an address, the protocols that may follow from it
+    **dict.fromkeys(("http", "https"), "http,https,tcp,tls,httpproxy"),
+    **dict.fromkeys(("rtsp", "rtsps"), "rtsp,rtsps,rtp,udp,tcp,tls"),
+}
 
 MAX_THREADS = 8  # of one decoder; more hardly help
 THREAD_PIXELS = 1 << 25  # of the frames that threads hold, each its own: one of 8K, four of 4K
@@ -46,7 +54,33 @@ MAX_READ_ERRORS = 100  # a damaged container that fails this often gives nothing
 def open_container(medium: Encoded) -> tuple[InputContainer, VideoStream]:
     """A fresh container and its main video stream, with limits and threads set. Raises `InputError`."""
     container = _opened(medium)
-    name = medium.name
+    stream = _main_video(container, medium.name)
+    _discard_others(container, stream)
+    threads = _threads(stream.width * stream.height)
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+    stream.codec_context.thread_type = "AUTO" if threads > 1 else "NONE"
+    stream.codec_context.thread_count = threads
+    return container, stream
+
+
+def open_address(url: str, timeout: float) -> tuple[InputContainer, VideoStream]:
+    """What a server sends, as it comes, and its main video stream, in one thread: more would hold frames back.
+
+    The address may lead to no file here and to no other kind of address. `timeout` is the seconds to wait for the
+    server, then for each packet. Raises `InputError`.
+    """
+    container = _av_open(
+        url, url, SENT | SEEKABLE | FRAMED | PARSED, SERVERS[url.partition("://")[0].lower()], timeout=timeout,
+        options={"rtsp_transport": "tcp"} if url.lower().startswith("rtsp") else {},
+    )  # fmt: skip
+    stream = _main_video(container, url)
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+    stream.codec_context.thread_type = "NONE"
+    stream.codec_context.flags |= Flags.low_delay
+    return container, stream
+
+
+def _main_video(container: InputContainer, name: str) -> VideoStream:
     try:
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
@@ -54,15 +88,10 @@ def open_container(medium: Encoded) -> tuple[InputContainer, VideoStream]:
         if stream.codec_context is None:
             raise InputError(f"{name}: expected a video, found one in a codec that this FFmpeg cannot decode")
         check_pixels(name, stream.width, stream.height)
+        return stream
     except BaseException:
         container.close()
         raise
-    _discard_others(container, stream)
-    threads = _threads(stream.width * stream.height)
-    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-    stream.codec_context.thread_type = "AUTO" if threads > 1 else "NONE"
-    stream.codec_context.thread_count = threads
-    return container, stream
 
 
 def open_sound(medium: Encoded) -> tuple[InputContainer, AudioStream] | None:
@@ -83,22 +112,38 @@ def sound_codec(stream: AudioStream) -> str:
 
 def _opened(medium: Encoded) -> InputContainer:
     check_samples(medium)
-    file, name = medium.from_start(), medium.name
+    file = medium.from_start()
+    # The prefix keeps a colon in a name from being taken for a protocol
+    where = f"file:{file.absolute()}" if isinstance(file, Path) else file
+    return _av_open(where, medium.name, SEEKABLE | FRAMED | PARSED, "file")
+
+
+def _av_open(
+    file: str | IO[bytes],
+    name: str,
+    formats: Set[str],
+    protocols: str,
+    *,
+    timeout: float | None = None,
+    options: Mapping[str, str] = MappingProxyType({}),
+) -> InputContainer:
     try:
         return av.open(
-            # The prefix keeps a colon in a name from being taken for a protocol
-            f"file:{file.absolute()}" if isinstance(file, Path) else file,
+            file,
             "r",
             metadata_errors="ignore",  # old AVI files carry Latin-1
             options={"max_pixels": str(MAX_PIXELS)},
             container_options={
-                "protocol_whitelist": "file",
-                "format_whitelist": ",".join(sorted(SEEKABLE | FRAMED | PARSED)),
+                "protocol_whitelist": protocols,
+                "format_whitelist": ",".join(sorted(formats)),
+                **options,
             },
+            timeout=timeout,
         )
     except FFmpegError as error:
         reason = "not a format that is read" if isinstance(error, ArgumentError) else error.strerror
-        raise InputError(f"{name}: expected a video, found a file that does not open as one: {reason}") from None
+        what = "a file" if timeout is None else "an address"
+        raise InputError(f"{name}: expected a video, found {what} that does not open as one: {reason}") from None
 
 
 def _discard_others(container: InputContainer, stream: Stream) -> None:
