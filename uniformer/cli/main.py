@@ -26,6 +26,7 @@ from uniformer.cli import (
     models,
     predict,
     recipes,
+    stream,
     train,
     verify,
 )
@@ -35,6 +36,7 @@ from uniformer.errors import InputError, first_line, shown
 COMMANDS = {
     "demo": demo,
     "predict": predict,
+    "stream": stream,
     "train": train,
     "eval": evaluate,
     "features": features,

@@ -47,6 +47,10 @@ class Network(Protocol):
         """What a dense network answers to a whole picture; see `Task.answer`."""
 
     @property
+    def compute(self) -> str:
+        """The form it computes in."""
+
+    @property
     def weights(self) -> str:
         """What tells the weights from all others, whatever they are called; `whole_weights` is the whole sum."""
 

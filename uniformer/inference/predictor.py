@@ -96,6 +96,7 @@ class Predictor:
             raise InputError(f"expected no clips and crops for {self.task.name}: pictures are seen whole")
         self.top_k, self.batch_size, self.workers = top_k, batch_size, workers
         self.precision: Precision = precision
+        self.compute = compute  #: as asked for
         self.backend: Decoder = backend
         self.follow_seconds = follow_seconds
 
