@@ -9,7 +9,7 @@ import av
 import numpy as np
 from PIL import Image
 
-PHOTOS = Path(__file__).parents[1] / "uniformer" / "demo" / "photos"
+PHOTOS = Path(__file__).parents[1] / "uniformer" / "assets" / "photos"
 
 
 def write_film(
