@@ -26,12 +26,11 @@ from uniformer import Predictor
 from uniformer.config import InputSpec
 from uniformer.inference.latency import forms_at_hand, in_size, stride, within_latency
 from uniformer.inference.stream import Answer, Stream
-from uniformer.inference.watch import Pace, Watched, watch
+from uniformer.inference.watch import Ended, Pace, Watched, watch
 from uniformer.reading.feeds import FileFeed, RawFeed, RawForm
 from uniformer.reading.video import open_video
 from uniformer.reading.views import load_views
 from uniformer.tasks.classification import average_views
-from uniformer.tasks.task import Failure
 
 SPARSE = InputSpec(size=(64, 64), resize=64, interpolation="bilinear", frames=8, sampling="sparse", fps=30.0)
 RATE, WINDOW, FRAMES = 24, 1.0, 60
@@ -90,7 +89,8 @@ def test_several_films_give_the_answers_of_each(is_live: bool, root: Path, predi
         if not film.stream.left_out:
             for one in mine[:: 1 if is_live else 2]:
                 assert np.abs(one.probabilities - true_of(predictor, film.feed.name, one.end)).max() <= 1e-6
-    assert not any(isinstance(one, Failure) for one in found)
+    ended = [one for one in found if isinstance(one, Ended)]
+    assert sorted(ended) == [Ended(str(root / "a.mp4"), None), Ended(str(root / "b.mp4"), None)]
 
 
 def test_where_the_network_is_slower_the_newest_frame_counts(predictor: Predictor, frames: Pixels) -> None:
@@ -111,6 +111,7 @@ def test_where_the_network_is_slower_the_newest_frame_counts(predictor: Predicto
     os.close(here)
     assert stream.frames == len(many)
     assert stream.answered + stream.skipped == len(many) - RATE + 1
+    assert found.pop() == Ended("-", None)
     assert len(found) == stream.answered
     for one in found[:: max(1, len(found) // 8)]:
         assert isinstance(one, Answer)
@@ -136,10 +137,14 @@ def test_one_bad_feed_never_ends_the_rest(root: Path, predictor: Predictor) -> N
         Watched(breaking, Stream(predictor, fps=RATE, window=WINDOW, name="breaking")),
     ]
     found = list(watch(predictor, films, live=False))
-    errors = [one.error for one in found if isinstance(one, Failure)]
-    assert len(errors) == 2
-    assert "short.mp4: expected a clip of 1.00 s, it ended after 12 frames" in errors[0]
-    assert "cannot be read: OSError: the disk is gone" in errors[1]
+    errors = {Path(one.source).name: one.error for one in found if isinstance(one, Ended)}
+    assert errors == {
+        "a.mp4": None,
+        "short.mp4": f"{root / 'short.mp4'}: expected a clip of 1.00 s, it ended after 12 frames",
+        "b.mp4": f"{root / 'b.mp4'}: cannot be read: OSError: the disk is gone",
+    }
+    assert isinstance(found[-1], Ended)
+    assert found[-1].source == str(root / "a.mp4")  # the others' ends are told when they come
     assert [one.source for one in found if isinstance(one, Answer)].count("breaking") == 2
     assert films[0].stream.answered == 7
 
@@ -155,15 +160,18 @@ def test_who_leaves_early_stops_the_threads(root: Path, predictor: Predictor) ->
 def test_a_recording_keeps_its_pace_and_a_live_feed_follows_the_least_late_frame() -> None:
     over = threading.Event()
     over.set()  # waits for nothing
-    pace = Pace(has_end=True)
-    begin = pace.arrival(0.0, over)
-    assert [pace.arrival(time, over) - begin for time in (1.0, 2.0)] == pytest.approx([1.0, 2.0])
-    pace = Pace(has_end=False)
-    first = pace.arrival(0.0, over)
-    assert pace.arrival(100.0, over) <= first + 100  # it came early: time 0 was earlier than it seemed
-    early = pace.arrival(200.0, over)
-    late = pace.arrival(200.1, over)
-    assert late - early == pytest.approx(0.1, abs=1e-3 * 0.1 + 1e-9) or late < early + 0.1
+    pace = Pace(True, over)
+    begin = pace(0.0)
+    assert begin is not None
+    assert [pace(time) for time in (1.0, 2.0)] == pytest.approx([begin + 1, begin + 2])
+    pace = Pace(False, over)
+    begin = pace(100.0)
+    assert begin is not None
+    early = pace(200.0)  # in no time: so it was not the first one that came soonest
+    assert early is not None
+    assert early < begin + 100
+    assert pace(100.5) is None  # 99.5 s late ...
+    assert [pace(time) is None for time in (200.1, 200.25)] == [False, False]  # ... and these are not
 
 
 # ---- a budget of latency ---------------------------------------------------------------------------------------------

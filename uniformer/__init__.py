@@ -21,6 +21,7 @@ _PUBLIC = {  # name: (the module it comes from, what it is), in the order of `he
     "Segmentation": ("tasks.segmentations", "what a segmenter says of a picture: the class of each pixel"),
     "Poses": ("tasks.poses", "what a pose network says of a picture: people with key points"),
     "Failure": ("tasks.task", "a source that gave no answer, and why"),
+    "Stream": ("inference.stream", "the last seconds of frames that come one by one, seen again and again"),
     "timeline": ("timelines.timeline", "the shots of a long video, and what happens in each"),
     "Timeline": ("timelines.timeline", "what `timeline` gives"),
     "list_models": ("network.variants", "names of architectures"),
@@ -63,6 +64,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from uniformer.evaluation.run import evaluate
     from uniformer.heads.macs import count_macs
     from uniformer.inference.predictor import Predictor, predict
+    from uniformer.inference.stream import Stream
     from uniformer.network.model import UniFormer
     from uniformer.network.variants import list_models
     from uniformer.reading.pipeline import transforms

@@ -7,8 +7,8 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, get_args
 
 from uniformer.cli.options import add_device, add_precision, add_quiet, add_told, call, number, told, whole
@@ -72,28 +72,36 @@ def run(args: argparse.Namespace) -> int:
     """Until all sources have ended, or a signal says to stop; returns 1 if one of several failed."""
     from uniformer.checkpoints.records import BUNDLED
     from uniformer.inference.predictor import Predictor
+    from uniformer.inference.stream import Stream, clip_spec
+    from uniformer.inference.watch import Watched
 
     _check(args)
     predictor = call(Predictor, args, model=args.checkpoint or BUNDLED, batch_size=len(args.sources), **told(args))
-    with ExitStack() as stack:
-        stop = stack.enter_context(_stopped_by_signals())
-        feeds, failures = _opened(args, stop, stack)
-        predictor, every = _within_latency(args, predictor, feeds)
-        from uniformer.inference.stream import Stream
-        from uniformer.inference.watch import Watched
+    clip_spec(predictor)  # refuses a network of images before anything is opened
+    failed = 0
 
-        watched = [
-            Watched(feed, Stream(predictor, fps=feed.fps, window=args.window, every=every, name=feed.name))
-            for feed in feeds
-        ]
-        failures += _told(args, predictor, watched, stop)
+    def fail(why: str) -> None:
+        nonlocal failed
+        if len(args.sources) == 1:
+            raise InputError(why)
+        failed += 1
+        _said(why)
+
+    with _stopped_by_signals() as stop:
+        feeds = _opened(args, stop, fail)
+        predictor, every = _within_latency(args, predictor, feeds)
+        watched = []
+        for feed in feeds:
+            try:
+                stream = Stream(predictor, fps=feed.fps, window=args.window, every=every, name=feed.name)
+            except InputError as error:
+                fail(f"{feed.name}: {error}")
+                continue
+            watched.append(Watched(feed, stream))
+        _write_events(args, predictor, watched, stop, fail)
     if not args.quiet:
         _say_how_it_went(watched)
-    if failures and len(args.sources) == 1:
-        raise InputError(failures[0])
-    for failure in failures:
-        say(f"uniformer: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+    return 1 if failed else 0
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -131,15 +139,14 @@ def _stopped_by_signals() -> Iterator[threading.Event]:
             signal.signal(which, handler)
 
 
-def _opened(args: argparse.Namespace, stop: threading.Event, stack: ExitStack) -> tuple[list[Feed], list[str]]:
-    """The feeds of all sources that can be opened, and why others cannot."""
+def _opened(args: argparse.Namespace, stop: threading.Event, fail: Callable[[str], None]) -> list[Feed]:
+    """The feeds of all sources that can be opened."""
     from functools import partial
 
     from uniformer.reading.feeds import LastingFeed, RawForm, open_feed
 
     raw = None if args.raw is None else RawForm.parse(args.raw)
     feeds: list[Feed] = []
-    failures: list[str] = []
     for source in args.sources:
         open_it = partial(open_feed, source, raw=raw, stop=stop)
         try:
@@ -147,10 +154,10 @@ def _opened(args: argparse.Namespace, stop: threading.Event, stack: ExitStack) -
             if not feed.has_end and source != "-":
                 feed = LastingFeed(feed, open_it, patience=args.reconnect, say=_said, stop=stop)
         except InputError as error:
-            failures.append(str(error))
+            fail(str(error))
             continue
-        feeds.append(stack.enter_context(feed))
-    return feeds, failures
+        feeds.append(feed)
+    return feeds
 
 
 def _said(line: str) -> None:
@@ -189,12 +196,18 @@ def _other(args: argparse.Namespace, predictor: Predictor, checkpoint: str) -> P
     return other
 
 
-def _told(args: argparse.Namespace, predictor: Predictor, watched: list[Watched], stop: threading.Event) -> list[str]:
-    """Write what happens as it happens; why feeds failed."""
+def _write_events(
+    args: argparse.Namespace,
+    predictor: Predictor,
+    watched: list[Watched],
+    stop: threading.Event,
+    fail: Callable[[str], None],
+) -> None:
+    """Write what happens as it happens."""
     from uniformer.inference.events import Events
-    from uniformer.inference.watch import watch
+    from uniformer.inference.stream import Answer
+    from uniformer.inference.watch import Ended, watch
     from uniformer.support.texts import to_json_line
-    from uniformer.tasks.task import Failure
 
     def write(plain: dict[str, Any]) -> None:
         sys.stdout.write(to_json_line(plain))
@@ -202,19 +215,20 @@ def _told(args: argparse.Namespace, predictor: Predictor, watched: list[Watched]
 
     levels = {"enter": args.enter, "leave": args.leave, "smooth": args.smooth}
     events = {one.feed.name: Events(predictor.contract.classes, **levels) for one in watched}
-    failures: list[str] = []
-    for answer in watch(predictor, watched, live=not args.fast, stop=stop):
-        if isinstance(answer, Failure):
-            failures.append(answer.error)
-            continue
-        if args.answers:
-            write(answer.to_dict())
-        for event in events[answer.source].add(answer):
-            write(event.to_dict())
-    for one in events.values():
+    for news in watch(predictor, watched, live=not args.fast, stop=stop):
+        if isinstance(news, Answer):
+            if args.answers:
+                write(news.to_dict())
+            for event in events[news.source].add(news):
+                write(event.to_dict())
+        elif isinstance(news, Ended):
+            for event in events[news.source].close():
+                write(event.to_dict())
+        if not isinstance(news, Answer) and news.error is not None:
+            fail(news.error)
+    for one in events.values():  # of feeds that a signal ended
         for event in one.close():
             write(event.to_dict())
-    return failures
 
 
 def _say_how_it_went(watched: list[Watched]) -> None:

@@ -276,7 +276,8 @@ class LastingFeed(Feed):
         self.name, self.fps, self.size, self.has_end = feed.name, feed.fps, feed.size, feed.has_end
 
     def arrivals(self) -> Iterator[Arrival]:
-        last = shift = 0.0
+        last: float | None = None
+        shift = 0.0
         seen = clocks.monotonic()  # when the last frame came
         while True:
             why = "it ended"
@@ -284,7 +285,7 @@ class LastingFeed(Feed):
             try:
                 for time, picture in self._feed.arrivals():
                     now = clocks.monotonic()
-                    if is_first and last:
+                    if is_first and last is not None:
                         shift = last + now - seen - time
                         self._say(f"{self.name}: back after {now - seen:.1f} s")
                     last, seen, is_first = shift + time, now, False
@@ -295,9 +296,10 @@ class LastingFeed(Feed):
                 why = str(error)
             if not self._patience or self._stop.is_set():
                 return
-            if not last and is_first:
+            if last is None:
                 raise InputError(f"{self.name}: expected frames, none came: {why}")
-            self._say(f"{self.name}: lost at {last:.1f} s ({why}): trying again")
+            if not is_first:
+                self._say(f"{self.name}: lost at {last:.1f} s ({why}): trying again")
             self._feed.close()
             if not self._again(seen):
                 return
