@@ -89,7 +89,7 @@ def open_feed(source: str, *, raw: RawForm | None = None, stop: Event | None = N
         if raw is None:
             raise InputError("expected the form of the raw frames on standard input, such as --raw 640x480@25")
         return RawFeed(0, raw, stop)
-    if source.isdecimal():
+    if re.fullmatch(r"[0-9]{1,3}", source):
         return CameraFeed(int(source))
     if is_url(source):
         return AddressFeed(source)
