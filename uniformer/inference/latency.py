@@ -83,17 +83,22 @@ def within_latency(
     )
 
 
+def waits(network: float, crop: float, streams: int, fps: float) -> float:
+    """Seconds from a change to its answer beside the stride, at most; half a frame is for the clock of frames."""
+    return (1 if streams == 1 else 2) * network + crop + 0.5 / fps
+
+
 def stride(latency: float, network: float, crop: float, streams: int, fps: float) -> float | None:
     """Seconds between answers that the budget leaves; None where the network cannot keep up with that."""
-    waits = (1 if streams == 1 else 2) * network + crop + 0.5 / fps  # the last: a frame's clock
-    every = latency - waits
+    every = latency - waits(network, crop, streams, fps)
     return every if every > 0 and network <= BUSY * every else None
 
 
 def _choice(predictor: Predictor, latency: float, pictures: Sequence[tuple[int, int]], fps: float) -> Choice:
     network, crop = measure(predictor, pictures)
-    waits = (1 if len(pictures) == 1 else 2) * network + crop + 0.5 / fps
-    return Choice(predictor, network, crop, stride(latency, network, crop, len(pictures), fps), waits + network / BUSY)
+    every = stride(latency, network, crop, len(pictures), fps)
+    least = waits(network, crop, len(pictures), fps) + network / BUSY
+    return Choice(predictor, network, crop, every, least)
 
 
 def measure(predictor: Predictor, pictures: Sequence[tuple[int, int]]) -> tuple[float, float]:
