@@ -116,7 +116,7 @@ def windows(network: UniFormer, film: Tensor, frames: int, context: int, late: i
 
 def agreement(films: list[Path]) -> dict[str, Any]:
     model, contract, _ = load_model(BUNDLED)
-    network, spec = optimize(model.eval()), contract.input_of_classifier()
+    network, spec = optimize(model.float().eval()), contract.input_of_classifier()  # kept in 16 bits
     found: dict[str, list[tuple[bool, float]]] = {}
     with torch.inference_mode():
         for film in films:
