@@ -175,6 +175,16 @@ def test_a_run_that_was_killed_goes_on(form: str, predict: Predict, folder: Path
     one_line(other, f"{out}: line", "of a checkpoint with other weights or options")
 
 
+def test_answers_without_the_mirror_are_others(predict: Predict, folder: Path) -> None:
+    """Pose networks look at the mirrored crop too: `--no-flip` changes the answers, as `--flip` does elsewhere."""
+    assert predict("topdown", *SOURCES, "--no-flip", "--out", "found.jsonl").status == 0
+    for other in ((), ("--flip",)):
+        ended = predict("topdown", *SOURCES, *other, "--out", "found.jsonl", "--resume")
+        assert (ended.status, "of a checkpoint with other weights or options" in ended.err) == (2, True)
+    same = predict("topdown", *SOURCES, "--no-flip", "--out", "found.jsonl", "--resume")
+    assert (same.status, "3 files had a result already" in same.err) == (0, True)
+
+
 def test_drawings_that_are_missing_are_made_of_the_answers(predict: Predict, folder: Path) -> None:
     command = ("semantic_fpn", *SOURCES, "--out", "found.jsonl", "--draw", "drawn", "--maps", "maps")
     assert predict(*command).status == 0

@@ -33,7 +33,7 @@ def whose(args: argparse.Namespace, predictor: Any, options: Mapping[str, Any]) 
     given = {name: getattr(args, name) for name in args.tellable} | dict(options)
     if args.classes is not None:
         given["classes"] = predictor.contract.classes  # a file may have other names by now
-    given = {name: value for name, value in given.items() if value is not None and value is not False}
+    given = {name: value for name, value in given.items() if value is not None}
     digest = hashlib.blake2b(json.dumps(given, sort_keys=True).encode(), digest_size=4).hexdigest()
     return predictor.network.weights + (f"+{digest}" if given else "")
 

@@ -80,7 +80,7 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
 
         return predict_pictures(args, form, predictor)
     since = os.stat(args.out).st_mtime_ns if args.resume and os.path.isfile(args.out) else None
-    views = {name: getattr(args, name) for name in ("clips", "crops", "follow_seconds")}
+    views = {"clips": args.clips, "crops": args.crops, "follow_seconds": args.follow_seconds or None}
     weights = "" if form == "table" else whose(args, predictor, views)
     answers = Answers(form, weights, predictor.task.result, since=since)
     kept = Records(Path(args.out), answers, resume=args.resume) if args.out else None
