@@ -79,7 +79,9 @@ def test_boxes_of_a_detector_that_were_written_as_results(tmp_path: Path) -> Non
     ]
 
 
-@pytest.mark.parametrize("head", ["", "path,x1,y1,x2,y2,score\n", "# x1,y1,path,x2,y2\n"])
+@pytest.mark.parametrize(
+    "head", ["", "path,x1,y1,x2,y2,score\n", "# x1,y1,path,x2,y2\n", "\n,,\npath,x1,y1,x2,y2,score\n"]
+)
 def test_boxes_of_a_table(tmp_path: Path, head: str) -> None:
     cells = "1,2,a b.jpg,30,40.5" if head.startswith("#") else "a b.jpg,1,2,30,40.5"
     other = cells.replace("a b", "c/d") + ("" if head.startswith("#") else ",0.5")

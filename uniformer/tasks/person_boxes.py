@@ -195,12 +195,12 @@ def _table_rows(path: Path) -> Iterator[_Row]:
     reader = csv.reader(text_of(path, newline=""), delimiter=max(",;\t", key=first.count))
     columns = dict(zip(("path", *CORNERS, "score"), range(6), strict=True))
     try:
-        for number, cells in enumerate(reader):
+        for number, cells in enumerate(row for row in reader if any(cell.strip() for cell in row)):
             place = f"line {reader.line_num}"
             names = [cell.strip().lower().lstrip("# ") for cell in cells]
             if number == 0 and set(CORNERS) <= set(names):
                 columns = _columns(names, f"{path}, {place}")
-            elif any(cell.strip() for cell in cells):
+            else:
                 yield _row([plain_cell(cell) for cell in cells], columns, path, place)
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: expected {EXPECTED}, found {shown(error)}") from None
