@@ -141,8 +141,10 @@ def test_smaller_anchors_for_smaller_things() -> None:
         create_model(name, anchor_scale=0)
 
 
-def test_masks_are_pasted() -> None:
-    """Also those whose boxes leave the image."""
+@pytest.mark.parametrize("at_once", [1 << 22, 30])
+def test_masks_are_pasted(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those whose boxes leave the image, and band by band, as into a huge picture."""
+    monkeypatch.setattr("uniformer.heads.detection.PASTED_AT_ONCE", at_once)
     given = BOXES["paste"]
     shares = torch.from_numpy(ARRAYS["shares"]).view(-1, 28, 28)
     pasted = paste_masks(shares, torch.tensor(given["boxes"]), given["image_hw"])

@@ -25,6 +25,7 @@ ROI_STRIDES = (4, 8, 16, 32)  #: of the levels that regions are cut from
 FINEST = 56  #: a region of this side and above the level's double is cut from the next coarser level
 STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))  #: of each stage's deltas
 RPN_STDS = (1.0, 1.0, 1.0, 1.0)
+PASTED_AT_ONCE = 1 << 22  # pixels of a mask: of a huge picture's, all at once would take 20 bytes each
 
 
 @dataclass(frozen=True)
@@ -282,16 +283,20 @@ def paste_masks(shares: Tensor, boxes: Tensor, size: Sequence[int], threshold: f
         left, top = (box[:2].floor() - 1).clamp(min=0).int().tolist()
         right = min(int(box[2].ceil()) + 1, size[1])
         bottom = min(int(box[3].ceil()) + 1, size[0])
-        if right <= left or bottom <= top:
-            continue
-        x = (torch.arange(left, right, device=box.device, dtype=box.dtype) + 0.5 - box[0]) / (box[2] - box[0]) * 2 - 1
-        y = (torch.arange(top, bottom, device=box.device, dtype=box.dtype) + 0.5 - box[1]) / (box[3] - box[1]) * 2 - 1
-        grid = torch.stack([x[None].expand(len(y), -1), y[:, None].expand(-1, len(x))], dim=2)
-        inside = F.grid_sample(
-            share[None, None].to(grid), grid[None].nan_to_num(posinf=0, neginf=0), align_corners=False
-        )
-        mask[top:bottom, left:right] = inside[0, 0] >= threshold
+        rows = PASTED_AT_ONCE // max(1, right - left) + 1
+        for first in range(top, bottom if left < right else top, rows):
+            last = min(first + rows, bottom)
+            x, y = _places(left, right, box[0], box[2]), _places(first, last, box[1], box[3])
+            grid = torch.stack([x[None].expand(len(y), -1), y[:, None].expand(-1, len(x))], dim=2)[None]
+            inside = F.grid_sample(share[None, None].to(grid), grid, align_corners=False)
+            mask[first:last, left:right] = inside[0, 0] >= threshold
     return pasted
+
+
+def _places(first: int, last: int, low: Tensor, high: Tensor) -> Tensor:
+    """Where pixels `first` to `last` lie between the sides of a box, -1 to 1; in the middle of one without extent."""
+    centres = torch.arange(first, last, device=low.device, dtype=low.dtype) + 0.5
+    return ((centres - low) / (high - low) * 2 - 1).nan_to_num(posinf=0, neginf=0)
 
 
 def _initialise(module: nn.Module, std: float) -> None:
