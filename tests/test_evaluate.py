@@ -349,6 +349,16 @@ def test_the_command_finds_the_order_of_the_labels(
 def test_the_commands_refuse_in_one_line(
     checkpoint: Path, listed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "boxes.csv").write_text("a.jpg,1,2,3,4\n")
+    for more in ([], ["--probe", "knn", "--train", str(listed), "--out", str(tmp_path / "out")]):
+        for extra, said in (
+            (["--no-flip"], "unknown option 'flip' of classification"),
+            (["--mode", "slide"], "unknown option 'mode' of classification"),
+            (["--boxes", str(tmp_path / "boxes.csv")], "expected no boxes of people for classification"),
+        ):
+            assert main(["eval", str(checkpoint), str(listed), "--device", "cpu", *more, *extra]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert said in line
     for extra in (["--probe", "knn"], ["--classes", "Kinetics-4000"], ["--device", "cuda:99"]):
         assert main(["eval", str(checkpoint), str(listed), *extra]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1

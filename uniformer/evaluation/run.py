@@ -29,7 +29,7 @@ from uniformer.evaluation.learnt import HELD_OUT, both_figures, held_out, learnt
 from uniformer.evaluation.probe import Probe, probe_scores
 from uniformer.evaluation.scoring import Reading, check_fits, recorded_form, score
 from uniformer.inference.networks import is_exported, open_network
-from uniformer.inference.predictor import with_views
+from uniformer.inference.predictor import fed_to, with_views
 from uniformer.labels import names_file
 from uniformer.reading.views import Decoder
 from uniformer.reports.evaluation import About, write_evaluation_page
@@ -165,12 +165,14 @@ def evaluate(
         manifest: Any = asked_for.labelled() if probe or not asked_for.is_annotated else None
         notes, known = [place.note] if place.note else [], ("", dict[str, float](), "")
         reading = Reading(group.device, precision, batch_size, workers, backend, follow_seconds, compute)
+        answers = {name: asked.pop(name) for name in option_names() if name in asked}
         if probe:
             trained = _to_fit(data, train, data_reading)
             model, contract, _ = load_model(checkpoint, **asked)  # type: ignore[arg-type]
             warn_of_assumed(contract)
             fed: Any = with_views(contract.input_of_classifier(), clips, crops)
             manifest = asked_for.part_of(manifest, contract)
+            task_of(contract, **answers).on(manifest, boxes)  # refuses what is not for classifiers
             manifest, fitted, tested = _features(
                 model.float(), trained, manifest, fed, Path(out or ""), reading, progress if group.is_main else None
             )
@@ -178,7 +180,6 @@ def evaluate(
             odd = _in_both(trained, manifest)
         else:
             store = Path(out, "answers") if out else None
-            answers = {name: asked.pop(name) for name in option_names() if name in asked}
             network = open_network(
                 checkpoint,  # type: ignore[arg-type]
                 device=device if is_exported(checkpoint) else group.device,
@@ -190,22 +191,17 @@ def evaluate(
             made: Task = (task or task_of)(contract, **answers)
             if made.whole:
                 manifest = asked_for.annotated(made)
-                if not (clips is crops is None):
-                    raise InputError(f"expected no clips and crops for {made.name}: pictures are seen whole")
-            else:
-                fed = with_views(contract.input_of_classifier(), clips, crops)
+            spec = fed_to(made, clips, crops)
             manifest = asked_for.part_of(manifest or asked_for.labelled(), contract)
-            check_fits(contract.config, manifest, made if made.whole else fed)
+            check_fits(contract.config, manifest, spec or made)
             made = made.on(manifest, boxes)
             metric = made.metric(manifest, label_order=class_order)
             place.check(metric)
-            scores = score(
-                network, metric, made if made.whole else fed, reading, group, store=store, progress=progress, pace=pace
-            )
+            scores = score(network, metric, spec or made, reading, group, store=store, progress=progress, pace=pace)
             scores, odd = metric.examine(scores)
             manifest, known = metric.manifest, known_scores(contract)
             notes += [*made.notes, *metric.notes]
-            fed = contract.input if made.whole else fed
+            fed = spec or contract.input
         learnt = np.zeros(len(manifest), np.bool_)  # of those that are held out none is
         if split != HELD_OUT:
             learnt = group.broadcast(lambda: learnt_rows(contract, manifest))

@@ -90,10 +90,7 @@ class Predictor:
         self.report = self.network.report  #: of loading the file
         made = task_of if task is None else task
         self.task: Task = made(self.contract, **answers)
-        #: What the network is fed; None for whole pictures, whose sizes vary.
-        self.spec = None if self.task.whole else with_views(self.contract.input_of_classifier(), clips, crops)
-        if self.task.whole and not (clips is crops is None):
-            raise InputError(f"expected no clips and crops for {self.task.name}: pictures are seen whole")
+        self.spec = fed_to(self.task, clips, crops)  #: what the network is fed; None for whole pictures
         self.top_k, self.batch_size, self.workers = top_k, batch_size, workers
         self.precision: Precision = precision
         self.compute = compute  #: as asked for
@@ -262,6 +259,15 @@ def default_or_bundled(default: str) -> tuple[str, str | None]:
         line = f"the default checkpoint {default} could not be fetched ({error.reason}): "
         return BUNDLED, f"{line}using the bundled model, which names camera motion, not actions"
     return default, None
+
+
+def fed_to(task: Task, clips: int | None, crops: Literal[1, 3] | None) -> InputSpec | None:
+    """`with_views` of a task's input; None for whole pictures, whose sizes vary: they have no clips and crops."""
+    if not task.whole:
+        return with_views(task.contract.input_of_classifier(), clips, crops)
+    if not (clips is crops is None):
+        raise InputError(f"expected no clips and crops for {task.name}: pictures are seen whole")
+    return None
 
 
 def with_views(spec: InputSpec, clips: int | None, crops: Literal[1, 3] | None) -> InputSpec:
