@@ -85,6 +85,15 @@ def test_every_network_answers_in_16_bits(head: str, picture: Path) -> None:
     assert Predictor(network(head), precision="bfloat16", **options)(picture).answer()
 
 
+def test_large_numbers_in_16_bits_are_no_failure(picture: Path) -> None:
+    """Half precision ends at 65504, and sums over a map sooner than the map."""
+    model, contract = network("mask_rcnn")
+    for conv in model.neck.fpn_convs:
+        torch.nn.init.constant_(conv.conv.bias, 10.0)
+    options: dict[str, Any] = {"precision": "float16", "compute": "plain", "device": "cpu", "score": 0.0, "most": 3}
+    assert len(Predictor((model, contract), **options)(picture)) == 3
+
+
 @pytest.mark.parametrize("mode", ["whole", "slide", "multi-scale"])
 def test_every_way_to_segment_gives_the_picture_s_size(mode: str, picture: Path) -> None:
     found = Predictor(network("semantic_fpn"), mode=mode, window_side=64, window_step=40, flip=True)(picture)
@@ -117,6 +126,15 @@ def test_people_are_looked_at_where_they_are_said_to_be(picture: Path) -> None:
     assert len(nobody) == 0
 
 
+@pytest.mark.parametrize("alike", [0.9, 1.0])
+def test_people_come_the_best_first(alike: float, picture: Path) -> None:
+    model, contract = network("topdown")
+    torch.nn.init.constant_(model.keypoint_head.final_layer.bias, 1.0)  # all key points are seen
+    boxes = np.array([[0, 0, 20, 20], [30, 0, 50, 20], [60, 10, 90, 50]], np.float32)
+    people = Predictor((model, contract), people=lambda *_: (boxes, np.array([0.5, 0.9, 0.7])), alike=alike)(picture)
+    assert people.boxes.tolist() == boxes[[1, 2, 0]].tolist()
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_numbers_that_are_not_finite_are_a_failure(head: str, picture: Path) -> None:
     model, contract = network(head)
@@ -129,17 +147,14 @@ def test_options_are_those_of_the_task(picture: Path) -> None:
     for head, options, said in (
         ("upernet", {"score": 0.5}, "unknown option 'score' of segmentation"),
         ("mask_rcnn", {"score": 1.5}, "expected a score in .0, 1., got 1.5"),
-        (
-            "mask_rcnn",
-            {"keep": ("thing three",), "score": 0.0},
-            "expected classes of the checkpoint, got 'thing three'",
-        ),
+        ("mask_rcnn", {"keep": ("thing three",)}, "expected classes of the checkpoint, got 'thing three'"),
+        ("upernet", {"keep": ("thing three",)}, "expected classes of the checkpoint, got 'thing three'"),
         ("mask_rcnn", {"scores": 0.5}, "unknown option 'scores' of a checkpoint"),
         ("topdown", {"clips": 2}, "expected no clips and crops for pose: pictures are seen whole"),
         ("upernet", {"mode": "tiles"}, "expected mode whole, slide, multi-scale, got 'tiles'"),
     ):
         with refused(said):
-            Predictor(network(head), **options)(picture)
+            Predictor(network(head), **options)
     model, contract = network("topdown")
     with refused("expected a contract with flip_pairs for flip=True"):
         Predictor((model, Contract(contract.config, input=contract.input)))(picture)

@@ -78,6 +78,7 @@ ANSWERS: dict[str, Callable[[], PictureResult]] = {
     "segmentation of many classes": lambda: segmentation(
         labels=segmentation().labels.astype(np.uint16) * 2, classes=tuple(f"c{i}" for i in range(600)), palette=()
     ),
+    "some of many classes": lambda: ANSWERS["segmentation of many classes"]().only(["c24", "c298"]),  # type: ignore[attr-defined]
     "poses": poses,
     "nobody": lambda: poses(0),
 }
@@ -118,6 +119,32 @@ def test_what_is_written_as_json_is_read_back(make: Callable[[], PictureResult])
 def test_what_is_no_answer_is_refused_in_a_line(make: Callable[[], PictureResult], plain: dict[str, Any]) -> None:
     with refused("expected an answer with"):
         type(make()).from_dict(plain, contract_of(make()))
+
+
+WHERE = {"source": "x", "height": 2, "width": 2}
+TWO = {"label": 1, "mask": {"size": [2, 2], "counts": [0, 4]}}
+THING = {"box": [1, 2, 3, 4], "score": 0.5, "label": 1}
+
+
+@pytest.mark.parametrize(
+    ("make", "plain"),
+    [
+        (detections, {"objects": [3]}),
+        (segmentation, {"regions": [3]}),
+        (poses, {"people": [3]}),
+        (detections, {"objects": [{**THING, "box": [1, 2, 3]}]}),
+        (detections, {"objects": [{**THING, "label": 80}]}),
+        (detections, {"objects": [{**THING, **TWO}, THING]}),
+        (detections, {"objects": [{**THING, "mask": 3}]}),
+        (segmentation, {"regions": [{**TWO, "label": 300}]}),
+        (segmentation, {"regions": [{**TWO, "label": -1}]}),
+        (segmentation, {"regions": [{**TWO, "mask": {"size": [1, 1], "counts": [0, 1]}}]}),
+        (poses, {"people": [{"keypoints": [[1, 2]], "box": [1, 2, 3, 4], "score": 0.5}]}),
+    ],
+)
+def test_parts_that_are_none_are_refused_in_a_line(make: Callable[[], PictureResult], plain: dict[str, Any]) -> None:
+    with refused("expected .* answer|expected masks of "):
+        type(make()).from_dict(WHERE | plain, contract_of(make()))
 
 
 @answers
@@ -351,6 +378,9 @@ def test_what_cannot_be_drawn_or_written_is_said_in_a_line(street: Path) -> None
         detections(source="").plot()
     with refused("cannot write"):
         result.save(street / "inside.json")
+    wide = Segmentation(height=8, width=16_383, labels=np.zeros((8, 16_383), np.uint8), classes=("sky",))
+    with refused("cannot write .*wide.webp: .* WebP limit of 16383 pixels"):  # the legend is beside it
+        wide.save(street.with_name("wide.webp"), ground(0, (8, 16_383)))
     assert street.read_bytes() == before
     data = io.BytesIO(before)
     result.save(street.with_name("new.jpg"), data)  # pictures may come as anything

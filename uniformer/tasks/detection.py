@@ -14,7 +14,6 @@ from uniformer.reading.run_lengths import encode_mask
 from uniformer.reading.views import Source
 from uniformer.reading.whole import WholeViews, load_whole
 from uniformer.tasks.detections import Detections
-from uniformer.tasks.pictured import labels_of
 from uniformer.tasks.task import Outputs
 from uniformer.tasks.whole_picture import WholePictureTask
 
@@ -46,7 +45,7 @@ class DetectionOptions(Checked):
 
 class Detection(WholePictureTask[DetectionOptions]):
     """The network is a `heads.detection.Detector`; outputs are boxes (N, 4), scores and labels (N,), mask shares
-    (N, 28, 28), and a number that is not finite where the network's are not."""
+    (N, 28, 28), and numbers that are not finite where the network's are not."""
 
     name = "detection"
     result = Detections
@@ -76,15 +75,14 @@ class Detection(WholePictureTask[DetectionOptions]):
         from uniformer.heads.detection import Limits
 
         options = self.options
-        kept = tuple(labels_of(options.keep, self.contract.classes)) if options.keep else ()
-        limits = Limits(score=options.score, detections=options.most, classes=kept)
+        limits = Limits(score=options.score, detections=options.most, classes=self.kept)
         scales = [torch.from_numpy(views.factors).to(device)]
         levels = form(torch.from_numpy(views.array).to(device))
         proposals = form.proposals(form.rpn_head(levels), [views.size], limits)
         found = form.detect(levels, [p[:, :4] for p in proposals], [views.size], scales, limits)
-        finite = sum(level.sum() for level in levels).float()
+        finite = torch.stack([level.sum(dtype=torch.float32) for level in levels])
         shares = form.masks(levels, found, scales)[0] if self.has_masks else found[0].boxes.new_zeros(0, 28, 28)
-        return found[0].boxes, found[0].scores, found[0].labels, shares, finite[None]
+        return found[0].boxes, found[0].scores, found[0].labels, shares, finite
 
     def decode(self, outputs: Outputs, views: WholeViews, top_k: int = 0) -> Detections:  # type: ignore[override]
         boxes, scores, labels, shares, _ = outputs

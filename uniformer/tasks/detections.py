@@ -22,6 +22,7 @@ from uniformer.tasks.pictured import (
     array_of,
     class_name,
     field_of,
+    label_of,
     labels_of,
     load_supervision,
     where_from,
@@ -84,15 +85,16 @@ class Detections(PictureResult):
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any], contract: Contract) -> Self:
-        things = [dict(thing) for thing in field_of(plain, "objects", list)]
-        masks = [thing["mask"] for thing in things if "mask" in thing]
+        things = field_of(plain, "objects", list)
+        boxes = array_of([field_of(thing, "box", list) for thing in things], 4)
+        has_masks = any("mask" in thing for thing in things)
         return cls(
             **where_from(plain),
-            boxes=array_of([field_of(thing, "box", list) for thing in things], 4),
+            boxes=boxes,
             scores=array_of([field_of(thing, "score", float) for thing in things]),
-            labels=np.array([field_of(thing, "label", int) for thing in things], np.int64),
+            labels=np.array([label_of(thing, contract) for thing in things], np.int64),
             names=contract.classes,
-            masks=tuple(masks) if masks else None,
+            masks=tuple(field_of(thing, "mask", dict) for thing in things) if has_masks else None,
         )
 
     def rows(self) -> list[tuple[Any, ...]]:

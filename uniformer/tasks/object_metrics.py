@@ -22,6 +22,7 @@ from uniformer.tasks.class_order import places_of
 from uniformer.tasks.coco import Kind, Objects, load_coco_eval
 from uniformer.tasks.coco_results import Id
 from uniformer.tasks.object_scores import PREFIXES, ObjectScores, answer_paths
+from uniformer.tasks.pictured import class_names, skeleton_of
 from uniformer.tasks.task import Metric
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class DetectionMetric(ObjectMetric):
         )
         if not any(count for count, place in zip(counts, self._places, strict=True) if place >= 0):
             raise InputError(f"{data.origin}: expected at least one object of the checkpoint's classes, got none")
-        self.classes = contract.classes or tuple(f"class {k}" for k in range(contract.config.num_classes))
+        self.classes = class_names(contract)
         self.kinds = ("box", "mask") if masks and data.has_masks else ("box",)
         if masks and not data.has_masks:
             self.notes.append("no figures of masks: the data have boxes alone")
@@ -173,7 +174,7 @@ class PoseMetric(ObjectMetric):
         sigmas = contract.details.get("sigmas") or np.asarray(data.details["sigmas"])[self._columns].tolist()
         self.sigmas = tuple(map(float, sigmas))
         self.points = contract.classes or tuple(data.classes[k] for k in self._columns)
-        self.skeleton = tuple((int(a), int(b)) for a, b in contract.details.get("skeleton", ()))
+        self.skeleton = skeleton_of(contract)
 
     def row(self, item: int, answer: Poses) -> npt.NDArray[Any]:
         """The people with their scores."""

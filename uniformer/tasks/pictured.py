@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from uniformer.config import did_you_mean
-from uniformer.errors import InputError, MissingExtra
+from uniformer.errors import InputError, MissingExtra, cannot_write, shown
 from uniformer.labels import match_names
 from uniformer.reading.pictures import Pixels, open_picture, to_pixels, upright_size
 from uniformer.support.files import atomic_path, check_outputs
@@ -127,7 +127,10 @@ def save_picture(image: Image.Image, path: Path) -> None:
     """Write a picture in the format of its name. Raises `InputError` where it cannot be written."""
     form = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}.get(path.suffix.lower(), "PNG")
     with atomic_path(path) as temporary:
-        image.save(temporary, form, **({"quality": 92} if form != "PNG" else {}))
+        try:
+            image.save(temporary, form, **({"quality": 92} if form != "PNG" else {}))
+        except ValueError as error:  # WebP's encoder, of a picture that is too large for it
+            raise cannot_write(path, error) from None
 
 
 def load_supervision() -> Any:
@@ -139,12 +142,21 @@ def load_supervision() -> Any:
     return supervision
 
 
-def field_of(plain: Mapping[str, Any], name: str, kind: type) -> Any:
-    """A field of an answer that was written. Raises `InputError` where it is missing or of another type."""
-    value = plain.get(name)
+def field_of(plain: Any, name: str, kind: type) -> Any:
+    """A field of an answer, or of a part of one, that was written. Raises `InputError` where it is missing or of
+    another type."""
+    value = plain.get(name) if isinstance(plain, Mapping) else None
     if not isinstance(value, kind):
         raise InputError(f"expected an answer with {name}, as `uniformer predict` writes it")
     return value
+
+
+def label_of(plain: Any, contract: Contract) -> int:
+    """The field `label`. Raises `InputError` where it is none of the contract's classes."""
+    label: int = field_of(plain, "label", int)
+    if not 0 <= label < contract.config.num_classes:
+        raise InputError(f"expected labels of an answer up to {contract.config.num_classes - 1}, got {shown(label)}")
+    return label
 
 
 def array_of(rows: Any, *shape: int) -> np.ndarray[Any, Any]:
@@ -171,6 +183,21 @@ def where_from(plain: Mapping[str, Any]) -> dict[str, Any]:
 def class_name(names: Sequence[str], label: int) -> str:
     """The name of a class; of a network that names none, its number."""
     return names[label] if names else f"class {label}"
+
+
+def class_names(contract: Contract) -> tuple[str, ...]:
+    """Of all classes."""
+    return tuple(class_name(contract.classes, label) for label in range(contract.config.num_classes))
+
+
+def palette_of(contract: Contract) -> tuple[tuple[int, int, int], ...]:
+    """The colours of the classes; none where the contract has none."""
+    return tuple((int(r), int(g), int(b)) for r, g, b in contract.details.get("palette", ()))
+
+
+def skeleton_of(contract: Contract) -> tuple[tuple[int, int], ...]:
+    """Pairs of key points with a limb between them."""
+    return tuple((int(a), int(b)) for a, b in contract.details.get("skeleton", ()))
 
 
 def labels_of(wanted: Collection[str], names: Sequence[str]) -> list[int]:

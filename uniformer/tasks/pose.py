@@ -10,10 +10,12 @@ import numpy as np
 
 from uniformer.config import PersonCrop
 from uniformer.errors import Checked, InputError
+from uniformer.reading.people import UNIT
 from uniformer.reading.views import Source
 from uniformer.reading.whole import People, PeopleViews, load_people
 from uniformer.tasks.keypoints import decode_heat_maps, rescore, without_doubles
 from uniformer.tasks.person_boxes import whole_picture
+from uniformer.tasks.pictured import skeleton_of
 from uniformer.tasks.poses import Poses
 from uniformer.tasks.task import Outputs
 from uniformer.tasks.whole_picture import WholePictureTask
@@ -97,16 +99,13 @@ class Pose(WholePictureTask[PoseOptions]):
         assert views.people_scores is not None
         assert views.people is not None
         scores = np.array([rescore(s, p) for s, p in zip(views.people_scores.tolist(), point_scores, strict=True)])
-        areas = np.array([float(np.prod(region.scale * 200)) for region in views.regions])
-        kept = list(range(len(points)))
-        if self.options.alike < 1 and len(points):
-            kept = without_doubles(points, areas, scores, self.sigmas, self.options.alike)
-        kept = [i for i in kept if scores[i] >= self.options.score]
-        skeleton = tuple((int(a), int(b)) for a, b in self.contract.details.get("skeleton", ()))
+        areas = np.array([float(np.prod(region.scale * UNIT)) for region in views.regions])
+        best_first = without_doubles(points, areas, scores, self.sigmas, self.options.alike)
+        kept = [i for i in best_first if scores[i] >= self.options.score]
         found = np.concatenate([points, point_scores[:, :, None]], axis=2).astype(np.float32)
         return Poses(
             keypoints=found[kept], boxes=views.people[kept].astype(np.float32), scores=scores[kept].astype(np.float32),
-            names=self.contract.classes, skeleton=skeleton, height=views.height, width=views.width,
+            names=self.contract.classes, skeleton=skeleton_of(self.contract), height=views.height, width=views.width,
         )  # fmt: skip
 
     def on(self, data: AnnotatedSet, boxes: str | os.PathLike[str] | None = None) -> Pose:

@@ -16,7 +16,15 @@ from uniformer.reading.run_lengths import Mask
 from uniformer.tasks.coco_results import Id, result_rows
 from uniformer.tasks.drawing import Thing, colour_of, draw_people
 from uniformer.tasks.keypoints import VISIBLE
-from uniformer.tasks.pictured import PLACES, PictureResult, array_of, class_name, field_of, load_supervision, where_from
+from uniformer.tasks.pictured import (
+    PLACES,
+    PictureResult,
+    array_of,
+    field_of,
+    load_supervision,
+    skeleton_of,
+    where_from,
+)
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.contract import Contract
@@ -76,7 +84,7 @@ class Poses(PictureResult):
             boxes=array_of([field_of(person, "box", list) for person in people], 4),
             scores=array_of([field_of(person, "score", float) for person in people]),
             names=contract.classes,
-            skeleton=tuple((int(a), int(b)) for a, b in contract.details.get("skeleton", ())),
+            skeleton=skeleton_of(contract),
         )
 
     def rows(self) -> list[tuple[Any, ...]]:
@@ -108,7 +116,7 @@ class Poses(PictureResult):
             Thing(tuple(box.tolist()), f"{100 * score:.0f} %", colour_of(i))
             for i, (box, score) in enumerate(zip(self.boxes, self.scores, strict=True))
         ]
-        names = self.names or [class_name((), k) for k in range(self.keypoints.shape[1])]
+        names = [self._name(k) for k in range(self.keypoints.shape[1])]
         return draw_people(pixels, self.keypoints[:, :, :2], self.seen(), names, self.skeleton, things)
 
     def to_supervision(self) -> Any:

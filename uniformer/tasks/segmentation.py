@@ -12,6 +12,7 @@ from uniformer.config import Scaling
 from uniformer.errors import Checked
 from uniformer.reading.views import Source
 from uniformer.reading.whole import TiledViews, WholeViews, load_tiled, load_whole
+from uniformer.tasks.pictured import palette_of
 from uniformer.tasks.segmentations import Segmentation, map_type
 from uniformer.tasks.task import Outputs
 from uniformer.tasks.whole_picture import WholePictureTask
@@ -60,8 +61,8 @@ class SegmentationOptions(Checked):
 
 
 class Semantic(WholePictureTask[SegmentationOptions]):
-    """The network is a `heads.segmentation.Segmenter`; outputs are the classes (1, H, W) of the picture's pixels, and a
-    number that is not finite where the network's are not."""
+    """The network is a `heads.segmentation.Segmenter`; outputs are the classes (1, H, W) of the picture's pixels, and
+    numbers that are not finite where the network's are not."""
 
     name = "segmentation"
     result = Segmentation
@@ -114,9 +115,8 @@ class Semantic(WholePictureTask[SegmentationOptions]):
 
     def decode(self, outputs: Outputs, views: WholeViews | TiledViews, top_k: int = 0) -> Segmentation:  # type: ignore[override]
         labels = in_size(outputs[0][0], views.height, views.width).astype(map_type(self.contract.config.num_classes))
-        palette = tuple((int(r), int(g), int(b)) for r, g, b in self.contract.details.get("palette", ()))
         found = Segmentation(
-            labels=np.ascontiguousarray(labels), classes=self.contract.classes, palette=palette,
+            labels=np.ascontiguousarray(labels), classes=self.contract.classes, palette=palette_of(self.contract),
             height=views.height, width=views.width,
         )  # fmt: skip
         return found.only(self.options.keep) if self.options.keep else found

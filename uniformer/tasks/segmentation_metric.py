@@ -12,6 +12,7 @@ from uniformer.errors import InputError
 from uniformer.reading.label_png import from_png, to_png
 from uniformer.support.resume import BYTE_ROWS
 from uniformer.tasks.class_order import places_of
+from uniformer.tasks.pictured import class_names, palette_of
 from uniformer.tasks.segmentation_scores import IGNORED, Cells, SegmentationScores, answer_paths
 from uniformer.tasks.task import Metric
 
@@ -34,10 +35,10 @@ class SegmentationMetric(Metric):
     def __init__(self, contract: Contract, data: AnnotatedSet, label_order: str = "numbers"):
         self.manifest = data
         places, self.notes = places_of(data.classes, contract.classes, contract.config.num_classes, label_order)
-        self.classes = contract.classes or tuple(f"class {k}" for k in range(contract.config.num_classes))
+        self.classes = class_names(contract)
         if len(self.classes) > IGNORED:
             raise InputError(f"expected a network of up to {IGNORED} classes to score, got {len(self.classes)}")
-        self.palette = tuple((int(r), int(g), int(b)) for r, g, b in contract.details.get("palette", ()))
+        self.palette = palette_of(contract)
         self._places = np.full(256, IGNORED, np.uint8)
         self._places[: len(places)] = np.where(places < 0, IGNORED, places)
 

@@ -25,15 +25,15 @@ from uniformer.tasks.pictured import (
     PictureResult,
     class_name,
     field_of,
+    label_of,
     labels_of,
     load_supervision,
+    palette_of,
     where_from,
 )
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.contract import Contract
-
-UNLABELLED = 255  #: of pixels without a class, where the classes are fewer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,17 +60,16 @@ class Segmentation(PictureResult):
     @cached_property
     def regions(self) -> tuple[Region, ...]:
         """The classes in the picture, the largest first."""
-        counts = np.bincount(self.labels.ravel())
-        if self._is_narrow:
-            counts = counts[:UNLABELLED]
+        counts = np.bincount(self.labels.ravel())[: self._unlabelled]
         order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)].tolist()
         return tuple(
             Region(name=class_name(self.classes, i), label=i, share=float(counts[i] / self.labels.size)) for i in order
         )
 
     @property
-    def _is_narrow(self) -> bool:
-        return self.labels.dtype == np.uint8
+    def _unlabelled(self) -> int:
+        """The value of pixels without a class, the highest of the labels' type."""
+        return int(np.iinfo(self.labels.dtype).max)
 
     def mask(self, label: int) -> Mask:
         """The pixels of a class: bool (H, W)."""
@@ -79,8 +78,7 @@ class Segmentation(PictureResult):
     def only(self, names: Collection[str]) -> Self:
         """The regions of these classes; other pixels have none. Raises `InputError` for a name that is no class."""
         kept = np.isin(self.labels, labels_of(names, self.classes))
-        empty = np.array(UNLABELLED if self._is_narrow else np.iinfo(self.labels.dtype).max, self.labels.dtype)
-        return replace(self, labels=np.where(kept, self.labels, empty))
+        return replace(self, labels=np.where(kept, self.labels, self.labels.dtype.type(self._unlabelled)))
 
     # ---- forms -------------------------------------------------------------------------------------------------------
 
@@ -102,9 +100,8 @@ class Segmentation(PictureResult):
             mask = decode_mask(field_of(region, "mask", dict))
             if mask.shape != labels.shape:
                 raise InputError(f"expected masks of {labels.shape}, got one of {mask.shape}")
-            labels[mask] = field_of(region, "label", int)
-        palette = tuple(tuple(colour) for colour in contract.details.get("palette", ()))
-        return cls(**where, labels=labels, classes=contract.classes, palette=palette)
+            labels[mask] = label_of(region, contract)
+        return cls(**where, labels=labels, classes=contract.classes, palette=palette_of(contract))
 
     def rows(self) -> list[tuple[Any, ...]]:
         """One a class, without its pixels."""
@@ -124,7 +121,7 @@ class Segmentation(PictureResult):
 
     def colours(self) -> tuple[Colour, ...]:
         """Of all classes: the palette, or where there is none colours of ours."""
-        count = len(self.classes) or int(self.labels[self.labels < np.iinfo(self.labels.dtype).max].max(initial=0)) + 1
+        count = len(self.classes) or int(self.labels[self.labels < self._unlabelled].max(initial=0)) + 1
         return (*self.palette[:count], *(colour_of(i) for i in range(len(self.palette), count)))
 
     def save_map(self, path: Path) -> None:
@@ -155,7 +152,7 @@ class Segmentation(PictureResult):
 
 def map_type(num_classes: int) -> type[np.unsignedinteger[Any]]:
     """Of the labels of so many classes, with one more value for pixels without a class."""
-    return np.uint8 if num_classes <= UNLABELLED else np.uint16
+    return np.uint8 if num_classes <= np.iinfo(np.uint8).max else np.uint16
 
 
 def _around(mask: Mask) -> tuple[int, int, int, int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from uniformer.config import INPUTS, PersonCrop, Scaling, to_dict, with_options
 from uniformer.errors import InputError
+from uniformer.tasks.pictured import labels_of
 from uniformer.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class WholePictureTask(Task, Generic[Options]):
         if not isinstance(stored, Mapping):
             raise InputError(f"expected thresholds of a contract by name, got {str(stored)[:80]}")
         self.options: Options = with_options(self.options_type(), {**stored, **options}, self.name)
+        #: the classes looked for, of the tasks that have the option `keep`; none: all of them
+        self.kept = tuple(labels_of(getattr(self.options, "keep", ()), contract.classes))
 
     def build(self) -> DenseNetwork:
         from uniformer.heads import build_network
