@@ -14,6 +14,7 @@ from markupsafe import Markup
 from uniformer.datasets.annotated import AnnotatedSet
 from uniformer.datasets.manifest import Manifest
 from uniformer.reports.charts import columns, heat_map
+from uniformer.reports.classes import MAP_CLASSES, bars_of, confusions_of, percents, worst_first
 from uniformer.reports.measures import headline
 from uniformer.reports.objects import of_objects
 from uniformer.reports.page import write_page
@@ -24,9 +25,7 @@ from uniformer.tasks.scores import BINS, Scores, average_precision, confusion, p
 from uniformer.tasks.segmentation_scores import SegmentationScores
 from uniformer.tasks.task import ScoredItems
 
-MAP_CLASSES = 30  # up to as many a confusion matrix can be read; above, the top confusions are listed alone
-BAR_CLASSES = 40  # up to as many every class gets a bar; above, the worst and the best
-CONFUSIONS, WORST = 25, 24  # listed at most
+WORST = 24  # listed at most
 
 
 @dataclass(frozen=True)
@@ -83,41 +82,26 @@ def _precisions(scores: Scores) -> list[tuple[str, float, str]]:
     """(class, average precision, in words), the worst first."""
     marks = np.where(scores.ok[:, None], scores.probabilities, -1.0)
     each = [average_precision(marks[:, k], scores.labels[:, k]) for k in range(scores.num_classes)]
-    order = np.argsort(np.nan_to_num(each, nan=2.0), kind="stable")
-    return [(scores.name(k), each[k], f"{100 * each[k]:.1f} %") for k in order.tolist() if each[k] == each[k]]
+    return [(scores.name(k), each[k], f"{percents(each[k])} %") for k in worst_first(np.array(each))]
 
 
 def _classes(scores: Scores) -> dict[str, Any]:
     """Bars of the classes that have items, the worst first, and a table of all."""
     found = per_class(scores)
-    present = np.flatnonzero(found.count)
-    order = present[np.argsort(found.accuracy[present], kind="stable")].tolist()
     facts = zip(found.accuracy.tolist(), found.correct.tolist(), found.count.tolist(), strict=True)
     rows = [(scores.name(k), share, f"{100 * share:.0f} %  ({n} of {of})") for k, (share, n, of) in enumerate(facts)]
-    half, ordered = BAR_CLASSES // 2, [rows[k] for k in order]
-    bars = [("per-class", "", ordered)]
-    if len(order) > BAR_CLASSES:
-        bars = [("per-class", "other", ordered[:half]), ("per-class-best", "", ordered[: -half - 1 : -1])]
     predicted = np.bincount(scores.predicted()[scores.ok], minlength=scores.num_classes)
     table = [
-        (k, scores.name(k), found.count[k], found.correct[k], _percents(found.accuracy[k]), predicted[k])
+        (k, scores.name(k), found.count[k], found.correct[k], percents(found.accuracy[k]), predicted[k])
         for k in range(scores.num_classes)
     ]
-    return {"bars": bars, "half": half, "present": len(order), "classes": table}
-
-
-def _percents(share: float) -> str:
-    return "" if share != share else f"{100 * share:.1f}"
+    return {**bars_of([rows[k] for k in worst_first(found.accuracy)]), "classes": table}
 
 
 def _confusions(scores: Scores) -> dict[str, Any]:
-    counts = confusion(scores)
-    wrong = counts - np.diag(np.diag(counts))
-    flat = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
-    pairs = [divmod(int(place), scores.num_classes) for place in flat]
-    items = per_class(scores).count
+    counts, items = confusion(scores), per_class(scores).count
     names = [scores.name(k) for k in range(scores.num_classes)]
-    rows = [(names[i], names[j], wrong[i, j], _percents(wrong[i, j] / items[i])) for i, j in pairs if wrong[i, j]]
+    rows = [(names[i], names[j], count, percents(count / items[i])) for i, j, count in confusions_of(counts)]
     heat = heat_map(counts, names, "confusion") if len(names) <= MAP_CLASSES else None
     return {"heat": heat, "confusions": rows}
 

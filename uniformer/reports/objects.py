@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from uniformer.errors import counted
 from uniformer.reading.pictures import Pixels
 from uniformer.reading.run_lengths import decode_mask
 from uniformer.reports.charts import curves
+from uniformer.reports.classes import CONFUSIONS, Card, Gallery, bars_of, galleries_of, percents, worst_first
 from uniformer.reports.measures import words_of
 from uniformer.reports.pictures import middle_pixels, shrunk, still
 from uniformer.tasks.coco import OBJECT_FIGURES, PEOPLE_FIGURES, Kind, run_lengths
@@ -25,8 +25,6 @@ from uniformer.tasks.keypoints import VISIBLE
 from uniformer.tasks.matches import SURE, Matches, Verdict, match
 from uniformer.tasks.object_scores import PREFIXES, ObjectScores
 
-CLASSES = 40  #: up to as many every class gets a bar; above, the worst and the best
-CONFUSIONS, PICTURES = 25, 12  #: listed at most
 KINDS: Mapping[Kind, str] = {"box": "boxes", "mask": "masks", "keypoints": "key points"}
 LINES = (("first", 0.5), ("second", 0.75))  # kinds of a curve, and the overlaps that they are of
 SIDE = 640  # pixels of the longer side of a picture
@@ -47,7 +45,7 @@ def of_objects(scores: ObjectScores, manifest: AnnotatedSet, metrics: Mapping[st
         "precisions": tuple(f"AP of {KINDS[kind]}" for kind in scores.kinds),
         "coco": _figures(scores, metrics),
         "charts": [_chart(scores, kind) for kind in scores.kinds],
-        **(_classes(scores) if len(scores.classes) > 1 else {"bars_of": []}),
+        **(_classes(scores) if len(scores.classes) > 1 else {}),
         **_mistakes(scores, matches),
         "galleries": list(_galleries(scores, manifest, matches)),
         "sure": f"{100 * SURE:.0f} %",
@@ -61,10 +59,6 @@ def _figures(scores: ObjectScores, metrics: Mapping[str, float]) -> list[tuple[s
     return [(words_of(name) or name, *map(percents, values)) for name, values in each]
 
 
-def percents(share: float | None) -> str:
-    return "" if share is None or share != share else f"{100 * share:.1f}"
-
-
 def _chart(scores: ObjectScores, kind: Kind) -> tuple[str, Markup]:
     found = scores.measured[kind]
     lines = [(line, found.curve(overlap).tolist(), f"overlap of at least {overlap:g}") for line, overlap in LINES]
@@ -75,19 +69,13 @@ def _classes(scores: ObjectScores) -> dict[str, Any]:
     """Bars of the first kind's precision, the worst first, and a table of all classes."""
     each = {kind: scores.measured[kind].per_class() for kind in scores.kinds}
     first = each[scores.kinds[0]]
-    present = np.flatnonzero(~np.isnan(first))
-    ordered = present[np.argsort(first[present], kind="stable")].tolist()
-    bars = [(scores.name(k), float(first[k]), f"{100 * first[k]:.1f} %") for k in ordered]
-    half, answers = CLASSES // 2, np.bincount(scores.found.labels, minlength=len(scores.classes))
-    counts = scores.counts()
+    bars = [(scores.name(k), float(first[k]), f"{percents(first[k])} %") for k in worst_first(first)]
+    counts, answers = scores.counts(), np.bincount(scores.found.labels, minlength=len(scores.classes))
     table = [
         (k, scores.name(k), counts[k], *(percents(each[kind][k]) for kind in scores.kinds), answers[k])
         for k in range(len(scores.classes))
     ]
-    parts = [("per-class", "", bars)]
-    if len(bars) > CLASSES:
-        parts = [("per-class", "other", bars[:half]), ("per-class-best", "", bars[: -half - 1 : -1])]
-    return {"bars_of": parts, "half": half, "present": len(bars), "classes": table}
+    return {**bars_of(bars), "classes": table}
 
 
 def _mistakes(scores: ObjectScores, matches: Sequence[Matches]) -> dict[str, Any]:
@@ -118,33 +106,18 @@ def _mistakes(scores: ObjectScores, matches: Sequence[Matches]) -> dict[str, Any
 # ---- pictures --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Gallery:
-    """Pictures of one sort."""
-
-    id: str
-    title: str
-    cards: list[dict[str, str | None]]
-
-
 def _galleries(scores: ObjectScores, manifest: AnnotatedSet, matches: Sequence[Matches]) -> Iterator[Gallery]:
     quality = np.array([one.quality for one in matches])
     has = np.flatnonzero(scores.ok & ~np.isnan(quality))
     mistakes = np.array([len(one.missed) + len(one.found) - one.verdicts.count("right") for one in matches])
-    order = has[np.lexsort((-mistakes[has], quality[has]))]
+    order = has[np.lexsort((-mistakes[has], quality[has]))].tolist()
     confused = np.array([one.verdicts.count("confused") for one in matches])
-    most = np.argsort(-confused, kind="stable")
-    few = min(PICTURES, max(1, len(order) // 2))  # none is shown as both
-    for name, title, rows in (
-        ("worst", "The worst pictures", order[:few]),
-        ("best", "The best pictures", order[::-1][: few if len(order) > 1 else 0]),
-        ("confused", "Pictures with the most objects taken for others", most[confused[most] > 0][:PICTURES]),
-    ):
-        if len(rows):
-            yield Gallery(name, title, [_card(scores, manifest, int(row), matches[row]) for row in rows])
+    most = worst_first(np.where(confused > 0, -confused, np.nan))
+    title = "Pictures with the most objects taken for others"
+    return galleries_of(order, most, title, lambda row: _card(scores, manifest, row, matches[row]))
 
 
-def _card(scores: ObjectScores, manifest: AnnotatedSet, item: int, one: Matches) -> dict[str, str | None]:
+def _card(scores: ObjectScores, manifest: AnnotatedSet, item: int, one: Matches) -> Card:
     right, confused = one.verdicts.count("right"), one.verdicts.count("confused")
     pixels = middle_pixels(manifest.path(item), "image")
     return {

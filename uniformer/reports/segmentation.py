@@ -13,7 +13,16 @@ from uniformer.errors import InputError, counted
 from uniformer.reading.label_png import from_png
 from uniformer.reading.pictures import Pixels
 from uniformer.reports.charts import heat_map
-from uniformer.reports.objects import CLASSES, CONFUSIONS, PICTURES, Gallery, percents
+from uniformer.reports.classes import (
+    MAP_CLASSES,
+    Card,
+    Gallery,
+    bars_of,
+    confusions_of,
+    galleries_of,
+    percents,
+    worst_first,
+)
 from uniformer.reports.pictures import middle_pixels, shrunk, still
 from uniformer.tasks.drawing import MAP, colour_of, paint
 from uniformer.tasks.segmentation_scores import SegmentationScores, per_class
@@ -22,7 +31,6 @@ if TYPE_CHECKING:
     from uniformer.datasets.annotated import AnnotatedSet
 
 SIDE = 420  #: pixels of the longer side of a picture, three of which stand side by side
-MAP_CLASSES = 30  #: up to as many a confusion matrix can be read
 
 
 def of_label_maps(scores: SegmentationScores, manifest: AnnotatedSet) -> dict[str, Any]:
@@ -36,29 +44,21 @@ def of_label_maps(scores: SegmentationScores, manifest: AnnotatedSet) -> dict[st
 def _classes(scores: SegmentationScores) -> dict[str, Any]:
     """Bars of the classes that are in the data or were said, the worst first, and a table of all."""
     each = per_class(scores.table)
-    present = np.flatnonzero(scores.known & ~np.isnan(each.overlap))
-    order = present[np.argsort(each.overlap[present], kind="stable")].tolist()
-    bars = [(scores.name(k), float(each.overlap[k]), f"{100 * each.overlap[k]:.1f} %") for k in order]
-    half, whole = CLASSES // 2, max(1, int(each.true.sum()))
+    order = worst_first(np.where(scores.known, each.overlap, np.nan))
+    bars = [(scores.name(k), float(each.overlap[k]), f"{percents(each.overlap[k])} %") for k in order]
+    whole = max(1, int(each.true.sum()))
     shares = (each.true / whole, each.overlap, each.accuracy, each.said / whole)
     table = [(k, scores.name(k), *(percents(share[k]) for share in shares)) for k in range(len(scores.classes))]
-    parts = [("per-class", "", bars)]
-    if len(bars) > CLASSES:
-        parts = [("per-class", "other", bars[:half]), ("per-class-best", "", bars[: -half - 1 : -1])]
-    return {"bars_of": parts, "half": half, "present": len(bars), "classes": table}
+    return {**bars_of(bars), "classes": table}
 
 
 def _confusions(scores: SegmentationScores) -> dict[str, Any]:
     """The pairs that most pixels are confused in, and of few classes the whole matrix, in percent of its rows."""
     table = scores.table[:, :-1]
-    wrong = table - np.diag(np.diagonal(table))
-    flat = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
-    pairs = [divmod(int(place), table.shape[1]) for place in flat]
     pixels, whole = scores.table.sum(axis=1), max(1, int(scores.table.sum()))
     rows = [
-        (scores.name(i), scores.name(j), percents(wrong[i, j] / whole), percents(wrong[i, j] / pixels[i]))
-        for i, j in pairs
-        if wrong[i, j]
+        (scores.name(true), scores.name(said), percents(count / whole), percents(count / pixels[true]))
+        for true, said, count in confusions_of(table)
     ]
     names = [scores.name(k) for k in range(len(scores.classes))]
     shares = np.rint(100 * table / np.maximum(pixels, 1)[:, None]).astype(np.int64)
@@ -69,23 +69,13 @@ def _confusions(scores: SegmentationScores) -> dict[str, Any]:
 def _galleries(scores: SegmentationScores, manifest: AnnotatedSet) -> Iterator[Gallery]:
     each, wrong = scores.by_picture(), np.zeros(len(scores), np.int64)
     np.add.at(wrong, scores.cells.item, scores.cells.count * (scores.cells.true != scores.cells.said))
-    has = np.flatnonzero(scores.ok & ~np.isnan(each))
-    order = has[np.argsort(each[has], kind="stable")]
-    few = min(PICTURES, max(1, len(order) // 2))  # none is shown as both
-    most = has[np.argsort(-wrong[has], kind="stable")]
-    for name, title, rows in (
-        ("worst", "The worst pictures", order[:few]),
-        ("best", "The best pictures", order[::-1][: few if len(order) > 1 else 0]),
-        ("confused", "Pictures with the most wrong pixels", most[wrong[most] > 0][:PICTURES]),
-    ):
-        if len(rows):
-            cards = [_card(scores, manifest, int(row), each[row], int(wrong[row])) for row in rows]
-            yield Gallery(name, title, cards)
+    order = worst_first(np.where(scores.ok, each, np.nan))
+    most = worst_first(np.where(scores.ok & (wrong > 0) & ~np.isnan(each), -wrong, np.nan))
+    title = "Pictures with the most wrong pixels"
+    return galleries_of(order, most, title, lambda row: _card(scores, manifest, row, each[row], int(wrong[row])))
 
 
-def _card(
-    scores: SegmentationScores, manifest: AnnotatedSet, item: int, share: float, wrong: int
-) -> dict[str, str | None]:
+def _card(scores: SegmentationScores, manifest: AnnotatedSet, item: int, share: float, wrong: int) -> Card:
     return {
         "picture": _drawn(scores, manifest, item),
         "said": f"mean IoU {100 * share:.1f} %",
