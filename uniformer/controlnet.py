@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -25,7 +26,6 @@ from uniformer.config import Scaling
 from uniformer.errors import InputError, MissingExtra
 from uniformer.labels import load_palette
 from uniformer.reading.pictures import Pixels
-from uniformer.reading.scaling import scale_picture
 from uniformer.tasks.drawing import paint
 
 if TYPE_CHECKING:
@@ -49,32 +49,26 @@ class Annotator:
 
     def __init__(self, path: str | os.PathLike[str], *, device: str = "cpu", swap: bool = True):
         from uniformer.checkpoints.load import load_model
+        from uniformer.speed import prepare
+        from uniformer.tasks.segmentation import Semantic
 
-        self.palette = load_palette("ADE20K")
-        self.scaling = Scaling(2048, 512, by="nothing", swap=swap)
-        self.network, _, _ = load_model(path, like="upernet.uniformer_small.ade20k")
+        model, contract, _ = load_model(path, like="upernet.uniformer_small.ade20k")
+        self._task = Semantic(replace(contract, input=Scaling(2048, 512, by="nothing", swap=swap)))
+        self._network = prepare(model, training=False, share=True)
         self.to(device)
 
     def to(self, device: str | torch.device) -> Self:
-        self.network.to(device)
-        self.device = device
+        self._network.to(device)
+        self._device = device
         return self
 
-    def labels(self, pixels: Pixels) -> np.ndarray:
-        """The class of each pixel, (H, W) uint8."""
+    def __call__(self, pixels: Pixels) -> Pixels:
         import torch
 
-        from uniformer.heads.segmentation import Seen, pixel_classes
-
-        pixels = as_rgb(pixels)
-        scaled = scale_picture(pixels, self.scaling)
         with torch.inference_mode():
-            x = torch.from_numpy(scaled.array)[None].to(self.device)
-            found = pixel_classes([Seen(self.network(x), (x.shape[2], x.shape[3]))], (pixels.shape[0], pixels.shape[1]))
-        return found.to("cpu", torch.uint8).numpy()
-
-    def __call__(self, pixels: Pixels) -> Pixels:
-        return paint(self.labels(pixels), self.palette)
+            views = self._task.load(as_rgb(pixels))
+            (labels,), _ = self._task.answer(self._network, views, torch.device(self._device), 1)
+        return paint(labels.cpu().numpy(), load_palette("ADE20K"))
 
 
 class UniformerDetector:
