@@ -149,7 +149,8 @@ def test_a_pose_network_is_scored_as_pycocotools_scores_it(tmp_path: Path) -> No
     answer = lambda i: replace(poses_of(found, sizes, i), keypoints=poses_of(found, sizes, i).keypoints[:, ::-1])  # noqa: E731
     assert mirrored.result(rows_of(mirrored, range(24), answer), {}).metrics() == pytest.approx(scores.metrics())
     few = PoseMetric(contract_of("topdown.uniformer_small", points[2:5]), data, "names")
-    assert "key points that the checkpoint does not know are left out: point 0, point 1, point 5, point 6" in few.notes
+    left_out = "left out of the figures, as the checkpoint does not know them: point 0, point 1, point 5, point 6"
+    assert left_out in few.notes
     assert few.sigmas == tuple(data.details["sigmas"][2:5])
     with refused("expected data with the checkpoint's 2 key points, got none for tail"):
         PoseMetric(contract_of("topdown.uniformer_small", ("point 1", "tail")), data, "names")

@@ -142,7 +142,8 @@ MOST_VALUES = 1 << 26  # logits of a picture that are held at once: 256 MB of fl
 
 
 def pixel_classes(seen: Sequence[Seen], size: Sequence[int]) -> Tensor:
-    """The class of each pixel of a picture of `size` (H, W), int64: the highest mean share in all that was seen.
+    """The class of each pixel of a picture of `size` (H, W): the highest mean share in all that was seen. As uint8 of
+    up to 256 classes, else int32.
 
     As published logits are resized twice, to the size that the network was fed and from there. Band by band, so that
     memory does not grow with the picture.
@@ -158,11 +159,12 @@ def pixel_classes(seen: Sequence[Seen], size: Sequence[int]) -> Tensor:
 
 def _best(logits: Sequence[Tensor], seen: Sequence[Seen]) -> Tensor:
     """Of logits (1, K, H, W) the class with the highest mean share, (H, W)."""
+    narrow = torch.uint8 if logits[0].shape[1] <= 256 else torch.int32  # of a huge picture int64 is gigabytes
     if len(logits) == 1:
-        only = logits[0].argmax(1)[0]
+        only = logits[0].argmax(1)[0].to(narrow)
         return only.flip(1) if seen[0].mirrored else only
     shares = [x.softmax(1).flip(3) if each.mirrored else x.softmax(1) for x, each in zip(logits, seen, strict=True)]
-    return (sum(shares[1:], shares[0]) / len(shares)).argmax(1)[0]
+    return (sum(shares[1:], shares[0]) / len(shares)).argmax(1)[0].to(narrow)
 
 
 def _resized_rows(seen: Seen, size: Sequence[int], rows: range) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from uniformer.errors import InputError
 from uniformer.heads.detection import BoxHead, Detector, MaskHead, RPNHead
 from uniformer.heads.pose import KeypointHead, PoseNetwork
-from uniformer.heads.pyramid import ConvNorm, DenseNetwork
+from uniformer.heads.pyramid import ConvNorm, DenseNetwork, at_least_float32
 from uniformer.heads.segmentation import Segmenter
 from uniformer.speed import winograd
 from uniformer.speed.dense_blocks import DENSE
@@ -135,7 +135,7 @@ def _as(x: Any, dtype: torch.dtype) -> Any:
 def _widened(x: Any) -> Any:
     """Tensors of 16 bits in 32, wherever they are."""
     if isinstance(x, Tensor):
-        return x.float() if x.dtype.itemsize < 4 else x
+        return at_least_float32(x)
     return type(x)(_widened(one) for one in x)
 
 

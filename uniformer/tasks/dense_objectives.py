@@ -12,8 +12,9 @@ from torch import Tensor
 
 from uniformer.heads.detection import Detector
 from uniformer.heads.pose import PoseNetwork, pose_loss
+from uniformer.heads.pyramid import at_least_float32
 from uniformer.heads.segmentation import Segmenter, segmentation_losses
-from uniformer.tasks.detection_losses import CASCADE, MASK_RCNN, Truth, detection_losses, full
+from uniformer.tasks.detection_losses import CASCADE, MASK_RCNN, Truth, detection_losses
 from uniformer.tasks.objective import Objective
 
 
@@ -72,7 +73,7 @@ class SegmentationObjective(Objective):
         return batch.x, batch.label_maps
 
     def forward(self, x: Tensor, label_maps: Tensor) -> dict[str, Tensor]:
-        return segmentation_losses([full(logits) for logits in self.model.forward_train(x)], label_maps)
+        return segmentation_losses([at_least_float32(logits) for logits in self.model.forward_train(x)], label_maps)
 
 
 class PoseObjective(Objective):
@@ -88,7 +89,7 @@ class PoseObjective(Objective):
         return batch.x, batch.heat_maps, batch.weights
 
     def forward(self, x: Tensor, heat_maps: Tensor, weights: Tensor) -> dict[str, Tensor]:
-        return {"loss_pose": pose_loss(full(self.model(x)), heat_maps, weights)}
+        return {"loss_pose": pose_loss(at_least_float32(self.model(x)), heat_maps, weights)}
 
     @property
     def leaves_parameters_out(self) -> bool:

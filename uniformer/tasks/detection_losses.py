@@ -26,6 +26,7 @@ from uniformer.heads.detection import (
     region_features,
     with_images,
 )
+from uniformer.heads.pyramid import at_least_float32
 
 
 class Truth(NamedTuple):
@@ -33,9 +34,7 @@ class Truth(NamedTuple):
 
     boxes: Tensor  #: (M, 4) in pixels of the network's input
     labels: Tensor  #: (M,)
-    masks: (
-        Tensor | None
-    )  #: (M, H, W) on the padded input, 0 or 1; None where the data has none: nothing is learnt of them
+    masks: Tensor | None  #: (M, H, W) on the padded input, 0 or 1; None where the data have none: none are learnt
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def detection_losses(
     Boxes and losses are reckoned in float32 where layers compute in less: 16 bits would move anchors by whole pixels.
     """
     levels = model(x)
-    outputs = [(full(scores), full(deltas)) for scores, deltas in model.rpn_head(levels)]
+    outputs = model.rpn_head(levels)
     anchors = torch.cat(anchors_of(outputs, model.config.anchor_scale))
     losses = proposal_losses(outputs, anchors, sizes, [t.boxes for t in truths], learning, generator)
     detached = [(scores.detach(), deltas.detach()) for scores, deltas in outputs]
@@ -88,21 +87,17 @@ def detection_losses(
     for number, (box_head, mask_head, matching, weight) in enumerate(heads):
         chosen = [sample_regions(r, t, matching, generator) for r, t in zip(regions, truths, strict=True)]
         rois = with_images([c.boxes for c in chosen])
-        logits, deltas = map(full, box_head(region_features(levels, rois, 7)))
+        logits, deltas = box_head(region_features(levels, rois, 7))
         found = box_losses(box_head, rois, logits, deltas, chosen, truths, learning.is_smooth)
         if all(t.masks is not None for t in truths):
             positive = with_images([c.boxes[: c.positives] for c in chosen])
-            found["loss_mask"] = mask_loss(full(mask_head(region_features(levels, positive, 14))), chosen, truths)
+            masks = at_least_float32(mask_head(region_features(levels, positive, 14)))
+            found["loss_mask"] = mask_loss(masks, chosen, truths)
         prefix = f"s{number}." if len(learning.stages) > 1 else ""
         losses |= {prefix + name: weight * value for name, value in found.items()}
         if number + 1 < len(learning.stages):
             regions = _refined(box_head, rois, logits, deltas, chosen, truths, sizes)
     return losses
-
-
-def full(x: Tensor) -> Tensor:
-    """In float32 where it is in fewer bits."""
-    return x.float() if x.itemsize < 4 else x
 
 
 class Chosen(NamedTuple):

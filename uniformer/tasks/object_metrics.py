@@ -159,7 +159,7 @@ class PoseMetric(ObjectMetric):
         super().__init__(data)
         if not len(data.labels):
             raise InputError(f"{data.origin}: expected at least one person, got none")
-        places, notes = places_of(data.classes, contract.classes, contract.config.num_classes, label_order)
+        places, self.notes = places_of(data.classes, contract.classes, contract.config.num_classes, label_order)
         points = contract.config.num_classes
         missing = sorted(set(range(points)) - set(places.tolist()))
         if missing:
@@ -168,9 +168,6 @@ class PoseMetric(ObjectMetric):
                 f"expected data with the checkpoint's {points} key points, got none for {', '.join(names)}"
             )
         self._columns = np.argsort(np.where(places < 0, points, places), kind="stable")[:points]  #: (K,), of the data
-        self.notes = [note for note in notes if not note.startswith("left out")]
-        if extra := [name for name, place in zip(data.classes, places, strict=True) if place < 0]:
-            self.notes.append(f"key points that the checkpoint does not know are left out: {', '.join(extra)}")
         sigmas = contract.details.get("sigmas") or np.asarray(data.details["sigmas"])[self._columns].tolist()
         self.sigmas = tuple(map(float, sigmas))
         self.points = contract.classes or tuple(data.classes[k] for k in self._columns)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -116,9 +117,8 @@ class Pose(WholePictureTask[PoseOptions]):
         listed = self.options.people if boxes is None else read_person_boxes(boxes)
         if not isinstance(listed, PersonBoxes | None):
             return self
-        people = people_of(data, listed)
-        told = {f.name: getattr(self.options, f.name) for f in fields(self.options)}
-        found = type(self)(self.contract, **{**told, "people": people})
+        people, found = people_of(data, listed), copy(self)
+        found.options = replace(self.options, people=people)
         found.notes = (f"people by {people.origin}", *people.notes)
         return found
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from uniformer.datasets.label_maps import IGNORED
 from uniformer.errors import InputError
 from uniformer.reading.label_png import from_png, to_png
 from uniformer.support.resume import BYTE_ROWS
 from uniformer.tasks.class_order import places_of
 from uniformer.tasks.pictured import class_names, palette_of
-from uniformer.tasks.segmentation_scores import IGNORED, Cells, SegmentationScores, answer_paths
+from uniformer.tasks.segmentation_scores import Cells, SegmentationScores, answer_paths
 from uniformer.tasks.task import Metric
 
 if TYPE_CHECKING:

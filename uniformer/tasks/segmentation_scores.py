@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from uniformer.datasets.label_maps import IGNORED
 from uniformer.errors import InputError, check_word
 from uniformer.support.files import atomic_path, make_folder
 from uniformer.tasks.score_files import check_name, read_npz, write_npz
@@ -24,7 +25,6 @@ from uniformer.tasks.scores import Missing
 
 FORMAT = "uniformer segmentation scores 1"
 PREDICTIONS = "predictions"  #: the folder of label maps
-IGNORED = 255  #: label of pixels that do not count
 
 Ints = npt.NDArray[np.int64]
 
