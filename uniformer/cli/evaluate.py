@@ -16,6 +16,7 @@ from uniformer.cli.options import (
     told,
     whole,
 )
+from uniformer.cli.picture_options import add_ways_to_see
 from uniformer.cli.tables import print_table, say
 from uniformer.errors import InputError
 from uniformer.support.progress import Pace, progress_bar
@@ -49,13 +50,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="of a pose network: where people are, as a detector's COCO JSON (default: where they are annotated)",
     )
-    p.add_argument("--mode", metavar="HOW", help="of a segmenter: whole, slide (windows) or multi-scale (six sizes)")
-    p.add_argument(
-        "--flip",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="average with the mirrored picture (default: of a pose network, and of several sizes)",
-    )
+    add_ways_to_see(p)
     p.add_argument(
         "--out",
         metavar="DIR",

@@ -36,16 +36,17 @@ def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
     return parse
 
 
-def number(above: float, most: float) -> Callable[[str], float]:
-    """The type of an option that takes a number above `above`, up to `most`."""
+def number(least: float, most: float, *, above: bool = True) -> Callable[[str], float]:
+    """The type of an option that takes a number `above` or, where not, from `least`, up to `most`."""
 
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not above < value <= most:
-            raise argparse.ArgumentTypeError(f"expected a number above {above:g} up to {most:g}, got {shown(text)}")
+        if not least <= value <= most or (above and value == least):
+            words = f"above {least:g} up to {most:g}" if above else f"from {least:g} to {most:g}"
+            raise argparse.ArgumentTypeError(f"expected a number {words}, got {shown(text)}")
         return value
 
     return parse

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from uniformer.cli.options import whole
-from uniformer.errors import InputError, shown
+from uniformer.cli.options import number, whole
+from uniformer.errors import InputError
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.contract import Contract
@@ -35,14 +35,12 @@ def add_picture_options(p: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--every", type=whole(1), metavar="N", help="of videos: look at every N-th frame (default: at each)"
     )
-    group.add_argument("--score", type=share, metavar="S", help="that things (0.05) and people (0) must reach")
+    group.add_argument(
+        "--score", type=number(0, 1, above=False), metavar="S", help="that things (0.05) and people (0) must reach"
+    )
     group.add_argument("--most", type=whole(1, 10_000), metavar="N", help="things of a picture (default: 100)")
     group.add_argument("--keep", metavar="A,B", help="these classes alone, such as person,car")
-    group.add_argument("--mode", metavar="HOW", help="segmentation: whole, slide (windows) or multi-scale (six sizes)")
-    group.add_argument(
-        "--flip", action=argparse.BooleanOptionalAction, default=None,
-        help="average with the mirrored picture (default: in pose, and of several sizes)",
-    )  # fmt: skip
+    add_ways_to_see(group)
     group.add_argument(
         "--tile",
         type=whole(64, 1 << 13),
@@ -54,15 +52,13 @@ def add_picture_options(p: argparse.ArgumentParser) -> None:
     )
 
 
-def share(text: str) -> float:
-    """The type of an option that takes a number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {shown(text)}")
-    return value
+def add_ways_to_see(p: argparse._ActionsContainer) -> None:
+    """What both `predict` and `eval` may ask of dense networks."""
+    p.add_argument("--mode", metavar="HOW", help="segmentation: whole, slide (windows) or multi-scale (six sizes)")
+    p.add_argument(
+        "--flip", action=argparse.BooleanOptionalAction, default=None,
+        help="average with the mirrored picture (default: in pose, and of several sizes)",
+    )  # fmt: skip
 
 
 def names(text: str) -> tuple[str, ...]:

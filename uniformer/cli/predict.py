@@ -7,11 +7,10 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from uniformer.cli.answers import check_answers, say_at_last, whose
+from uniformer.cli.answers import Work, check_answers
 from uniformer.cli.options import add_quiet, add_reading, add_told, call, told, whole
 from uniformer.cli.picture_options import add_picture_options, check_options
 from uniformer.cli.tables import say
@@ -68,9 +67,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _predict(args: argparse.Namespace, form: Any) -> int:
     from uniformer.inference.predictor import Predictor
-    from uniformer.inference.results import Answers
-    from uniformer.reading.paths import expand
-    from uniformer.support.resume import Records
     from uniformer.tasks.task import Failure
 
     predictor = call(Predictor, args, model=_network(args), top_k=args.top_k or TOP_K, **told(args))
@@ -79,40 +75,19 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
         from uniformer.cli.predict_pictures import predict_pictures
 
         return predict_pictures(args, form, predictor)
-    since = os.stat(args.out).st_mtime_ns if args.resume and os.path.isfile(args.out) else None
     views = {"clips": args.clips, "crops": args.crops, "follow_seconds": args.follow_seconds or None}
-    weights = "" if form == "table" else whose(args, predictor, views)
-    answers = Answers(form, weights, predictor.task.result, since=since)
-    kept = Records(Path(args.out), answers, resume=args.resume) if args.out else None
-    done = set(kept.read()) if kept else set()
-    failures = list[Failure]()
-    found = expand(
-        args.paths,
-        clips=predictor.spec is not None and predictor.spec.is_video,
-        on_error=lambda path, why: failures.append(Failure(path, str(why))),
-    )
-    sources = [source for source in found if source not in done]
-    if len(failures) == 1 and not sources and not done:
-        raise InputError(failures[0].error)
+    work = Work(args, form, args.out, predictor, views)
+    sources = [source for source in work.sources if source not in work.done]
     sheets = _sheets(args.show_sampling, sources)
     check_answers(args, [*filter(None, [args.out]), *sheets.values()], sources)
-    count = len(failures) + len(sources)
-    with kept or nullcontext(), progress_bar("files", shown=len(sources) > 1 and not args.quiet) as bar:
-        for failure in failures:
-            bar.say(f"uniformer: {failure.error}")
-        on_views = _sampling_pictures(sheets, predictor)
-        if kept is None:
-            print(answers.header.decode(), end="")
-        for number, result in enumerate(predictor.run(sources, on_views=on_views), start=1):
+    with progress_bar("files", shown=len(sources) > 1 and not args.quiet) as bar, work.begun(bar):
+        results = predictor.run(sources, on_views=_sampling_pictures(sheets, predictor))
+        for number, result in enumerate(results, start=1):
             if isinstance(result, Failure):
-                failures.append(result)
-                bar.say(f"uniformer: {result.error}")
-            if kept is None:
-                print(answers.text(result), end="", flush=True)
-            else:
-                kept.add(result)
+                work.fail(result)
+            work.keep(result)
             bar(number, len(sources))
-    return say_at_last(len(done), answers.changed.intersection(sources), failures, count)
+    return work.ended(len(work.sources) - len(sources))
 
 
 def _form(args: argparse.Namespace) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from uniformer.cli.answers import check_answers, say_at_last, whose
+from uniformer.cli.answers import Work, check_answers
 from uniformer.cli.picture_options import names
 from uniformer.cli.tables import say
 from uniformer.errors import InputError, counted
@@ -20,16 +20,13 @@ from uniformer.inference.frames import Seen, see_frames
 from uniformer.inference.people import Finder, people_from
 from uniformer.inference.predictor import Predictor
 from uniformer.inference.recorded import Recorded
-from uniformer.inference.results import Answers
 from uniformer.reading.frames import VIDEO_SUFFIXES, VideoReader
 from uniformer.reading.moments import count_of
-from uniformer.reading.paths import expand
 from uniformer.reading.sources import is_url
 from uniformer.reading.video import open_video
 from uniformer.reports.drawn_film import FILMS, film_of
 from uniformer.support.files import distinct_names, make_folder
 from uniformer.support.progress import Bar, progress_bar
-from uniformer.support.resume import Records
 from uniformer.tasks.coco_results import image_ids, write_results
 from uniformer.tasks.pictured import DRAWN, PictureResult, save_picture
 from uniformer.tasks.task import Failure
@@ -64,26 +61,17 @@ def predict_pictures(args: argparse.Namespace, form: str, predictor: Predictor) 
     journal = journal_of(args, form)
     finder = finder_of(args, predictor)
     told = answer_options(args, predictor, finder)
-    since = os.stat(journal).st_mtime_ns if args.resume and journal and os.path.isfile(journal) else None
-    lines: Any = "jsonl" if form == "coco" else form
-    answers = Answers(lines, whose(args, predictor, told), predictor.task.result, since=since)
-    records = Records(Path(journal), answers, resume=args.resume) if journal else None
-    done = set(records.read()) if records else set()
-    failures = list[Failure]()
-    found = expand(args.paths, clips=False, on_error=lambda path, why: failures.append(Failure(path, str(why))))
-    sources = list(found)
-    unfound = len(failures)
-    if unfound == 1 and not sources:
-        raise InputError(failures[0].error)
-    places = Places(args.draw, args.maps, sources)
-    check_answers(args, [*filter(None, {args.out, journal}), *places.all()], sources)
-    for line in finder.unmatched(source for source in sources if not is_film(source)) if finder else ():
+    lines = "jsonl" if form == "coco" else form
+    work = Work(args, lines, journal, predictor, told)
+    places = Places(args.draw, args.maps, work.sources)
+    check_answers(args, [*filter(None, {args.out, journal}), *places.all()], work.sources)
+    for line in finder.unmatched(source for source in work.sources if not is_film(source)) if finder else ():
         say(line, file=sys.stderr)
-    with records or nullcontext(), Run(args, predictor, answers, records, done, places, failures) as run:
-        run.go(sources)
+    with Run(args, predictor, work, places) as run:
+        run.go()
     if form == "coco":
-        _write_coco(Path(args.out), Path(str(journal)), predictor, set(sources))
-    return say_at_last(run.had, answers.changed.intersection(sources), failures, unfound + len(sources))
+        _write_coco(Path(args.out), Path(str(journal)), predictor, set(work.sources))
+    return work.ended(run.had)
 
 
 def journal_of(args: argparse.Namespace, form: str) -> str | None:
@@ -165,43 +153,29 @@ def source_of(key: Any) -> str:
 class Run:
     """Pictures and videos on their way: each answer is kept or printed, and drawn where that was asked."""
 
-    def __init__(
-        self,
-        args: argparse.Namespace,
-        predictor: Predictor,
-        answers: Answers,
-        records: Records[Any] | None,
-        done: set[Any],
-        places: Places,
-        failures: list[Failure],
-    ):
-        self._args, self._predictor, self._answers, self._records = args, predictor, answers, records
-        self._done, self._places, self._failures = done, places, failures
+    def __init__(self, args: argparse.Namespace, predictor: Predictor, work: Work, places: Places):
+        self._args, self._predictor, self._work, self._places = args, predictor, work, places
         self.had = 0  #: sources that were done already
         self._recorded: Recorded | None = None
-        self._seen = self._total = 0  # pictures and frames
+        self._seen, self._total = 0, len(work.sources)  # pictures and frames
         self._bar = Bar(None, say)
 
     def __enter__(self) -> Self:
         for folder in {path.parent for path in self._places.all()}:
             make_folder(folder)
-        if self._done and self._records and self._places.all():
-            self._recorded = Recorded(self._records.path, self._predictor.task.result, self._predictor.contract)  # type: ignore[arg-type]
+        if self._work.done and self._work.records and self._places.all():
+            self._recorded = Recorded(self._work.records.path, self._predictor.task.result, self._predictor.contract)  # type: ignore[arg-type]
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._recorded is not None:
             self._recorded.close()
 
-    def go(self, sources: Sequence[str]) -> None:
-        self._total = len(sources)
+    def go(self) -> None:
+        sources, done = self._work.sources, self._work.done
         shown = not self._args.quiet and (len(sources) > 1 or any(map(is_film, sources)))
-        with progress_bar("pictures", shown=shown) as self._bar:
-            for failure in self._failures:
-                self._bar.say(f"uniformer: {failure.error}")
-            if self._records is None:
-                print(self._answers.header.decode(), end="")
-            for (films, are_done), group in groupby(sources, lambda source: (is_film(source), source in self._done)):
+        with progress_bar("pictures", shown=shown) as self._bar, self._work.begun(self._bar):
+            for (films, are_done), group in groupby(sources, lambda source: (is_film(source), source in done)):
                 if films:
                     for source in group:
                         self._film(source)
@@ -215,11 +189,11 @@ class Run:
 
     def _pictures(self, sources: Iterable[str]) -> None:
         for result in self._predictor.run(sources):
-            self._keep(result)
+            self._work.keep(result)
             if isinstance(result, PictureResult):
                 self._draw(result)
             else:
-                self._fail(result)
+                self._work.fail(result)
             self._step()
 
     def _again(self, source: str) -> None:
@@ -237,17 +211,7 @@ class Run:
             if (path := self._places.maps.get(result.source)) is not None:
                 result.save(path)
         except InputError as error:
-            self._fail(Failure(result.source, str(error)))
-
-    def _keep(self, result: PictureResult | Failure) -> None:
-        if self._records is None:
-            print(self._answers.text(result), end="", flush=True)
-        else:
-            self._records.add(result)
-
-    def _fail(self, failure: Failure) -> None:
-        self._failures.append(failure)
-        self._bar.say(f"uniformer: {failure.error}")
+            self._work.fail(Failure(result.source, str(error)))
 
     def _step(self) -> None:
         self._seen += 1
@@ -262,13 +226,13 @@ class Run:
                 self._frames(source, reader)
         except InputError as error:
             failure = Failure(source, str(error))
-            self._keep(failure)
-            self._fail(failure)
+            self._work.keep(failure)
+            self._work.fail(failure)
             self._step()
 
     def _frames(self, source: str, reader: VideoReader) -> None:
         every, path = self._args.every or 1, self._places.drawn.get(source)
-        known = {key[1] for key in self._done if isinstance(key, tuple) and key[0] == source}
+        known = {key[1] for key in self._work.done if isinstance(key, tuple) and key[0] == source}
         count = count_of(reader, every)
         if known.issuperset(range(0, reader.info.num_frames, every)) and (path is None or path.exists()):
             self.had += 1
@@ -295,7 +259,7 @@ class Run:
         """The answer to a frame, kept where it is new."""
         if seen.answer is None:
             return None if self._recorded is None else self._recorded.get((source, seen.number))
-        self._keep(seen.answer)
+        self._work.keep(seen.answer)
         if seen.picture is not None and isinstance(seen.answer, Failure):
-            self._fail(seen.answer)
+            self._work.fail(seen.answer)
         return seen.answer
