@@ -18,10 +18,9 @@ import numpy.typing as npt
 
 from uniformer.errors import InputError, check_word
 from uniformer.labels import category_ids
-from uniformer.support.files import atomic_path
 from uniformer.tasks.coco import Figures, Kind, Objects, measure, run_lengths
 from uniformer.tasks.coco_results import Id, image_ids, result_rows, write_results
-from uniformer.tasks.score_files import check_name, read_npz, write_npz
+from uniformer.tasks.score_files import facts_of, read_npz, told_by, write_npz
 from uniformer.tasks.scores import Missing
 
 FORMAT = "uniformer object scores 1"
@@ -132,29 +131,24 @@ class ObjectScores:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one .npz file."""
-        facts = {name: getattr(self, name) for name in TOLD}
-        facts |= {"format": FORMAT, "errors": {str(row): why for row, why in self.errors.items()}}
         arrays = {"sizes": self.sizes, "ok": self.ok}
         for part in ("truths", "found"):
             arrays |= {f"{part}.{name}": value for name, value in getattr(self, part).arrays().items()}
-        check_name(Path(path), ".npz")
-        with atomic_path(path) as temporary:
-            write_npz(temporary, facts, arrays)
+        write_npz(path, facts_of(self, FORMAT, TOLD), arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ObjectScores:
         """Read what `save` wrote. Raises `InputError` for any other file."""
 
         def made(facts: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> ObjectScores:
-            told: dict[str, Any] = {name: tuple(value) for name, value in facts.items() if name in TOLD}
-            told["errors"] = {int(row): why for row, why in facts["errors"].items()}
+            told = told_by(facts, [name for name in TOLD if name in facts])
             told["skeleton"] = tuple((int(a), int(b)) for a, b in told["skeleton"])
             for part in ("truths", "found"):
                 columns = {name: v for name, v in arrays.items() if name.startswith(f"{part}.")}
                 told[part] = Objects.of({name.removeprefix(f"{part}."): v for name, v in columns.items()})
             return cls(sizes=arrays["sizes"], ok=arrays["ok"], **told)
 
-        return read_npz(Path(path), FORMAT, made)
+        return read_npz(path, FORMAT, made)
 
     def save_answers(self, folder: str | os.PathLike[str]) -> dict[str, Path]:
         """Write what was found as COCO's files of results, one of each kind: their paths."""

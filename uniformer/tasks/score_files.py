@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uniformer.errors import InputError
+from uniformer.support.files import atomic_path
 from uniformer.support.texts import parse_json
 
 S = TypeVar("S")
@@ -23,15 +25,31 @@ def check_name(path: Path, *suffixes: str) -> None:
         raise InputError(f"expected a name ending in {' or '.join(suffixes)} for scores, got {path}")
 
 
-def write_npz(path: Path, facts: Mapping[str, Any], arrays: Arrays) -> None:
-    """Write a file; `facts` say its `format`. Names of files in them need not be valid UTF-8: JSON's escapes carry
+def facts_of(scores: Any, form: str, names: Iterable[str]) -> dict[str, Any]:
+    """What JSON holds of scores: their `form`, the fields of these `names`, and why rows have no answer."""
+    errors = {str(row): why for row, why in scores.errors.items()}
+    return {"format": form, **{name: getattr(scores, name) for name in names}, "errors": errors}
+
+
+def told_by(facts: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The fields that `facts_of` wrote, lists as tuples. Raises `KeyError` where one is missing."""
+    errors = {int(row): why for row, why in facts["errors"].items()}
+    return {**{name: tuple(facts[name]) for name in names}, "errors": errors}
+
+
+def write_npz(path: str | os.PathLike[str], facts: Mapping[str, Any], arrays: Arrays) -> None:
+    """Write a file, whole or not at all. Names of files in `facts` need not be valid UTF-8: JSON's escapes carry
     them."""
-    with open(path, "wb") as f:  # an open file, as savez puts .npz after other names
+    check_name(Path(path), ".npz")
+    with atomic_path(path) as temporary, open(temporary, "wb") as f:  # as savez puts .npz after other names
         np.savez_compressed(f, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), **arrays)  # type: ignore[arg-type]
 
 
-def read_npz(path: Path, form: str, make: Callable[[dict[str, Any], dict[str, npt.NDArray[Any]]], S]) -> S:
+def read_npz(
+    path: str | os.PathLike[str], form: str, make: Callable[[dict[str, Any], dict[str, npt.NDArray[Any]]], S]
+) -> S:
     """What `make` makes of the facts and arrays of a file of this form. Raises `InputError` for any other file."""
+    path = Path(path)
     try:
         with np.load(path, allow_pickle=False) as data:
             facts = parse_json(data["facts"].tobytes(), str(path), "a file of scores")

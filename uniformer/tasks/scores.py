@@ -19,7 +19,7 @@ import numpy.typing as npt
 from uniformer.errors import InputError, MissingExtra, check_word
 from uniformer.support.files import atomic_path
 from uniformer.support.texts import parse_json
-from uniformer.tasks.score_files import check_form, check_name, read_npz, write_npz
+from uniformer.tasks.score_files import check_form, check_name, facts_of, read_npz, told_by, write_npz
 
 Floats = npt.NDArray[np.floating]
 Missing = Literal["error", "skip"]
@@ -28,6 +28,7 @@ ScoresForm = Literal["npz", "parquet"]  #: how they are kept
 BINS = 15  # of confidence, as usual for the expected calibration error (Guo et al., ICML 2017)
 Z95 = 1.959963984540054  # standard normal quantile of a two-sided 95 % interval
 FORMAT = "uniformer scores 1"
+TOLD = ("paths", "classes")  # beside the arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,10 +143,8 @@ class Scores:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file: .npz, or .parquet (a row an item; needs pyarrow)."""
-        path = Path(path)
-        check_name(path, ".npz", ".parquet")
-        with atomic_path(path) as temporary:
-            (_write_npz if path.suffix == ".npz" else _write_parquet)(self, temporary)
+        check_name(Path(path), ".npz", ".parquet")
+        (_write_npz if Path(path).suffix == ".npz" else _write_parquet)(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Scores:
@@ -278,23 +277,16 @@ def fuse(several: Sequence[Scores], weights: Sequence[float] | None = None) -> S
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
-def _facts(scores: Scores) -> dict[str, Any]:
-    """What is no array."""
-    errors = {str(row): why for row, why in scores.errors.items()}
-    return {"format": FORMAT, "paths": scores.paths, "classes": scores.classes, "errors": errors}
-
-
-def _write_npz(scores: Scores, path: Path) -> None:
+def _write_npz(scores: Scores, path: str | os.PathLike[str]) -> None:
     arrays = {name: getattr(scores, name) for name in ("probabilities", "logits", "labels", "ok")}
-    write_npz(path, _facts(scores), arrays)
+    write_npz(path, facts_of(scores, FORMAT, TOLD), arrays)
 
 
 def _scores(facts: dict[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Scores:
-    errors = {int(row): why for row, why in facts["errors"].items()}
-    return Scores(**arrays, paths=tuple(facts["paths"]), classes=tuple(facts["classes"]), errors=errors)
+    return Scores(**arrays, **told_by(facts, TOLD))
 
 
-def _write_parquet(scores: Scores, path: Path) -> None:
+def _write_parquet(scores: Scores, path: str | os.PathLike[str]) -> None:
     arrow, parquet = load_pyarrow()
 
     def rows_of(array: npt.NDArray[Any]) -> Any:  # (N, K) -> N lists of K
@@ -308,8 +300,9 @@ def _write_parquet(scores: Scores, path: Path) -> None:
         "probabilities": rows_of(scores.probabilities),
         "logits": rows_of(scores.logits),
     }
-    table = arrow.table(columns).replace_schema_metadata({"uniformer": json.dumps(_facts(scores))})
-    parquet.write_table(table, path)
+    facts = json.dumps(facts_of(scores, FORMAT, TOLD))
+    with atomic_path(path) as temporary:
+        parquet.write_table(arrow.table(columns).replace_schema_metadata({"uniformer": facts}), temporary)
 
 
 def _read_parquet(path: Path) -> Scores:

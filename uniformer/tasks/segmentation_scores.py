@@ -20,11 +20,13 @@ import numpy.typing as npt
 from uniformer.datasets.label_maps import IGNORED
 from uniformer.errors import InputError, check_word
 from uniformer.support.files import atomic_path, make_folder
-from uniformer.tasks.score_files import check_name, read_npz, write_npz
+from uniformer.tasks.score_files import facts_of, read_npz, told_by, write_npz
 from uniformer.tasks.scores import Missing
 
 FORMAT = "uniformer segmentation scores 1"
 PREDICTIONS = "predictions"  #: the folder of label maps
+CELLS = ("item", "true", "said", "count")  # columns
+TOLD = ("paths", "classes", "palette")  # beside the arrays
 
 Ints = npt.NDArray[np.int64]
 
@@ -49,9 +51,12 @@ class Cells:
 
     @classmethod
     def joined(cls, parts: Sequence[Cells]) -> Cells:
-        names = ("item", "true", "said", "count")
         empty = np.zeros(0, np.int64)
-        return cls(*(np.concatenate([empty, *(getattr(part, name) for part in parts)]) for name in names))
+        return cls(*(np.concatenate([empty, *(getattr(part, name) for part in parts)]) for name in CELLS))
+
+    def select(self, rows: npt.NDArray[Any]) -> Cells:
+        """Some rows, by their places or as bool (C,)."""
+        return Cells(*(getattr(self, name)[rows] for name in CELLS))
 
     def table(self, classes: int) -> Ints:
         """(K, K + 1): pixels of class `row` that were taken for class `column`, the last for no answer."""
@@ -103,13 +108,10 @@ class SegmentationScores:
         rows = np.arange(len(self))[rows]
         place = np.full(len(self), -1)
         place[rows] = np.arange(len(rows))
-        mine = place[self.cells.item] >= 0
-        cells = Cells(
-            place[self.cells.item[mine]], self.cells.true[mine], self.cells.said[mine], self.cells.count[mine]
-        )
+        mine = self.cells.select(place[self.cells.item] >= 0)
         return replace(
             self,
-            cells=cells,
+            cells=replace(mine, item=place[mine.item]),
             ok=self.ok[rows],
             paths=tuple(self.paths[i] for i in rows),
             errors={int(place[i]): why for i, why in self.errors.items() if place[i] >= 0},
@@ -152,34 +154,27 @@ class SegmentationScores:
         order = np.argsort(self.cells.item, kind="stable")
         items, first = np.unique(self.cells.item[order], return_index=True)
         for item, rows in zip(items.tolist(), np.split(order, first[1:]), strict=True):
-            part = Cells(*(getattr(self.cells, name)[rows] for name in ("item", "true", "said", "count")))
-            found[item] = _mean(per_class(part.table(len(self.classes))).overlap[self.known])
+            table = self.cells.select(rows).table(len(self.classes))
+            found[item] = _mean(per_class(table).overlap[self.known])
         return found
 
     # ---- files
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one .npz file, without the label maps."""
-        check_name(Path(path), ".npz")
-        errors = {str(row): why for row, why in self.errors.items()}
-        facts = {name: getattr(self, name) for name in ("paths", "classes", "palette")}
-        facts |= {"format": FORMAT, "errors": errors}
-        arrays = {name: getattr(self.cells, name) for name in ("item", "true", "said", "count")}
-        with atomic_path(path) as temporary:
-            write_npz(temporary, facts, {**arrays, "ok": self.ok, "places": self.places})
+        arrays = {name: getattr(self.cells, name) for name in CELLS}
+        write_npz(path, facts_of(self, FORMAT, TOLD), {**arrays, "ok": self.ok, "places": self.places})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SegmentationScores:
         """Read what `save` wrote. Raises `InputError` for any other file."""
 
         def made(facts: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> SegmentationScores:
-            told: dict[str, Any] = {name: arrays.pop(name) for name in ("ok", "places")}
-            told |= {name: tuple(facts[name]) for name in ("paths", "classes")}
-            told["palette"] = tuple((int(r), int(g), int(b)) for r, g, b in facts["palette"])
-            told["errors"] = {int(row): why for row, why in facts["errors"].items()}
+            told = {**told_by(facts, TOLD), **{name: arrays.pop(name) for name in ("ok", "places")}}
+            told["palette"] = tuple((int(r), int(g), int(b)) for r, g, b in told["palette"])
             return cls(Cells(**arrays), **told)
 
-        return read_npz(Path(path), FORMAT, made)
+        return read_npz(path, FORMAT, made)
 
     def save_answers(self, folder: str | os.PathLike[str]) -> dict[str, Path]:
         """Write each answer's label map as a PNG into the folder `predictions`: its path."""
