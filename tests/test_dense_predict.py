@@ -68,6 +68,15 @@ def test_masks_and_boxes_lie_on_the_picture(picture: Path) -> None:
     assert only.masks is None
 
 
+def test_masks_are_made_some_at_a_time(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"score": 0.0, "most": 7, "compute": "plain"}
+    usual = Predictor(network("mask_rcnn"), **options)(picture)
+    monkeypatch.setattr("uniformer.heads.detection.MASKS_AT_ONCE", 3)
+    found = Predictor(network("mask_rcnn"), **options)(picture)
+    assert usual.mask(6).any()
+    assert all((found.mask(i) != usual.mask(i)).mean() < 0.01 for i in range(7))  # sums may come out in another order
+
+
 def test_boxes_keep_their_places_in_16_bits(picture: Path) -> None:
     from torchvision.ops import box_iou
 

@@ -25,6 +25,7 @@ ROI_STRIDES = (4, 8, 16, 32)  #: of the levels that regions are cut from
 FINEST = 56  #: a region of this side and above the level's double is cut from the next coarser level
 STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))  #: of each stage's deltas
 RPN_STDS = (1.0, 1.0, 1.0, 1.0)
+MASKS_AT_ONCE = 1000  # of detections: each takes 2 MB on the way
 PASTED_AT_ONCE = 1 << 22  # pixels of a mask: of a huge picture's, all at once would take 20 bytes each
 
 
@@ -201,10 +202,12 @@ class Detector(DenseNetwork):
     def masks(self, levels: Sequence[Tensor], found: Sequence[Detections], scales: Sequence[Tensor]) -> list[Tensor]:
         """Of each detection the share of its class in its box, (N, 28, 28); with several stages their mean."""
         rois = with_images([d.boxes * scale for d, scale in zip(found, scales, strict=True)])
-        labels = torch.cat([d.labels for d in found])
-        features, rows = region_features(levels, rois, 14), torch.arange(len(rois), device=rois.device)
-        shares = [head(features).sigmoid()[rows, labels] for head in self.roi_head.mask_heads]
-        return list((sum(shares[1:], shares[0]) / len(shares)).split([len(d.boxes) for d in found]))
+        labels, means = torch.cat([d.labels for d in found]), []
+        for some, own in zip(rois.split(MASKS_AT_ONCE), labels.split(MASKS_AT_ONCE), strict=True):
+            features, rows = region_features(levels, some, 14), torch.arange(len(some), device=some.device)
+            shares = [head(features).sigmoid()[rows, own] for head in self.roi_head.mask_heads]
+            means.append(sum(shares[1:], shares[0]) / len(shares))
+        return list(torch.cat(means).split([len(d.boxes) for d in found]))
 
 
 def _best_regions(levels: Sequence[tuple[Tensor, Tensor, Tensor]], size: Sequence[int], limits: Limits) -> Tensor:
