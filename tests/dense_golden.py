@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from tests.golden import FOLDER, GAINS, golden_tensor, normals, read_golden
-from uniformer.checkpoints.dense_keys import from_published
+from uniformer.checkpoints.keys import from_reference
 from uniformer.config import Config
 from uniformer.heads import build_network
+from uniformer.heads.keys import BACKBONE
 from uniformer.network.variants import get_config
 
 # The first that fits: here a light backbone's ``cls_upsample`` has the gain of a mask head's ``upsample``.
@@ -55,6 +56,13 @@ def network_of(case: dict[str, Any]) -> nn.Module:
 def weights_of(case: dict[str, Any]) -> dict[str, Tensor]:
     """In the published keys and order."""
     return {key: golden_tensor(key, shape, gains=DENSE_GAINS) for key, shape in MANIFESTS[case["manifest"]].items()}
+
+
+def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A published file's tensors under our keys."""
+    backbone = {key.removeprefix(BACKBONE): value for key, value in state.items() if key.startswith(BACKBONE)}
+    heads = {key: value for key, value in state.items() if not key.startswith(BACKBONE)}
+    return {BACKBONE + key: value for key, value in from_reference(backbone).items()} | heads
 
 
 def golden_network(name: str, dtype: torch.dtype) -> nn.Module:

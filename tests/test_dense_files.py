@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.dense_golden import CASES, MANIFESTS, weights_of
 from tests.tiny import refused
 from uniformer.checkpoints.contract import Contract
-from uniformer.checkpoints.dense_keys import to_published
+from uniformer.checkpoints.keys import to_published
 from uniformer.checkpoints.load import create_model, load_checkpoint, load_model
 from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
 from uniformer.checkpoints.save import convert, save_checkpoint, verify

@@ -15,6 +15,7 @@ from tests.dense_golden import (
     MANIFESTS,
     PAIRS,
     check,
+    from_published,
     golden_network,
     input_of,
     network_of,
@@ -22,7 +23,7 @@ from tests.dense_golden import (
     weights_of,
 )
 from tests.golden import ShiftedDepthwise
-from uniformer.checkpoints.dense_keys import from_published, to_published
+from uniformer.checkpoints.keys import to_published
 from uniformer.heads import boxes
 from uniformer.heads.detection import (
     Detector,

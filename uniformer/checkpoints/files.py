@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from uniformer.checkpoints.contract import Contract
-from uniformer.checkpoints.dense_keys import to_published
-from uniformer.checkpoints.keys import from_reference, our_key, reference_key, to_reference
+from uniformer.checkpoints.keys import from_reference, our_key, reference_key, to_published, to_reference
 from uniformer.checkpoints.pickles import Inert, read_pickle, shares_memory
 from uniformer.checkpoints.wrappers import (
     find_network,

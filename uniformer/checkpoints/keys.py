@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from uniformer.errors import InputError, shown
+from uniformer.heads.keys import BACKBONE
 
 # Ours -> the reference's, per kind of place, in our order of registration.
 EMBED = {"proj": "proj", "norm": "norm", "conv1": "proj.0", "norm1": "proj.1", "conv2": "proj.3", "norm2": "proj.4"}
@@ -129,6 +130,14 @@ def to_reference(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     ndim = position.ndim - 2
     shaped = {k: v.view(1, -1, *(1,) * ndim) if _is_local_gamma(k) else v for k, v in renamed.items()}
     return dict(sorted(shaped.items(), key=lambda item: _their_rank(item[0])))
+
+
+def to_published(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A dense network's state dict -> that of its published file: the backbone's keys as the reference's, in its order,
+    then the heads', which are the published ones already. Raises `InputError` as `to_reference`."""
+    backbone = {key.removeprefix(BACKBONE): value for key, value in state_dict.items() if key.startswith(BACKBONE)}
+    heads = {key: value for key, value in state_dict.items() if not key.startswith(BACKBONE)}
+    return {BACKBONE + key: value for key, value in to_reference(backbone).items()} | heads
 
 
 def _renamed(state_dict: Mapping[str, Tensor], rename, side: str) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
