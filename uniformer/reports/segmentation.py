@@ -24,7 +24,7 @@ from uniformer.reports.classes import (
     worst_first,
 )
 from uniformer.reports.pictures import middle_pixels, shrunk, still
-from uniformer.tasks.drawing import MAP, colour_of, paint
+from uniformer.tasks.drawing import MAP, colours_of, paint
 from uniformer.tasks.segmentation_scores import SegmentationScores, per_class
 
 if TYPE_CHECKING:
@@ -111,6 +111,5 @@ def _drawn(scores: SegmentationScores, manifest: AnnotatedSet, item: int) -> str
 def _over(pixels: Pixels, labels: npt.NDArray[Any], scores: SegmentationScores) -> Pixels:
     """Labels (H, W) in their colours over their picture; those that do not count are black."""
     count = len(scores.classes)
-    colours = [*scores.palette[:count], *(colour_of(k) for k in range(len(scores.palette), count))]
-    mixed = (1 - MAP) * pixels + MAP * paint(labels, colours)
+    mixed = (1 - MAP) * pixels + MAP * paint(labels, colours_of(scores.palette, count))
     return np.where((labels < count)[..., None], mixed, 0).astype(np.uint8)

@@ -85,9 +85,14 @@ class Detection(WholePictureTask[DetectionOptions]):
         return found[0].boxes, found[0].scores, found[0].labels, shares, finite
 
     def decode(self, outputs: Outputs, views: WholeViews, top_k: int = 0) -> Detections:  # type: ignore[override]
+        import torch
+
+        from uniformer.heads.detection import paste_masks
+
         boxes, scores, labels, shares, _ = outputs
         size = (views.height, views.width)
-        masks = tuple(encode_mask(pasted(s, b, size)) for s, b in zip(shares, boxes, strict=False))
+        pairs = zip(torch.from_numpy(shares)[:, None], torch.from_numpy(boxes)[:, None], strict=False)
+        masks = tuple(encode_mask(paste_masks(share, box, size)[0].numpy()) for share, box in pairs)
         return Detections(
             boxes=boxes.astype(np.float32), scores=scores.astype(np.float32), labels=labels.astype(np.int64),
             names=self.contract.classes, masks=masks if self.has_masks else None, height=size[0], width=size[1],
@@ -97,12 +102,3 @@ class Detection(WholePictureTask[DetectionOptions]):
         from uniformer.tasks.object_metrics import DetectionMetric
 
         return DetectionMetric(self.contract, manifest, label_order, masks=self.has_masks)
-
-
-def pasted(share: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The mask of one thing on its picture: bool (H, W)."""
-    import torch
-
-    from uniformer.heads.detection import paste_masks
-
-    return paste_masks(torch.from_numpy(share)[None], torch.from_numpy(box)[None], size)[0].numpy()

@@ -38,6 +38,11 @@ def colour_of(label: int) -> Colour:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
+def colours_of(palette: Sequence[Colour], count: int) -> tuple[Colour, ...]:
+    """Of so many classes: the palette, and beyond it colours of ours."""
+    return (*palette[:count], *(colour_of(i) for i in range(len(palette), count)))
+
+
 def ink_on(colour: Colour) -> Colour:
     """Black or white, whichever can be read on a colour."""
     red, green, blue = colour

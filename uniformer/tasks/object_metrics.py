@@ -38,6 +38,7 @@ class ObjectMetric(Metric):
     dtype, forms = BYTE_ROWS, ("npz",)
     kinds: tuple[Kind, ...]
     manifest: AnnotatedSet
+    nothing: Objects  #: found, in the right form
 
     def __init__(self, data: AnnotatedSet):
         load_coco_eval()  # that it is missing is said now, not at the end
@@ -56,7 +57,7 @@ class ObjectMetric(Metric):
         ok[list(errors)] = False
         order = np.argsort(rows["item"])
         parts = [Objects.of(unpack(row["data"])) for row in rows[order] if ok[row["item"]]]
-        found = Objects.joined([self._nothing(), *parts])
+        found = Objects.joined([self.nothing, *parts])
         return ObjectScores(
             truths, found, sizes, ok, data.item_names(), **self._about(), kinds=self.kinds,
             image_ids=data.image_ids, errors=errors,
@@ -67,7 +68,8 @@ class ObjectMetric(Metric):
 
     def _truths(self) -> tuple[Objects, npt.NDArray[np.int64], dict[int, str]]:
         """What is in all pictures, their sizes, and which have no readable annotations."""
-        parts, sizes, bad = [self._truth(-1, 1, 1)], np.ones((len(self.manifest), 2), np.int64), {}
+        none = replace(self.nothing, scores=None, areas=np.zeros(0), crowd=np.zeros(0, bool))
+        parts, sizes, bad = [none], np.ones((len(self.manifest), 2), np.int64), dict[int, str]()
         for item in range(len(self.manifest)):
             try:
                 sizes[item] = self.manifest.size(item)
@@ -77,11 +79,7 @@ class ObjectMetric(Metric):
         return Objects.joined(parts), sizes, bad
 
     def _truth(self, item: int, height: int, width: int) -> Objects:
-        """What is in a picture; of none, -1, no objects in the right form."""
-        raise NotImplementedError
-
-    def _nothing(self) -> Objects:
-        """No found objects in the right form."""
+        """What is in a picture."""
         raise NotImplementedError
 
     def _about(self) -> dict[str, Any]:
@@ -109,6 +107,7 @@ class DetectionMetric(ObjectMetric):
         if masks and not data.has_masks:
             self.notes.append("no figures of masks: the data have boxes alone")
         self.measures = tuple(f"{PREFIXES[kind]}ap" for kind in reversed(self.kinds))
+        self.nothing = _nothing(masks=Strings.pack(()) if "mask" in self.kinds else None)
 
     def row(self, item: int, answer: Detections) -> npt.NDArray[Any]:
         """The boxes, and the masks where they are scored."""
@@ -119,21 +118,15 @@ class DetectionMetric(ObjectMetric):
         return self._row(item, found)
 
     def _truth(self, item: int, height: int, width: int) -> Objects:
-        has_masks = "mask" in self.kinds
-        if item < 0:
-            return _no_objects(areas=True, masks=has_masks)
         one = self.manifest.annotations(item)
         labels = self._places[one.labels]
         known = np.flatnonzero(labels >= 0)
         rows = np.full(len(known), item)
         truth = Objects(rows, labels[known], one.boxes[known], areas=one.areas[known], crowd=one.crowd[known])
-        if not has_masks or one.shapes is None:
+        if "mask" not in self.kinds or one.shapes is None:
             return truth
         masks = (mask_of(one.shapes[i], height, width)["counts"] for i in known.tolist())
         return replace(truth, masks=Strings.pack(masks))
-
-    def _nothing(self) -> Objects:
-        return _no_objects(masks="mask" in self.kinds)
 
     def _about(self) -> dict[str, Any]:
         return {"classes": self.classes, "category_ids": self._categories()}
@@ -172,6 +165,7 @@ class PoseMetric(ObjectMetric):
         self.sigmas = tuple(map(float, sigmas))
         self.points = contract.classes or tuple(data.classes[k] for k in self._columns)
         self.skeleton = skeleton_of(contract)
+        self.nothing = _nothing(keypoints=np.zeros((0, points, 3), np.float32))
 
     def row(self, item: int, answer: Poses) -> npt.NDArray[Any]:
         """The people with their scores."""
@@ -181,31 +175,18 @@ class PoseMetric(ObjectMetric):
         return self._row(item, found)
 
     def _truth(self, item: int, height: int, width: int) -> Objects:
-        if item < 0:
-            return _no_objects(areas=True, points=len(self._columns))
         one = self.manifest.annotations(item)
         assert one.keypoints is not None
         labels, points = np.zeros(len(one.labels), np.int64), one.keypoints[:, self._columns]
         rows = np.full(len(labels), item)
         return Objects(rows, labels, one.boxes, areas=one.areas, crowd=one.crowd, keypoints=points)
 
-    def _nothing(self) -> Objects:
-        return _no_objects(points=len(self._columns))
-
     def _about(self) -> dict[str, Any]:
         about = {"sigmas": self.sigmas, "points": self.points, "skeleton": self.skeleton}
         return {"classes": ("person",), "category_ids": self.manifest.category_ids[:1], **about}
 
 
-def _no_objects(*, areas: bool = False, masks: bool = False, points: int | None = None) -> Objects:
-    """With the columns of truths (`areas`) or of what was found."""
-    rows, boxes = np.zeros(0, np.int64), np.zeros((0, 4), np.float32)
-    empty = np.zeros(0, np.float32)
-    return Objects(
-        rows, rows, boxes,
-        scores=None if areas else empty,
-        areas=empty.astype(np.float64) if areas else None,
-        crowd=empty.astype(bool) if areas else None,
-        keypoints=None if points is None else np.zeros((0, points, 3), np.float32),
-        masks=Strings.pack(()) if masks else None,
-    )  # fmt: skip
+def _nothing(**columns: Any) -> Objects:
+    """No objects, with the columns of what is found and others that are given."""
+    rows, scores = np.zeros(0, np.int64), np.zeros(0, np.float32)
+    return Objects(rows, rows, np.zeros((0, 4), np.float32), scores, **columns)

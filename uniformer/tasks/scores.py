@@ -164,7 +164,7 @@ class PerClass:
 
     @property
     def accuracy(self) -> npt.NDArray[np.float64]:
-        return np.where(self.count > 0, self.correct / np.maximum(self.count, 1), np.nan)
+        return shares_of(self.correct, self.count)
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,11 @@ class Reliability:
     count: npt.NDArray[np.int64]
     confidence: npt.NDArray[np.float64]  #: mean within the bin, 0 where it is empty
     accuracy: npt.NDArray[np.float64]
+
+
+def shares_of(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """NaN where there is nothing."""
+    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
 
 
 def per_class(scores: Scores) -> PerClass:

@@ -21,7 +21,7 @@ from uniformer.datasets.label_maps import IGNORED
 from uniformer.errors import InputError, check_word
 from uniformer.support.files import atomic_path, make_folder
 from uniformer.tasks.score_files import facts_of, read_npz, told_by, write_npz
-from uniformer.tasks.scores import Missing
+from uniformer.tasks.scores import Missing, shares_of
 
 FORMAT = "uniformer segmentation scores 1"
 PREDICTIONS = "predictions"  #: the folder of label maps
@@ -197,21 +197,17 @@ class PerClass:
     @property
     def overlap(self) -> npt.NDArray[np.float64]:
         """Intersection over union."""
-        return _shares(self.right, self.true + self.said - self.right)
+        return shares_of(self.right, self.true + self.said - self.right)
 
     @property
     def accuracy(self) -> npt.NDArray[np.float64]:
         """The share of the class's pixels that are right."""
-        return _shares(self.right, self.true)
+        return shares_of(self.right, self.true)
 
 
 def per_class(table: Ints) -> PerClass:
     """Of a confusion matrix (K, K + 1)."""
     return PerClass(table.sum(axis=1), table[:, :-1].sum(axis=0), np.diagonal(table).copy())
-
-
-def _shares(part: Ints, whole: Ints) -> npt.NDArray[np.float64]:
-    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
 
 
 def _mean(shares: npt.NDArray[np.float64]) -> float:

@@ -19,7 +19,7 @@ from uniformer.reading.pictures import Pixels
 from uniformer.reading.run_lengths import Mask, decode_mask, encode_mask
 from uniformer.support.files import atomic_path
 from uniformer.tasks.coco_results import Id, result_rows
-from uniformer.tasks.drawing import Colour, Entry, colour_of, draw_map
+from uniformer.tasks.drawing import Colour, Entry, colours_of, draw_map
 from uniformer.tasks.pictured import (
     PLACES,
     PictureResult,
@@ -122,7 +122,7 @@ class Segmentation(PictureResult):
     def colours(self) -> tuple[Colour, ...]:
         """Of all classes: the palette, or where there is none colours of ours."""
         count = len(self.classes) or int(self.labels[self.labels < self._unlabelled].max(initial=0)) + 1
-        return (*self.palette[:count], *(colour_of(i) for i in range(len(self.palette), count)))
+        return colours_of(self.palette, count)
 
     def save_map(self, path: Path) -> None:
         """The labels as a PNG: its pixels are the labels; with up to 256 classes they are shown in their colours."""
