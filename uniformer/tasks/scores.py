@@ -288,7 +288,8 @@ def _write_npz(scores: Scores, path: str | os.PathLike[str]) -> None:
 
 
 def _scores(facts: dict[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Scores:
-    return Scores(**arrays, **told_by(facts, TOLD))
+    columns: dict[str, Any] = {**arrays, **told_by(facts, TOLD)}
+    return Scores(**columns)
 
 
 def _write_parquet(scores: Scores, path: str | os.PathLike[str]) -> None:
