@@ -135,6 +135,17 @@ def test_people_are_looked_at_where_they_are_said_to_be(picture: Path) -> None:
     assert len(nobody) == 0
 
 
+@pytest.mark.parametrize("size", [(10, 1000), (1000, 1)])
+def test_a_picture_that_is_too_narrow_does_not_end_the_others(size: tuple[int, int], picture: Path) -> None:
+    """Its short side is next to nothing where the long one fits: padding helps detectors, segmenters take none."""
+    narrow = np.zeros((*size, 3), np.uint8)
+    failed, found = Predictor(network("upernet")).run([narrow, str(picture)])
+    assert isinstance(failed, Failure)
+    assert "is too small: stage 2 would get a grid of " in failed.error
+    assert found.labels.shape == (60, 100)
+    assert Predictor(network("mask_rcnn"))(narrow).height == size[0]
+
+
 @pytest.mark.parametrize("alike", [0.9, 1.0])
 def test_people_come_the_best_first(alike: float, picture: Path) -> None:
     model, contract = network("topdown")

@@ -28,6 +28,10 @@ class MissingExtra(InputError):
         super().__init__(f"{purpose} needs the package {package!r}: pip install 'uniformer[{extra}]'")
 
 
+class UnfitInput(InputError):
+    """An input that a network cannot take: the fault of one source, where sources have sizes of their own."""
+
+
 class Checked:
     """A dataclass that raises the first of its `_problems` when it is made."""
 

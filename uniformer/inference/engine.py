@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from uniformer.config import InputSpec
-from uniformer.errors import InputError, first_line
+from uniformer.errors import InputError, UnfitInput, first_line
 from uniformer.reading.transforms import Floats
 from uniformer.reading.views import Views
 from uniformer.tasks.task import Outputs, Task
@@ -102,8 +102,11 @@ def run(
             if isinstance(spec, InputSpec):
                 outputs = network(_stacked([read for _, read in group], spec), batch_size)
             else:
-                ((_, read),) = group
-                outputs = () if isinstance(read, str) else network.whole(spec, read, batch_size)
+                ((source, read),) = group
+                try:
+                    outputs = () if isinstance(read, str) else network.whole(spec, read, batch_size)
+                except UnfitInput as error:
+                    outputs, group = (), [(source, f"{name(source)}: {error}")]
             spent = time.perf_counter() - ready
             if pace is not None:
                 pace.add(len(group), ready - begin, spent)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from uniformer.config import Config, InputSpec, with_options
-from uniformer.errors import InputError
+from uniformer.errors import InputError, UnfitInput
 from uniformer.network.blocks import (
     EMBED_EPS,
     Block,
@@ -298,7 +298,7 @@ class UniFormer(nn.Module):
         return set()
 
     def grids(self, size: Grid) -> list[Grid]:
-        """The grids of the four stages for an input of `size` ([T,] H, W). Raises `InputError` if one is empty."""
+        """The grids of the four stages for an input of `size` ([T,] H, W). Raises `UnfitInput` if one is empty."""
         grids: list[Grid] = []
         for number, stage in enumerate(self.stages, start=1):
             grid = grids[-1] if grids else size
@@ -308,7 +308,7 @@ class UniFormer(nn.Module):
                     geometry = zip(grid, m.kernel_size, m.stride, padding, strict=True)
                     grid = tuple((n + 2 * p - k) // s + 1 for n, k, s, p in geometry)
             if min(grid) < 1:
-                raise InputError(
+                raise UnfitInput(
                     f"input of {_times(size)} is too small: stage {number} would get a grid of {_times(grid)}"
                 )
             grids.append(grid)
