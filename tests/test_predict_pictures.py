@@ -284,6 +284,13 @@ def test_a_broken_video_does_not_end_the_others(predict: Predict, folder: Path) 
     assert [path.name for path in Path("drawn").iterdir()] == ["7.png"]
 
 
+def test_a_video_whose_frames_have_no_answer_failed_once(predict: Predict, folder: Path) -> None:
+    with_sound(folder / "thin.mp4", frames=4, size=(640, 16))  # too narrow for the network
+    ended = predict("semantic_fpn", "thin.mp4", SOURCES[0], "--format", "jsonl")
+    assert (ended.status, ended.err.splitlines()[-2:]) == (1, ["1 of 2 files failed:", "  thin.mp4"])
+    assert [("error" in answer) for answer in map(json.loads, ended.out.splitlines())] == [True] * 4 + [False]
+
+
 def test_frames_in_python_are_pictures(nets: Path, folder: Path) -> None:
     video = odd_media.h264(folder)
     predictor = Predictor(nets / "semantic_fpn.safetensors")

@@ -94,13 +94,14 @@ class Work:
 
     def ended(self, had: int) -> int:
         """Say how many had an answer, which were done again, and what failed; the exit status."""
-        again, failures = self.answers.changed.intersection(self.sources), self.failures
+        again = self.answers.changed.intersection(self.sources)
+        failed = list(dict.fromkeys(failure.source for failure in self.failures))  # of a video, several frames may be
         if had:
             say(f"{counted(had, 'file')} had a result already", file=sys.stderr)
         if again:
             say(f"{counted(len(again), 'file')} changed since, and done again", file=sys.stderr)
-        if failures:
-            say(f"{len(failures)} of {counted(self._count, 'file')} failed:", file=sys.stderr)
-            for failure in failures:
-                say(f"  {failure.source}", file=sys.stderr)
-        return 1 if failures else 0
+        if failed:
+            say(f"{len(failed)} of {counted(self._count, 'file')} failed:", file=sys.stderr)
+            for source in failed:
+                say(f"  {source}", file=sys.stderr)
+        return 1 if failed else 0

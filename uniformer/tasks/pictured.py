@@ -18,7 +18,7 @@ from uniformer.labels import match_names
 from uniformer.reading.pictures import Pixels, open_picture, to_pixels, upright_size
 from uniformer.support.files import atomic_path, check_outputs
 from uniformer.tasks.coco_results import Id
-from uniformer.tasks.task import Result
+from uniformer.tasks.task import Result, moment_of
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.contract import Contract
@@ -74,11 +74,10 @@ class PictureResult(Result):
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form. Frame and time are of videos only."""
-        moment = {} if self.frame is None else {"frame": self.frame, "time": self.time and round(self.time, 3)}
         return {
             "source": self.source,
             "checkpoint": self.checkpoint,
-            **moment,
+            **moment_of(self.frame, self.time),
             "height": self.height,
             "width": self.width,
             **self.answer(),

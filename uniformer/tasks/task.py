@@ -88,8 +88,12 @@ class Failure:
     time: float | None = None  #: seconds from the first frame
 
     def to_dict(self) -> dict[str, Any]:
-        moment = {} if self.frame is None else {"frame": self.frame, "time": self.time and round(self.time, 3)}
-        return {"source": self.source, **moment, "error": self.error}
+        return {"source": self.source, **moment_of(self.frame, self.time), "error": self.error}
+
+
+def moment_of(frame: int | None, time: float | None) -> dict[str, Any]:
+    """A frame of a video as JSON has it: its number and its time in seconds; nothing of what is no frame."""
+    return {} if frame is None else {"frame": frame, "time": time and round(time, 3)}
 
 
 class ScoredItems(Protocol):
