@@ -26,7 +26,7 @@ from uniformer.inference.predictor import Predictor
 from uniformer.network.blocks import LocalBlock
 from uniformer.network.model import UniFormer
 from uniformer.speed import fold
-from uniformer.speed.blocks import OneDnnConv3d, feed_forward_
+from uniformer.speed.blocks import OneDnnConv3d
 from uniformer.speed.network import FastUniFormer
 from uniformer.speed.timings import Compute
 
@@ -223,16 +223,6 @@ def test_wrong_arguments_are_one_line() -> None:
 
 
 # ---- the parts -------------------------------------------------------------------------------------------------------
-
-
-def test_a_feed_forward_in_chunks_is_the_whole(one_thread: None) -> None:
-    torch.manual_seed(0)
-    fc1, fc2, norm = nn.Linear(16, 64), nn.Linear(64, 16), nn.LayerNorm(16)
-    rows = torch.randn(13_000, 16)  # three chunks, the last one short
-    with torch.no_grad():
-        wanted = rows + fc2(nn.functional.gelu(fc1(norm(rows))))
-        feed_forward_(rows, fc1, fc2, norm)
-    assert_close(rows, wanted, 16 + 64)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

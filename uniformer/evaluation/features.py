@@ -26,7 +26,7 @@ from uniformer.datasets.statement import state
 from uniformer.datasets.sums import item_sums
 from uniformer.errors import InputError, shown
 from uniformer.evaluation.learnt import HELD_OUT, held_out
-from uniformer.evaluation.scoring import Reading, check_fits, item_groups, run_items, run_key
+from uniformer.evaluation.scoring import Reading, check_fits, form_to_go_on, item_groups, run_items, run_key
 from uniformer.inference.engine import Outcome
 from uniformer.inference.networks import TorchNetwork, evaluating, pooled_features
 from uniformer.inference.predictor import with_views
@@ -111,7 +111,7 @@ def extract_features(
             Contract(model.config, input=spec),
             device=reading.device,
             precision=reading.precision,
-            compute=reading.compute or "fast",
+            compute=form_to_go_on(reading.compute or "fast", out, KEY_NAME),
             forward=pooled_features(stages),
         )
         about = {

@@ -27,7 +27,7 @@ from uniformer.errors import InputError, check_word, counted
 from uniformer.evaluation.features import KEY_NAME, Features, extract_features, load_features
 from uniformer.evaluation.learnt import HELD_OUT, both_figures, held_out, learnt_rows
 from uniformer.evaluation.probe import Probe, probe_scores
-from uniformer.evaluation.scoring import Reading, check_fits, recorded_form, score
+from uniformer.evaluation.scoring import Reading, check_fits, form_to_go_on, score
 from uniformer.inference.networks import is_exported, open_network
 from uniformer.inference.predictor import fed_to, with_views
 from uniformer.labels import names_file
@@ -184,7 +184,7 @@ def evaluate(
                 checkpoint,  # type: ignore[arg-type]
                 device=device if is_exported(checkpoint) else group.device,
                 precision=precision,
-                compute=compute or (recorded_form(store) if store else None),
+                compute=form_to_go_on(compute, store),
                 **asked,
             )
             contract = network.contract

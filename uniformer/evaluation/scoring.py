@@ -29,7 +29,7 @@ from uniformer.errors import InputError
 from uniformer.inference import engine
 from uniformer.inference.networks import TorchNetwork, check_precision, evaluating
 from uniformer.reading.views import Decoder, Views, load_views
-from uniformer.speed.timings import Compute
+from uniformer.speed.timings import BY, Compute
 from uniformer.support.distributed import ProcessGroup, current_process_group
 from uniformer.support.progress import OnProgress, Pace
 from uniformer.support.resume import ROWS_KEY, RowLog, read_claim
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from uniformer.heads.pyramid import DenseNetwork
     from uniformer.network.model import UniFormer
 
-FORM_NAMES = {"fast": "inference form"}  #: what `run_key` has called a form since before there were others
+FORM_NAMES = {"fast by torch/torch": "inference form"}  #: what `run_key` has called a form since it was the only one
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def evaluate_model(
     else:
         contract = Contract(model.config, input=spec)
         metric = (task or type(task_of(contract)))(contract).metric(manifest)
-    form = compute or (recorded_form(store) if store else None)
+    form = form_to_go_on(compute, store)
     with evaluating(model):
         network = TorchNetwork(model, contract, device=device, precision=precision, compute=form)
         group = current_process_group(device)
@@ -254,13 +254,19 @@ def run_key(
         "data": items.hexdigest(),
         "views": spec.described() if isinstance(spec, Task) else json.dumps(to_dict(spec)),
         "precision": f"{reading.precision} on {network.device_type}",
-        "network": FORM_NAMES.get(network.compute, network.compute),
+        "network": FORM_NAMES.get(network.exact_form, network.exact_form),
         "batch_size": str(reading.batch_size),
         "decoding": f"{reading.backend}{', follow seconds' if reading.follow_seconds else ''}",
     }
 
 
-def recorded_form(folder: str | os.PathLike[str], name: str = ROWS_KEY) -> Any:
-    """The form of the network that the results in a folder were computed in; None where there are none."""
-    found = (read_claim(Path(folder, name)) or {}).get("network")
-    return next((form for form, said in FORM_NAMES.items() if said == found), found)
+def form_to_go_on(asked: str | None, folder: str | os.PathLike[str] | None, name: str = ROWS_KEY) -> str | None:
+    """The form in which a run with results in a folder goes on: as recorded, to the last digit, or what is asked for.
+
+    None where nothing is recorded or asked for, or where there is no choice: of an exported network.
+    """
+    said = (read_claim(Path(folder, name)) or {}).get("network") if folder else None
+    recorded = next((form for form, old in FORM_NAMES.items() if old == said), said)
+    if recorded in (None, "exported") or (asked and asked != recorded.partition(BY)[0]):
+        return asked
+    return str(recorded)

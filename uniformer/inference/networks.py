@@ -15,7 +15,7 @@ from uniformer.config import Precision
 from uniformer.errors import InputError, check_word
 from uniformer.reading.transforms import Floats
 from uniformer.reading.views import Views
-from uniformer.speed.timings import RUNTIMES, Compute, view_size
+from uniformer.speed.timings import BY, RUNTIMES, view_size
 from uniformer.tasks.task import Outputs, Task
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def open_network(
     *,
     device: str | torch.device = "auto",
     precision: Precision = "float32",
-    compute: Compute | None = None,
+    compute: str | None = None,
     **told: Unpack[Told],
 ) -> Network:
     """The network of a checkpoint or of an exported file, ready to compute.
@@ -50,7 +50,7 @@ def open_network(
     return network
 
 
-def _in_torch(source: Any, device: Any, precision: Precision, compute: Compute | None, told: Told) -> Network:
+def _in_torch(source: Any, device: Any, precision: Precision, compute: str | None, told: Told) -> Network:
     from uniformer.checkpoints.load import load_model, unwrapped
 
     report = None
@@ -64,7 +64,7 @@ def _in_torch(source: Any, device: Any, precision: Precision, compute: Compute |
     )
 
 
-def _exported(source: Any, device: Any, precision: Precision, compute: Compute | None, told: Told) -> Network:
+def _exported(source: Any, device: Any, precision: Precision, compute: str | None, told: Told) -> Network:
     if device not in ("auto", "cpu") or precision != "float32":
         raise InputError(f"{source}: exported networks compute in float32 on the CPU, got {precision} on {device}")
     if compute is not None:
@@ -86,7 +86,7 @@ class ExportedNetwork:
     """A file written by `export`, run by OpenVINO or ONNX Runtime on the CPU, without torch."""
 
     report = None  #: of loading: nothing is left to be decided then
-    compute = "exported"
+    exact_form = "exported"
 
     def __init__(self, path: str | os.PathLike[str]):
         from uniformer.speed.runtimes import open_exported
@@ -114,7 +114,8 @@ class TorchNetwork:
     Args:
         model: moved to the device.
         device: "auto" takes a GPU when there is one.
-        compute: the form it computes in; by default the fastest that `uniformer bench` found here, or "fast".
+        compute: the form it computes in, also by its full name as `exact_form` tells it; by default the fastest that
+            `uniformer bench` found here, or "fast".
         forward: what is asked of the form instead of its answers, which only "plain" and "fast" know.
     """
 
@@ -125,12 +126,12 @@ class TorchNetwork:
         *,
         device: str | torch.device = "auto",
         precision: Precision = "float32",
-        compute: Compute | None = None,
+        compute: str | None = None,
         report: Any = None,
         forward: Forward | None = None,
     ):
         from uniformer.network.model import UniFormer
-        from uniformer.speed.forms import best_form, inference_form
+        from uniformer.speed.forms import best_form, exact_name, inference_form
         from uniformer.support.distributed import DTYPES, pick_device
 
         self.contract, self.report = contract, report
@@ -139,8 +140,10 @@ class TorchNetwork:
         self.model = model.to(self.device)
         is_dense = not isinstance(model, UniFormer)  # whole pictures have no one size
         size = None if is_dense else view_size(model.config, contract.input_of_classifier())
-        self.compute: Compute = compute or best_form(model, size, self.device, self.dtype)
-        self.form: nn.Module = inference_form(model, self.compute, size, self.dtype)  #: what stands in for the model
+        compute = compute or best_form(model, size, self.device, self.dtype)
+        self.form: nn.Module = inference_form(model, compute, size, self.dtype)  #: what stands in for the model
+        self.compute: Any = compute.partition(BY)[0]  #: a `Compute`
+        self.exact_form = exact_name(self.compute, self.form)
         self._forward = forward or _answers
 
     def __call__(self, views: Floats, batch_size: int) -> Outputs:

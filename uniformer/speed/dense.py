@@ -24,7 +24,7 @@ from uniformer.speed.dense_blocks import DENSE
 from uniformer.speed.depthwise import channels_last
 from uniformer.speed.fold import Affine, before_norm, exact
 from uniformer.speed.network import FOR_TRAINING, FastUniFormer
-from uniformer.speed.products import Linear, by_onednn
+from uniformer.speed.products import By, Linear, compute_by, onednn_can
 
 
 def fast_network(
@@ -33,12 +33,14 @@ def fast_network(
     *,
     attention_float32: bool = False,
     share: bool = False,
+    by: By | None = None,
 ) -> DenseNetwork:
     """An inference copy in evaluation mode: the same inputs, outputs and methods, other weights. `dtype` is what it
-    computes in, by default the network's own; `share` as of `FastUniFormer`."""
+    computes in, by default the network's own; `share` and `by` as of `FastUniFormer`."""
     own = next(network.parameters()).dtype
     dtype = dtype or own
-    backbone = FastUniFormer(network.backbone, dtype, attention_float32=attention_float32, share=share, forms=DENSE)
+    asked: Any = {"attention_float32": attention_float32, "share": share, "by": by}
+    backbone = FastUniFormer(network.backbone, dtype, forms=DENSE, **asked)
     known: dict[int, Any] = {id(p): p for p in network.parameters()} if share and dtype == own else {}
     made = copy.deepcopy(network, {**known, id(network.backbone): backbone})
     if isinstance(made, Segmenter):
@@ -53,6 +55,7 @@ def fast_network(
         module.__class__ = STAND_INS.get(type(module), type(module))
         if isinstance(module, Conv2d):
             module.weight = nn.Parameter(channels_last(module.weight.detach()), requires_grad=False)
+    compute_by(made, backbone.by)
     return made.to(dtype).eval()
 
 
@@ -76,7 +79,7 @@ class Conv2d(nn.Conv2d):
     fewer multiplications where that pays."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype != torch.float32 or not by_onednn(x, self.weight):
+        if x.dtype != torch.float32 or not onednn_can(x, self.weight):
             return super().forward(x)
         if self.kernel_size == (3, 3) and self._keeps_grid() and winograd.pays(x, self.weight):
             return winograd.convolve(x, self.weight, self.bias)

@@ -15,7 +15,8 @@ from uniformer.errors import InputError, check_word
 from uniformer.heads.pyramid import DenseNetwork
 from uniformer.network.model import UniFormer
 from uniformer.speed.preparation import prepare
-from uniformer.speed.timings import RUNTIMES, Compute, best_at_hand, exported_path, processor_name, situation
+from uniformer.speed.products import By
+from uniformer.speed.timings import BY, RUNTIMES, Compute, best_at_hand, exported_path, processor_name, situation
 from uniformer.support.files import system_folder
 
 if TYPE_CHECKING:
@@ -99,13 +100,15 @@ class RuntimeNetwork(nn.Module):
         return torch.from_numpy(self._network(x.detach().float().cpu().numpy(), len(x)))
 
 
-def inference_form(model: Network, compute: Compute, size: Sequence[int] | None, dtype: torch.dtype) -> nn.Module:
+def inference_form(model: Network, compute: str, size: Sequence[int] | None, dtype: torch.dtype) -> nn.Module:
     """What stands in for a model where only its answers to views of `size` count; None for whole pictures of any size.
 
-    It shares the model's tensors and computes in the model's own type, or in `dtype` if that is of 16 bits. Of a
-    detector "compiled" is the way to the pyramid's levels.
+    `compute` is a `Compute` or the full name of a form, which says by what it then computes (`exact_name`). The form
+    shares the model's tensors and computes in the model's own type, or in `dtype` if that is of 16 bits. Of a detector
+    "compiled" is the way to the pyramid's levels.
     Raises `InputError` for a form that cannot, `MissingExtra` without its packages.
     """
+    compute, _, by = compute.partition(BY)
     check_word("compute", compute, Compute)
     if compute == "plain":
         return model
@@ -115,10 +118,18 @@ def inference_form(model: Network, compute: Compute, size: Sequence[int] | None,
         if dtype != torch.float32 or next(model.parameters()).device.type != "cpu":
             raise InputError(f"expected float32 on the CPU with compute {compute}: it has no other")
         return _by_runtime(model, compute, size)
-    fast = prepare(model, training=False, dtype=dtype if dtype.itemsize < 4 else None, size=size, share=True)
+    fast = prepare(
+        model, training=False, dtype=dtype if dtype.itemsize < 4 else None, size=size, share=True,
+        by=By.parsed(by) if by else None,
+    )  # fmt: skip
     if compute == "compiled":
         fast.compile()
     return fast
+
+
+def exact_name(compute: str, form: nn.Module) -> str:
+    """The name of a form in full, with all that its last digits depend on: "fast by onednn/torch"."""
+    return f"{compute}{BY}{getattr(form, 'backbone', form).by}" if compute == "fast" else compute
 
 
 def _by_runtime(model: Network, compute: str, size: Sequence[int]) -> RuntimeNetwork:

@@ -23,6 +23,7 @@ from uniformer.speed.blocks import (
     FastPatchEmbed,
     FastSplitBlock,
 )
+from uniformer.speed.products import By, compute_by, fastest
 
 FOR_TRAINING = "expected the model itself for training, got its optimised copy"
 
@@ -47,7 +48,8 @@ class FastUniFormer(UniFormer):
 
     With `attention_float32` it attends in float32, as it does where the model was prepared to train so. `share` takes
     the tensors that stay as they are from the model itself, where `dtype` allows it: for one that is not going to
-    change. `forms` are those of the blocks.
+    change. `by` says who computes products and attention on a CPU, by default the faster of the two. `forms` are those
+    of the blocks.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class FastUniFormer(UniFormer):
         *,
         attention_float32: bool = False,
         share: bool = False,
+        by: By | None = None,
         forms: Forms = FAST,
     ):
         nn.Module.__init__(self)
@@ -70,6 +73,9 @@ class FastUniFormer(UniFormer):
         for module in self.modules():
             if isinstance(module, FastMHRA):
                 module.float32 |= attention_float32
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        self.by = by or (fastest(dtype) if on_cpu else By())
+        compute_by(self, self.by)
         self.to(dtype).eval()
 
     def train(self, mode: bool = True) -> FastUniFormer:

@@ -12,6 +12,7 @@ from uniformer.errors import InputError
 from uniformer.heads.pyramid import DenseNetwork
 from uniformer.network.model import UniFormer
 from uniformer.speed.network import FastUniFormer
+from uniformer.speed.products import By
 from uniformer.speed.sixteen_bits import in_short, wrong_convolutions
 
 Model = TypeVar("Model", bound=UniFormer | DenseNetwork)
@@ -29,6 +30,7 @@ def prepare(
     attention_float32: bool = False,
     share: bool = False,
     tried: bool = False,
+    by: By | None = None,
 ) -> Model:
     """The network with its speed put on: for training the model itself, for inference a copy.
 
@@ -53,6 +55,7 @@ def prepare(
         attention_float32: attend in float32, whatever `dtype` and autocast say. Copies of a model so prepared do too.
         share: for inference: take the tensors that stay as they are from the model, which is not going to change.
         tried: no convolution is tried here: the caller does so with all layers (`sixteen_bits.py`).
+        by: for inference on a CPU: who computes products and attention, by default who is the faster here.
 
     Raises:
         InputError: the model is no network of this package or an inference copy, or `size` is missing for training a
@@ -77,9 +80,9 @@ def prepare(
     if backbone is not network:
         from uniformer.speed.dense import fast_network
 
-        fast = fast_network(network, dtype, attention_float32=attention_float32, share=share).to(device)
+        fast = fast_network(network, dtype, attention_float32=attention_float32, share=share, by=by).to(device)
         return fast
-    fast = FastUniFormer(network, dtype, attention_float32=attention_float32, share=share).to(device)
+    fast = FastUniFormer(network, dtype, attention_float32=attention_float32, share=share, by=by).to(device)
     if size is not None and device.type == "cuda":
         from uniformer.speed.tuning import apply_tuned_kernels
 

@@ -27,7 +27,8 @@ from uniformer.speed import winograd
 from uniformer.speed.agreement import TOLERANCES, Agreement, Trial, agreement_of, drawn, tried, worst
 from uniformer.speed.convolutions import convolution_inputs, is_depthwise
 from uniformer.speed.depthwise import IMPLEMENTATIONS, channels_last, depthwise, usable
-from uniformer.speed.products import product, product_added
+from uniformer.speed.products import LEAST_TOKENS, add_product_, product
+from uniformer.speed.products import attention as attention_by
 from uniformer.speed.timings import RUNTIMES
 from uniformer.support.checks import Check, attempt, said
 
@@ -150,10 +151,14 @@ def _products(dtype: torch.dtype, device: torch.device) -> dict[str, Trial]:
     shapes = (200, 96), (64, 96), (64,), (200, 64)
     rows, weight, bias, added = (drawn(shape, device, seed).to(dtype) for seed, shape in enumerate(shapes))
     exact = rows.double() @ weight.double().T + bias.double()
+    heads = [drawn((1, 2, LEAST_TOKENS, 32), device, seed).to(dtype) for seed in range(3)]
+    sums = added.clone()
+    add_product_(sums, rows, weight, bias, by="onednn")
     pairs = {
         "product": (product(rows, weight, bias), exact),
         "product with GELU": (product(rows, weight, bias, gelu=True), F.gelu(exact)),
-        "product added": (product_added(added, rows, weight, bias), added.double() + exact),
+        "product added": (sums, added.double() + exact),
+        "attention by blocks": (attention_by(*heads, by="onednn"), attention(*(h.double() for h in heads))),
     }
     return {what: Trial(agreement_of(f, e), Agreement(), dtype) for what, (f, e) in pairs.items()}
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Compute = Literal["plain", "fast", "compiled", "openvino", "onnxruntime"]
 RUNTIMES = {"openvino": ".xml", "onnxruntime": ".onnx"}  #: what they read
 AT_ONCE = ("plain", "fast")  #: forms that need nothing prepared
+BY = " by "  #: in the full name of a form (`forms.exact_name`): what comes after is a `products.By`
 NAME = "forms.json"
 
 
