@@ -23,6 +23,7 @@ from uniformer.config import Config
 from uniformer.network.blocks import GlobalMHRA
 from uniformer.network.model import UniFormer
 from uniformer.network.ops import attention
+from uniformer.speed.products import By
 from uniformer.speed.training_modules import PLAIN, Float32MHRA, stand_in
 from uniformer.training.optim import moving_average
 
@@ -75,8 +76,9 @@ def test_maps_have_their_channels_last_in_training_from_the_stem_on() -> None:
         assert stem.is_contiguous(memory_format=torch.channels_last_3d)
 
 
+@pytest.mark.parametrize("by", [By(), By("onednn")])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_it_is_put_on_in_place_and_taken_off(family: str, one_thread: None) -> None:
+def test_it_is_put_on_in_place_and_taken_off(family: str, by: By, one_thread: None) -> None:
     model = tiny_model(**FAMILIES[family]).train()
     x = an_input(model.config)
     wanted, state = copy.deepcopy(model)(x), copy.deepcopy(model.state_dict())
@@ -85,12 +87,13 @@ def test_it_is_put_on_in_place_and_taken_off(family: str, one_thread: None) -> N
     seen: list[str] = []
     model.stages[0].blocks[0].pos_embed.register_forward_hook(lambda *_: seen.append("hook"))  # type: ignore[union-attr, index]
     for _ in range(2):  # to prepare again is to prepare anew
-        assert speed.prepare(model, training=True, attention_float32=True) is model
+        assert speed.prepare(model, training=True, attention_float32=True, by=by) is model
         assert all(a is b for a, b in zip(parameters.values(), model.parameters(), strict=True))
         assert all(a is b for a, b in zip(modules.values(), model.modules(), strict=True))
         assert same(model.state_dict(), state)
         changed = {type(module) for module in model.modules()} & set(PLAIN)
-        assert len(changed) == {"images": 1, "overlap of clips": 4, "hourglass of clips": 4}.get(family, 3)
+        count = {"images": 1, "overlap of clips": 4, "hourglass of clips": 4}.get(family, 3)
+        assert len(changed) == count + (by.products == "onednn")  # linear layers
     model(x)
     assert seen == ["hook"]
     assert speed.unprepare(model) is model

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
@@ -14,15 +16,27 @@ from torch import Tensor, nn
 
 import uniformer
 from tests.tiny import IMAGES, refused, tiny_model
-from tests.tolerance import MARGIN, assert_close, off, rounding, terms_of
+from tests.tolerance import MARGIN, assert_close, assert_close_gradients, off, rounding, terms_of
+from uniformer import speed
 from uniformer.datasets.manifest import Item, Manifest
 from uniformer.evaluation.scoring import evaluate_model
 from uniformer.network import ops
 from uniformer.speed.blocks import feed_forward_
 from uniformer.speed.forms import inference_form
 from uniformer.speed.network import FastUniFormer
-from uniformer.speed.products import By, Library, add_product_, attention, fastest, has_onednn, product
+from uniformer.speed.products import (
+    NAMES,
+    By,
+    Library,
+    add_product_,
+    attention,
+    fastest,
+    has_onednn,
+    product,
+    trained_product,
+)
 from uniformer.support.resume import ROWS_KEY
+from uniformer.training.state import PARTS, Progress, read_state, write_state
 
 LIBRARIES = get_args(Library)
 TYPES = (torch.float32, torch.bfloat16)
@@ -101,6 +115,61 @@ def test_nothing_changes_where_onednn_cannot() -> None:
     assert product(x.requires_grad_(), weight).requires_grad
     fast = FastUniFormer(tiny_model(), by=By("onednn", "onednn")).double()
     assert fast(drawn(1, 3, 64, 64)).dtype == torch.float64
+
+
+# ---- in training -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rows", "channels", "out"), [(1568, 64, 256), (392, 512, 128), (200, 72, 72)])
+def test_gradients_are_those_of_float64(rows: int, channels: int, out: int, one_thread: None) -> None:
+    """Of inputs in several dimensions too, and gradients of gradients."""
+    leaves = [drawn(2, rows // 2, channels), drawn(out, channels), drawn(out)]
+    grad, found, wanted = drawn(2, rows // 2, out), [], []
+    for kept, run, dtype in ((found, trained_product, torch.float32), (wanted, nn.functional.linear, torch.float64)):
+        given = [leaf.to(dtype).requires_grad_() for leaf in leaves]
+        y = run(*given)
+        kept += [y, *torch.autograd.grad(y, given, grad.to(dtype), retain_graph=True)]
+        of_x = torch.autograd.grad(y, given[0], grad.to(dtype), create_graph=True)[0]
+        kept.append(torch.autograd.grad(of_x.square().sum(), given[1])[0])
+    for mine, true, terms in zip(found, wanted, (channels + 1, out, rows, rows, rows * channels * out), strict=True):
+        assert_close(mine, true, terms, dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("uniformer_nano_video", (2, 3, 8, 64, 64)), ("uniformer_small", (1, 3, 96, 96))]
+)
+def test_a_step_by_either_is_that_of_the_plain_network(name: str, size: tuple[int, ...], one_thread: None) -> None:
+    torch.manual_seed(0)
+    plain = uniformer.create_model(name, num_classes=20).train()
+    x, found = drawn(*size), []
+    with torch.no_grad():
+        for value in plain.parameters():
+            value.add_((torch.rand_like(value) - 0.5) / 25)
+    for library in LIBRARIES:
+        ready = speed.prepare(copy.deepcopy(plain), training=True, by=By(library))
+        found.append(gradients(ready, x))
+    wanted = gradients(plain.double(), x.double())
+    for step in found:
+        assert_close_gradients(step, wanted, 2 * terms_of(plain) + x[:, 0].numel(), dtype=torch.float32)
+    assert any(not torch.equal(a, b) for a, b in zip(*(step.values() for step in found), strict=True))
+
+
+def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    loss = model(x).square().sum()
+    named = dict(model.named_parameters())
+    return dict(zip(named, torch.autograd.grad(loss, [*named.values()]), strict=True))
+
+
+def test_a_training_run_goes_on_by_what_was_recorded(tmp_path: Path, one_thread: None) -> None:
+    path = tmp_path / "state.pt"
+    write_state(path, {**{name: {} for name in PARTS}, "recipe": "", "progress": asdict(Progress())})
+    assert read_state(path)["products"] == "torch/torch"  # as earlier versions computed
+    for products in NAMES:
+        write_state(path, {**read_state(path), "products": products})
+        assert read_state(path)["products"] == products
+    write_state(path, {**read_state(path), "products": "mkl"})
+    with refused("found products by mkl"):
+        read_state(path)
 
 
 # ---- what is recorded ------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from uniformer.errors import InputError
 from uniformer.heads.pyramid import DenseNetwork
 from uniformer.network.model import UniFormer
 from uniformer.speed.network import FastUniFormer
-from uniformer.speed.products import By
+from uniformer.speed.products import By, Library, fastest
 from uniformer.speed.sixteen_bits import in_short, wrong_convolutions
 
 Model = TypeVar("Model", bound=UniFormer | DenseNetwork)
@@ -55,7 +55,8 @@ def prepare(
         attention_float32: attend in float32, whatever `dtype` and autocast say. Copies of a model so prepared do too.
         share: for inference: take the tensors that stay as they are from the model, which is not going to change.
         tried: no convolution is tried here: the caller does so with all layers (`sixteen_bits.py`).
-        by: for inference on a CPU: who computes products and attention, by default who is the faster here.
+        by: on a CPU who computes products and, for inference, attention; by default who is the faster here. In training
+            it matters to float32 alone.
 
     Raises:
         InputError: the model is no network of this package or an inference copy, or `size` is missing for training a
@@ -73,7 +74,11 @@ def prepare(
     if training:
         network.to(device)
         size = size if backbone is network else size or WHOLE_PICTURE
-        _for_training(backbone, dtype or own, size, attention_float32, tried)
+        dtype = dtype or own
+        if by is None and device.type == "cpu" and dtype == torch.float32:
+            by = fastest(dtype)
+        products = by.products if by and dtype == torch.float32 else "torch"
+        _for_training(backbone, dtype, size, attention_float32, tried, products)
         return model
     share = share and device == next(network.parameters()).device
     fast: Any
@@ -102,7 +107,12 @@ def unprepare(model: Model) -> Model:
 
 
 def _for_training(
-    model: UniFormer, dtype: torch.dtype, size: Sequence[int] | None, attention_float32: bool, tried: bool
+    model: UniFormer,
+    dtype: torch.dtype,
+    size: Sequence[int] | None,
+    attention_float32: bool,
+    tried: bool,
+    products: Library,
 ) -> None:
     wrong: frozenset[str] = frozenset()
     if not tried and dtype == torch.bfloat16 and next(model.parameters()).device.type == "cpu":
@@ -118,7 +128,7 @@ def _for_training(
     from uniformer.speed.training_modules import stand_in
 
     for name, module in unprepare(model).named_modules():
-        kind = stand_in(module, wrong=name in wrong, attention_float32=attention_float32)
+        kind = stand_in(module, wrong=name in wrong, attention_float32=attention_float32, products=products)
         if kind is not None:
             module.__class__ = kind
     if size is not None and next(model.parameters()).device.type == "cuda":

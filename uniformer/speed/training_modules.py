@@ -17,6 +17,7 @@ from uniformer.network.blocks import GlobalMHRA, OverlapEmbed
 from uniformer.network.ops import attention, class_token_affinity
 from uniformer.speed.convolutions import is_depthwise, is_pointwise
 from uniformer.speed.depthwise import Depthwise3d, channels_last, depthwise
+from uniformer.speed.products import Library, trained_product
 
 
 class Pointwise3d(nn.Conv3d):
@@ -25,6 +26,21 @@ class Pointwise3d(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         by_position = F.linear(x.permute(0, 2, 3, 4, 1), self.weight.flatten(1), self.bias)
         return by_position.permute(0, 4, 1, 2, 3)
+
+
+class OneDnnPointwise3d(nn.Conv3d):
+    """`Pointwise3d` by oneDNN."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        by_position = trained_product(x.permute(0, 2, 3, 4, 1), self.weight.flatten(1), self.bias)
+        return by_position.permute(0, 4, 1, 2, 3)
+
+
+class OneDnnLinear(nn.Linear):
+    """A linear layer by oneDNN."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return trained_product(x, self.weight, self.bias)
 
 
 class ChannelsLastEmbed(OverlapEmbed):
@@ -99,6 +115,8 @@ def _in_float32(layer: Any, x: Tensor, compute: Callable[..., Tensor]) -> Tensor
 #: what each stands in for
 PLAIN: dict[type[nn.Module], type[nn.Module]] = {
     Pointwise3d: nn.Conv3d,
+    OneDnnPointwise3d: nn.Conv3d,
+    OneDnnLinear: nn.Linear,
     Depthwise3d: nn.Conv3d,
     Float32Conv2d: nn.Conv2d,
     Float32Conv3d: nn.Conv3d,
@@ -114,7 +132,9 @@ IN_FLOAT32: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def stand_in(module: nn.Module, *, wrong: bool, attention_float32: bool) -> type[nn.Module] | None:
+def stand_in(
+    module: nn.Module, *, wrong: bool, attention_float32: bool, products: Library = "torch"
+) -> type[nn.Module] | None:
     """What stands in for a plain module in training, if anything; `wrong`: not torch's convolution in 16 bits."""
     kind = type(module)  # and no class derived from it
     if kind is nn.Conv2d and wrong:
@@ -122,7 +142,11 @@ def stand_in(module: nn.Module, *, wrong: bool, attention_float32: bool) -> type
     if kind is nn.Conv3d:
         if wrong:
             return Float32Conv3d
-        return Pointwise3d if is_pointwise(module) else Depthwise3d if is_depthwise(module) else None
+        if is_pointwise(module):
+            return Pointwise3d if products == "torch" else OneDnnPointwise3d
+        return Depthwise3d if is_depthwise(module) else None
+    if kind is nn.Linear and products == "onednn":
+        return OneDnnLinear
     if kind is OverlapEmbed and isinstance(module.conv1, nn.Conv3d):
         return ChannelsLastEmbed
     return Float32MHRA if kind is GlobalMHRA and attention_float32 else None

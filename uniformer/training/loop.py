@@ -27,7 +27,7 @@ from uniformer.evaluation.run import evaluate
 from uniformer.evaluation.scoring import Reading, score
 from uniformer.inference.networks import TorchNetwork, evaluating
 from uniformer.network.model import UniFormer
-from uniformer.speed.timings import Compute
+from uniformer.speed.timings import BY
 from uniformer.support.distributed import ProcessGroup, process_group
 from uniformer.support.files import atomic_path, clear_away
 from uniformer.support.progress import Pace
@@ -272,7 +272,7 @@ def validate(run: Run, val: DataSet) -> dict[str, float]:
     reading = Reading(device, recipe.precision, recipe.batch_per_process(run.group.size), recipe.data.workers)
     for name, model in networks.items():
         with evaluating(model):
-            compute: Compute | None = None if isinstance(model, UniFormer) else "plain"  # others have no other form
+            compute = f"fast{BY}{learner.products}" if isinstance(model, UniFormer) else "plain"  # others have no other
             network = TorchNetwork(model, run.task.contract, device=device, precision=recipe.precision, compute=compute)
             scores = score(network, metric, fed, reading, run.group)
         run.log.check_read(scores.errors, val, "validation samples", recipe.loop.max_bad_fraction, "it counts as wrong")

@@ -25,6 +25,7 @@ from uniformer.labels import flip_sensitive
 from uniformer.network.model import UniFormer
 from uniformer.reading.dense_options import PoseAugment
 from uniformer.speed.agreement import Agreement
+from uniformer.speed.products import By, fastest
 from uniformer.speed.sixteen_bits import Met, described, keep_in_float32, watched, wrong_layers
 from uniformer.speed.timings import view_size
 from uniformer.support.distributed import DTYPES, ProcessGroup
@@ -82,7 +83,7 @@ def set_up(
     rates = effective_lr(recipe, nodes=group.nodes)
     make = (lambda: network(recipe.model)) if network else work.build
     model = make() if state is not None else initialised(recipe, train_set.classes, log, make, opened)
-    learner = build(recipe, model, make_objective, group, rates, log)
+    learner = build(recipe, model, make_objective, group, rates, log, state)
     samples = samples_of(recipe, train_set)
     if len(samples) != len(train_set):  # people, or pictures in which there is something to learn
         log.say(f"{counted(len(samples), 'sample')} to learn in {counted(len(train_set), 'picture')}")
@@ -228,18 +229,26 @@ def build(
     group: ProcessGroup,
     rates: EffectiveLR,
     log: Log,
+    state: dict[str, Any] | None = None,
 ) -> Learner:
-    """The network made ready for the device, with its loss, optimizer and average."""
+    """The network made ready for the device, with its loss, optimizer and average.
+
+    A run that goes on from a state has its products computed as before, to the last digit.
+    """
     if recipe.sync_batch_norm:
         share_statistics(model, group)
     freeze(model, recipe.optimizer.freeze)
     if recipe.loop.grad_checkpointing:
         model.set_grad_checkpointing()
     model.to(group.device)
-    if isinstance(model, UniFormer):
-        size, dtype = view_size(recipe.model, input_of_views(recipe)), DTYPES[recipe.precision]
+    dtype, by = DTYPES[recipe.precision], By()
+    if group.device.type == "cpu":
+        chosen = group.broadcast(lambda: str(fastest(dtype)) if state is None else state["products"])
+        by = By.parsed(chosen)
+    if isinstance(model, UniFormer | DenseNetwork):
+        size = view_size(recipe.model, input_of_views(recipe)) if isinstance(model, UniFormer) else None
         attends = recipe.attention_float32
-        speed.prepare(model, training=True, dtype=dtype, size=size, attention_float32=attends, tried=True)
+        speed.prepare(model, training=True, dtype=dtype, size=size, attention_float32=attends, tried=True, by=by)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     some = f"{trained / 1e6:.2f} M" if trained >= 10_000 else f"{trained}"  # a classifier alone
     log.say(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {some} to train")
@@ -248,7 +257,7 @@ def build(
     average = None if recipe.ema.decay is None else moving_average(model, recipe.ema.decay)
     objective = make_objective(model)
     scaler = torch.amp.GradScaler(group.device.type, enabled=recipe.precision == "float16")
-    return Learner(model, objective, wrapped(objective, recipe, group), optimizer, scaler, average)
+    return Learner(model, objective, wrapped(objective, recipe, group), optimizer, scaler, average, str(by))
 
 
 def share_statistics(model: nn.Module, group: ProcessGroup) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 from uniformer.checkpoints.pickles import read_pickle
 from uniformer.errors import InputError, shown
 from uniformer.network.model import UniFormer
+from uniformer.speed.products import NAMES
 from uniformer.support.files import atomic_path
 from uniformer.support.settings import KINDS, leaves
 from uniformer.support.texts import check_file, parse_toml
@@ -74,6 +75,7 @@ class Learner:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     ema: ModelEmaV3 | None
+    products: str  #: who computes them, a `speed.products.By`
     progress: Progress = field(default_factory=Progress)
 
     def state(self) -> dict[str, Any]:
@@ -83,6 +85,7 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
+            "products": self.products,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -124,6 +127,8 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Any]:
         if name not in state or not isinstance(state[name], kind):
             found = f"{name} that is a {type(state[name]).__name__}" if name in state else f"no {name} in it"
             raise InputError(f"{path}: expected {expected}, found {found}")
+    if state.setdefault("products", "torch/torch") not in NAMES:  # earlier versions knew no others
+        raise InputError(f"{path}: expected {expected}, found products by {shown(state['products'])}")
     problem = next(_odd_progress(state["progress"]), None)
     if problem is not None:
         raise InputError(f"{path}: expected {expected}, found progress with {problem}")
