@@ -13,13 +13,12 @@ libraries make them; those of transformers are left out where it is not installe
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import machine
-from alternate import Contender, Result, compare
+from alternate import CLOCKS, Contender, Result, compare
 from networks import Built, counted
 
 FORMS = ("published", "plain", "prepared", "bfloat16", "openvino")
@@ -164,7 +163,7 @@ def main() -> None:
     parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=FORMS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--clock", choices=("processor", "wall"), default="processor")
+    parser.add_argument("--clock", choices=CLOCKS, default="processor")
     args = parser.parse_args()
     chosen = [name for name in ROWS if not args.rows or any(name.startswith(asked) for asked in args.rows)]
     settings = {"threads": args.threads, "rounds": args.rounds, "clock": args.clock}
@@ -174,8 +173,7 @@ def main() -> None:
         forms = [f for f in args.forms if f != "openvino" or not name.startswith("mask_rcnn")]
         contenders = [Contender(form, ours, (row.checkpoint, row.size, form)) for form in forms]
         contenders += [Contender(other, peer, (other, row.size)) for other in row.peers]
-        clock = time.process_time if args.clock == "processor" else time.perf_counter
-        results = compare(contenders, rounds=args.rounds, threads=args.threads, clock=clock)
+        results = compare(contenders, rounds=args.rounds, threads=args.threads, clock=CLOCKS[args.clock])
         rows[name] = [result.row() for result in results]
         lines += table(name, row, results)
         print(machine.markdown(HEAD, lines), flush=True)

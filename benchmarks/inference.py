@@ -13,7 +13,7 @@ import argparse
 import os
 
 import machine
-from alternate import Contender, Result, compare
+from alternate import CLOCKS, Contender, Result, compare
 from networks import FORMS, OURS, gemm, ours
 
 
@@ -24,17 +24,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--neighbour", action="store_true", help="beside a process that keeps one core busy")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="processor: for a machine that others use too")
     args = parser.parse_args()
     unknown = set(args.networks) - OURS.keys()
     if unknown:
         parser.error(f"unknown networks {sorted(unknown)}: expected some of {', '.join(OURS)}")
 
-    settings = {"threads": args.threads, "rounds": args.rounds, "neighbour": args.neighbour}
+    settings = {"threads": args.threads, "rounds": args.rounds, "neighbour": args.neighbour, "clock": args.clock}
     under, rows, lines = machine.conditions(**settings), {}, []
     for name in args.networks or OURS:
         contenders = [Contender("floor", gemm)]
         contenders += [Contender(form, ours, (*OURS[name], form)) for form in args.forms]
-        results = compare(contenders, rounds=args.rounds, threads=args.threads, neighbour=args.neighbour)
+        results = compare(
+            contenders,
+            rounds=args.rounds,
+            threads=args.threads,
+            neighbour=args.neighbour,
+            clock=CLOCKS[args.clock],
+        )
         rows[name] = [result.row() for result in results]
         lines += table(name, results)
     head = (
@@ -49,7 +56,8 @@ def main() -> None:
         "off by",
     )
     beside = ", beside a busy neighbour" if args.neighbour else ""
-    text = f"One at a time, {args.threads} threads{beside}, medians of {args.rounds} rounds in turn.\n\n"
+    under_way = f"{args.threads} threads{beside}, {args.clock} time"
+    text = f"One at a time, {under_way}, medians of {args.rounds} rounds in turn.\n\n"
     kept = "all" if not args.networks else "-".join(args.networks).replace(" ", "_")
     machine.keep(
         f"inference-{kept}-{args.threads}-threads{'-neighbour' * args.neighbour}",

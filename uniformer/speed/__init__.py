@@ -11,7 +11,7 @@
     fold.py              for inference: exact rewritings of weights, batch norms, layer scales, residuals
     blocks.py            the blocks with folded weights, channels last in memory, sums in place
     network.py           the network made of them
-    products.py          matrix products by oneDNN; winograd.py: 3x3 convolutions with fewer of them
+    products.py          matrix products and attention by oneDNN; winograd.py: 3x3 convolutions by fewer
     dense_blocks.py      the blocks under a head, for the large maps of whole pictures
     dense.py             networks of detection, segmentation and pose
 
