@@ -192,6 +192,19 @@ def test_a_state_from_before_there_was_a_setting_goes_on(tmp_path, sets):
         fit(replace(one, sync_batch_norm=True), *sets, out=tmp_path, device="cpu")
 
 
+@pytest.mark.parametrize("products", [None, "onednn/torch", "torch/onednn"])
+def test_a_run_goes_on_with_its_products_computed_as_before(tmp_path, sets, products):
+    """Whatever is the faster by now; states of earlier versions do not say, as torch was the only way."""
+    chosen = recipe({"schedule": {"epochs": 1}})
+    with contextlib.redirect_stdout(Signalling("step 1/")):
+        fit(chosen, *sets, out=tmp_path, device="cpu", signals=noted_signals)
+    state = read_state(tmp_path / STATE)
+    del state["products"]
+    write_state(tmp_path / STATE, state if products is None else {**state, "products": products})
+    fit(chosen, *sets, out=tmp_path, device="cpu")
+    assert read_state(tmp_path / STATE)["products"] == (products or "torch/torch")
+
+
 def test_a_checkpoint_of_other_classes_gets_a_new_classifier(tmp_path, sets, capsys):
     one = {"schedule": {"epochs": 1}}
     fit(recipe(one), *sets, out=tmp_path / "first", device="cpu")
