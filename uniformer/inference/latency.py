@@ -154,7 +154,6 @@ def _seen_by(predictor: Predictor, network: TorchNetwork, contract: Contract, fo
     """A predictor with a network's weights in another form."""
     changed = copy(predictor)
     changed.network = TorchNetwork(
-        network.model, contract, device=network.device, precision=predictor.precision,
-        compute=form,  # type: ignore[arg-type]
-    )  # fmt: skip
+        network.model, contract, device=network.device, precision=predictor.precision, compute=form
+    )
     return changed

@@ -86,7 +86,7 @@ class ExportedNetwork:
     """A file written by `export`, run by OpenVINO or ONNX Runtime on the CPU, without torch."""
 
     report = None  #: of loading: nothing is left to be decided then
-    exact_form = "exported"
+    compute = exact_form = "exported"
 
     def __init__(self, path: str | os.PathLike[str]):
         from uniformer.speed.runtimes import open_exported
