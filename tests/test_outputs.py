@@ -165,6 +165,22 @@ def test_nothing_else_is_replaced_unless_that_is_said(what: str, cli: Cli, place
     assert contents(place) == before
 
 
+def test_a_network_s_folder_holds_nothing_else(cli: Cli, place: Path) -> None:
+    """Not with --overwrite either."""
+    (place / "mine").mkdir()
+    (place / "mine/notes.txt").write_text("mine")
+    before = contents(place)
+    for folder, other in (("mine", "notes.txt"), (".", "clips.safetensors"), (place / "v", "a")):
+        for more in (["--overwrite"], []):
+            ended = cli("convert", "images.safetensors", folder, *more)
+            one_line(ended, f"cannot write into {folder}: expected an empty folder", f"found {other}")
+    assert contents(place) == before
+    (place / "empty").mkdir()
+    assert cli("convert", "images.safetensors", "empty").status == 0
+    assert cli("convert", "images.safetensors", "empty", "--overwrite").status == 0
+    assert cli("verify", "empty").status == 0
+
+
 def test_two_results_do_not_share_a_file(cli: Cli, place: Path) -> None:
     before = contents(place)
     command = ("predict", "photos/one.png", *IMAGE, "--out", "new.png", "--show-sampling")

@@ -14,7 +14,7 @@ from uniformer.checkpoints.load import LoadReport, load_model, unwrapped
 from uniformer.checkpoints.proof import check_proof, with_proof
 from uniformer.checkpoints.told import Told, usual_input
 from uniformer.config import Input, to_dict
-from uniformer.errors import InputError
+from uniformer.errors import InputError, shown
 from uniformer.heads.pyramid import DenseNetwork
 from uniformer.labels import names_file
 from uniformer.network.model import UniFormer
@@ -69,10 +69,15 @@ def convert(
 
     What was assumed of a file that does not tell it is in the report, and stays in the written file as such.
 
-    Raises `InputError` where `out` would replace the source or the classes' file or, unless `overwrite`, anything else.
+    Raises `InputError` where `out` would replace the source or the classes' file or, unless `overwrite`, anything else,
+    and for a folder with other files in it.
     """
-    outputs = [Path(out), Path(out, CONFIG_NAME), Path(out, WEIGHTS_NAME)]
-    check_outputs(outputs, [source, names_file(told.get("classes"))], overwrite=overwrite)
+    parts = [Path(out, name) for name in (CONFIG_NAME, WEIGHTS_NAME)]
+    check_outputs([Path(out), *parts], [source, names_file(told.get("classes"))], overwrite=overwrite)
+    others = sorted(set(Path(out).iterdir()) - set(parts)) if os.path.isdir(out) else []
+    if others:
+        wanted = f"an empty folder, or one with {CONFIG_NAME} and {WEIGHTS_NAME} alone"
+        raise InputError(f"cannot write into {out}: expected {wanted}, found {shown(others[0].name)}")
     model, contract, report = load_model(source, averaged=averaged, published_order=published_order, **told)
     if Path(out).suffix in (".pth", ".pt"):
         write_reference(model.state_dict(), out, contract)
