@@ -15,6 +15,7 @@ import torch
 
 from tests import odd_media
 from tests.command_line import Cli, Ended, at_a_terminal, one_line, predict, spawn, without_progress
+from tests.dense_nets import save_dense
 from tests.tiny import CLIPS, IMAGES, save_tiny, tiny_model
 from uniformer.checkpoints.keys import to_reference
 from uniformer.checkpoints.save import save_checkpoint
@@ -40,6 +41,29 @@ def test_models(cli: Cli) -> None:
     one_line(cli("models", "*nothing*"), "no published checkpoint matches '*nothing*'")
     one_line(cli("models", "uniformer_smal.in1k"), "did you mean 'uniformer_small.in1k'")
     one_line(cli("models", "--task", "singing"), "no checkpoint has task 'singing'")
+
+
+def test_models_describes_a_file(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pose = save_dense(tmp_path / "pose.safetensors", "topdown", ("nose", "left ear", "right ear"), flip_pairs=[[1, 2]])
+    torch.save(to_reference(tiny_model().state_dict()), "a.pth")
+    said = cli("models", pose)
+    assert (said.status, said.err) == (0, "")
+    assert said.out.splitlines()[0] == str(pose)
+    for line in (
+        "checkpoint:   tiny.topdown", "task:         pose, 3 key points", "names:        nose, left ear, right ear",
+        "input:        size [64, 64], enlarge 1.25", "details:      flip_pairs",
+        "proof:        outputs for an input of 1x3x64x64: `uniformer verify` computes them anew",
+    ):  # fmt: skip
+        assert any(found.startswith(line) for found in said.out.splitlines()), (line, said.out)
+    plain = json.loads(cli("models", pose, "--json").out)
+    assert (plain["file"], plain["task"], plain["details"]) == (str(pose), "pose", {"flip_pairs": [[1, 2]]})
+    assert cli("convert", pose, "folder").status == 0
+    assert cli("models", "folder").out.splitlines()[1:] == said.out.splitlines()[1:]
+    one_line(cli("models", "a.pth"), "expected head_dim for a.pth")
+    one_line(cli("models", "none.pth"), "no checkpoint at none.pth")
+    one_line(cli("models", "none.onnx"), "none.onnx: expected an exported network, found no such file")
+    one_line(cli("models", pose, "--task", "top-down pose estimation"), f"{pose}: expected no --task beside a file")
 
 
 def test_verify(cli: Cli, media: Path, tmp_path: Path) -> None:
@@ -300,6 +324,14 @@ def test_a_table_at_a_terminal_is_wrapped_and_not_cut(cli: Cli) -> None:
     wanted = cli("recipes", "uniformer_s*_k400").out.splitlines()[:-1]
     assert len(lines) > len(wanted) > 3
     assert sorted(" ".join(lines).split()) == sorted(" ".join(wanted).split())
+
+
+def test_no_word_of_the_models_is_cut(cli: Cli) -> None:
+    words = re.sub(r"\x1b\[[\d;]*m", "", at_a_terminal("models", columns=80)).split()
+    wanted = cli("models").out
+    assert "800, up to 1333" in wanted
+    assert "  256x192 " in wanted
+    assert sorted(words) == sorted(wanted.split())
 
 
 def test_a_terminal_that_cannot_show_a_character_is_no_error() -> None:

@@ -21,6 +21,7 @@ from uniformer.checkpoints.records import Checkpoint, PublishedFile
 from uniformer.errors import InputError, MissingExtra
 
 REPO_FILES = ("config.json", "model.safetensors")  #: a hub repository or folder in our own form
+FILE_ENDINGS = (".pth", ".pt", ".bin", ".safetensors", ".tar", ".xml", ".onnx")
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,12 @@ class _Failed(Exception):
     def __init__(self, reason: str, absent: bool = False):
         super().__init__(textwrap.shorten(reason, 240))
         self.absent = absent  # the source answered, and has no such file
+
+
+def is_path(source: str | os.PathLike[str]) -> bool:
+    """Whether a checkpoint is named by a path, there or not, and not by an id or a hub repository."""
+    name = os.fspath(source)
+    return os.path.exists(name) or name.endswith(FILE_ENDINGS) or name.startswith((".", "/"))
 
 
 def fetch(

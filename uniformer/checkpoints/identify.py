@@ -178,12 +178,11 @@ def attention_in_words(window: int | None = None, global_every: int | None = Non
 
 def resolve(source: str | os.PathLike[str]) -> Path:
     """The file or folder behind a published id, a path or a hub repository."""
-    path, name = Path(source).expanduser(), os.fspath(source)
-    is_file_name = path.suffix in (".pth", ".pt", ".bin", ".safetensors", ".tar") or name.startswith((".", "/"))
-    if os.path.exists(path) or is_file_name:
-        return path  # reading it says what is wrong when there is nothing
-    from uniformer.checkpoints.fetch import fetch, fetch_repo
+    from uniformer.checkpoints.fetch import fetch, fetch_repo, is_path
 
+    path, name = Path(source).expanduser(), os.fspath(source)
+    if is_path(path):
+        return path  # reading it says what is wrong when there is nothing
     return fetch_repo(name) if name.count("/") == 1 else fetch(get_checkpoint(name))
 
 
