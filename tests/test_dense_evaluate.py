@@ -19,9 +19,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import uniformer
-from tests.annotated_sets import values_of
+from tests.annotated_sets import JOINTS, pose_set, values_of
 from tests.command_line import Cli, Ended
-from tests.dense_nets import COUNT, ORDER, TASKS, evaluated, make_nets, make_sets
+from tests.dense_nets import COUNT, ORDER, TASKS, evaluated, make_nets, make_sets, save_dense
 from tests.made_objects import SIGMAS, made, write_set
 from tests.patience import wait_until
 from tests.tiny import refused
@@ -99,6 +99,26 @@ def test_a_network_with_masks_is_scored_on_boxes_alone(nets: Any, sets: Any, cli
     assert ended.status == 0, ended.err
     assert "no figures of masks: the data have boxes alone" in ended.out
     assert (tmp_path / "out/report.html").read_text().count("data:image/jpeg") >= 2
+
+
+def test_mirrored_pairs_are_the_checkpoint_s_or_the_data_s(cli: Cli, tmp_path: Path) -> None:
+    """And where neither knows them nothing is read, unless nothing is to be mirrored."""
+    data = pose_set(tmp_path / "set")
+    bare = save_dense(tmp_path / "bare.safetensors", "topdown", tuple(JOINTS))
+    told = save_dense(tmp_path / "told.safetensors", "topdown", tuple(JOINTS), flip_pairs=[[1, 2]])
+    other = save_dense(tmp_path / "other.safetensors", "topdown", ("a", "b", "c"))
+    ended = cli("eval", bare, data, "--device", "cpu", "--workers", "0", "--out", tmp_path / "out")
+    assert ended.status == 0, ended.err
+    line = "data: which key points a mirror swaps is taken from the data: the checkpoint does not say"
+    assert line in ended.out.splitlines()
+    assert ended.out.index(line) < ended.out.index("tiny.topdown on set")
+    with_pairs = uniformer.evaluate(told, data, device="cpu", workers=0)
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["metrics"] == with_pairs.metrics
+    assert not any("mirror" in note for note in with_pairs.about.notes)
+    ended = cli("eval", other, data, "--class-order", "numbers", "--device", "cpu", "--out", tmp_path / "none")
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "expected a contract with flip_pairs for flip=True, got one without (flip=False, --no-flip)" in ended.err
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("task", ["detection", "pose"])

@@ -437,6 +437,31 @@ def test_more_that_is_wrong(predict: Predict, nets: Path, folder: Path, cli: Cli
     assert predict("mask_rcnn", SOURCES[0], "--draw", "drawn", "--overwrite").status == 0
 
 
+@pytest.mark.parametrize(("head", "options"), [("mask_rcnn", ("--keep", "cat,dog")), ("upernet", ("--keep", "sky"))])
+def test_names_to_keep_want_names(head: str, options: tuple[str, ...], folder: Path, cli: Cli) -> None:
+    model, contract = network(head)
+    save_checkpoint(model, "bare.safetensors", replace(contract, classes=()))
+    ended = cli("predict", "--checkpoint", "bare.safetensors", *SOURCES, *options, "--out", "a.jsonl", "--draw", "d")
+    names = ", ".join(options[1].split(","))
+    one_line(ended, f"expected class names to keep {names} by, the checkpoint has none: classes= (--classes) tells")
+    assert sorted(path.name for path in folder.iterdir()) == ["bare.safetensors", "my pictures"]
+
+
+def test_a_pose_network_without_mirrored_pairs(folder: Path, cli: Cli) -> None:
+    model, contract = network("topdown")
+    save_checkpoint(model, "bare.safetensors", replace(contract, details={}))
+    command = ("predict", "--checkpoint", "bare.safetensors", *SOURCES, "--out", "a.jsonl", "--draw", "drawn")
+    ended = cli(*command)
+    said = ended.err.replace("no --boxes given: one person is looked for, who fills the picture\n", "")
+    one_line(ended._replace(err=said), "expected a contract with flip_pairs for flip=True", "--no-flip")
+    assert sorted(path.name for path in folder.iterdir()) == ["bare.safetensors", "my pictures"]
+    read = list[object]()
+    with refused("expected a contract with flip_pairs"):
+        list(Predictor("bare.safetensors").run(SOURCES, on_views=lambda source, _: read.append(source)))
+    assert read == []
+    assert cli(*command, "--no-flip").status == 0
+
+
 def test_untrained_networks_in_a_process_of_their_own(folder: Path) -> None:
     """As in the documentation, from where the pictures are."""
     ended = spawn("predict", SOURCES[0], "--untrained", "semantic_fpn.uniformer_nano", "--draw", "out", "--quiet")

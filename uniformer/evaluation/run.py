@@ -195,6 +195,7 @@ def evaluate(
             manifest = asked_for.part_of(manifest or asked_for.labelled(), contract)
             check_fits(contract.config, manifest, spec or made)
             made = made.on(manifest, boxes)
+            asked_for.tell(made.notes)
             metric = made.metric(manifest, label_order=class_order)
             place.check(metric)
             scores = score(network, metric, spec or made, reading, group, store=store, progress=progress, pace=pace)
@@ -266,6 +267,11 @@ class _Data:
         part = held_out(contract, data)
         state(part, self.say)
         return part
+
+    def tell(self, lines: Sequence[str]) -> None:
+        if self.say is not None:
+            for line in lines:
+                self.say(f"data: {line}")
 
     def _state(self, data: Manifest | AnnotatedSet) -> None:
         if self.split != HELD_OUT:

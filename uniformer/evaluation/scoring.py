@@ -114,6 +114,8 @@ def score(
     """
     manifest = metric.manifest
     check_fits(network.contract.config, manifest, spec)
+    if isinstance(spec, Task):
+        spec.check()
     log = None
     if store is not None:
         sums = group.broadcast(lambda: item_sums(manifest, with_time=True))

@@ -141,6 +141,7 @@ class Predictor:
         spec: InputSpec | None = None,
         name: Callable[[T], str] = name_of_source,
     ) -> Iterator[engine.Outcome[T]]:
+        self.task.check()
         return engine.run(
             network, sources, load, spec or self.spec or self.task,
             batch_size=self.batch_size, workers=workers, name=name,
@@ -149,9 +150,11 @@ class Predictor:
     def answer_with(self, **options: Any) -> None:
         """From now on make answers with other options of the task, those that are not named as usual.
 
-        Raises `InputError` for one that the task has not.
+        Raises `InputError` for one that the task has not, or that asks for what the contract lacks.
         """
-        self.task = task_of(self.contract, **options)
+        made = task_of(self.contract, **options)
+        made.check()
+        self.task = made
 
     def frames(self, source: Media, *, every: int = 1) -> Iterator[Any]:
         """Of a dense network: an answer to every frame of a video, or every so many, with its number and time.

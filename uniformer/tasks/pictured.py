@@ -201,6 +201,11 @@ def skeleton_of(contract: Contract) -> tuple[tuple[int, int], ...]:
 
 def labels_of(wanted: Collection[str], names: Sequence[str]) -> list[int]:
     """The rows of classes by their names, in any spelling. Raises `InputError` for a name that is none of them."""
+    if wanted and not names:
+        asked = ", ".join(wanted)
+        raise InputError(
+            f"expected class names to keep {asked} by, the checkpoint has none: classes= (--classes) tells"
+        )
     places = match_names(wanted, names)
     for name, place in zip(wanted, places, strict=True):
         if place is None:

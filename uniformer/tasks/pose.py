@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,10 @@ class Pose(WholePictureTask[PoseOptions]):
 
         return PoseObjective
 
+    def check(self) -> None:
+        if self.options.flip:
+            _ = self.flip_pairs  # raises
+
     def load(self, source: Source) -> PeopleViews:
         assert isinstance(self.input, PersonCrop)
         return load_people(source, self.input, self.options.people or _fills_it)
@@ -110,7 +114,8 @@ class Pose(WholePictureTask[PoseOptions]):
         )  # fmt: skip
 
     def on(self, data: AnnotatedSet, boxes: str | os.PathLike[str] | None = None) -> Pose:
-        """With the people that are annotated, or those that the file `boxes` lists."""
+        """With the people that are annotated, or those that the file `boxes` lists; and where the contract does not say
+        which key points a mirror swaps, with the pairs of a set that has the same key points."""
         from uniformer.tasks.annotated_people import people_of
         from uniformer.tasks.person_boxes import PersonBoxes, read_person_boxes
 
@@ -119,8 +124,18 @@ class Pose(WholePictureTask[PoseOptions]):
             return self
         people, found = people_of(data, listed), copy(self)
         found.options = replace(self.options, people=people)
-        found.notes = (f"people by {people.origin}", *people.notes)
+        notes, details = [f"people by {people.origin}", *people.notes], self.contract.details
+        pairs = data.details.get("flip_pairs")
+        if self.options.flip and details.get("flip_pairs") is None and pairs and self._knows(data.classes):
+            found.contract = replace(self.contract, details={**details, "flip_pairs": pairs})
+            notes.append("which key points a mirror swaps is taken from the data: the checkpoint does not say")
+        found.notes = tuple(notes)
         return found
+
+    def _knows(self, points: Sequence[str]) -> bool:
+        """Whether a set's key points are the network's, in its order."""
+        own = self.contract.classes
+        return tuple(points) == own if own else len(points) == self.contract.config.num_classes
 
     def metric(self, manifest: AnnotatedSet, *, label_order: str = "numbers") -> PoseMetric:
         from uniformer.tasks.object_metrics import PoseMetric

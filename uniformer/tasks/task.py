@@ -186,6 +186,9 @@ class Task(ABC):
         Raises `InputError` at once where options and data do not fit the network.
         """
 
+    def check(self) -> None:  # noqa: B027 - most tasks ask for nothing
+        """Raises `InputError`, before any source is read, where options of answers ask for what the contract lacks."""
+
     def load(self, source: Source) -> Views:
         """What the network is fed for a whole picture. Raises `InputError` where it cannot be read."""
         raise NotImplementedError

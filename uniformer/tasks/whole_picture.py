@@ -71,6 +71,9 @@ class WholePictureTask(Task, Generic[Options]):
                 f"model.num_classes={len(data.classes)} would fit"
             )
 
+    def check(self) -> None:
+        labels_of(getattr(self.options, "keep", ()), self.contract.classes)
+
     def described(self) -> str:
         return json.dumps({**to_dict(self.input), "options": repr(self.options)})
 
