@@ -11,12 +11,13 @@ from torch import Tensor
 from tests.dense_golden import CASES, MANIFESTS, weights_of
 from tests.tiny import refused
 from uniformer.checkpoints.contract import Contract
-from uniformer.checkpoints.keys import to_published
+from uniformer.checkpoints.keys import to_published, to_reference
 from uniformer.checkpoints.load import create_model, load_checkpoint, load_model
 from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
 from uniformer.checkpoints.save import convert, save_checkpoint, verify
 from uniformer.config import PersonCrop, Scaling
 from uniformer.heads import build_network
+from uniformer.heads.keys import HEAD_KEYS
 from uniformer.labels import load_classes, load_details, load_palette
 from uniformer.network.variants import get_config
 
@@ -120,6 +121,39 @@ def test_a_classifier_is_what_detectors_start_from(tmp_path: Path) -> None:
     fresh = create_model("mask_rcnn.uniformer_small", num_classes=2, **SMALL)
     with refused("lacks .* of the model: backbone.stages.0.norm.weight"):
         load_checkpoint(fresh, tmp_path / "classifier.pth")
+
+
+def test_what_is_ignored_is_called_as_in_the_file(tmp_path: Path) -> None:
+    classifier = create_model("uniformer_small", **SMALL)
+    own, state = dict(classifier.state_dict()), to_reference(classifier.state_dict())
+    of_mmaction = {f"backbone.{key}": value for key, value in state.items() if not key.startswith("head.")}
+    of_mmaction |= {key.replace("head.", "cls_head.fc_cls."): state[key] for key in ("head.weight", "head.bias")}
+    for name, tensors, norm, row in (
+        ("ours", own, "norm.bias", "head.bias"),
+        ("reference", {"model": state}, "norm.bias", "head.bias"),
+        ("mmaction", {"state_dict": of_mmaction}, "backbone.norm.bias", "cls_head.fc_cls.bias"),
+    ):
+        torch.save(tensors, tmp_path / f"{name}.pth")
+        detector = create_model("mask_rcnn.uniformer_small", num_classes=2, **SMALL)
+        new = ("backbone.stages.*.norm.*", *HEAD_KEYS)
+        report = load_checkpoint(detector, tmp_path / f"{name}.pth", allow_new=new)
+        assert {norm, row} <= set(report.ignored), name
+        assert len(report.ignored) == 7  # norm and classifier
+        backbone = create_model("uniformer_small", features_only=True, **SMALL)
+        assert {norm, row} <= set(load_checkpoint(backbone, tmp_path / f"{name}.pth").ignored), name
+
+
+def test_nothing_is_said_to_be_taken_off_that_stays(tmp_path: Path) -> None:
+    network = create_model("topdown.uniformer_nano", num_classes=3, **SMALL)
+    save_checkpoint(network, tmp_path / "ours.safetensors", Contract(network.config, "", PersonCrop((64, 64))))
+    torch.save(network.state_dict(), tmp_path / "bare.pth")
+    torch.save({"state_dict": to_published(network.state_dict())}, tmp_path / "published.pth")
+
+    def taken_off(name: str, **told: int) -> list[str]:
+        return [note for note in load_model(tmp_path / name, **told)[2].notes if "unwrapped" in note]
+
+    assert taken_off("ours.safetensors") == taken_off("bare.pth", head_dim=32) == []
+    assert taken_off("published.pth", head_dim=32) == ["unwrapped from 'state_dict'"]
 
 
 def test_other_classes_bring_a_new_end_alone(tmp_path: Path) -> None:

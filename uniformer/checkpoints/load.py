@@ -20,6 +20,7 @@ from uniformer.checkpoints.identify import CheckpointSource, Opened, attention_i
 from uniformer.checkpoints.keys import reference_key
 from uniformer.checkpoints.records import default_checkpoint
 from uniformer.checkpoints.told import Told, assumed_input
+from uniformer.checkpoints.wrappers import OPENMMLAB_CLASSIFIER
 from uniformer.config import INPUTS, Config, with_options
 from uniformer.errors import InputError, counted, shown
 from uniformer.heads import build_network
@@ -36,7 +37,7 @@ TAIL = ("norm.*", "cls_norm.*", *CLASSIFIER)  # what a model that returns maps d
 
 @dataclass
 class LoadReport:
-    """Every tensor of a load, by what became of it. Keys are ours."""
+    """Every tensor of a load, by what became of it. Keys are ours, of what is ignored without what was put before."""
 
     source: str
     loaded: list[str] = field(default_factory=list)
@@ -112,7 +113,7 @@ def load_checkpoint(
         model, _tensors(opened, model), source=opened.name, inflate=inflate, new_classifier=new_classifier,
         adapt_stem=adapt_stem, allow_new=allow_new, allow_ignored=allow_ignored, unknown=opened.weights.unknown,
     )  # fmt: skip
-    report.ignored += _left_over(opened, model)
+    report.ignored = [_as_in_file(key, opened.weights) for key in report.ignored] + _left_over(opened, model)
     told = opened.weights.contract or opened.record
     if (
         told is not None
@@ -141,6 +142,15 @@ def _left_over(opened: Opened, model: UniFormer | DenseNetwork) -> list[str]:
     weights = opened.weights
     takes_heads = not isinstance(model, UniFormer) and head_of(weights.heads) == model.config.head
     return [*([] if takes_heads else weights.heads), *weights.other]
+
+
+def _as_in_file(key: str, weights: Weights) -> str:
+    """A key that is ignored, which we have put under `backbone.` and a classifier under `head.`, as the file has it."""
+    own = key.removeprefix(BACKBONE)
+    if weights.form != "openmmlab":
+        return own
+    is_classifier = own.startswith("head.")
+    return f"{OPENMMLAB_CLASSIFIER}{own.removeprefix('head.')}" if is_classifier else f"{BACKBONE}{own}"
 
 
 def load_tensors(

@@ -8,20 +8,20 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from uniformer.checkpoints.pickles import Inert, OddTensor
 from uniformer.errors import InputError, shown
-from uniformer.heads.keys import BACKBONE
+from uniformer.heads.keys import BACKBONE, head_of
 
 #: Keys that trainers save a network under; of several networks the one under the first of them is meant.
 WRAPPERS = ("model", "state_dict", "model_state", "model_state_dict", "module", "net", "network", "weights", "params",
             "state_dict_ema", "model_ema")  # fmt: skip
 AVERAGED = ("model_ema", "state_dict_ema")
-_HEAD = "cls_head.fc_cls."  # of mmaction2, the classifier
+OPENMMLAB_CLASSIFIER = "cls_head.fc_cls."  # of mmaction2, the classifier
 # Counters that tools leave among the tensors: torch's AveragedModel, thop.
 _COUNTERS = re.compile(r"(?:.*\.)?(?:n_averaged|total_ops|total_params)", re.DOTALL)
 _OPTIMIZER = re.compile("optim|sched", re.IGNORECASE)  # whose tensors are not of a network
@@ -136,9 +136,7 @@ def _take_out(
 ) -> Network:
     is_backbone = chosen.prefix.endswith(BACKBONE)
     outer = chosen.prefix.removesuffix(BACKBONE)
-    head = outer + _HEAD if is_backbone else None
-    if str(chosen):
-        notes.append(f"unwrapped from {shown(chosen)!r}")
+    head = outer + OPENMMLAB_CLASSIFIER if is_backbone else None
     network = Network({}, is_backbone, notes=notes)
     for path, tensors in dictionaries.items():
         for key, value in tensors.items():
@@ -154,6 +152,8 @@ def _take_out(
                 network.heads[_published_head(key.removeprefix(outer))] = value
             else:
                 network.other.append(key if path == chosen.path else ".".join((*path, key)))
+    if around := str(replace(chosen, prefix=outer) if head_of(network.heads) else chosen):
+        notes.append(f"unwrapped from {shown(around)!r}")  # a backbone under its head is where it belongs
     return network
 
 
