@@ -145,6 +145,18 @@ def test_bad_arguments_are_one_line(args: tuple[str, ...], cli: Cli) -> None:
     one_line(cli(*args))
 
 
+@pytest.mark.parametrize(
+    ("command", "args"),
+    [
+        ("uniformer data make rooms", "x --train 4"), ("uniformer data scan", "x --full y"),
+        ("uniformer predict", "x --bogus"), ("uniformer train", "x --bogus a=1"), ("uniformer", "--bogus"),
+    ],
+)  # fmt: skip
+def test_arguments_nobody_knows_are_told_by_the_command_they_were_given_to(command: str, args: str, cli: Cli) -> None:
+    ended = cli(*command.split()[1:], *args.split())
+    one_line(ended, f"{command}: unrecognized arguments: ", f"(see `{command} --help`)")
+
+
 def test_offline_in_a_process_of_its_own(media: Path, tmp_path: Path) -> None:
     env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "UNIFORMER_CHECKPOINTS": str(tmp_path)}
     ended = spawn("predict", media / "photos/img_1.png", "--checkpoint", "uniformer_small.k400_16x8", env=env)

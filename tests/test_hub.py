@@ -274,6 +274,17 @@ def test_drive_serves_what_the_hub_lacks(tmp_path: Path, tls) -> None:  # type: 
     assert "trying Google Drive" in err
 
 
+def test_drive_without_a_network_is_one_line(tmp_path: Path, tls) -> None:  # type: ignore[no-untyped-def]
+    """With a progress bar asked for, too."""
+    out, err = run(fetched(ON_DRIVE), tmp_path, code=3, **drive_env("http://127.0.0.1:9", tls[1]))
+    assert err == ""
+    line = one_line(out, err)
+    assert "uniformer_small.k400_16x4: Google Drive: " in line
+    assert "Connection refused" in line
+    assert "Max retries" not in line
+    assert str(tmp_path / "uniformer" / "uniformer_small_k400_16x4.pth") in line
+
+
 def test_drive_without_the_file(tmp_path: Path, tls) -> None:  # type: ignore[no-untyped-def]
     context, cert = tls
     with serve({}, context) as drive:

@@ -53,7 +53,7 @@ def test_its_record_is_what_the_file_says() -> None:
     record, contract = get_checkpoint(BUNDLED), open_checkpoint(BUNDLED).weights.contract
     assert contract is not None
     assert (record.arch, record.input, record.num_classes) == (contract.arch, contract.input, len(contract.classes))
-    assert (record.file, record.released) == (None, False)
+    assert record.file is None
     assert record.params == sum(p.numel() for p in Predictor(BUNDLED).network.model.parameters())
 
 

@@ -8,9 +8,11 @@ downloaded by hand is looked for.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
+import re
 import textwrap
 import warnings
 from dataclasses import dataclass
@@ -281,9 +283,25 @@ def _from_drive(record: Checkpoint, file: PublishedFile, folder: Path, how: _How
         folder.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(folder / f".{file.name}.lock"):
             if not path.is_file():
+                _probe_drive()
                 gdown.download(
                     id=file.drive_id, output=str(path), quiet=not how.progress, resume=True, timeout=30, retries=3
                 )
     except (gdown.exceptions.DownloadError, OSError) as error:  # requests' errors are OSErrors
-        raise _Failed(f"Google Drive: {error}") from None
+        raise _Failed(f"Google Drive: {_innermost(error)}") from None
     return path
+
+
+def _probe_drive() -> None:
+    """Fails at once where gdown, which tells each try in a line, would try for long. Any answer will do."""
+    import requests
+
+    with contextlib.suppress(requests.Timeout):
+        requests.head("https://drive.google.com/", timeout=30)
+
+
+def _innermost(error: Exception) -> str:
+    """The reason of an error of requests, which has the address and the names of classes around it."""
+    wrapped = error.__cause__ or error
+    inner = wrapped.args[0] if wrapped.args else wrapped
+    return re.split(r"[)>]: ", str(getattr(inner, "reason", None) or error), maxsplit=1)[-1]

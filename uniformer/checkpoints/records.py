@@ -35,7 +35,6 @@ class PublishedFile:
     hub_verified: bool = False  #: whether the authors' own pages or demos name that file
     md5: str | None = None
     md5_verified: bool = False  #: every md5 known today is copied from a third-party index and was checked by nobody
-    wrapper: str | None = None  #: dictionary key the weights sit under as reported; '' is none, None unknown
     converted_url: str | None = None  #: OpenMMLab's conversion. Video: its classes are in alphabetical order
 
     @property
@@ -68,11 +67,6 @@ class Checkpoint:
     input_note: str = ""
     notes: tuple[str, ...] = ()
     path: str | None = None  #: of the file, where it lies in the package: trained by us, published by nobody
-
-    @property
-    def released(self) -> bool:
-        """Whether weights were published."""
-        return self.file is not None
 
     @property
     def classes(self) -> tuple[str, ...]:

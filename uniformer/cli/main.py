@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 import uniformer
 from uniformer import __version__
@@ -97,10 +97,9 @@ def _open_closed_streams() -> None:
 
 def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments of one command. Ends the process where they are none."""
-    parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
+    args, rest = build_parser().parse_known_args(argv)
     if any(text.startswith("-") for text in rest) or (rest and "settings" not in args):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:  # argparse takes key=value settings up to the first option only
         args.settings += rest
     return args
@@ -146,7 +145,11 @@ def _drop_output() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
+    """Says what is wrong in one line, without the usage; of several the one of what was asked for is in `parser`."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.set_defaults(parser=self)
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: {shown(message, 500)} (see `{self.prog} --help`)\n")
