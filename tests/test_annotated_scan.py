@@ -10,7 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.annotated_sets import HEIGHT, WIDTH, coco_set, found, label_map, picture, pose_set, values_of
+from tests.annotated_sets import (
+    HEIGHT,
+    WIDTH,
+    coco_set,
+    coco_table,
+    found,
+    instance,
+    label_map,
+    picture,
+    pose_set,
+    values_of,
+    write_json,
+)
 from tests.command_line import Cli, one_line
 from uniformer.datasets.annotated import open_annotated
 from uniformer.datasets.annotated_scan import scan_annotated
@@ -98,6 +110,51 @@ def test_the_command_says_what_was_found_and_draws_it(bad_set: Path, tmp_path: P
     assert "train: as annotated" in page
     assert page.count("data:image/jpeg") >= 2
     assert sorted(os.listdir(tmp_path / "out")) == ["files.jsonl", "report.html"]
+
+
+def test_what_was_said_of_the_set_is_said_to_training(
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pose_set(tmp_path / "both kinds")
+    for options, wanted in (
+        (("--task", "pose"), "uniformer train 'both kinds' --checkpoint topdown.uniformer_small.coco_256x192"),
+        (("--task", "detection", "--split", "val"), "uniformer train 'both kinds' --split val"),
+        ((), "uniformer train 'both kinds'"),
+    ):
+        assert cli("data", "scan", "both kinds", "--workers", 0, *options).out.endswith(f"\nnext: {wanted}\n"), options
+
+
+CROWD = instance(1, 101, 1, (5, 6, 20, 30), iscrowd=1, segmentation={"size": [40, 60], "counts": [400, 800, 1200]})
+UNMARKED = instance(1, 101, 1, (5, 6, 20, 30), keypoints=[0] * 9, num_keypoints=0)
+
+
+@pytest.mark.parametrize("people", [[CROWD], [], [UNMARKED]])
+def test_a_set_without_anything_to_learn_is_not_said_to_be_trained_on(people: list, tmp_path: Path, cli: Cli) -> None:
+    ended = cli("data", "scan", pose_set(tmp_path / "set", people), "--workers", 0, "--task", "pose")
+    assert ended.out.endswith("\nnext: mark key points of people: nothing can be learnt from this set\n")
+    table = coco_table(["a.jpg"], [CROWD | {"image_id": 100, "category_id": 7}] if people == [CROWD] else [])
+    picture(tmp_path / "boxes/a.jpg")
+    write_json(tmp_path / "boxes/things.json", table)
+    ended = cli("data", "scan", tmp_path / "boxes", "--workers", 0)
+    assert ended.out.endswith("\nnext: annotate instances, not crowds alone: nothing can be learnt from this set\n")
+
+
+def test_files_are_called_as_the_user_calls_them(
+    bad_set: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "clips" / "a").mkdir(parents=True)
+    (tmp_path / "clips" / "a" / "broken.jpg").write_bytes(b"no picture")
+    picture(tmp_path / "clips" / "a" / "1.jpg")
+    picture(tmp_path / "clips" / "b" / "2.jpg", 1)
+    (tmp_path / "elsewhere").mkdir()
+    for here, up in ((tmp_path, ""), (tmp_path / "elsewhere", "../")):
+        monkeypatch.chdir(here)
+        for source, file in ((f"{up}{bad_set.name}", "train2017/train_0.jpg"), (f"{up}clips", "a/broken.jpg")):
+            said = cli("data", "scan", source, "--workers", 0).out
+            assert f"  {source}/{file}: expected an image" in said
+            assert str(tmp_path) not in said
+        assert str(tmp_path / "clips/a/broken.jpg") in cli("data", "scan", tmp_path / "clips", "--workers", 0).out
 
 
 def test_key_points_and_label_maps_are_drawn(tmp_path: Path, cli: Cli) -> None:

@@ -15,7 +15,7 @@ from uniformer.cli.tables import say
 from uniformer.config import DenseTask
 from uniformer.errors import InputError, counted, shown
 from uniformer.labels import names_file
-from uniformer.support.files import check_outputs, make_folder
+from uniformer.support.files import as_given, check_outputs, make_folder
 from uniformer.support.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def _say_what_was_found(args: argparse.Namespace, out: Path, result: ScanResult)
     for finding in result.findings:
         say(f"{finding.level}: {finding.text}")
         if finding.level != "note":
-            _print_examples(finding)
+            _print_examples(finding, args.source)
     say(f"report: {result.report}")
     for path in result.manifests.values():
         say(f"manifest: {path}")
@@ -204,24 +204,48 @@ def _say_what_was_found(args: argparse.Namespace, out: Path, result: ScanResult)
     return 0 if result.is_fit else 1
 
 
-def _print_examples(finding: Finding) -> None:
+def _print_examples(finding: Finding, source: str) -> None:
     """Which they are: the first few, and how many more the report has."""
     for example in finding.examples[:NAMED]:
-        say(f"  {': '.join(example)}")
+        say(as_given(f"  {': '.join(example)}", source))
     if finding.count > NAMED:
         say(f"  and {finding.count - NAMED} more in the report")
 
 
 def _next(args: argparse.Namespace, out: Path, result: ScanResult) -> str:
     """What to do now, as a command where it is one."""
-    if not result.manifests and result.is_fit:
-        return shlex.join(["uniformer", "train", os.fspath(args.source)])
     worst = {finding.title for finding in result.findings if finding.level == "error"}
-    if worst - {"unreadable"} or not result.manifests:
+    if worst - {"unreadable"} or (worst and not result.manifests):
         return "mend what the errors say, and scan again: only new and changed files are looked at"
+    if lack := _lack(result):
+        return f"{lack}: nothing can be learnt from this set"
+    if not result.manifests:
+        return shlex.join(["uniformer", "train", os.fspath(args.source), *_told(args)])
     start = ["--checkpoint", args.checkpoint] if args.checkpoint else []
     told = ", which leaves out what cannot be read" if worst else ""
     return shlex.join(["uniformer", "train", os.fspath(out), *start]) + told
+
+
+def _lack(result: ScanResult) -> str:
+    """What must be there before the set can be learnt from."""
+    from uniformer.datasets.annotated import AnnotatedSet
+
+    left = (result.sets.get("train") or next(iter(result.sets.values()))).usable()
+    if not len(left):
+        return "add files that can be read"
+    if isinstance(left, AnnotatedSet) and left.maps is None and not left.instances.learnt().any():
+        return "mark key points of people" if left.task == "pose" else "annotate instances, not crowds alone"
+    return ""
+
+
+def _told(args: argparse.Namespace) -> list[str]:
+    """What was said of annotated pictures, for training, where what is started from says what they are for."""
+    from uniformer.datasets.annotated import annotated_kind
+    from uniformer.training.own_dense import STARTS
+
+    is_other = args.task and args.task != annotated_kind(args.source)
+    said = {"checkpoint": STARTS[args.task] if is_other else None, "split": args.split, "classes": args.classes}
+    return [word for name, value in said.items() if value for word in (f"--{name}", value)]
 
 
 def _scan_folder(args: argparse.Namespace) -> Path:
@@ -277,7 +301,7 @@ def _prepare(args: argparse.Namespace) -> int:
         )
     say(result)
     for path, reason in result.failed.items():
-        say(f"  {path}: {reason}")
+        say(as_given(f"  {path}: {reason}", args.source))
     say(f"manifest: {result.path}")
     say(f"next: {shlex.join(['uniformer', 'train', args.out])}")
     return 1 if result.failed else 0

@@ -36,6 +36,7 @@ from uniformer.datasets.layouts import (
 from uniformer.datasets.manifest import Item, Kind, Manifest, is_saved_manifest
 from uniformer.datasets.tables import LIST_SUFFIXES, ListRow, unknown_header
 from uniformer.errors import InputError, counted, shown
+from uniformer.support.files import as_given
 
 MANIFEST_SUFFIX = ".manifest"  #: of a saved manifest found in a folder
 
@@ -308,7 +309,7 @@ def _build(source: Path, listing: Listing, options: OpenOptions) -> Manifest:
         numbers_from=found.numbers_from,
         origin=shown(
             f"{source}: {listing.origin}; {counted(len(raw), f'{kind} item')}, "
-            f"{counted(len(found.classes), 'class')} {found.how}, files in {base}{left_out}",
+            f"{counted(len(found.classes), 'class')} {found.how}, files in {as_given(base, source)}{left_out}",
             1000,
         ),
     )

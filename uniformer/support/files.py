@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import socket
 import stat
@@ -186,6 +187,19 @@ def check_outputs(outputs: Iterable[StrPath], inputs: Iterable[object], *, overw
     if not overwrite:
         output = next(iter(there.values()))
         raise InputError(f"cannot write {output}: it is there already; give another name, or --overwrite to replace it")
+
+
+def as_given(text: object, given: StrPath = "") -> str:
+    """A line in which files in the current folder, and in `given`, are called as from here: the user gave a relative
+    path. Where `given` is a whole path the line stays."""
+    line = str(text)
+    if os.path.isabs(given):
+        return line
+    for whole, name in ((os.path.abspath(given), os.path.normpath(given)), (os.getcwd(), os.curdir)):
+        place = rf"(?<![^\s:'\"(]){re.escape(whole)}"
+        line = re.sub(rf"{place}{re.escape(os.sep)}(?=[^\s])", lambda _, n=name: "" if n == "." else n + os.sep, line)
+        line = re.sub(rf"{place}(?=$|[\s:;,'\")])", lambda _, n=name: n, line)
+    return line
 
 
 def distinct_names(paths: Iterable[StrPath]) -> list[str]:

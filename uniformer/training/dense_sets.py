@@ -12,6 +12,7 @@ from uniformer.datasets.annotated import AnnotatedSet, find_annotated_splits, op
 from uniformer.datasets.annotated_open import annotated_for_evaluation, annotated_for_training
 from uniformer.datasets.open import training_split
 from uniformer.errors import InputError, counted
+from uniformer.support.files import as_given
 from uniformer.training.own_data import HELD_OUT
 from uniformer.training.recipe import Recipe
 
@@ -66,7 +67,7 @@ def _with_something(data: AnnotatedSet) -> AnnotatedSet:
     if data.maps is None and not found.learnt().any():
         what = "an instance" if found.keypoints is None else "a person with marked key points"
         raise InputError(
-            f"{data.root}: expected {what} to learn from, found none in {counted(len(data), 'picture')} "
+            f"{as_given(data.root)}: expected {what} to learn from, found none in {counted(len(data), 'picture')} "
             f"({counted(int(found.crowd.sum()), 'crowd')}, which are not learnt)"
         )
     return data

@@ -16,7 +16,7 @@ from uniformer.datasets.annotated import AnnotatedSet
 from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError, MissingExtra, visible
 from uniformer.support.csv_text import csv_line, plain_cell
-from uniformer.support.files import atomic_path
+from uniformer.support.files import as_given, atomic_path
 
 STEP_METRICS = ("epoch", "step", "lr", "loss", "grad_norm", "samples_per_s", "waiting", "epoch_loss")
 METRICS, UNREADABLE = "metrics.csv", "unreadable.csv"  #: in a run's folder
@@ -122,7 +122,7 @@ class Log:
             if not self._quiet and path not in self._unreadable:
                 self._unreadable.add(path)
                 _append(self._folder / UNREADABLE, UNREADABLE_COLUMNS, {"path": path, "reason": reason})
-                self.say(f"unreadable, {what_then}: {reason}")
+                self.say(f"unreadable, {what_then}: {as_given(reason)}")
 
     def check_unreadable(self, bad: int, count: int, samples: str, limit: float) -> None:
         """Raises `InputError` where more than the share `limit` of `count` samples could not be read, or none."""
