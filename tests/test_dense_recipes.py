@@ -7,10 +7,12 @@ import math
 import pytest
 
 from tests.tiny import refused
+from uniformer.checkpoints.contract import Contract
 from uniformer.config import PersonCrop, Scaling
 from uniformer.reading.dense_options import MULTI_SCALE, DetectionAugment, PoseAugment, SegmentationAugment
+from uniformer.tasks import task_of
 from uniformer.training.optim import learning_rate
-from uniformer.training.recipe import Recipe, effective_lr, load_recipe
+from uniformer.training.recipe import Recipe, effective_lr, load_recipe, recipe_from
 from uniformer.training.sections import Schedule
 
 #: recipe: backbone, batch, rate, drop path, precision, whether activations were recomputed
@@ -58,6 +60,20 @@ FAMILIES = {
 ONCE = DetectionAugment(
     flip=0.5, sides=(800,), longest=1333, crop_prob=0.0, keep_empty=False, smallest=32, most_pixels=None
 )
+
+
+@pytest.mark.parametrize(
+    ("arch", "metric"),
+    [
+        ("mask_rcnn.uniformer_nano", "box_ap"), ("upernet.uniformer_nano", "miou"), ("topdown.uniformer_nano", "ap"),
+        ("uniformer_small", "top1"),
+    ],
+)  # fmt: skip
+def test_the_best_epoch_is_by_a_measure_of_the_task(arch: str, metric: str) -> None:
+    recipe = recipe_from({"name": "own", "arch": arch})
+    assert recipe.keep.metric == metric
+    assert metric in task_of(Contract(recipe.model, recipe.arch, recipe.input)).measures
+    assert recipe_from({"name": "own", "arch": arch, "keep": {"metric": "loss"}}).keep.metric == "loss"
 
 
 def family(name: str) -> str:

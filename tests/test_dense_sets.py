@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.annotated_sets import coco_set, coco_table, instance, label_map, picture, pose_set, values_of, write_json
 from tests.tiny import refused
+from uniformer.datasets.tables import film_or_picture_of
 from uniformer.errors import InputError
 from uniformer.training.dense_sets import own_sets, recipe_sets
 from uniformer.training.recipe import load_recipe
@@ -32,6 +34,50 @@ def test_of_ones_own_pictures_what_is_not_used_is_said(tmp_path: Path) -> None:
     ]  # fmt: skip
     with refused("too little to hold a fifth out"):
         own_sets(str(pose_set(tmp_path / "people")), "pose", None, None, None)
+
+
+CUT = {
+    "frames": [f"{film}_frame_{n:03}.jpg" for film in "abcdefgh" for n in range(5)],
+    "tiles": [f"{photo}_x{x}_y{y}.jpg" for photo in "abcde" for x in (0, 9) for y in (0, 9)],
+    "roboflow": [f"{film}_mp4-{n}_jpg.rf.{n}abc.jpg" for film in "abcdefgh" for n in range(3)],
+    "copies": [f"{name}_jpg.rf.{n}abc.jpg" for name in "abcdefghij" for n in range(3)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CUT)
+def test_what_was_cut_from_one_thing_is_held_out_together(kind: str, tmp_path: Path) -> None:
+    names = CUT[kind]
+    train_set, val_set, said = own_sets(str(set_of(tmp_path, names)), "detection", None, None, None)
+    sources = [{film_or_picture_of(name) for name in part.item_names()} for part in (train_set, val_set)]
+    assert not sources[0] & sources[1]
+    assert len(train_set) + len(val_set) == len(names)
+    assert 0 < len(val_set) <= max(len(names) // 5, len(names) // len(sources[0] | sources[1]))
+    kept = "frames of one film and parts of one picture kept together, by their names"
+    assert f"no validation split: {len(val_set)} of {len(names)} pictures held out, {kept}" in said
+
+
+def test_pictures_of_names_that_tell_nothing_are_held_out_one_by_one(tmp_path: Path) -> None:
+    """As before, to the picture; a number alone tells nothing."""
+    names = [f"img_{n:04}.jpg" for n in range(20)]
+    _, val_set, said = own_sets(str(set_of(tmp_path / "a", names)), "detection", None, None, None)
+    order = np.random.default_rng(0).permutation(20)
+    assert list(val_set.item_names()) == [names[n] for n in sorted(order[:4])]
+    assert "no validation split: 4 of 20 pictures held out" in said
+    film = [f"a_frame_{n}.jpg" for n in range(10)]
+    _, val_set, said = own_sets(str(set_of(tmp_path / "b", film)), "detection", None, None, None)
+    assert len(val_set) == 2
+    assert any(line.endswith("as the others are: val will look better than it is") for line in said)
+
+
+def set_of(root: Path, names: list[str]) -> Path:
+    """A set of boxes in pictures of these names."""
+    for number, name in enumerate(names):
+        picture(root / name, number, (8, 8))
+    table = coco_table(names, [instance(n, 100 + n, 7, (0, 0, 4, 4)) for n in range(len(names))])
+    for image in table["images"]:
+        image |= {"height": 8, "width": 8}
+    write_json(root / "things.json", table)
+    return root
 
 
 def test_a_recipe_validates_on_what_it_names_alone(tmp_path: Path) -> None:

@@ -21,11 +21,13 @@ from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.load import load_model
 from uniformer.checkpoints.save import save_checkpoint
 from uniformer.config import Config, Head, PersonCrop, Scaling
+from uniformer.datasets.annotated import open_annotated
 from uniformer.heads import build_network
 from uniformer.network.variants import dense_input
 from uniformer.support.settings import Table, merged, to_toml
 from uniformer.training.recipe import load_recipe, resolved
 from uniformer.training.run import open_for_recipe, plan_training
+from uniformer.training.setup import amount
 
 MODEL: Table = {"depths": [1, 1, 1, 1], "dims": [16, 32, 64, 64]}
 COMMON: Table = {
@@ -238,6 +240,13 @@ def test_own_pictures_pick_head_sizes_and_preset(tmp_path: Path) -> None:
     people = plan_training(pose_set(tmp_path / "people"), checkpoint=classifier)
     assert (people.recipe.model.head, people.recipe.input) == ("topdown", PersonCrop())
     assert people.recipe.augment.half_body == 0  # type: ignore[union-attr]
+
+
+def test_samples_of_poses_are_people(tmp_path: Path) -> None:
+    data = open_annotated(annotated_sets.pose_set(tmp_path / "set"), split="val", task="pose")
+    assert amount(data) == "1 person in 2 pictures"
+    boxes = open_annotated(annotated_sets.coco_set(tmp_path / "boxes"), split="train")
+    assert amount(boxes) == "3 samples"
 
 
 def test_the_recipe_of_own_pictures_is_written_whole(tmp_path: Path) -> None:

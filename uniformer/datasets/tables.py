@@ -35,6 +35,17 @@ _SHAPES = {2: ("path", "label"), 3: ("path", "frames", "label"), 4: ("path", "st
 _SUFFIX = re.compile(rf"\.({'|'.join(s[1:] for s in sorted(VIDEO_SUFFIXES | IMAGE_SUFFIXES))})\b", re.IGNORECASE)
 _KINETICS = re.compile(r"(.{11})_\d{6}_\d{6}$")
 _UCF = re.compile(r"(v_.+_g\d+)_c\d+$")
+# A film's name, or the word that says what is numbered; a place in a larger picture. The last two are Roboflow's: a
+# film's frames, and the copies that it makes of a picture.
+_OF_ONE = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"(.*?)[_\-. ]?(?:frame|frm|tile|patch|crop)[_\-. ]?\d+(?:[_\-. x]\d+)*",
+        r"(.+?)[_\-. ](?:x|r|row)[_\-]?\d+[_\-. ]?(?:y|c|col|column)[_\-]?\d+",
+        r"(.+?[_.](?:mp4|mov|avi|mkv|webm|m4v))[_\-]\d+(?:_(?:jpg|png|jpeg))?(?:\.rf\.\w+)?",
+        r"(.+?)(?:_(?:jpg|png|jpeg))?\.rf\.\w+",
+    )
+)
 _SAMPLE = 64  # lines looked at to recognise a table
 
 _Record = Mapping[str, Any]  # meaning of a column -> value
@@ -59,6 +70,17 @@ def group_of(path: str) -> str | None:
     stem = os.path.splitext(os.path.basename(path))[0]
     match = _KINETICS.fullmatch(stem) or _UCF.fullmatch(stem)
     return match[1] if match else None
+
+
+def film_or_picture_of(path: str) -> str:
+    """What an annotated picture was cut from, where its name tells: the film of a frame, the picture of a tile, in its
+    folder; else the path itself."""
+    folder, name = os.path.split(path)
+    stem = os.path.splitext(name)[0]
+    if (recording := group_of(path)) is not None:
+        return os.path.join(folder, recording)
+    found = next(filter(None, (pattern.fullmatch(stem) for pattern in _OF_ONE)), None)
+    return path if found is None else os.path.join(folder, found[1])
 
 
 def read_rows(path: Path, separator: str = "auto", *, split_labels: bool = True) -> Iterator[ListRow]:

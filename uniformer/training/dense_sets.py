@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from uniformer.config import DenseTask
 from uniformer.datasets.annotated import AnnotatedSet, find_annotated_splits, open_annotated
 from uniformer.datasets.annotated_open import annotated_for_evaluation, annotated_for_training
 from uniformer.datasets.open import training_split
+from uniformer.datasets.tables import film_or_picture_of
 from uniformer.errors import InputError, counted
 from uniformer.support.files import as_given
 from uniformer.training.own_data import HELD_OUT
@@ -74,16 +76,34 @@ def _with_something(data: AnnotatedSet) -> AnnotatedSet:
 
 
 def _divided(whole: AnnotatedSet, seed: int) -> tuple[AnnotatedSet, AnnotatedSet, str]:
-    """A fifth of the pictures held out, at random."""
-    count = round(HELD_OUT * len(whole))
+    """A fifth of the pictures held out, at random; frames of one film and parts of one picture stay together."""
+    count, paths = round(HELD_OUT * len(whole)), whole.item_names()
     if not count:
         raise InputError(
             f"no validation split, and too little to hold a fifth out: expected several pictures, found {len(whole)}: "
             "give more, or others for validation as data.val=..."
         )
-    order = np.random.default_rng(seed).permutation(len(whole))
-    said = f"no validation split: {count} of {counted(len(whole), 'picture')} held out"
-    return whole.select(np.sort(order[count:])), whole.select(np.sort(order[:count])), said
+    sources = list(map(film_or_picture_of, paths))
+    are_one = len(set(sources)) == 1 < len(paths)
+    units = [[row] for row in range(len(paths))] if are_one else _units(sources)
+    most, held = max(count, min(map(len, units))), list[int]()
+    for unit in np.random.default_rng(seed).permutation(len(units)).tolist():
+        held += units[unit] if len(held) + len(units[unit]) <= most else []
+    said = f"no validation split: {len(held)} of {counted(len(whole), 'picture')} held out"
+    if are_one:
+        said += ", which are by their names of one film or picture as the others are: val will look better than it is"
+    elif len(units) < len(paths):
+        said += ", frames of one film and parts of one picture kept together, by their names"
+    others = np.setdiff1d(np.arange(len(paths)), held)
+    return whole.select(others), whole.select(np.sort(held)), said
+
+
+def _units(sources: Sequence[str]) -> list[list[int]]:
+    """The rows of each source, in the order of their first."""
+    units: dict[str, list[int]] = {}
+    for row, source in enumerate(sources):
+        units.setdefault(source, []).append(row)
+    return list(units.values())
 
 
 def statement(name: str, data: AnnotatedSet) -> list[str]:

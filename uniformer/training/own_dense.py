@@ -34,7 +34,6 @@ STARTS: Mapping[DenseTask, str] = MappingProxyType(
         "pose": "topdown.uniformer_small.coco_256x192",
     }
 )
-METRICS: Mapping[DenseTask, str] = MappingProxyType({"detection": "box_ap", "segmentation": "miou", "pose": "ap"})
 BATCHES: Mapping[DenseTask, int] = MappingProxyType({"detection": 4, "segmentation": 8, "pose": 32})
 COCO_SIDE = 480  #: the short side of most of COCO's pictures, which its detectors see at 800 pixels
 VALIDATIONS = 12  #: about as many in a run
@@ -84,7 +83,7 @@ def own_dense_recipe(
             "batch_size": batch,
             "optimizer": {"lr_batch": batch},
             "data": {"workers": min(os.cpu_count() or 1, 8)},
-            "keep": {"result": "best", "patience": 6, "metric": METRICS[train_set.task]},
+            "keep": {"result": "best", "patience": 6},
         },
     )  # fmt: skip
     recipe = recipe_from(merged(table, _length(train_set, batch, overrides)), overrides)

@@ -53,6 +53,10 @@ AUGMENTS: Mapping[TaskName, type[AnyAugment]] = MappingProxyType(
         "pose": PoseAugment,
     }
 )  #: what `augment` holds, by what the network is for
+#: What the best epoch is by, where nothing is said.
+METRICS: Mapping[TaskName, str] = MappingProxyType(
+    {"classification": "top1", "detection": "box_ap", "segmentation": "miou", "pose": "ap"}
+)
 #: Settings that networks for other tasks have no use for.
 OF_TASK: Mapping[str, TaskName] = MappingProxyType(
     {"mixing": "classification", "loss": "classification", "regions": "detection"}
@@ -200,6 +204,7 @@ def _recipe(table: Table) -> Recipe:
     model = from_table(Config, section(table, "model"), "model.", get_config(arch))
     augment = from_table(AUGMENTS[model.task], section(table, "augment"), "augment.")
     parts = {"model": model, "input": _input(table, model), "augment": augment, "schedule": _with_warmup(table)}
+    parts["keep"] = {"metric": METRICS[model.task], **section(table, "keep")}
     return from_table(Recipe, {**table, **parts})
 
 

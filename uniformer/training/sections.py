@@ -150,7 +150,7 @@ class Keep(Checked):
     """Which weights are the result of a run."""
 
     result: Literal["last", "best"] = "last"
-    metric: str = "top1"  #: by which an epoch is the best: a measure of the task (top1, top5, mean_class, map, loss)
+    metric: str = "top1"  #: by which an epoch is the best: a measure of the task, see `recipe.METRICS`
     every: int = 1  #: epochs between two states to go on from
     every_steps: int | None = None  #: steps between two of them within an epoch
     patience: int | None = None  #: validations without a better one after which the run ends

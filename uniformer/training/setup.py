@@ -16,6 +16,7 @@ from uniformer import speed
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.identify import Opened
 from uniformer.config import Config, InputSpec
+from uniformer.datasets.annotated import AnnotatedSet
 from uniformer.errors import InputError, counted, first_line, shown
 from uniformer.evaluation.features import KEY_NAME
 from uniformer.evaluation.learnt import trained_on
@@ -154,18 +155,26 @@ def check_folder(out: Path) -> None:
 
 def say_sets(train_set: DataSet, val_set: DataSet | None, log: Log) -> None:
     """What is learnt from and validated on, and what of the latter nothing can be learnt of."""
-    learnt = f"train: {counted(len(train_set), 'sample')}"
+    learnt = f"train: {amount(train_set)}"
     if val_set is None:
         log.say(f"{learnt}, {train_set.origin}")
         log.say("val: none")
         return
     are_parts = val_set.origin == train_set.origin  # of one set, whose words are of the whole
     log.say(learnt if are_parts else f"{learnt}, {train_set.origin}")
-    log.say(f"val: {counted(len(val_set), 'sample')}, {'both of ' if are_parts else ''}{val_set.origin}")
+    log.say(f"val: {amount(val_set)}, {'both of ' if are_parts else ''}{val_set.origin}")
     unlearnt = np.flatnonzero((train_set.class_counts() == 0) & (val_set.class_counts() > 0)).tolist()
     if unlearnt:
         names = ", ".join(repr(train_set.classes[k]) for k in unlearnt[:5]) + ", ..." * (len(unlearnt) > 5)
         log.say(f"note: validated on without a training sample: {counted(len(unlearnt), 'class')}, {shown(names, 300)}")
+
+
+def amount(data: DataSet) -> str:
+    """How many samples a set has: where these are people, in how many pictures."""
+    if not isinstance(data, AnnotatedSet) or data.instances.keypoints is None:
+        return counted(len(data), "sample")
+    people = int(data.instances.learnt().sum())
+    return f"{people} {'person' if people == 1 else 'people'} in {counted(len(data), 'picture')}"
 
 
 def note_learnt(task: Task, train_set: DataSet, group: ProcessGroup, log: Log) -> None:
