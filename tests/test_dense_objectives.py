@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from uniformer.heads import build_network
 from uniformer.heads.pyramid import DenseNetwork
 from uniformer.network.variants import dense_input
 from uniformer.support.settings import Table
-from uniformer.tasks import task_of
+from uniformer.tasks import detection_losses, task_of
+from uniformer.tasks.detection_losses import Truth
 from uniformer.training.batches import Place
 from uniformer.training.log import Log
 from uniformer.training.optim import decays, freeze, make_optimizer, train_mode
@@ -112,6 +114,49 @@ def test_boxes_alone_teach_no_masks_and_the_contract_says_so(tmp_path: Path) -> 
     assert not task_of(task.contract).has_masks  # type: ignore[attr-defined]
     batch = samples_of(recipe, data).batch([Place(0, 0, 0)])
     assert "loss_mask" not in objective(*objective.targets(batch, np.random.default_rng(0)))
+
+
+def test_things_without_a_mask_are_learnt_as_boxes_alone(tmp_path: Path) -> None:
+    root = detection_set(tmp_path / "some")
+    table = json.loads((root / "_annotations.coco.json").read_text())
+    del table["annotations"][0]["segmentation"]
+    (root / "_annotations.coco.json").write_text(json.dumps(table))
+    data = open_annotated(root)
+    assert any(f.text.endswith("in a set with masks: learnt as boxes alone: 1") for f in data.findings)
+    objective, batch = objective_of("mask_rcnn.uniformer_nano", data)
+    first, second = batch.truths
+    assert (first.masked.tolist(), second.masked) == ([False, True], None)
+
+    def losses(truth: Truth) -> dict[str, torch.Tensor]:
+        torch.manual_seed(1)
+        return objective(*objective.targets(batch._replace(truths=[truth, second]), np.random.default_rng(3)))
+
+    as_it_is = losses(first)
+    full = first.masks.clone()
+    full[0] = True
+    assert losses(first._replace(masks=full)) == as_it_is  # whatever stands where there is no mask
+    taken = losses(first._replace(masked=None))
+    assert taken["loss_mask"] != as_it_is["loss_mask"]
+    assert {name for name in taken if taken[name] != as_it_is[name]} == {"loss_mask"}
+    nobody = losses(first._replace(masked=torch.zeros(2, dtype=torch.bool)))
+    assert torch.isfinite(nobody["loss_mask"])
+
+
+def test_masks_in_pieces_are_those_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = torch.Generator().manual_seed(0)
+    masks, of = torch.rand(7, 40, 60, generator=rng) > 0.5, torch.randint(0, 7, (50,), generator=rng)
+    corners = torch.rand(50, 2, generator=rng) * 30
+    boxes = torch.cat([corners, corners + 2 + torch.rand(50, 2, generator=rng) * 25], dim=1)
+    chosen = detection_losses.Chosen(boxes, of, torch.zeros(50, dtype=torch.bool), 45)
+    truth = Truth(torch.zeros(7, 4), torch.zeros(7, dtype=torch.long), masks)
+    at_once = detection_losses.mask_targets(chosen, truth, 28)
+    assert at_once.unique().tolist() == [0, 1]
+    for values in (1, 3 * 40 * 60, 10**9):
+        monkeypatch.setattr(detection_losses, "MASK_VALUES", values)
+        assert torch.equal(detection_losses.mask_targets(chosen, truth, 28), at_once)
+    none = Truth(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0, 40, 60, dtype=torch.bool))
+    nothing = chosen._replace(truth=torch.full((50,), -1), positives=0)
+    assert detection_losses.mask_targets(nothing, none, 28).shape == (0, 28, 28)
 
 
 def test_boxes_are_reckoned_in_float32_where_layers_compute_in_less(sets: dict[str, AnnotatedSet]) -> None:

@@ -49,6 +49,11 @@ class Annotations:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    @property
+    def masked(self) -> npt.NDArray[np.bool_]:
+        """(M,): which instances have a mask."""
+        return np.array([bool(shape) for shape in self.shapes or [()] * len(self)], bool)
+
     def masks(self, height: int, width: int) -> npt.NDArray[np.bool_]:
         """(M, H, W), as COCO's own code draws them; all False where an instance has no mask.
 

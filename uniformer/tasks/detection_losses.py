@@ -34,7 +34,12 @@ class Truth(NamedTuple):
 
     boxes: Tensor  #: (M, 4) in pixels of the network's input
     labels: Tensor  #: (M,)
-    masks: Tensor | None  #: (M, H, W) on the padded input, 0 or 1; None where the data have none: none are learnt
+    #: (M, H, W) on the padded input, 0 or 1; None where the data have none: none are learnt
+    masks: Tensor | None
+    masked: Tensor | None = None  #: (M,): which have a mask, where not all do: of the others the boxes are learnt alone
+
+
+MASK_VALUES = 1 << 24  #: of masks that are floats at a time, 64 MB in float32
 
 
 @dataclass(frozen=True)
@@ -90,9 +95,10 @@ def detection_losses(
         logits, deltas = box_head(region_features(levels, rois, 7))
         found = box_losses(box_head, rois, logits, deltas, chosen, truths, learning.is_smooth)
         if all(t.masks is not None for t in truths):
-            positive = with_images([c.boxes[: c.positives] for c in chosen])
+            shown = [_with_masks(c, t) for c, t in zip(chosen, truths, strict=True)]
+            positive = with_images([c.boxes[: c.positives] for c in shown])
             masks = at_least_float32(mask_head(region_features(levels, positive, 14)))
-            found["loss_mask"] = mask_loss(masks, chosen, truths)
+            found["loss_mask"] = mask_loss(masks, shown, truths)
         prefix = f"s{number}." if len(learning.stages) > 1 else ""
         losses |= {prefix + name: weight * value for name, value in found.items()}
         if number + 1 < len(learning.stages):
@@ -207,6 +213,14 @@ def _labels(chosen: Chosen, truth: Truth, background: int) -> Tensor:
     return labels
 
 
+def _with_masks(chosen: Chosen, truth: Truth) -> Chosen:
+    """Less the positive regions of things without a mask."""
+    if truth.masked is None:
+        return chosen
+    rows = truth.masked[chosen.truth[: chosen.positives]].nonzero()[:, 0]
+    return Chosen(chosen.boxes[rows], chosen.truth[rows], chosen.is_truth[rows], len(rows))
+
+
 def mask_loss(logits: Tensor, chosen: Sequence[Chosen], truths: Sequence[Truth]) -> Tensor:
     """Of positive regions' logits (N, K, 28, 28): binary cross-entropy of the true class's mask."""
     targets = torch.cat([mask_targets(c, t, logits.shape[2]) for c, t in zip(chosen, truths, strict=True)])
@@ -218,14 +232,21 @@ def mask_loss(logits: Tensor, chosen: Sequence[Chosen], truths: Sequence[Truth])
 
 
 def mask_targets(chosen: Chosen, truth: Truth, side: int) -> Tensor:
-    """The truths' masks inside an image's positive regions, (N, side, side), 0 or 1."""
+    """The truths' masks inside an image's positive regions, (N, side, side), 0 or 1; some masks at a time."""
     from torchvision.ops import roi_align
 
     assert truth.masks is not None  # see `detection_losses`
-    boxes = box_ops.clip(chosen.boxes[: chosen.positives], truth.masks.shape[1:])
-    rois = torch.cat([chosen.truth[: chosen.positives, None].to(boxes), boxes], dim=1)
-    cut = roi_align(truth.masks[:, None].to(boxes), rois, side, 1.0, sampling_ratio=-1, aligned=True)
-    return (cut[:, 0] >= 0.5).to(boxes)
+    boxes, of = box_ops.clip(chosen.boxes[: chosen.positives], truth.masks.shape[1:]), chosen.truth[: chosen.positives]
+    targets = boxes.new_empty(len(boxes), side, side)
+    together = max(1, MASK_VALUES // truth.masks[:1].numel()) if len(truth.masks) else 1
+    for first in range(0, len(truth.masks), together):
+        masks = truth.masks[first : first + together, None]
+        rows = ((of >= first) & (of < first + together)).nonzero()[:, 0]
+        if len(rows):
+            rois = torch.cat([(of[rows, None] - first).to(boxes), boxes[rows]], dim=1)
+            cut = roi_align(masks.to(boxes), rois, side, 1.0, sampling_ratio=-1, aligned=True)
+            targets[rows] = (cut[:, 0] >= 0.5).to(boxes)
+    return targets
 
 
 @torch.no_grad()

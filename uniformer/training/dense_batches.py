@@ -66,9 +66,7 @@ class DenseBatch(NamedTuple):
         parts = {name: getattr(self, name) for name in ("x", "label_maps", "heat_maps", "weights")}
         moved: dict[str, Any] = {name: move(part) for name, part in parts.items() if part is not None}
         if self.truths is not None:
-            moved["truths"] = [
-                Truth(move(t.boxes), move(t.labels), None if t.masks is None else move(t.masks)) for t in self.truths
-            ]
+            moved["truths"] = [Truth(*(part if part is None else move(part) for part in t)) for t in self.truths]
         return self._replace(**moved)
 
 
@@ -78,6 +76,7 @@ class DetectionSample(NamedTuple):
     scene: Scene
     labels: NDArray[np.int64]  #: (M,)
     masks: NDArray[np.bool_] | None  #: (M, h, w)
+    masked: NDArray[np.bool_] | None  #: (M,), which have a mask, where not all do
     unreadable: Unreadable
 
 
@@ -206,9 +205,13 @@ class DetectionSamples(DenseSamples[DetectionSample]):
         scene = scene_of(read_picture(self.data, picture), annotations.boxes[learnt], size)
         scene = augment_detection(scene, self.augment, rng)
         seen = learnt[scene.instances]
-        shapes = annotations.shapes
-        masks = None if shapes is None else _masks(scene, [shapes[row] for row in seen.tolist()], size)
-        return DetectionSample(scene_of(scene.pixels, scene.boxes), annotations.labels[seen], masks, unreadable)
+        shapes, masks, masked = annotations.shapes, None, None
+        if shapes is not None:
+            masks, masked = _masks(scene, [shapes[row] for row in seen.tolist()], size), annotations.masked[seen]
+        return DetectionSample(
+            scene_of(scene.pixels, scene.boxes), annotations.labels[seen], masks,
+            None if masked is None or masked.all() else masked, unreadable,
+        )  # fmt: skip
 
     def collate(self, samples: Sequence[DetectionSample]) -> DenseBatch:
         """Padded to the largest picture, in multiples of `spec.multiple`; to no more than `augment.most_pixels`."""
@@ -222,7 +225,8 @@ class DetectionSamples(DenseSamples[DetectionSample]):
             if sample.masks is not None:
                 masks = torch.zeros(len(sample.masks), height, width, dtype=torch.bool)
                 masks[:, :tall, :wide] = torch.from_numpy(scene.taken(sample.masks))
-            truths.append(Truth(torch.from_numpy(scene.boxes), torch.from_numpy(sample.labels), masks))
+            masked = None if sample.masked is None else torch.from_numpy(sample.masked)
+            truths.append(Truth(torch.from_numpy(scene.boxes), torch.from_numpy(sample.labels), masks, masked))
         return DenseBatch(x, [scene.size for scene in scenes], *standing_in(samples), truths=truths)
 
     def _fitted(self, scenes: list[Scene]) -> tuple[list[Scene], tuple[int, int]]:
