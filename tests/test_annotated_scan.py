@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.annotated_sets import (
     HEIGHT,
@@ -24,9 +25,16 @@ from tests.annotated_sets import (
     write_json,
 )
 from tests.command_line import Cli, one_line
+from uniformer.config import Scaling
 from uniformer.datasets.annotated import open_annotated
 from uniformer.datasets.annotated_scan import scan_annotated
 from uniformer.datasets.statement import statement
+from uniformer.reading import pictures
+from uniformer.reading.dense_options import SegmentationAugment
+from uniformer.reading.label_png import from_png, to_png
+from uniformer.tasks.segmentation_scores import Cells
+from uniformer.training.batches import Place
+from uniformer.training.dense_batches import dense_samples
 
 
 @pytest.fixture
@@ -93,6 +101,29 @@ def test_label_maps_are_looked_at(tmp_path: Path) -> None:
     assert "expected values of the 3 classes, 0 .. 2, found" in said["2.png"]
     assert "expected an image" in said["3.png"]
     assert result.sets["all"].usable().item_names() == ("images/0.jpg",)
+
+
+def test_label_maps_are_taken_as_large_as_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Value by value, though pictures of that size are read as smaller copies; here such are those of 16384 pixels."""
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 1 << 14)
+    monkeypatch.setattr(pictures, "STRIP", 1 << 12)
+    height, width = 210, 290
+    labels = np.zeros((height, width), np.uint8)
+    labels[::2, 1::3], labels[-1, -1], labels[0] = 1, 2, 255
+    label_map(tmp_path / "set/masks/a.png", labels)
+    (tmp_path / "set/images").mkdir()
+    Image.new("L", (width, height)).save(tmp_path / "set/images/a.png")
+    data = open_annotated(tmp_path / "set")
+    assert max(data.picture(0).size) < 200
+    assert np.array_equal(data.label_map(0), labels)
+    assert scan_annotated(data, tmp_path / "out", workers=0).is_fit
+    spec, augment = Scaling(64, 64, by="nothing"), SegmentationAugment(shortest=64, longest=64, crop=(64, 64))
+    (one,) = [dense_samples(data, spec, augment).batch([Place(0, 0, 0)])]
+    assert one.label_maps is not None
+    assert set(one.label_maps.unique().tolist()) <= {0, 1, 2, 255}
+    counted = Cells.counted(0, labels, np.ones_like(labels), 3)
+    assert counted.table(3)[:, 1].tolist() == np.bincount(labels[labels < 3]).tolist()
+    assert np.array_equal(from_png(to_png(labels)), labels)
 
 
 def test_the_command_says_what_was_found_and_draws_it(bad_set: Path, tmp_path: Path, cli: Cli) -> None:

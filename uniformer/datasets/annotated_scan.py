@@ -30,6 +30,7 @@ from uniformer.datasets.label_maps import IGNORED, read_labels
 from uniformer.datasets.manifest import Kind
 from uniformer.datasets.scan import JOURNAL, REPORT, ScanResult, check_names, digest_all, inspect_all, silent
 from uniformer.errors import InputError
+from uniformer.reading.pictures import strips
 from uniformer.support.jobs import run_parallel
 from uniformer.support.progress import OnProgress
 from uniformer.support.resume import open_journal
@@ -141,7 +142,8 @@ def inspect_map(job: MapJob) -> list[int] | str:
         labels = read_labels(Path(job.path), job.size, job.classes, job.zero_is_unlabelled)
     except InputError as error:
         return str(error)
-    return np.bincount(labels[labels != IGNORED], minlength=job.classes).tolist()
+    counts = sum(np.bincount(labels[rows].ravel(), minlength=IGNORED + 1) for rows in strips(*labels.shape))
+    return np.asarray(counts)[: job.classes].tolist()
 
 
 def _without(data: AnnotatedSet, rows: list[int]) -> AnnotatedSet:

@@ -34,7 +34,6 @@ from uniformer.datasets.layouts import one_a_split, split_of, subfolders
 from uniformer.datasets.strings import Strings
 from uniformer.errors import InputError
 from uniformer.labels import load_classes, load_palette
-from uniformer.reading.limits import MAX_PIXELS
 from uniformer.reading.pictures import Undecodable, open_image
 
 IGNORED = 255  #: in a label map: no class
@@ -167,7 +166,7 @@ def _palette(root: Path, maps: Iterable[str], classes: Classes, is_ade: bool) ->
     if first is None:
         return None
     try:
-        image = open_image(root / first, MAX_PIXELS)
+        image = open_image(root / first, whole=True)
     except InputError:
         return None
     colours = image.getpalette() if image.mode == "P" else None
@@ -181,7 +180,7 @@ def _palette(root: Path, maps: Iterable[str], classes: Classes, is_ade: bool) ->
 
 def read_values(path: Path) -> npt.NDArray[np.uint8]:
     """The values of a label map, (H, W): a palette's places, or grey. Raises `InputError` where they are no such."""
-    image: Any = open_image(path, MAX_PIXELS)
+    image: Any = open_image(path, whole=True)
     values = np.asarray(image)
     if image.mode in ("RGB", "RGBA") and (values[..., :1] == values[..., :3]).all():
         values = values[..., 0]
@@ -212,7 +211,7 @@ def read_labels(path: Path, size: tuple[int, int], classes: int, zero_is_unlabel
     if labels.shape != size:
         wanted, found = (f"{width}x{height}" for height, width in (size, labels.shape))
         raise InputError(f"{path}: expected a label map of {wanted}, as its picture, found {found}")
-    highest = int(labels[labels != IGNORED].max(initial=0))
+    highest = int(labels.max(initial=0, where=labels != IGNORED))
     if highest >= classes:
         first = int(zero_is_unlabelled)
         asked = f"values of the {classes} classes, {first} .. {classes - 1 + first}"

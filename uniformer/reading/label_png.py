@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from uniformer.errors import InputError
+from uniformer.reading.pictures import open_image
 
 _COLOURS = 256  #: of a palette in full: with a shorter one Pillow cuts the values, of 16 colours to four bits
 
@@ -32,5 +33,4 @@ def to_png(labels: NDArray[np.integer[Any]], palette: Iterable[Iterable[int]] = 
 
 def from_png(data: bytes) -> NDArray[Any]:
     """The labels (H, W) that `to_png` wrote."""
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image)
+    return np.asarray(open_image(data, whole=True))

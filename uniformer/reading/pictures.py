@@ -11,6 +11,7 @@ import math
 import os
 import struct
 import sys
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeGuard
@@ -72,9 +73,10 @@ def starts_as_image(start: bytes) -> bool:
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
-def open_image(source: Media, most: int = MAX_PHOTO, least: int | None = None) -> Image.Image:
+def open_image(source: Media, most: int = MAX_PHOTO, least: int | None = None, *, whole: bool = False) -> Image.Image:
     """A picture decoded here, so that what is wrong with the file is said here. One of more than `MAX_PIXELS` comes as
-    `shrunk` makes it; a JPEG may come at a fraction of its size where it keeps `least` pixels along both sides.
+    `shrunk` makes it, but with `whole` as it is: for values that are no colours. A JPEG may come at a fraction of its
+    size where it keeps `least` pixels along both sides.
 
     Raises:
         InputError: it is missing, or has more than `most` pixels or than its format allows; `Undecodable`: it is
@@ -84,9 +86,9 @@ def open_image(source: Media, most: int = MAX_PHOTO, least: int | None = None) -
         try:
             file = medium.from_start()
             if not isinstance(file, Path):
-                return _read(file, medium.name, most, least)
+                return _read(file, medium.name, most, least, whole)
             with file.open("rb") as opened:
-                return _read(opened, medium.name, most, least)
+                return _read(opened, medium.name, most, least, whole)
         except InputError:
             raise
         except Exception as error:  # Pillow's plugins let struct, index, value and syntax errors out on damaged files
@@ -97,14 +99,14 @@ def _undecodable(name: str, why: str) -> Undecodable:
     return Undecodable(f"{name}: expected an image, found a file that does not open as one: {why}")
 
 
-def _read(file: IO[bytes], name: str, most: int, least: int | None) -> Image.Image:
+def _read(file: IO[bytes], name: str, most: int, least: int | None, whole: bool) -> Image.Image:
     """The picture in a file, whatever of its text and colour profile cannot be read."""
     try:
         image = _opened(file)
         if image is None:
             raise _undecodable(name, "not a format that is read")
         _check(image, file, name, most)
-        return _loaded(image, file, least)
+        return _loaded(image, file, least, whole)
     except InputError:
         raise
     except Exception:
@@ -113,7 +115,7 @@ def _read(file: IO[bytes], name: str, most: int, least: int | None) -> Image.Ima
         if bare is None or image is None:
             raise
         _check(image, bare, name, most)
-        return _loaded(image, bare, least)
+        return _loaded(image, bare, least, whole)
 
 
 def _opened(file: IO[bytes]) -> ImageFile.ImageFile | None:
@@ -153,13 +155,13 @@ def scans_in(data: bytes) -> int:
     return data.count(b"\xff\xda")
 
 
-def _loaded(image: ImageFile.ImageFile, file: IO[bytes], least: int | None) -> Image.Image:
-    full, factor = image.size, _factor(image)
+def _loaded(image: ImageFile.ImageFile, file: IO[bytes], least: int | None, is_whole: bool) -> Image.Image:
+    full, factor = image.size, 1 if is_whole else _factor(image)
     if least is not None:  # a JPEG decodes at a half, a quarter or an eighth; for other formats it means nothing
         image.draft("RGB", (least, least))
     elif factor > 1:
         image.draft(None, (image.width // factor, image.height // factor))
-    if factor > 1 and image.format == "TIFF":  # whose plugin makes room up to a limit of its own
+    if _factor(image) > 1 and image.format == "TIFF":  # whose plugin makes room up to a limit of its own
         from PIL import TiffImagePlugin
 
         assert isinstance(image, TiffImagePlugin.TiffImageFile)
@@ -284,6 +286,13 @@ def shrunk(image: Image.Image, full: tuple[int, int]) -> Image.Image:
     small = _turned(small, turn)
     small.info[FULL_SIZE] = full[::-1] if turn >= 5 else full
     return small
+
+
+def strips(height: int, width: int) -> Iterator[slice]:
+    """Rows of a large picture that are looked at together."""
+    rows = max(1, STRIP // width)
+    for top in range(0, height, rows):
+        yield slice(top, top + rows)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from uniformer.datasets.label_maps import IGNORED
 from uniformer.errors import InputError, check_word
+from uniformer.reading.pictures import strips
 from uniformer.support.files import atomic_path, make_folder
 from uniformer.tasks.score_files import facts_of, read_npz, told_by, write_npz
 from uniformer.tasks.scores import Missing, shares_of
@@ -43,9 +44,11 @@ class Cells:
     @classmethod
     def counted(cls, item: int, true: npt.NDArray[Any], said: npt.NDArray[Any] | None, classes: int) -> Cells:
         """Of one picture: labels (H, W), those that are `IGNORED` left out; `said` is None without an answer."""
-        valid = true != IGNORED
-        answers = np.full(int(valid.sum()), classes) if said is None else said[valid].astype(np.int64).clip(0, classes)
-        counts = np.bincount(true[valid].astype(np.int64) * (classes + 1) + answers)
+        counts = np.zeros(classes * (classes + 1), np.int64)
+        for rows in strips(*true.shape):
+            valid, part = true[rows] != IGNORED, None if said is None else said[rows]
+            answers = classes if part is None else part[valid].astype(np.int64).clip(0, classes)
+            counts += np.bincount(true[rows][valid].astype(np.int64) * (classes + 1) + answers, minlength=len(counts))
         cells = np.flatnonzero(counts)
         return cls(np.full(len(cells), item), *np.divmod(cells, classes + 1), counts[cells])
 
