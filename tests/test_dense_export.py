@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,15 @@ import pytest
 import torch
 
 import uniformer
+from tests.annotated_sets import picture
+from tests.command_line import Cli, one_line
 from tests.test_dense_speed import BACKBONES, an_input, dense_config, dense_network, outputs
 from tests.tiny import refused
 from tests.tolerance import assert_close, terms_of
 from uniformer import speed
 from uniformer.checkpoints.contract import Contract
 from uniformer.config import Head, PersonCrop, Scaling
+from uniformer.inference.predictor import Predictor
 from uniformer.network.model import UniFormer
 from uniformer.speed.export import export
 from uniformer.speed.forms import best_form, inference_form
@@ -71,24 +75,64 @@ def test_the_forms_of_whole_pictures(one_thread: None) -> None:
 
 def contract_of(head: Head) -> Contract:
     given = PersonCrop(size=(64, 96)) if head == "topdown" else Scaling(longest=2048, shortest=512, by="resizing")
-    return Contract(dense_config(head), input=given, classes=tuple(map(str, range(7))), id="tiny.dense")
+    details = {"flip_pairs": [[0, 1], [2, 3]]} if head == "topdown" else {}
+    classes = tuple(map(str, range(7)))
+    return Contract(dense_config(head), input=given, classes=classes, id="tiny.dense", details=details)
 
 
-@pytest.mark.parametrize(("head", "form"), [("semantic_fpn", ".onnx"), ("topdown", ".xml")])
-def test_a_file_answers_as_the_network(head: Head, form: str, tmp_path: Path, one_thread: None) -> None:
+FILES: dict[Head, str] = {"semantic_fpn": "network.onnx", "topdown": "network.xml"}
+
+
+@pytest.fixture(scope="module", params=FILES)
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Head, Path]:
+    """A network as a file, which takes some time."""
     for package in ("openvino", "onnxruntime", "onnxscript"):
         pytest.importorskip(package)
-    network, contract = dense_network(head), contract_of(head)
-    size = None if head == "topdown" else (64, 96)
-    assert export(network, contract, tmp_path / f"network{form}", size=size) <= 1e-4
-    opened, x = open_exported(tmp_path / f"network{form}"), an_input(3, (64, 96))
-    assert opened.contract == contract
+    head: Head = request.param
+    path, size = tmp_path_factory.mktemp("files") / FILES[head], None if head == "topdown" else (64, 96)
+    torch._dynamo.reset()
+    assert export(dense_network(head), contract_of(head), path, size=size) <= 1e-4
+    return head, path
+
+
+def test_a_file_answers_as_the_network(written: tuple[Head, Path], one_thread: None) -> None:
+    head, path = written
+    network, opened, x = dense_network(head), open_exported(path), an_input(3, (64, 96))
+    assert opened.contract == contract_of(head)
     assert opened.size == (3, 64, 96)
     found = opened(x.numpy(), 2)  # a whole batch and a rest
     assert found.shape == (3, 7, 16, 24)
     assert_close(found, outputs(network, x)[4], terms_of(network))
     with refused("cannot compute views of .3, 64, 64."):
         opened(np.zeros((1, 3, 64, 64), np.float32), 1)
+
+
+def test_a_file_predicts_as_the_checkpoint_at_its_size(
+    written: tuple[Head, Path], tmp_path: Path, one_thread: None, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (head, name), network = written, dense_network(written[0])
+    contract = contract_of(head)
+    monkeypatch.chdir(tmp_path)
+    exported, own = Predictor(name), Predictor((network, contract), device="cpu")
+    for number, sides in enumerate(((128, 192), (70, 50))):  # of the file's proportions, and of others
+        picture(tmp_path / f"{number}.png", number, sides)
+        views = exported.views(f"{number}.png")
+        found = exported.network.whole(exported.task, views, 2)
+        wanted = own.network.whole(exported.task, views, 2)
+        if head == "topdown":
+            assert_close(found[0], wanted[0], terms_of(network))
+        else:
+            assert (views.array.shape, found[0].shape) == ((1, 3, 64, 96), (1, *sides))
+            assert (found[0] != wanted[0]).mean() < 1e-3  # where two classes are as likely
+    if head == "semantic_fpn":
+        same = Predictor((network, replace(contract, input=Scaling(96, 64, by="nothing"))), device="cpu")
+        assert (same("0.png").labels != exported("0.png").labels).mean() < 1e-3
+        one_line(cli("predict", "0.png", "--checkpoint", name, "--mode", "slide"), "pictures of 96x64 alone, got slide")
+        assert cli("predict", "1.png", "--checkpoint", name, "--tile", "64", "--maps", "maps").status == 0
+    ended = cli("predict", "0.png", "1.png", "--checkpoint", name, "--draw", "drawn", "--out", "found.jsonl")
+    assert ended.status == 0, ended.err
+    assert sorted(path.name for path in Path("drawn").iterdir()) == ["0.png", "1.png"]
+    assert len(Path("found.jsonl").read_text().splitlines()) == 2
 
 
 def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.told import Told, refuse_told, warn_of_assumed
-from uniformer.config import Precision
+from uniformer.config import Precision, Scaling
 from uniformer.errors import InputError, check_word
 from uniformer.reading.transforms import Floats
 from uniformer.reading.views import Views
 from uniformer.speed.timings import BY, RUNTIMES, view_size
+from uniformer.tasks.segmentation import EXPORTED_SIZE
 from uniformer.tasks.task import Outputs, Task
 
 if TYPE_CHECKING:
@@ -83,7 +85,8 @@ def check_precision(precision: str) -> None:
 
 
 class ExportedNetwork:
-    """A file written by `export`, run by OpenVINO or ONNX Runtime on the CPU, without torch."""
+    """A file written by `export`, run by OpenVINO or ONNX Runtime on the CPU: classifiers without torch, which dense
+    networks need for what is done with maps of logits. A segmenter sees each picture in the size it was written for."""
 
     report = None  #: of loading: nothing is left to be decided then
     compute = exact_form = "exported"
@@ -93,12 +96,22 @@ class ExportedNetwork:
 
         self._exported = open_exported(path)
         self.contract = self._exported.contract
+        if isinstance(self.contract.input, Scaling):
+            details = {**self.contract.details, EXPORTED_SIZE: list(self._exported.size[1:])}
+            self.contract = replace(self.contract, details=details)
 
     def __call__(self, views: Floats, batch_size: int) -> Outputs:
         return (self._exported(views, batch_size),)
 
     def whole(self, task: Task, views: Views, batch_size: int) -> Outputs:
-        raise InputError(f"expected a checkpoint for {task.name}, got an exported network")
+        import torch
+
+        def form(x: Tensor) -> Tensor:
+            return torch.from_numpy(self._exported(x.numpy(), batch_size))
+
+        with torch.inference_mode():
+            outputs = task.answer(form, views, torch.device("cpu"), batch_size)
+        return tuple(each.numpy() for each in outputs)
 
     @property
     def weights(self) -> str:

@@ -25,18 +25,18 @@ class Scaled(NamedTuple):
     size: tuple[int, int]  #: height and width without padding
 
 
-def scale_picture(pixels: Pixels, scaling: Scaling) -> Scaled:
-    """uint8 RGB (H, W, 3) -> the network's input."""
+def scale_picture(pixels: Pixels, scaling: Scaling, *, fixed: Sequence[int] | None = None) -> Scaled:
+    """uint8 RGB (H, W, 3) -> the network's input; of the size `fixed` (h, w), whatever the picture's proportions."""
     height, width = pixels.shape[:2]
-    size = scaled_size(height, width, scaling)
+    size = scaled_size(height, width, scaling) if fixed is None else (fixed[0], fixed[1])
     resized = resize_pixels(pixels, size)
-    if scaling.by == "resizing":
+    if scaling.by == "resizing" and fixed is None:
         size = (_multiple(size[0], scaling.multiple), _multiple(size[1], scaling.multiple))
         resized = resize_pixels(resized, size)
     if scaling.swap:
         resized = resized[:, :, ::-1]
     array = normalised(resized, scaling).transpose(2, 0, 1)
-    if scaling.by == "padding":
+    if scaling.by == "padding" and fixed is None:
         pad = [(0, _multiple(n, scaling.multiple) - n) for n in size]
         array = np.pad(array, ((0, 0), *pad))
     return Scaled(np.ascontiguousarray(array), size)

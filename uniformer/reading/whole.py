@@ -36,13 +36,14 @@ class TiledViews(Views):
     side: int  #: of a tile, pixels of `picture`
     scaling: Scaling
     ratios: Sequence[float]
+    fixed: Sequence[int] | None = None  #: size (h, w) that each is seen in
 
     def tiles(self) -> Iterator[tuple[Tile, WholeViews]]:
         """Each tile, and what the network is fed of it."""
         height, width = self.picture.shape[:2]
         for tile in tiles_of(height, width, self.side):
             part = self.picture[tile.rows, tile.columns]
-            yield tile, _scaled(part, part.shape[0], part.shape[1], self.scaling, self.ratios)
+            yield tile, _scaled(part, part.shape[0], part.shape[1], self.scaling, self.ratios, fixed=self.fixed)
 
 
 @dataclass(frozen=True)
@@ -57,22 +58,31 @@ class PeopleViews(Views):
 People = tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]  #: boxes (P, 4) and their scores (P,)
 
 
-def load_whole(source: Source, scaling: Scaling, ratios: Sequence[float] = ()) -> WholeViews:
-    """A picture scaled; with `ratios` in as many sizes, each of them times the sides that `scaling` allows.
+def load_whole(
+    source: Source, scaling: Scaling, ratios: Sequence[float] = (), fixed: Sequence[int] | None = None
+) -> WholeViews:
+    """A picture scaled; with `ratios` in as many sizes, each of them times the sides that `scaling` allows. `fixed` is
+    the one size (h, w) of a network that takes no other.
 
     Raises `InputError` for a source that is no picture or cannot be read.
     """
     pixels, height, width, timings = _read(source)
-    return _scaled(pixels, height, width, scaling, ratios, timings)
+    return _scaled(pixels, height, width, scaling, ratios, timings, fixed)
 
 
-def load_tiled(source: Source, side: int, scaling: Scaling, ratios: Sequence[float] = ()) -> TiledViews:
+def load_tiled(
+    source: Source,
+    side: int,
+    scaling: Scaling,
+    ratios: Sequence[float] = (),
+    fixed: Sequence[int] | None = None,
+) -> TiledViews:
     """A picture that is to be seen tile by tile. Raises `InputError` as `load_whole`."""
     pixels, height, width, timings = _read(source)
     nothing = np.empty((0, 3, 1, 1), np.float32)
     return TiledViews(
         array=nothing, height=height, width=width, boxes=(), timings=timings,
-        picture=pixels, side=side, scaling=scaling, ratios=ratios,
+        picture=pixels, side=side, scaling=scaling, ratios=ratios, fixed=fixed,
     )  # fmt: skip
 
 
@@ -83,11 +93,12 @@ def _scaled(
     scaling: Scaling,
     ratios: Sequence[float] = (),
     timings: Mapping[str, float] = MappingProxyType({}),
+    fixed: Sequence[int] | None = None,
 ) -> WholeViews:
     """Pixels of a picture of `height` and `width`, or of a smaller copy of it, as `load_whole` gives them."""
     begin = time.perf_counter()
     scalings = [_times(scaling, ratio) for ratio in ratios] or [scaling]
-    first, *others = [scale_picture(pixels, each) for each in scalings]
+    first, *others = [scale_picture(pixels, each, fixed=fixed) for each in scalings]
     return WholeViews(
         first.array[None], height, width, ((0.0, 0.0, float(height), float(width)),),
         size=first.size, factors=box_factors(first.size, (height, width)),

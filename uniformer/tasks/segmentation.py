@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from uniformer.config import Scaling
-from uniformer.errors import Checked
+from uniformer.errors import Checked, InputError
 from uniformer.reading.views import Source
 from uniformer.reading.whole import TiledViews, WholeViews, load_tiled, load_whole
 from uniformer.tasks.pictured import palette_of
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from uniformer.tasks.segmentation_metric import SegmentationMetric
 
 RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  #: of the published test in several sizes
+EXPORTED_SIZE = "exported_size"  #: of an exported network's contract, among the details: height and width
 Mode = Literal["whole", "slide", "multi-scale"]
 
 
@@ -77,8 +78,23 @@ class Semantic(WholePictureTask[SegmentationOptions]):
     def load(self, source: Source) -> WholeViews | TiledViews:
         assert isinstance(self.input, Scaling)
         if self.options.tile is not None:
-            return load_tiled(source, self.options.tile, self.input, self.options.ratios)
-        return load_whole(source, self.input, self.options.ratios)
+            return load_tiled(source, self.options.tile, self.input, self.options.ratios, self.fixed)
+        return load_whole(source, self.input, self.options.ratios, self.fixed)
+
+    @property
+    def fixed(self) -> tuple[int, int] | None:
+        """Height and width of the only input that an exported network takes."""
+        size = self.contract.details.get(EXPORTED_SIZE)
+        return None if size is None else (int(size[0]), int(size[1]))
+
+    def check(self) -> None:
+        super().check()
+        if self.fixed is not None and self.options.mode != "whole":
+            height, width = self.fixed
+            raise InputError(
+                f"expected mode whole, as the exported network takes pictures of {width}x{height} alone, got "
+                f"{self.options.mode}: the checkpoint itself takes any"
+            )
 
     def answer(
         self, form: Any, views: WholeViews | TiledViews, device: torch.device, batch_size: int
