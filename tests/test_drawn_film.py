@@ -78,6 +78,20 @@ def test_frames_times_and_sound_are_the_sources(start: float, ending: str, tmp_p
     assert beep_in(out) == pytest.approx(BEEP - start, abs=0.03)
 
 
+@pytest.mark.parametrize("ending", [".mkv", ".webm"])
+def test_films_of_other_containers_come_in_their_own(ending: str, tmp_path: Path) -> None:
+    """With their sound, where it is one that the container takes; else that is said."""
+    source, out = with_sound(tmp_path / "a.mkv", "libopus", start=0.4, frames=25), tmp_path / f"drawn{ending}"
+    assert copy(source, out) is None
+    with open_video(source) as one, open_video(out) as other, av.open(str(out)) as container:
+        assert container.streams.video[0].codec_context.codec.canonical_name == {".mkv": "h264", ".webm": "vp9"}[ending]
+        assert np.allclose(one.times(range(25)), other.times(range(25)), atol=2e-3)  # in milliseconds there
+        assert np.abs(one.read([20]).astype(int) - other.read([20])).mean() < 6
+    assert beep_in(out) == pytest.approx(BEEP - 0.4, abs=0.03)
+    said = copy(with_sound(tmp_path / "b.mp4", frames=3), tmp_path / f"other{ending}")
+    assert said == {".mkv": None, ".webm": "the sound is left out: aac does not go into webm"}[ending]
+
+
 def test_fewer_frames_last_longer_and_the_sound_stays(tmp_path: Path) -> None:
     source, out = with_sound(tmp_path / "a.mp4"), tmp_path / "drawn.mp4"
     copy(source, out, every=10, grow=7)

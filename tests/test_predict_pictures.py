@@ -418,7 +418,7 @@ def test_more_that_is_wrong(predict: Predict, nets: Path, folder: Path, cli: Cli
     one_line(predict("mask_rcnn", *SOURCES, "--draw", "x.jpg"), "expected a folder to draw 3 files into")
     odd_media.h264(folder)
     one_line(predict("semantic_fpn", "h264.mp4", "--maps", "m"), "--maps is for pictures, got the video h264.mp4")
-    one_line(predict("semantic_fpn", "h264.mp4", "--draw", "x.webm"), "x.webm: expected a name that ends in .mp4")
+    one_line(predict("semantic_fpn", "h264.mp4", "--draw", "x.avi"), "x.avi: expected a name that ends in .mp4")
     one_line(
         predict("topdown", SOURCES[0], "--boxes", nets / "semantic_fpn.safetensors"),
         "expected a detector to find people",

@@ -30,7 +30,9 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 
 def add_picture_options(p: argparse.ArgumentParser) -> None:
     group = p.add_argument_group("detection, segmentation and pose")
-    group.add_argument("--draw", metavar="DIR|FILE", help="answers drawn onto the pictures; videos as .mp4 with sound")
+    group.add_argument(
+        "--draw", metavar="DIR|FILE", help="answers drawn onto the pictures; videos as films with their sound"
+    )
     group.add_argument("--maps", metavar="DIR", help="segmentation: the classes of pixels as PNGs, indexed")
     group.add_argument(
         "--every", type=whole(1), metavar="N", help="of videos: look at every N-th frame (default: at each)"

@@ -1,4 +1,5 @@
-"""An annotated copy of a video: pictures made of its frames as H.264, at the frames' times, and its sound as it was."""
+"""An annotated copy of a video: pictures made of its frames as H.264, or VP9 in WebM, at the frames' times, and its
+sound as it was."""
 
 from __future__ import annotations
 
@@ -24,7 +25,11 @@ from uniformer.reading.limits import Work
 from uniformer.reading.sources import Media, encoded
 from uniformer.support.files import atomic_path, temporary_folder
 
-FILMS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov"}  #: endings of films that are written
+#: Endings of films that are written, and their containers.
+FILMS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+H264 = ("libx264", {"crf": "20", "preset": "veryfast"})
+#: How pictures are encoded where a container takes no H.264.
+ENCODERS = {"webm": ("libvpx-vp9", {"crf": "30", "b": "0", "deadline": "realtime", "cpu-used": "8", "row-mt": "1"})}
 CLOCK = Fraction(1, 90_000)  # of their times, seconds
 BT709 = 1  # how players take the colours of a film
 
@@ -34,8 +39,9 @@ class Film:
 
     note: str | None = None
 
-    def __init__(self, container: OutputContainer, rate: float | None):
+    def __init__(self, container: OutputContainer, rate: float | None, form: str):
         self._container, self._rate = container, rate
+        self._encoder, self._options = ENCODERS.get(form, H264)
         self._stream: Any = None
         self._last = -1
         self._size: tuple[int, int] = (0, 0)
@@ -54,7 +60,7 @@ class Film:
 
     def _opened(self, frame: av.VideoFrame) -> Any:
         rate = Fraction(self._rate or 25).limit_denominator(1001)
-        stream: Any = self._container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
+        stream: Any = self._container.add_stream(self._encoder, rate=rate, options=dict(self._options))
         stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "yuv420p"
         context = stream.codec_context
         context.time_base = CLOCK
@@ -69,7 +75,7 @@ class Film:
 
 
 def _even(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """With its last row and column twice where their number is odd, which H.264's colours do not allow."""
+    """With its last row and column twice where their number is odd, which the colours do not allow."""
     height, width = pixels.shape[:2]
     return np.ascontiguousarray(np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"))
 
@@ -96,9 +102,9 @@ def film_of(source: Media, path: str | os.PathLike[str], *, start: float, rate: 
     with atomic_path(path) as whole:
         try:
             with temporary_folder(whole) as folder:
-                silent = folder / f"silent{path.suffix}"
-                with av.open(str(silent), "w", format=form) as container:
-                    film = Film(container, rate)
+                silent = folder / "silent.mp4"  # which tells when packets are decoded, as Matroska does not
+                with av.open(str(silent), "w", format="mp4") as container:
+                    film = Film(container, rate, form)
                     yield film
                     film.end()
                 film.note = _with_sound(silent, source, start, whole, form)
