@@ -18,6 +18,7 @@ import uniformer
 def test_dir_shows_the_public_names_and_no_others() -> None:
     assert sorted([*uniformer.__all__, "__version__"]) == dir(uniformer)
     assert {"predict", "Predictor", "Contract", "parameter_groups", "load_recipe", "InputError"} <= set(dir(uniformer))
+    assert {"Scores", "ObjectScores", "SegmentationScores"} <= set(dir(uniformer))  # what `evaluate` gives
     assert not {"Any", "TYPE_CHECKING", "annotations", "import_module"} & set(dir(uniformer))
     with pytest.raises(AttributeError, match="module 'uniformer' has no attribute 'predicts'"):
         _ = uniformer.predicts  # type: ignore[attr-defined]
@@ -47,7 +48,7 @@ def test_no_name_is_a_module_too() -> None:
 def test_help_begins_with_every_name_and_a_line_on_it() -> None:
     text = pydoc.plain(pydoc.render_doc(uniformer)).split("PACKAGE CONTENTS")[0]
     for name, (_, what) in uniformer._PUBLIC.items():
-        assert f"    {name:<18}{what}\n" in text
+        assert f"    {name:<20}{what}\n" in text
     assert max(map(len, (uniformer.__doc__ or "").splitlines())) <= 120
 
 

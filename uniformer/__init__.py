@@ -42,7 +42,9 @@ _PUBLIC = {  # name: (the module it comes from, what it is), in the order of `he
     "open_annotated": ("datasets.annotated", "pictures with boxes, masks, key points or label maps"),
     "transforms": ("reading.pipeline", "from a file or an array to what a network is fed, in testing or training"),
     "evaluate": ("evaluation.run", "the scores of a checkpoint on a data set"),
-    "Scores": ("tasks.scores", "a network's probabilities and labels on a data set"),
+    "Scores": ("tasks.scores", "a classifier's probabilities and labels on a data set"),
+    "ObjectScores": ("tasks.object_scores", "what a detector or a pose network found in a data set, and what is there"),
+    "SegmentationScores": ("tasks.segmentation_scores", "a segmenter's pixels on a data set, by class and answer"),
     "train": ("training.run", "a network trained by a recipe, or on a folder of one's own"),
     "list_recipes": ("training.recipe", "names of the published training runs"),
     "load_recipe": ("training.recipe", "how a network is trained, by name or from a file"),
@@ -72,8 +74,10 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from uniformer.speed.forms import optimize
     from uniformer.tasks.classification import Prediction
     from uniformer.tasks.detections import Detections
+    from uniformer.tasks.object_scores import ObjectScores
     from uniformer.tasks.poses import Poses
     from uniformer.tasks.scores import Scores
+    from uniformer.tasks.segmentation_scores import SegmentationScores
     from uniformer.tasks.segmentations import Segmentation
     from uniformer.tasks.task import Failure
     from uniformer.timelines.timeline import Timeline, timeline
@@ -82,7 +86,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from uniformer.training.run import train
 
 __all__ = list(_PUBLIC)
-__doc__ = "\n".join([__doc__ or "", *(f"    {name:<18}{what}" for name, (_, what) in _PUBLIC.items())])
+__doc__ = "\n".join([__doc__ or "", *(f"    {name:<20}{what}" for name, (_, what) in _PUBLIC.items())])
 
 
 def __dir__() -> list[str]:

@@ -54,8 +54,8 @@ if TYPE_CHECKING:
 class Evaluation:
     """How a checkpoint did on a data set."""
 
-    #: Of every item: `uniformer.Scores` of a classifier, `tasks.object_scores.ObjectScores` of detectors and pose
-    #: networks, `tasks.segmentation_scores.SegmentationScores` of segmenters.
+    #: Of every item: `uniformer.Scores` of a classifier, `uniformer.ObjectScores` of detectors and pose networks,
+    #: `uniformer.SegmentationScores` of segmenters.
     scores: Any
     metrics: dict[str, float]  #: by name, shares in 0..1
     about: About  #: what was tested on what, and what a reader must know
