@@ -133,6 +133,7 @@ def test_a_file_predicts_as_the_checkpoint_at_its_size(
     assert ended.status == 0, ended.err
     assert sorted(path.name for path in Path("drawn").iterdir()) == ["0.png", "1.png"]
     assert len(Path("found.jsonl").read_text().splitlines()) == 2
+    assert "checkpoint:   tiny.dense\n" in cli("models", name).out
 
 
 def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:

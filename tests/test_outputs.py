@@ -21,7 +21,7 @@ from tests.command_line import COMMAND, Cli, Ended, one_line
 from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
 from uniformer.checkpoints.keys import to_reference
 from uniformer.checkpoints.save import convert
-from uniformer.support.files import atomic_path, check_outputs, clear_away, distinct_names
+from uniformer.support.files import as_given, atomic_path, check_outputs, clear_away, distinct_names
 
 
 @pytest.fixture(scope="module")
@@ -299,6 +299,17 @@ def test_the_rule(place: Path) -> None:
         check_outputs(["new", "list.txt"], ["photos"])
     with refused(r"cannot write w/a/a.mp4: it would replace the input v; give another name"):
         check_outputs(["w/a/a.mp4"], ["v"], overwrite=True)
+
+
+def test_files_are_called_as_they_were_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    line = f"{tmp_path}/here/a.jpg: as {tmp_path}/data/b.jpg, files in {tmp_path}/data"
+    assert as_given(line, "../data") == "a.jpg: as ../data/b.jpg, files in ../data"
+    assert as_given(line, tmp_path / "data") == line
+    assert as_given(f"files in {tmp_path}/here") == "files in ."
+    others = f"/mnt{tmp_path}/here/a.jpg {tmp_path}/here2/a.jpg"
+    assert as_given(others) == others
 
 
 def test_only_what_a_kill_left_is_cleared_away(tmp_path: Path) -> None:

@@ -196,9 +196,9 @@ def as_given(text: object, given: StrPath = "") -> str:
     if os.path.isabs(given):
         return line
     for whole, name in ((os.path.abspath(given), os.path.normpath(given)), (os.getcwd(), os.curdir)):
-        place = rf"(?<![^\s:'\"(]){re.escape(whole)}"
-        line = re.sub(rf"{place}{re.escape(os.sep)}(?=[^\s])", lambda _, n=name: "" if n == "." else n + os.sep, line)
-        line = re.sub(rf"{place}(?=$|[\s:;,'\")])", lambda _, n=name: n, line)
+        place, here = rf"(?<![^\s:'\"(]){re.escape(whole)}", name.replace("\\", r"\\")
+        line = re.sub(rf"{place}{re.escape(os.sep)}(?=\S)", "" if name == os.curdir else f"{here}/", line)
+        line = re.sub(rf"{place}(?=$|[\s:;,'\")])", here, line)
     return line
 
 

@@ -66,7 +66,10 @@ class DenseBatch(NamedTuple):
         parts = {name: getattr(self, name) for name in ("x", "label_maps", "heat_maps", "weights")}
         moved: dict[str, Any] = {name: move(part) for name, part in parts.items() if part is not None}
         if self.truths is not None:
-            moved["truths"] = [Truth(*(part if part is None else move(part) for part in t)) for t in self.truths]
+            moved["truths"] = [
+                t._replace(**{name: move(part) for name, part in t._asdict().items() if part is not None})
+                for t in self.truths
+            ]
         return self._replace(**moved)
 
 
