@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,11 @@ from PIL import Image
 from tests.command_line import COMMAND, Cli, one_line, predict
 from tests.patience import wait_until
 from tests.tiny import IMAGES, save_tiny
+from uniformer.inference.results import Answers
 from uniformer.support.files import changed_at
+from uniformer.support.resume import Records
+from uniformer.tasks.detections import Detections
+from uniformer.tasks.task import Failure
 
 
 def results(path: Path) -> dict[str, int]:
@@ -217,3 +222,39 @@ def test_interrupted(media: Path, many: Path) -> None:
     _, err = child.communicate()
     assert (child.returncode, err.splitlines()[-1]) == (130, "uniformer: interrupted")
     assert "Traceback" not in err
+
+
+# ---- long ones -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_a_file_of_answers_is_not_held_to_go_on(form: str, tmp_path: Path) -> None:
+    """What Python allocates is for the longest answer, not for all; what stays is copied to the byte."""
+    out, count, size = tmp_path / f"long.{form}", 40, 250_000
+    answers = Answers(form, "abc", Detections)  # type: ignore[arg-type]
+    fields = answers.header.decode().strip().split(",")
+    with open(out, "wb") as file:
+        file.write(answers.header)
+        for number in range(count):
+            if form == "jsonl":
+                row = {"source": "a.mp4", "frame": number, "weights": "abc", "mask": "x" * size}
+                file.write(json.dumps(row).encode() + b"\n")
+            else:
+                cells = dict.fromkeys(fields, "") | {"source": "a.mp4", "weights": "abc", "rank": "1", "count": "1"}
+                cells |= {"frame": str(number), "name": "x" * 100_000}  # of the cells that csv reads
+                file.write((",".join(cells.values()) + "\n").encode())
+    whole = out.read_bytes()
+    out.write_bytes(whole + b'{"source": "cut')
+    with Records(out, answers) as records:
+        tracemalloc.start()
+        try:
+            found = records.read()
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert found == [("a.mp4", number) for number in range(count)]
+        assert peak < len(whole) / 3
+        records.add(Failure("b.mp4", "broken"))
+    after = out.read_bytes()
+    assert after.startswith(whole)
+    assert after[len(whole) :] == answers.encode(Failure("b.mp4", "broken"))

@@ -11,7 +11,7 @@ from uniformer.errors import InputError, shown, visible
 from uniformer.inference.recorded import answered
 from uniformer.support.csv_text import csv_line, plain_cell
 from uniformer.support.files import changed_at
-from uniformer.support.resume import whole_lines
+from uniformer.support.resume import Data, whole_lines
 from uniformer.support.texts import parse_json, to_json_line
 from uniformer.tasks.task import Failure, Result
 
@@ -56,7 +56,7 @@ class Answers:
         # Names of files need not be UTF-8: Python holds their stray bytes as surrogates, which go back to the same.
         return self.text(result).encode("utf-8", "surrogateescape")
 
-    def decode(self, data: bytes, path: Path) -> Iterable[tuple[Any, bytes]]:
+    def decode(self, data: Data, path: Path) -> Iterable[tuple[Any, slice]]:
         answers: list[list[_Row]] = []
         for row in _csv_rows(data, path, self._fields) if self._form == "csv" else _jsonl_rows(data, path):
             if row.weights is None:
@@ -76,7 +76,7 @@ class Answers:
             sources = {rows[0].source for rows in answers}
             self.changed = {source for source in sources if changed_at(source) > self._since}
         kept = (rows for rows in answers if rows[0].source not in self.changed)
-        return ((rows[0].key, b"".join(row.text for row in rows)) for rows in kept)
+        return ((rows[0].key, slice(rows[0].where.start, rows[-1].where.stop)) for rows in kept)
 
     def _is_whole(self, answer: list[_Row], before: list[list[_Row]]) -> bool:
         if answer[0].rows is None:  # as many rows as all others
@@ -89,7 +89,7 @@ class _Row(NamedTuple):
     source: str
     weights: str | None  #: what tells a checkpoint from all others; None of a failure
     is_first: bool  #: of its answer
-    text: bytes
+    where: slice  #: in the file
     frame: int | None = None  #: of a video whose frames have answers of their own
     rows: int | None = None  #: of the answer, where they say it
 
@@ -99,10 +99,10 @@ class _Row(NamedTuple):
         return answered(self.source, self.frame)
 
 
-def _jsonl_rows(data: bytes, path: Path) -> Iterator[_Row]:
+def _jsonl_rows(data: Data, path: Path) -> Iterator[_Row]:
     for number, line in enumerate(whole_lines(data), start=1):
         try:
-            result = parse_json(line.decode("utf-8", "surrogateescape"), f"{path}, line {number}")
+            result = parse_json(data[line].decode("utf-8", "surrogateescape"), f"{path}, line {number}")
             hash(result["source"])
             frame = result.get("frame")
             weights = result["weights"] if "error" not in result or frame is not None else None
@@ -111,21 +111,27 @@ def _jsonl_rows(data: bytes, path: Path) -> Iterator[_Row]:
             raise _foreign(path, number) from None
 
 
-def _csv_rows(data: bytes, path: Path, fields: tuple[str, ...]) -> Iterator[_Row]:
+def _csv_rows(data: Data, path: Path, fields: tuple[str, ...]) -> Iterator[_Row]:
     rank, frame, count = (fields.index(name) if name in fields else None for name in ("rank", "frame", "count"))
-    lines, begin, number = whole_lines(data), 0, 0
-    reader = csv.reader(line.decode("utf-8", "surrogateescape") for line in lines)
+    begin = end = number = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal end
+        for line in whole_lines(data):
+            end = line.stop
+            yield data[line].decode("utf-8", "surrogateescape")
+
     try:
-        for number, row in enumerate(reader, start=1):
-            text, begin = b"".join(lines[begin : reader.line_num]), reader.line_num
+        for number, row in enumerate(csv.reader(lines()), start=1):
+            where, begin = slice(begin, end), end
             if number == 1 and tuple(row) == fields:
                 continue
             if number == 1 or len(row) != len(fields):
-                if number > 1 and begin == len(lines):  # cut inside a name of several lines
+                if number > 1 and end == data.rfind(b"\n") + 1:  # cut inside a name of several lines
                     return
                 raise _foreign(path, number)
             yield _Row(
-                number, plain_cell(row[0]), row[-2] or None, rank is None or row[rank] in ("", "0", "1"), text,
+                number, plain_cell(row[0]), row[-2] or None, rank is None or row[rank] in ("", "0", "1"), where,
                 _number(row, frame), _number(row, count),
             )  # fmt: skip
     except csv.Error:

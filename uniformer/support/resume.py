@@ -6,7 +6,9 @@ before the first new record. numpy only.
 
 from __future__ import annotations
 
+import itertools
 import json
+import mmap
 import os
 import warnings
 import zlib
@@ -23,6 +25,8 @@ from uniformer.support.files import atomic_path, check_outputs, clear_away, lock
 from uniformer.support.texts import parse_json, read_whole
 
 Record = TypeVar("Record")
+
+PIECE = 1 << 20  # bytes of a file that are copied at a time
 
 # ---- whose results they are ------------------------------------------------------------------------------------------
 
@@ -61,6 +65,9 @@ def read_claim(path: Path) -> dict[str, Any] | None:
 # ---- records, appended as they come ----------------------------------------------------------------------------------
 
 
+Data = bytes | mmap.mmap  #: what a file holds
+
+
 class Codec(Protocol[Record]):
     """How records lie in a file, one after the other, behind a `header`."""
 
@@ -68,8 +75,8 @@ class Codec(Protocol[Record]):
 
     def encode(self, record: Record, /) -> bytes: ...
 
-    def decode(self, data: bytes, path: Path, /) -> Iterable[tuple[Record, bytes]]:
-        """The records of a file that stay, with their bytes: without what a kill cut short.
+    def decode(self, data: Data, path: Path, /) -> Iterable[tuple[Record, slice]]:
+        """The records of a file that stay, and where they lie: without what a kill cut short.
 
         Raises `InputError` where `data` is another kind of file.
         """
@@ -86,18 +93,30 @@ class Records(Generic[Record]):
         is_stream = path.exists() and not path.is_file()  # what /dev/fd/N links to has no path
         self.path = path.resolve() if path.is_symlink() and not is_stream else path
         self._codec, self._resume = codec, resume
-        self._kept: list[bytes] | None = None  # what stays, until it is written
+        self._data: Data = b""
+        self._kept: list[slice] | None = None  # what of it stays, until it is written
         self._file: Any = None
 
     def read(self) -> list[Record]:
-        """The records of earlier runs that stay."""
+        """The records of earlier runs that stay. The file is read piece by piece, and not held."""
+        records = list[Record]()
+        self._data, self._kept = self._mapped(), []
+        for record, where in self._codec.decode(self._data, self.path):
+            records.append(record)
+            touches = bool(self._kept) and self._kept[-1].stop == where.start
+            begin = self._kept.pop().start if touches else where.start
+            self._kept.append(slice(begin, where.stop))
+        return records
+
+    def _mapped(self) -> Data:
+        """What the file holds, with the file for its memory."""
         try:
-            data = self.path.read_bytes() if self._resume and self.path.is_file() else b""
+            if not self._resume or not self.path.is_file() or not self.path.stat().st_size:
+                return b""
+            with open(self.path, "rb") as file:
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise InputError(f"cannot read {self.path}: {error.strerror}") from None
-        found = list(self._codec.decode(data, self.path))
-        self._kept = [self._codec.header, *(piece for _, piece in found)]
-        return [record for record, _ in found]
 
     def add(self, record: Record) -> None:
         """Append one record."""
@@ -115,14 +134,21 @@ class Records(Generic[Record]):
         """Open the file, with the first record in it; what is still to be written: of a device or a pipe, all."""
         if self._kept is None:
             self.read()
-        first, self._kept = [*(self._kept or []), data], []
+        first = itertools.chain([self._codec.header], *map(self._pieces, self._kept or []), [data])
         if self.path.is_file() or not self.path.exists():
             clear_away([self.path])
             with atomic_path(self.path) as temporary, open(temporary, "wb") as f:
                 f.writelines(first)
-            first = []
+            first = itertools.chain()
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
-        return b"".join(first)
+        left = b"".join(first)
+        self._data, self._kept = b"", []
+        return left
+
+    def _pieces(self, where: slice) -> Iterator[bytes]:
+        """A part of what stays, some of it at a time."""
+        for begin in range(where.start, where.stop, PIECE):
+            yield self._data[begin : min(begin + PIECE, where.stop)]
 
     def close(self) -> None:
         if self._file is not None:
@@ -135,9 +161,12 @@ class Records(Generic[Record]):
         self.close()
 
 
-def whole_lines(data: bytes) -> list[bytes]:
-    """With their ends; the last is left out where it has none."""
-    return [line + b"\n" for line in data.split(b"\n")[:-1]]  # names may hold what else splitlines splits at
+def whole_lines(data: Data) -> Iterator[slice]:
+    """Where the lines of a file lie, with their ends; the last is left out where it has none."""
+    begin = 0
+    while end := data.find(b"\n", begin) + 1:  # names may hold what else splitlines splits at
+        yield slice(begin, end)
+        begin = end
 
 
 class _JsonLines:
@@ -146,10 +175,10 @@ class _JsonLines:
     def encode(self, entry: dict[str, Any]) -> bytes:
         return json.dumps(entry).encode() + b"\n"
 
-    def decode(self, data: bytes, path: Path) -> Iterable[tuple[dict[str, Any], bytes]]:
+    def decode(self, data: Data, path: Path) -> Iterable[tuple[dict[str, Any], slice]]:
         for number, line in enumerate(whole_lines(data), start=1):
             try:
-                entry = parse_json(line, str(path))
+                entry = parse_json(data[line], str(path))
                 hash(entry["path"])
             except (ValueError, KeyError, TypeError):
                 raise InputError(f"{path}, line {number}: expected an entry of a journal, found another") from None
@@ -207,12 +236,12 @@ class _FixedRows:
         data = row.tobytes()
         return data + zlib.crc32(data).to_bytes(4, "little")
 
-    def decode(self, data: bytes, path: Path) -> Iterable[tuple[npt.NDArray[Any], bytes]]:
+    def decode(self, data: Data, path: Path) -> Iterable[tuple[npt.NDArray[Any], slice]]:
         size = self._dtype.itemsize + 4
         for begin in range(0, len(data) - size + 1, size):
             piece = data[begin : begin + size]
             if zlib.crc32(piece[:-4]) == int.from_bytes(piece[-4:], "little"):
-                yield np.frombuffer(piece, self._dtype, 1), piece
+                yield np.frombuffer(piece, self._dtype, 1), slice(begin, begin + size)
 
 
 class _ByteRows:
@@ -231,14 +260,15 @@ class _ByteRows:
         piece = self._MARK + b"".join(n.to_bytes(8, "little") for n in numbers) + data
         return piece + zlib.crc32(piece).to_bytes(4, "little")
 
-    def decode(self, data: bytes, path: Path) -> Iterable[tuple[npt.NDArray[Any], bytes]]:
+    def decode(self, data: Data, path: Path) -> Iterable[tuple[npt.NDArray[Any], slice]]:
         place = data.find(self._MARK)
         while 0 <= place <= len(data) - self._LEAST:
             length, item_sum, item = (int.from_bytes(data[place + k : place + k + 8], "little") for k in (4, 12, 20))
             piece = data[place : place + self._LEAST + length]
             is_whole = len(piece) == self._LEAST + length and item < 1 << 63
             if is_whole and zlib.crc32(piece[:-4]) == int.from_bytes(piece[-4:], "little"):
-                yield np.array([(item_sum, (item, piece[28:-4]))], _with_sum(BYTE_ROWS)), piece
+                row = np.array([(item_sum, (item, piece[28:-4]))], _with_sum(BYTE_ROWS))
+                yield row, slice(place, place + len(piece))
                 place += len(piece)
             else:
                 place += 1
