@@ -4,10 +4,11 @@ be in each other's way."""
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -116,3 +117,32 @@ def prepared(tmp_path: Path, sets: tuple[Manifest, Manifest]) -> Iterator[Run]:
     with Log(tmp_path) as log:
         run, _ = set_up(recipe(), *sets, tmp_path, ProcessGroup(), log)
         yield run
+
+
+# ---- a browser -------------------------------------------------------------------------------------------------------
+
+HOW = "install a browser for these tests: apt-get install chromium chromium-driver; pip install selenium"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (program and driver):
+        pytest.fail(HOW)
+    try:
+        from selenium import webdriver
+    except ImportError:
+        pytest.fail(HOW)
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    flags = (
+        "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
+        "disable-component-update disable-sync disable-dev-shm-usage window-size=1160,1000"
+    )
+    for flag in flags.split():
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    session = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield session
+    session.quit()

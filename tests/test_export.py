@@ -35,6 +35,7 @@ for package in ("openvino", "onnxruntime", "onnxscript"):
     pytest.importorskip(package)
 
 FORMS = (".xml", ".onnx")
+ENDS = ".xml, .onnx, .pt2, .pte, .tflite or .mlpackage"
 
 
 @pytest.fixture(scope="module")
@@ -206,8 +207,9 @@ def test_many_files_and_resuming(form: str, folder: Path, tmp_path: Path) -> Non
 def test_every_family_can_be_exported(form: str, options: dict[str, Any], tmp_path: Path, one_thread: None) -> None:
     model = tiny_model(**options)
     spec = CLIPS if model.config.is_video else replace(IMAGES, size=(64, 96), resize=96)
-    away = uniformer.export(model, Contract(model.config, input=spec), tmp_path / f"network{form}")
-    assert away <= rounding(torch.float32, terms_of(model))
+    receipt = uniformer.export(model, Contract(model.config, input=spec), tmp_path / f"network{form}")
+    assert receipt.gap is not None
+    assert receipt.gap <= rounding(torch.float32, terms_of(model))
     network = open_exported(tmp_path / f"network{form}")
     frames = (4,) if model.config.is_video else ()
     for batch in (1, 5):
@@ -238,7 +240,7 @@ def test_optimize_hands_a_model_to_a_runtime(backend: Any, one_thread: None) -> 
 def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     model = tiny_model()
     contract = Contract(model.config, input=IMAGES)
-    with refused("network.pb: expected the name of an exported network, which ends in .xml or .onnx"):
+    with refused(f"network.pb: expected the name of an exported network, which ends in {ENDS}"):
         uniformer.export(model, contract, tmp_path / "network.pb")
     with refused("expected a contract that describes the input"):
         uniformer.export(model, Contract(model.config), tmp_path / "network.xml")
@@ -264,7 +266,7 @@ def test_names_are_taken_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyP
         for path in tmp_path.iterdir():
             path.unlink()
     for name in ("net.pb", "net", "-", "net.onnx.txt"):
-        with refused(f"^{name}: expected the name of an exported network, which ends in .xml or .onnx$"):
+        with refused(f"^{name}: expected the name of an exported network, which ends in {ENDS}$"):
             uniformer.export(model, contract, name)
     assert list(tmp_path.iterdir()) == []
 

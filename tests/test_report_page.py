@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,32 +17,7 @@ from uniformer.datasets.manifest import Item, Manifest
 from uniformer.reports.evaluation import WORST, About, write_evaluation_page
 from uniformer.tasks.scores import Scores
 
-HOW = "install a browser for this test: apt-get install chromium chromium-driver; pip install selenium"
 NAMES = ("abseiling", "bowling", "juggling & <b>balls</b>", "making a cake", "shot put", "yoga", "zumba")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (program and driver):
-        pytest.fail(HOW)
-    try:
-        from selenium import webdriver
-    except ImportError:
-        pytest.fail(HOW)
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    flags = (
-        "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
-        "disable-component-update disable-sync disable-dev-shm-usage window-size=1160,1000"
-    )
-    for flag in flags.split():
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    session = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield session
-    session.quit()
 
 
 def made_up(count: int, classes: tuple[str, ...], seed: int = 0) -> Scores:

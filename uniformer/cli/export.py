@@ -1,25 +1,42 @@
-"""`uniformer export`: write a checkpoint's network for OpenVINO or ONNX Runtime, to be run without torch."""
+"""`uniformer export`: write a checkpoint's network for another runtime, to be run without torch."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from uniformer.cli.options import add_told, told
 from uniformer.cli.tables import say
 from uniformer.errors import InputError
 from uniformer.labels import names_file
-from uniformer.support.files import check_outputs
+from uniformer.support.files import atomic_path, check_outputs
 
-HELP = "write a network for OpenVINO or ONNX Runtime"
+if TYPE_CHECKING:
+    from uniformer.speed.export import Receipt
+
+HELP = "write a network for OpenVINO, ONNX Runtime, browsers, phones"
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("checkpoint", metavar="CHECKPOINT", help="published id, file, folder or hub repository")
-    p.add_argument("out", metavar="OUT", help="name.xml (OpenVINO; the weights go to name.bin) or name.onnx")
+    p.add_argument(
+        "out",
+        metavar="OUT",
+        help="name.xml (OpenVINO; the weights go to name.bin), name.onnx (ONNX Runtime, browsers), name.pt2 "
+        "(torch.export), name.pte (ExecuTorch with XNNPACK), name.tflite (LiteRT) or name.mlpackage (Core ML)",
+    )
+    p.add_argument(
+        "--conv3d",
+        choices=("2d", "3d"),
+        help="2d: of clips no 3D convolution and no tensor of five dimensions (default where the runtime has none)",
+    )
     p.add_argument("--size", metavar="HxW", help="of the pictures that a segmenter is written for, such as 512x683")
     add_told(p)
+    p.add_argument("--receipt", metavar="FILE", help="write what was found when the file was run, as JSON")
     p.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
 
 
@@ -29,13 +46,22 @@ def run(args: argparse.Namespace) -> int:
     from uniformer.speed.export import export
 
     out = Path(args.out)
-    files = [out, out.with_suffix(".bin")] if out.suffix.lower() == ".xml" else [out]
+    files = [out, *([out.with_suffix(".bin")] if out.suffix.lower() == ".xml" else []), *filter(None, [args.receipt])]
     check_outputs(files, [args.checkpoint, names_file(args.classes)], overwrite=args.overwrite)
     model, contract, _ = load_model(args.checkpoint, **told(args))
     warn_of_assumed(contract)
-    off = export(model, contract, args.out, size=_size(args.size))
-    say(f"wrote {args.out}: its logits are off by {off:.0e} of the largest")
+    receipt = export(model, contract, args.out, size=_size(args.size), conv3d=args.conv3d)
+    if args.receipt:
+        with atomic_path(args.receipt) as temporary:
+            temporary.write_text(json.dumps(asdict(receipt), indent=1) + "\n", encoding="utf-8")
+    say(f"wrote {args.out}: {in_words(receipt)}")
     return 0
+
+
+def in_words(receipt: Receipt) -> str:
+    if receipt.gap is None:
+        return f"{receipt.target} does not run here, so nobody has seen its logits"
+    return f"its logits are off by {receipt.gap:.0e} of the largest"
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

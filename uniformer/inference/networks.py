@@ -16,7 +16,8 @@ from uniformer.config import Precision, Scaling
 from uniformer.errors import InputError, check_word
 from uniformer.reading.transforms import Floats
 from uniformer.reading.views import Views
-from uniformer.speed.timings import BY, RUNTIMES, view_size
+from uniformer.speed.runtimes import TARGETS
+from uniformer.speed.timings import BY, view_size
 from uniformer.tasks.segmentation import EXPORTED_SIZE
 from uniformer.tasks.task import Outputs, Task
 
@@ -77,7 +78,7 @@ def _exported(source: Any, device: Any, precision: Precision, compute: str | Non
 
 def is_exported(source: Any) -> bool:
     """Whether a source is the name of a file that `export` wrote."""
-    return isinstance(source, str | os.PathLike) and os.fspath(source).lower().endswith(tuple(RUNTIMES.values()))
+    return isinstance(source, str | os.PathLike) and os.fspath(source).lower().endswith(tuple(TARGETS))
 
 
 def check_precision(precision: str) -> None:
@@ -85,8 +86,9 @@ def check_precision(precision: str) -> None:
 
 
 class ExportedNetwork:
-    """A file written by `export`, run by OpenVINO or ONNX Runtime on the CPU: classifiers without torch, which dense
-    networks need for what is done with maps of logits. A segmenter sees each picture in the size it was written for."""
+    """A file written by `export`, run by its runtime on the CPU: classifiers by OpenVINO or ONNX Runtime without torch,
+    which dense networks need for what is done with maps of logits. A segmenter sees each picture in the size it was
+    written for."""
 
     report = None  #: of loading: nothing is left to be decided then
     compute = exact_form = "exported"

@@ -6,6 +6,8 @@ not know their dimension, only convolutions and batch norms do. See `ops.py` for
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -121,9 +123,8 @@ class GlobalMHRA(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def _heads(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        B, N, C = tokens.shape
-        qkv = self.qkv(tokens).view(B, N, 3, C // self.head_dim, self.head_dim)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, N, d)
+        heads = self.qkv(tokens).unflatten(2, (-1, self.head_dim))  # (B, N, 3 * h, d)
+        q, k, v = heads.transpose(1, 2).chunk(3, dim=1)  # each (B, h, N, d)
         return q, k, v
 
     def _merge(self, heads: Tensor) -> Tensor:
@@ -237,7 +238,7 @@ class SplitBlock(GlobalBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens, grid = to_tokens(self._positioned(x))
-        T, HW = grid[0], grid[1] * grid[2]
+        T, HW = grid[0], math.prod(grid[1:])
         by_place = tokens.unflatten(1, (T, HW)).transpose(1, 2).flatten(0, 1)  # (B * HW, T, C)
         by_place = by_place + drop_path(self.time_mhra(self.time_norm(by_place)), self.drop_path_rate, self.training)
         by_frame = by_place.unflatten(0, (-1, HW)).transpose(1, 2).flatten(0, 1)  # (B * T, HW, C)

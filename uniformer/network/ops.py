@@ -50,15 +50,15 @@ def to_windows(x: Tensor, size: int) -> tuple[Tensor, Grid]:
     B, H, W, C = x.shape
     x = F.pad(x, (0, 0, 0, -W % size, 0, -H % size))
     nH, nW = x.shape[1] // size, x.shape[2] // size
-    x = x.view(B, nH, size, nW, size, C).permute(0, 1, 3, 2, 4, 5)
+    x = x.reshape(B * nH, size, nW, size * C).transpose(1, 2)  # rows of windows, each window's lines together
     return x.reshape(B * nH * nW, size * size, C), (nH * size, nW * size)
 
 
 def from_windows(windows: Tensor, size: int, padded: Grid, grid: Grid) -> Tensor:
     """The inverse of `to_windows`: -> (B, H, W, C) with the padding cut off."""
-    nH, nW = padded[0] // size, padded[1] // size
-    x = windows.view(-1, nH, nW, size, size, windows.shape[-1]).permute(0, 1, 3, 2, 4, 5)
-    return x.reshape(-1, *padded, windows.shape[-1])[:, : grid[0], : grid[1]]
+    nW, C = padded[1] // size, windows.shape[-1]
+    x = windows.reshape(-1, nW, size, size * C).transpose(1, 2)
+    return x.reshape(-1, *padded, C)[:, : grid[0], : grid[1]]
 
 
 def mix_boxed_tokens(x: Tensor, box: tuple[int, int, int, int]) -> Tensor:

@@ -23,7 +23,7 @@ from uniformer.speed import winograd
 from uniformer.speed.dense_blocks import DENSE
 from uniformer.speed.depthwise import channels_last
 from uniformer.speed.fold import Affine, before_norm, exact
-from uniformer.speed.network import FOR_TRAINING, FastUniFormer
+from uniformer.speed.network import FOR_TRAINING, FastUniFormer, in_own_type
 from uniformer.speed.products import By, Linear, compute_by, onednn_can
 
 
@@ -121,7 +121,7 @@ class Inference(nn.Module):
     @torch.no_grad()
     def forward(self, x: Any) -> Any:
         like = next(self.parameters())
-        with torch.autocast(like.device.type, enabled=False):
+        with in_own_type(like.device.type):
             return _widened(super().forward(_as(x, like.dtype)))
 
     def train(self, mode: bool = True) -> Any:

@@ -1,58 +1,83 @@
-"""Networks as files for OpenVINO (.xml with its .bin) and ONNX Runtime (.onnx). `runtimes.py` runs them, without torch.
+"""Networks as files for the runtimes of `runtimes.TARGETS`, which run there without this package.
 
 What is written is the inference form as a graph in float32: for any batch, but for the frames and the picture size it
 was written for. The contract goes into the file. A file is kept only if its runtime gives the model's own logits, class
-by class maps of them for a segmenter, heat maps for a pose network. Detectors are not written: how many regions they
-look at, and what is left of them, is decided on the way.
+by class maps of them for a segmenter, heat maps for a pose network; a `Receipt` says how near. Detectors are not
+written: how many regions they look at, and what is left of them, is decided on the way.
+
+Networks of clips can be written without 3D convolutions and without tensors of five dimensions (`framewise.py`), and
+are where the runtime has none.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.load import unwrapped
 from uniformer.config import InputSpec, PersonCrop, Scaling
-from uniformer.errors import InputError, MissingExtra
+from uniformer.errors import InputError, MissingExtra, check_word
 from uniformer.heads.detection import Detector
 from uniformer.heads.pyramid import DenseNetwork
 from uniformer.network.model import UniFormer
+from uniformer.speed.framewise import FramewiseUniFormer
 from uniformer.speed.preparation import prepare
-from uniformer.speed.runtimes import METADATA, form_of, import_openvino, open_exported
-from uniformer.speed.timings import view_size
+from uniformer.speed.runtimes import METADATA, TARGETS, attach, form_of, import_openvino, in_four, open_exported
+from uniformer.speed.timings import version_of, view_size
 from uniformer.support.files import folder_to_fill, temporary_folder
 
 TOLERANCE = 1e-4  # of the largest logit; float32 in another order of summation moves logits by some 1e-6
-PACKAGES = {".xml": ("openvino", ("openvino",)), ".onnx": ("onnx", ("onnxruntime", "onnxscript"))}  # extra, what of it
-
+OPSET = 20  #: of ONNX: that torch 2.15 writes by itself, read by ONNX Runtime from 1.17 on
 
 Network = UniFormer | DenseNetwork
+Conv3d = Literal["3d", "2d"]
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What was found when a file was run, on three random views: one alone, then two together."""
+
+    target: str  #: the runtime's name
+    conv3d: Conv3d | None  #: how the network's 3D convolutions were written; None: it has none
+    gap: float | None  #: the largest error of its logits as a share of the largest; None: it cannot be run here
+    agreement: float | None  #: the share of views, or of places of their maps, whose best class is the model's
+    seconds: float | None  #: of one view, here, as the runtime comes
+    versions: Mapping[str, str]  #: of torch and the packages that wrote it, and "opset" of ONNX
 
 
 def export(
-    model: Network, contract: Contract, out: str | os.PathLike[str], *, size: tuple[int, int] | None = None
-) -> float:
-    """Write a classifier, a segmenter or a pose network to `out`, .xml or .onnx. Returns the largest error of its
-    logits relative to the largest.
+    model: Network,
+    contract: Contract,
+    out: str | os.PathLike[str],
+    *,
+    size: tuple[int, int] | None = None,
+    conv3d: Conv3d | None = None,
+) -> Receipt:
+    """Write a classifier, a segmenter or a pose network to `out`, whose end says for which runtime.
 
     Frames and size are those of `contract.input`; of a segmenter, whose pictures vary, `size` is height and width.
+    `conv3d` "2d" writes a network of clips without 3D convolutions and tensors of five dimensions; by default that is
+    done where the runtime has none.
     Raises `InputError` for names that end in something else, networks without a head or a described input, detectors,
-    optimised copies, a size too many or too few, and where the logits that the runtime computes from the file are not
-    the model's; `MissingExtra` without the packages of the format. Nothing is left at `out` then.
+    optimised copies, a size too many or too few, 3D convolutions for a runtime without, and where the logits that the
+    runtime computes from the file are not the model's; `MissingExtra` without the packages of the format. Nothing is
+    left at `out` then.
     """
     model = unwrapped(model)
     _check_exportable(model)
     if contract.input is None:
         raise InputError("expected a contract that describes the input, which fixes the exported frames and size")
-    return write_checked(model, _size_of_views(contract.input, size, model), Path(out), contract)
+    return write_checked(model, _size_of_views(contract.input, size, model), Path(out), contract, conv3d)
 
 
 def _size_of_views(
@@ -77,58 +102,168 @@ def _check_exportable(model: Network) -> None:
         raise InputError("expected a network with a classifier, got a backbone")
 
 
-def write_checked(model: Network, size: Sequence[int], out: Path, contract: Contract) -> float:
+def write_checked(
+    model: Network, size: Sequence[int], out: Path, contract: Contract, conv3d: Conv3d | None = None
+) -> Receipt:
     """`export` for inputs (any batch, *size), whatever the contract says of them."""
     form, example = form_of(out), torch.randn(3, *size, generator=torch.Generator().manual_seed(0))
+    if out.is_dir():
+        raise InputError(f"cannot write {out}: a folder is there; give another name, or remove it first")
     with folder_to_fill(out.parent), temporary_folder(out) as folder:
         written = folder / f"network{form}"
-        write_graph(model, size, written, contract)
-        off = _largest_error(model, written, example)
-        if not off <= TOLERANCE:  # also catches NaN
-            raise InputError(f"{out}: expected the model's logits of the exported file, they are off by {off:.1e}")
+        write_graph(model, size, written, contract, conv3d)
+        receipt = _receipt(model, written, example, _way(model, written, conv3d))
+        if receipt.gap is not None and not receipt.gap <= TOLERANCE:  # also catches NaN
+            raise InputError(
+                f"{out}: expected the model's logits of the exported file, they are off by {receipt.gap:.1e}"
+            )
         for path in sorted(folder.iterdir()):  # .bin before .xml
             path.replace(out if path.suffix == form else out.with_suffix(path.suffix))
-    return off
+    return receipt
 
 
-def write_graph(model: Network, size: Sequence[int], out: Path, contract: Contract) -> None:
+def write_graph(
+    model: Network, size: Sequence[int], out: Path, contract: Contract, conv3d: Conv3d | None = None
+) -> None:
     """The inference form as a file, for inputs (any batch, *size)."""
-    form = form_of(out)
+    form, target = form_of(out), TARGETS[form_of(out)]
     _check_exportable(model)
-    extra, packages = PACKAGES[form]
-    for package in packages:
+    for package in target.packages:
         if importlib.util.find_spec(package) is None:
-            raise MissingExtra(package, extra, f"writing {form} files")
-    inference = prepare(model, training=False).float().cpu()
-    example = torch.zeros(2, *size)  # a batch of one would be taken for a constant
-    batch = torch.export.Dim("batch", min=1)
-    with warnings.catch_warnings(), torch.no_grad():
+            raise MissingExtra(package, target.extra, f"writing {form} files")
+    with warnings.catch_warnings(), torch.no_grad(), torch.autocast("cpu", enabled=False):
         warnings.simplefilter("ignore")  # of deprecations within the exporters
-        program = torch.export.export(inference, (example,), dynamic_shapes=({0: batch},), strict=False)
-        (_write_openvino if form == ".xml" else _write_onnx)(program, out, contract)
+        network, size = _as_written(model, size, _way(model, out, conv3d))
+        WRITERS[form](network, size, out, contract)
 
 
-def _write_openvino(program: Any, out: Path, contract: Contract) -> None:
+def _way(model: Network, out: Path, conv3d: Conv3d | None) -> Conv3d | None:
+    """How 3D convolutions are written; None where there are none."""
+    target = TARGETS[form_of(out)]
+    if conv3d is not None:
+        check_word("conv3d", conv3d, Conv3d)
+    if not model.config.is_video:
+        return None
+    if conv3d == "3d" and not target.conv3d:
+        raise InputError(f"{out}: expected conv3d 2d, {target.name} has no 3D convolutions")
+    return conv3d or ("3d" if target.conv3d else "2d")
+
+
+def _as_written(model: Network, size: Sequence[int], way: Conv3d | None) -> tuple[nn.Module, tuple[int, ...]]:
+    """The network and the shape of its input but for the batch."""
+    if way == "2d":
+        assert isinstance(model, UniFormer)
+        return FramewiseUniFormer(model, tuple(size[1:])).float().cpu(), in_four(tuple(size))
+    return prepare(model, training=False).float().cpu(), tuple(size)
+
+
+# ---- one for each runtime --------------------------------------------------------------------------------------------
+
+
+def _traced(network: nn.Module, size: tuple[int, ...], form: str) -> Any:
+    """The network as torch's graph, for as many views at once as the target takes."""
+    is_open = TARGETS[form].most is None
+    example = torch.zeros(2 if is_open else 1, *size)  # an open batch of one would be taken for a constant
+    shapes = ({0: torch.export.Dim("batch", min=1)},) if is_open else None
+    program = torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten.alias.default:  # does nothing, and Core ML does not know it
+            node.replace_all_uses_with(node.args[0])
+            program.graph.erase_node(node)
+    return program
+
+
+def _write_openvino(network: nn.Module, size: tuple[int, ...], out: Path, contract: Contract) -> None:
     openvino = import_openvino(f"writing {out.suffix} files")
-    graph = openvino.convert_model(program)
-    (example,) = program.example_inputs[0]
-    graph.reshape([-1, *example.shape[1:]])
+    graph = openvino.convert_model(_traced(network, size, ".xml"))
+    graph.reshape([-1, *size])
     graph.set_rt_info(contract.to_json(), [METADATA])
     openvino.save_model(graph, out, compress_to_fp16=False)
 
 
-def _write_onnx(program: Any, out: Path, contract: Contract) -> None:
-    converted = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["views"], output_names=["logits"])
+def _write_onnx(network: nn.Module, size: tuple[int, ...], out: Path, contract: Contract) -> None:
+    names: dict[str, Any] = {"input_names": ["views"], "output_names": ["logits"]}
+    program = _traced(network, size, ".onnx")
+    converted = torch.onnx.export(program, dynamo=True, verbose=False, opset_version=OPSET, **names)
     assert converted is not None
     converted.model.metadata_props[METADATA] = contract.to_json()
     converted.save(out, external_data=False)
 
 
+def _write_pt2(network: nn.Module, size: tuple[int, ...], out: Path, contract: Contract) -> None:
+    torch.export.save(_traced(network, size, ".pt2"), out, extra_files={METADATA: contract.to_json()})
+
+
+def _write_executorch(network: nn.Module, size: tuple[int, ...], out: Path, contract: Contract) -> None:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    lowered = to_edge_transform_and_lower(_traced(network, size, ".pte"), partitioner=[XnnpackPartitioner()])
+    left = [node.name for node in lowered.exported_program().graph.nodes if "convolution" in str(node.target)]
+    if left:
+        raise InputError(f"{out}: expected all convolutions to be XNNPACK's, it leaves {len(left)} of them: {left[0]}")
+    out.write_bytes(lowered.to_executorch().buffer)
+    attach(out, contract.to_json())
+
+
+def _write_litert(network: nn.Module, size: tuple[int, ...], out: Path, contract: Contract) -> None:
+    import litert_torch
+
+    litert_torch.convert(network, (torch.zeros(1, *size),)).export(os.fspath(out))
+    attach(out, contract.to_json())
+
+
+def _write_coreml(network: nn.Module, size: tuple[int, ...], out: Path, contract: Contract) -> None:
+    import coremltools
+
+    known = torch.export.default_decompositions()
+    parts = {op: known[op] for op in (torch.ops.aten.lerp.Scalar,)}  # which Core ML has no word for
+    program = _traced(network, size, ".mlpackage").run_decompositions(parts)
+    made = coremltools.convert(program, minimum_deployment_target=coremltools.target.iOS17)
+    made.user_defined_metadata[METADATA] = contract.to_json()
+    made.save(os.fspath(out))
+
+
+WRITERS: Mapping[str, Callable[[nn.Module, tuple[int, ...], Path, Contract], None]] = {
+    ".xml": _write_openvino,
+    ".onnx": _write_onnx,
+    ".pt2": _write_pt2,
+    ".pte": _write_executorch,
+    ".tflite": _write_litert,
+    ".mlpackage": _write_coreml,
+}
+
+
+# ---- and what it computes --------------------------------------------------------------------------------------------
+
+
 @torch.no_grad()
-def _largest_error(model: Network, path: Path, example: Tensor) -> float:
-    """Of the file's logits, as a share of the largest. One view and several: another batch than it was traced with."""
-    inference = prepare(model, training=False).float().cpu()
+def _receipt(model: Network, path: Path, example: Tensor, way: Conv3d | None) -> Receipt:
+    """Of a file that was just written. One view and several: another batch than it was traced with."""
+    target = TARGETS[form_of(path)]
+    versions = {name: version_of(name) for name in ("torch", *target.packages)}
+    if path.suffix == ".onnx":
+        versions["opset"] = str(OPSET)
+    run = _runner(path, way)
+    if run is None:
+        return Receipt(target.name, way, None, None, None, versions)
+    want = prepare(model, training=False).float().cpu()(example)
+    one, several = example.split([1, 2])
+    first = run(one)
+    begin = time.perf_counter()
+    found = torch.cat([first, run(several)])
+    seconds = (time.perf_counter() - begin) / 2
+    gap = float((found - want).abs().max() / want.abs().max())
+    agreement = float((found.argmax(1) == want.argmax(1)).float().mean())
+    return Receipt(target.name, way, gap, agreement, seconds, versions)
+
+
+def _runner(path: Path, way: Conv3d | None) -> Callable[[Tensor], Tensor] | None:
+    """What computes a file just written; None for one that only other machines run."""
+    if path.suffix == ".pt2":  # of our own making: one from elsewhere is not opened, torch evaluates what it says
+        module = torch.export.load(path).module()
+        return lambda views: module(views.flatten(3) if way == "2d" else views)
+    if TARGETS[form_of(path)].open is None:
+        return None
     network = open_exported(path)
-    want = inference(example)
-    found = torch.cat([torch.from_numpy(network(some.numpy(), len(some))) for some in example.split([1, 2])])
-    return float((found - want).abs().max() / want.abs().max())
+    return lambda views: torch.from_numpy(network(views.numpy(), len(views)))

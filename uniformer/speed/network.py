@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -37,6 +38,13 @@ FAST: Forms = {
     OverlapEmbed: FastOverlapEmbed,
     PatchEmbed: FastPatchEmbed,
 }
+
+
+def in_own_type(device: str) -> AbstractContextManager[None]:
+    """Whatever autocast says. `torch.export` would write that into the graph, which few runtimes can read: whoever
+    exports has to leave autocast before."""
+    exporting = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+    return nullcontext() if exporting else torch.autocast(device, enabled=False)
 
 
 class FastUniFormer(UniFormer):
@@ -87,12 +95,12 @@ class FastUniFormer(UniFormer):
     def _run_stages(
         self, x: Tensor, mix_box: Box | None = None, last: int = STAGES[-1]
     ) -> tuple[list[Tensor], HourglassState | None]:
-        with torch.autocast(x.device.type, enabled=False):
+        with in_own_type(x.device.type):
             return super()._run_stages(x.to(next(self.parameters()).dtype), mix_box, last)
 
     @torch.no_grad()
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):
+        with in_own_type(features.device.type):
             return super().forward_head(features, pre_logits)
 
 

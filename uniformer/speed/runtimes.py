@@ -1,6 +1,8 @@
-"""Networks that `uniformer export` wrote, run by OpenVINO (.xml) or ONNX Runtime (.onnx). No torch here.
+"""The runtimes that `uniformer export` writes for, and what it wrote, run by them on the CPU. No torch here.
 
-On a CPU they are the fastest form there is, and start in a second: importing torch alone takes several.
+By OpenVINO and ONNX Runtime networks of clips are faster than any other form, and start in a second: importing torch
+alone takes several. A clip goes into a graph as (B, C, T, H, W), or into one that was written without 3D convolutions
+as (B, C, T, H * W), which is the same memory.
 """
 
 from __future__ import annotations
@@ -9,9 +11,12 @@ import functools
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +28,20 @@ from uniformer.speed.timings import view_size
 from uniformer.support.environment import usual
 
 METADATA = "uniformer"  # the name under which the contract lies in the file
-SUFFIXES = (".xml", ".onnx")
+LARGEST_CONTRACT = 1 << 24  # bytes
+
+Opened = tuple[Callable[[Floats], Floats], str | None, Sequence[Any]]  #: what runs it, the contract, the input's shape
+
+
+class Target(NamedTuple):
+    """What networks are written for."""
+
+    name: str
+    extra: str  #: of this package, that brings
+    packages: tuple[str, ...]  #: these, which writing needs
+    conv3d: bool  #: whether it computes 3D convolutions
+    most: int | None  #: views in a batch; None: any number
+    open: Callable[[Path, int | None], Opened] | None  #: with so many threads; None: only written here
 
 
 class Exported:
@@ -31,15 +49,26 @@ class Exported:
 
     report = None  #: of loading: nothing is left to be decided then
 
-    def __init__(self, path: Path, run: Callable[[Floats], Floats], contract: Contract, size: tuple[int, ...]):
+    def __init__(
+        self,
+        path: Path,
+        run: Callable[[Floats], Floats],
+        contract: Contract,
+        size: tuple[int, ...],
+        shape: Sequence[Any],
+    ):
         self._path, self._run, self.contract = path, run, contract
         self.size = size  #: of one view, (C, [T,] H, W)
+        self._shape, self._most = tuple(shape[1:]), TARGETS[form_of(path)].most
 
     def __call__(self, views: Floats, batch_size: int) -> Floats:
         """Views (V, 3, ...) -> logits (V, K), maps of them (V, K, H / 4, W / 4) of a segmenter or a pose network;
         `batch_size` views at a time. Raises `InputError` where that fails."""
+        at_once = min(batch_size, self._most or batch_size)
         try:
-            parts = [self._run(views[first : first + batch_size]) for first in range(0, len(views), batch_size)]
+            if views.shape[1:] == self.size:
+                views = views.reshape(len(views), *self._shape)
+            parts = [self._run(views[first : first + at_once]) for first in range(0, len(views), at_once)]
             logits = np.concatenate(parts)
         except Exception as error:  # each runtime has classes of its own
             raise InputError(f"{self._path} cannot compute views of {views.shape[1:]}: {first_line(error)}") from None
@@ -56,11 +85,19 @@ class Exported:
 
 
 def form_of(path: Path) -> str:
-    """What kind of exported network a name stands for, as one of `SUFFIXES`. Raises `InputError` for other names."""
+    """What kind of exported network a name stands for, as a key of `TARGETS`. Raises `InputError` for other names."""
     form = path.suffix.lower()
-    if form not in SUFFIXES:
-        raise InputError(f"{path}: expected the name of an exported network, which ends in {' or '.join(SUFFIXES)}")
+    if form not in TARGETS:
+        *others, last = TARGETS
+        known = f"{', '.join(others)} or {last}"
+        raise InputError(f"{path}: expected the name of an exported network, which ends in {known}")
     return form
+
+
+def in_four(size: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a view (C, T, H, W) the shape (C, T, H * W), as a graph without 3D convolutions is given it; others as they
+    are."""
+    return (*size[:2], size[2] * size[3]) if len(size) == 4 else size
 
 
 def open_exported(path: str | os.PathLike[str], *, threads: int | None = None) -> Exported:
@@ -69,24 +106,23 @@ def open_exported(path: str | os.PathLike[str], *, threads: int | None = None) -
     Raises `InputError` when there is no such file, or it holds something else; `MissingExtra` without the runtime.
     """
     path = Path(path)
-    form = form_of(path)
+    target = TARGETS[form_of(path)]
+    if target.open is None:
+        raise InputError(f"{path}: networks for {target.name} are only written here, not run: see docs/export.md")
     if not path.is_file():
         raise InputError(f"{path}: expected an exported network, found no such file")
     if threads is None and os.environ.get("OMP_NUM_THREADS", "").isdigit():
         threads = int(os.environ["OMP_NUM_THREADS"])
-    run, text, shape = (_openvino if form == ".xml" else _onnxruntime)(path, threads)
+    run, text, shape = target.open(path, threads)
     if text is None:
         raise InputError(
             f"{path}: expected a file written by `uniformer export`, found no description of a model in it"
         )
     contract = Contract.from_json(text, str(path))
     size = view_size(contract.config, spec) if isinstance(spec := contract.input, InputSpec | PersonCrop) else ()
-    if size and size != tuple(shape[1:]):
+    if size and tuple(shape[1:]) not in (size, in_four(size)):
         raise InputError(f"{path}: expected views of {size}, as its description says, found {tuple(shape[1:])}")
-    return Exported(path, run, contract, tuple(shape[1:]))
-
-
-Opened = tuple[Callable[[Floats], Floats], str | None, Sequence[Any]]  #: what runs it, the contract, the input's shape
+    return Exported(path, run, contract, size or tuple(shape[1:]), shape)
 
 
 def _openvino(path: Path, threads: int | None) -> Opened:
@@ -118,6 +154,77 @@ def _onnxruntime(path: Path, threads: int | None) -> Opened:
     except Exception as error:  # a class of its own for each of its error codes
         raise InputError(f"{path}: ONNX Runtime cannot read it: {_last_line(error)}") from None
     return lambda views: session.run(None, {given.name: views})[0], text, given.shape
+
+
+def _executorch(path: Path, threads: int | None) -> Opened:
+    try:
+        from executorch.runtime import Runtime
+    except ImportError:
+        raise MissingExtra("executorch", "executorch", f"{path}, a network for ExecuTorch,") from None
+    import torch  # which its runtime in Python is given tensors of
+
+    try:
+        method = Runtime.get().load_program(path).load_method("forward")
+        shape = method.metadata.input_tensor_meta(0).sizes()
+    except Exception as error:
+        raise InputError(f"{path}: ExecuTorch cannot read it: {_last_line(error)}") from None
+
+    def run(views: Floats) -> Floats:
+        answer: Floats = method.execute([torch.from_numpy(np.ascontiguousarray(views))])[0].numpy().copy()
+        return answer
+
+    return run, attached(path), shape
+
+
+def _litert(path: Path, threads: int | None) -> Opened:
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        raise MissingExtra("ai_edge_litert", "litert", f"{path}, a network for LiteRT,") from None
+    try:
+        interpreter = Interpreter(model_path=os.fspath(path), num_threads=threads)
+        interpreter.allocate_tensors()
+        (given,), (answer,) = interpreter.get_input_details(), interpreter.get_output_details()
+    except Exception as error:
+        raise InputError(f"{path}: LiteRT cannot read it: {_last_line(error)}") from None
+
+    def run(views: Floats) -> Floats:
+        interpreter.set_tensor(given["index"], np.ascontiguousarray(views))
+        interpreter.invoke()
+        logits: Floats = interpreter.get_tensor(answer["index"])  # a copy
+        return logits
+
+    return run, attached(path), [int(n) for n in given["shape"]]
+
+
+def attach(path: Path, text: str) -> None:
+    """Put a description behind a file that has no place for one, as a zip archive: LiteRT's own way of doing that, and
+    what reads the file from its beginning does not see it."""
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"{METADATA}.json", text)
+
+
+def attached(path: Path) -> str | None:
+    """What `attach` put there, if anything."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            info = archive.getinfo(f"{METADATA}.json")
+            return archive.read(info).decode() if info.file_size <= LARGEST_CONTRACT else None
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile, zlib.error):
+        return None
+
+
+#: By the ends of their files' names. Extras are those of pyproject.toml.
+TARGETS: Mapping[str, Target] = MappingProxyType(
+    {
+        ".xml": Target("OpenVINO", "openvino", ("openvino",), True, None, _openvino),
+        ".onnx": Target("ONNX Runtime", "onnx", ("onnxruntime", "onnxscript"), True, None, _onnxruntime),
+        ".pt2": Target("torch.export", "", (), True, None, None),
+        ".pte": Target("ExecuTorch", "executorch", ("executorch",), False, 1, _executorch),
+        ".tflite": Target("LiteRT", "litert", ("litert_torch", "ai_edge_litert"), False, 1, _litert),
+        ".mlpackage": Target("Core ML", "coreml", ("coremltools",), False, 1, None),
+    }
+)
 
 
 @functools.cache

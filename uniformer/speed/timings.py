@@ -149,10 +149,11 @@ def exported_path(weights: str, size: Sequence[int], form: str) -> Path:
 
 
 def _versions(*packages: str) -> str:
-    return ", ".join(f"{name} {_version(name)}" for name in packages)
+    return ", ".join(f"{name} {version_of(name)}" for name in packages)
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """Of what is installed; "none"."""
     try:
         return version(package)
     except PackageNotFoundError:
