@@ -86,14 +86,11 @@ def photographed(path: Path, frames: int = 24) -> Path:
     return path
 
 
-@pytest.mark.parametrize("conv3d", ["2d", "3d"])
-def test_the_browser_computes_the_networks_logits(
-    conv3d: str, browser: Any, site: tuple[Path, str], tmp_path: Path
-) -> None:
+def test_the_browser_computes_the_networks_logits(browser: Any, site: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = site
     checkpoint = save_tiny(tmp_path / "clips.safetensors", CLIPS)
-    out = folder / f"{conv3d}.onnx"
-    assert main(["export", str(checkpoint), str(out), "--conv3d", conv3d]) == 0
+    out = folder / "clips.onnx"
+    assert main(["export", str(checkpoint), str(out), "--conv3d", "2d"]) == 0
     browser.set_script_timeout(PATIENCE)
     browser.get(address)
     view = torch.randn(1, 3, 4, 64, 64, generator=torch.Generator().manual_seed(1))

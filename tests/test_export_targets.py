@@ -67,8 +67,10 @@ def test_every_video_architecture_is_a_sum_over_frames(name: str, one_thread: No
     assert_same(replace(config, depths=tuple(map(min, config.depths, most)), num_classes=40), (4, 64, 64))
 
 
-@pytest.mark.parametrize("grid", [(1, 64, 64), (2, 32, 96), (5, 70, 75)])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "grid"),
+    [("plain", (1, 64, 64)), ("light", (5, 70, 75)), ("split", (2, 32, 96)), ("long kernels", (2, 70, 75))],
+)
 def test_any_frames_and_size(family: str, grid: tuple[int, int, int], one_thread: None) -> None:
     """Kernels longer than the clip, and rows and columns that the strides drop, among them."""
     assert_same(tiny_model(ndim=3, **FAMILIES[family]).config, grid)
@@ -134,8 +136,13 @@ def test_a_file_without_3d_convolutions_answers_as_its_checkpoint(
         assert_close(network.network(views.numpy(), at_once)[0], wanted, terms_of(tiny_model(ndim=3)))
 
 
-@pytest.mark.parametrize("form", [".onnx", ".pt2", ".pte", ".tflite"])
-@pytest.mark.parametrize("family", ["light", "image", "topdown"])
+@pytest.mark.parametrize(
+    ("family", "form"),
+    [
+        *(("light", form) for form in (".onnx", ".pt2", ".pte", ".tflite")),
+        *((family, form) for family in ("image", "topdown") for form in (".pte", ".tflite")),
+    ],
+)
 def test_light_networks_images_and_poses(family: str, form: str, tmp_path: Path, one_thread: None) -> None:
     """Tokens are chosen, gathered and scattered by each runtime's own means."""
     needs(form)
@@ -149,19 +156,16 @@ def test_light_networks_images_and_poses(family: str, form: str, tmp_path: Path,
     assert receipt.gap <= 1e-5
 
 
-@pytest.mark.parametrize(("conv3d", "shape"), [(None, (3, 4, 64, 64)), ("2d", (3, 4, 4096))])
-def test_an_archive_of_torch_export_needs_no_package_of_ours(
-    conv3d: Any, shape: tuple[int, ...], tmp_path: Path
-) -> None:
+def test_an_archive_of_torch_export_needs_no_package_of_ours(tmp_path: Path) -> None:
     model = tiny_model(ndim=3)
     contract = Contract(model.config, input=CLIPS)
-    uniformer.export(model, contract, tmp_path / "clips.pt2", conv3d=conv3d)
+    uniformer.export(model, contract, tmp_path / "clips.pt2")
     told = {"uniformer": ""}
     program = torch.export.load(tmp_path / "clips.pt2", extra_files=told)
     assert Contract.from_json(told["uniformer"], "clips.pt2") == contract
     views = some_views(3, 3, 4, 64, 64)
     with torch.no_grad():
-        assert_close(program.module()(views.view(3, *shape)), model(views), terms_of(model))
+        assert_close(program.module()(views), model(views), terms_of(model))
 
 
 def test_core_ml_is_written_and_not_run(tmp_path: Path) -> None:

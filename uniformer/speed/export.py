@@ -106,13 +106,14 @@ def write_checked(
     model: Network, size: Sequence[int], out: Path, contract: Contract, conv3d: Conv3d | None = None
 ) -> Receipt:
     """`export` for inputs (any batch, *size), whatever the contract says of them."""
-    form, example = form_of(out), torch.randn(3, *size, generator=torch.Generator().manual_seed(0))
+    form, way = form_of(out), _way(model, out, conv3d)
+    example = torch.randn(3, *size, generator=torch.Generator().manual_seed(0))
     if out.is_dir():
         raise InputError(f"cannot write {out}: a folder is there; give another name, or remove it first")
     with folder_to_fill(out.parent), temporary_folder(out) as folder:
         written = folder / f"network{form}"
-        write_graph(model, size, written, contract, conv3d)
-        receipt = _receipt(model, written, example, _way(model, written, conv3d))
+        write_graph(model, size, written, contract, way)
+        receipt = _receipt(model, written, example, way)
         if receipt.gap is not None and not receipt.gap <= TOLERANCE:  # also catches NaN
             raise InputError(
                 f"{out}: expected the model's logits of the exported file, they are off by {receipt.gap:.1e}"
