@@ -56,6 +56,11 @@ def main() -> None:
                 known.setdefault(name, {}).update(tried(name, form, args.conv3d))
                 print(name, form, known[name], flush=True)
                 KNOWN.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
+                write_table(known)
+    write_table(known)
+
+
+def write_table(known: dict[str, dict[str, Any]]) -> None:
     before, rest = PAGE.read_text("utf-8").split(BEGIN)
     PAGE.write_text(f"{before}{BEGIN}\n{table(known)}\n{END}{rest.split(END)[1]}", "utf-8")
 
@@ -90,7 +95,7 @@ def table(known: dict[str, dict[str, Any]]) -> str:
     reasons: list[str] = []
     heads = [f"{target.name} `{form}`" for form, target in TARGETS.items()]
     lines = [f"| float32 | {' | '.join(heads)} |", "| --- " * (len(heads) + 1) + "|"]
-    for name in NETWORKS:
+    for name in (name for name in NETWORKS if name in known):
         cells = [cell(known.get(name, {}), form, reasons) for form in TARGETS]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     views = [f"{target.name} {target.most or 'any number'}" for target in TARGETS.values()]
@@ -110,7 +115,7 @@ def cell(receipts: dict[str, Any], form: str, reasons: list[str]) -> str:
                 reasons.append(found["said"])
             said.append(f"{way} no [{reasons.index(found['said']) + 1}]".strip())
         else:
-            said.append(f"{way} {'written, not run' if found['gap'] is None else format(found['gap'], '.0e')}".strip())
+            said.append(f"{way} {found['gap']:.0e}".strip())
     return ", ".join(said) or "not tried"
 
 

@@ -35,7 +35,7 @@ for package in ("openvino", "onnxruntime", "onnxscript"):
     pytest.importorskip(package)
 
 FORMS = (".xml", ".onnx")
-ENDS = ".xml, .onnx, .pt2, .pte, .tflite or .mlpackage"
+ENDS = ".xml, .onnx, .pt2, .pte or .tflite"
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,6 @@ def test_every_family_can_be_exported(form: str, options: dict[str, Any], tmp_pa
     model = tiny_model(**options)
     spec = CLIPS if model.config.is_video else replace(IMAGES, size=(64, 96), resize=96)
     receipt = uniformer.export(model, Contract(model.config, input=spec), tmp_path / f"network{form}")
-    assert receipt.gap is not None
     assert receipt.gap <= rounding(torch.float32, terms_of(model))
     network = open_exported(tmp_path / f"network{form}")
     frames = (4,) if model.config.is_video else ()

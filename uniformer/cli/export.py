@@ -7,16 +7,12 @@ import json
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from uniformer.cli.options import add_told, told
 from uniformer.cli.tables import say
 from uniformer.errors import InputError
 from uniformer.labels import names_file
 from uniformer.support.files import atomic_path, check_outputs
-
-if TYPE_CHECKING:
-    from uniformer.speed.export import Receipt
 
 HELP = "write a network for OpenVINO, ONNX Runtime, browsers, phones"
 
@@ -27,7 +23,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "out",
         metavar="OUT",
         help="name.xml (OpenVINO; the weights go to name.bin), name.onnx (ONNX Runtime, browsers), name.pt2 "
-        "(torch.export), name.pte (ExecuTorch with XNNPACK), name.tflite (LiteRT) or name.mlpackage (Core ML)",
+        "(torch.export), name.pte (ExecuTorch with XNNPACK) or name.tflite (LiteRT)",
     )
     p.add_argument(
         "--conv3d",
@@ -54,14 +50,8 @@ def run(args: argparse.Namespace) -> int:
     if args.receipt:
         with atomic_path(args.receipt) as temporary:
             temporary.write_text(json.dumps(asdict(receipt), indent=1) + "\n", encoding="utf-8")
-    say(f"wrote {args.out}: {in_words(receipt)}")
+    say(f"wrote {args.out}: its logits are off by {receipt.gap:.0e} of the largest")
     return 0
-
-
-def in_words(receipt: Receipt) -> str:
-    if receipt.gap is None:
-        return f"{receipt.target} does not run here, so nobody has seen its logits"
-    return f"its logits are off by {receipt.gap:.0e} of the largest"
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

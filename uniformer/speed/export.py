@@ -49,9 +49,9 @@ class Receipt:
 
     target: str  #: the runtime's name
     conv3d: Conv3d | None  #: how the network's 3D convolutions were written; None: it has none
-    gap: float | None  #: the largest error of its logits as a share of the largest; None: it cannot be run here
-    agreement: float | None  #: the share of views, or of places of their maps, whose best class is the model's
-    seconds: float | None  #: of one view, here, as the runtime comes
+    gap: float  #: the largest error of its logits as a share of the largest
+    agreement: float  #: the share of views, or of places of their maps, whose best class is the model's
+    seconds: float  #: of one view, here, as the runtime comes
     versions: Mapping[str, str]  #: of torch and the packages that wrote it, and "opset" of ONNX
 
 
@@ -114,7 +114,7 @@ def write_checked(
         written = folder / f"network{form}"
         write_graph(model, size, written, contract, way)
         receipt = _receipt(model, written, example, way)
-        if receipt.gap is not None and not receipt.gap <= TOLERANCE:  # also catches NaN
+        if not receipt.gap <= TOLERANCE:  # also catches NaN
             raise InputError(
                 f"{out}: expected the model's logits of the exported file, they are off by {receipt.gap:.1e}"
             )
@@ -168,7 +168,7 @@ def _traced(network: nn.Module, size: tuple[int, ...], form: str) -> Any:
     shapes = ({0: torch.export.Dim("batch", min=1)},) if is_open else None
     program = torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
     for node in list(program.graph.nodes):
-        if node.target is torch.ops.aten.alias.default:  # does nothing, and Core ML does not know it
+        if node.target is torch.ops.aten.alias.default:  # does nothing, and not every converter knows it
             node.replace_all_uses_with(node.args[0])
             program.graph.erase_node(node)
     return program
@@ -214,24 +214,12 @@ def _write_litert(network: nn.Module, size: tuple[int, ...], out: Path, contract
     attach(out, contract.to_json())
 
 
-def _write_coreml(network: nn.Module, size: tuple[int, ...], out: Path, contract: Contract) -> None:
-    import coremltools
-
-    known = torch.export.default_decompositions()
-    parts = {op: known[op] for op in (torch.ops.aten.lerp.Scalar,)}  # which Core ML has no word for
-    program = _traced(network, size, ".mlpackage").run_decompositions(parts)
-    made = coremltools.convert(program, minimum_deployment_target=coremltools.target.iOS17)
-    made.user_defined_metadata[METADATA] = contract.to_json()
-    made.save(os.fspath(out))
-
-
 WRITERS: Mapping[str, Callable[[nn.Module, tuple[int, ...], Path, Contract], None]] = {
     ".xml": _write_openvino,
     ".onnx": _write_onnx,
     ".pt2": _write_pt2,
     ".pte": _write_executorch,
     ".tflite": _write_litert,
-    ".mlpackage": _write_coreml,
 }
 
 
@@ -246,8 +234,6 @@ def _receipt(model: Network, path: Path, example: Tensor, way: Conv3d | None) ->
     if path.suffix == ".onnx":
         versions["opset"] = str(OPSET)
     run = _runner(path, way)
-    if run is None:
-        return Receipt(target.name, way, None, None, None, versions)
     want = prepare(model, training=False).float().cpu()(example)
     one, several = example.split([1, 2])
     first = run(one)
@@ -259,12 +245,10 @@ def _receipt(model: Network, path: Path, example: Tensor, way: Conv3d | None) ->
     return Receipt(target.name, way, gap, agreement, seconds, versions)
 
 
-def _runner(path: Path, way: Conv3d | None) -> Callable[[Tensor], Tensor] | None:
-    """What computes a file just written; None for one that only other machines run."""
+def _runner(path: Path, way: Conv3d | None) -> Callable[[Tensor], Tensor]:
+    """What computes a file just written."""
     if path.suffix == ".pt2":  # of our own making: one from elsewhere is not opened, torch evaluates what it says
         module = torch.export.load(path).module()
         return lambda views: module(views.flatten(3) if way == "2d" else views)
-    if TARGETS[form_of(path)].open is None:
-        return None
     network = open_exported(path)
     return lambda views: torch.from_numpy(network(views.numpy(), len(views)))

@@ -222,7 +222,6 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         ".pt2": Target("torch.export", "", (), True, None, None),
         ".pte": Target("ExecuTorch", "executorch", ("executorch",), False, 1, _executorch),
         ".tflite": Target("LiteRT", "litert", ("litert_torch", "ai_edge_litert"), False, 1, _litert),
-        ".mlpackage": Target("Core ML", "coreml", ("coremltools",), False, 1, None),
     }
 )
 
