@@ -105,7 +105,8 @@ class FrameConv(nn.Module):
 
 def _plane(conv: nn.Conv3d, number: int, *, with_bias: bool) -> nn.Conv2d:
     """One plane in time of a 3D convolution."""
-    kernel, stride, padding = (sizes[1:] for sizes in (conv.kernel_size, conv.stride, conv.padding))
+    geometry: tuple[Any, ...] = (conv.kernel_size[1:], conv.stride[1:], conv.padding[1:])
+    kernel, stride, padding = geometry
     has_bias = with_bias and conv.bias is not None
     made: Any = nn.Conv2d(
         conv.in_channels, conv.out_channels, kernel, stride, padding, groups=conv.groups, bias=has_bias, device="meta"
