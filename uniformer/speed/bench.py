@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from uniformer.errors import InputError
 from uniformer.network.macs import count_macs
 from uniformer.network.model import UniFormer
-from uniformer.speed.export import PACKAGES
 from uniformer.speed.forms import forward_views, inference_form, optimize
+from uniformer.speed.runtimes import TARGETS
 from uniformer.speed.timings import RUNTIMES, Compute
 from uniformer.speed.tuning import measure_depthwise
 from uniformer.support.distributed import DTYPES
@@ -115,7 +115,7 @@ def forms_here(device: torch.device, precision: str) -> list[Compute]:
     if device.type != "cpu" or shutil.which(os.environ.get("CXX", "g++")):
         forms.append("compiled")
     if device.type == "cpu" and precision == "float32":
-        there = {form: all(map(importlib.util.find_spec, PACKAGES[suffix][1])) for form, suffix in RUNTIMES.items()}
+        there = {form: all(map(importlib.util.find_spec, TARGETS[suffix].packages)) for form, suffix in RUNTIMES.items()}
         forms += [form for form in get_args(Compute) if there.get(form)]
     return forms
 
