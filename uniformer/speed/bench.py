@@ -115,7 +115,9 @@ def forms_here(device: torch.device, precision: str) -> list[Compute]:
     if device.type != "cpu" or shutil.which(os.environ.get("CXX", "g++")):
         forms.append("compiled")
     if device.type == "cpu" and precision == "float32":
-        there = {form: all(map(importlib.util.find_spec, TARGETS[suffix].packages)) for form, suffix in RUNTIMES.items()}
+        there = {
+            form: all(map(importlib.util.find_spec, TARGETS[suffix].packages)) for form, suffix in RUNTIMES.items()
+        }
         forms += [form for form in get_args(Compute) if there.get(form)]
     return forms
 
