@@ -22,7 +22,7 @@ from tests import odd_media
 from tests.command_line import without_progress
 from tests.films import pan, shake, write
 from tests.patience import PATIENCE
-from tests.test_report_page import browser, colours, contrast, count, opened, preferring  # noqa: F401 - a fixture
+from tests.test_report_page import colours, contrast, count, opened, preferring
 from tests.test_timelines import SPARSE, check, parse_srt
 from tests.tiny import IMAGES, save_tiny, tiny_model
 from uniformer import Predictor, timeline
@@ -60,7 +60,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- its own film ----------------------------------------------------------------------------------------------------
 
 
-def test_the_demo_as_a_new_user_sees_it(browser: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_the_demo_as_a_new_user_sees_it(browser: Any, tmp_path: Path) -> None:
     """The real command with the model in the package, without a network, in an empty folder."""
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-m", "uniformer.cli", "demo"]
@@ -157,7 +157,7 @@ def test_the_film_needs_a_network_that_names_camera_motion(
 
 
 def test_a_video_of_the_users(
-    browser: Any, video: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+    browser: Any, video: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     out = tmp_path / "deep" / "out"
     assert main(["demo", str(video), "--checkpoint", str(tiny), "--out", str(out)]) == 0
@@ -309,7 +309,7 @@ def made_up(shots: int, windows: int, seed: int = 0) -> Timeline:
     return Timeline("film.mp4", "made.up", names, start, 24.0, tuple(rows), tuple(seen), ("a <note> & more",))
 
 
-def test_the_page_of_a_long_video_stays_small(browser: Any, video: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_page_of_a_long_video_stays_small(browser: Any, video: Path, tmp_path: Path) -> None:
     result = made_up(shots=900, windows=9)
     path = tmp_path / "long.html"
     write_timeline_page(path, result, video, title="long")
@@ -326,7 +326,7 @@ def test_the_page_of_a_long_video_stays_small(browser: Any, video: Path, tmp_pat
 
 @pytest.mark.parametrize("width", [1160, 480])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_can_be_read(browser: Any, video: Path, tmp_path: Path, width: int, scheme: str) -> None:  # noqa: F811
+def test_the_page_can_be_read(browser: Any, video: Path, tmp_path: Path, width: int, scheme: str) -> None:
     """On wide and narrow windows, light and dark: text and ground differ as WCAG asks for (4.5 to 1)."""
     path = tmp_path / "page.html"
     write_timeline_page(path, made_up(4, 3), video, title="short")
@@ -338,7 +338,7 @@ def test_the_page_can_be_read(browser: Any, video: Path, tmp_path: Path, width: 
         assert contrast(ground, ink) >= 4.5, (ground, ink)
 
 
-def test_a_page_without_any_answer(browser: Any, video: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_page_without_any_answer(browser: Any, video: Path, tmp_path: Path) -> None:
     """All shots too short to tell."""
     nothing = replace(
         made_up(2, 1), rows=(Segment(1, 0, 0.3, "", None), Segment(2, 0.3, 0.5, "", None)), windows=(), duration=0.5

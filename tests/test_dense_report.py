@@ -10,7 +10,7 @@ import numpy as np
 
 from tests.annotated_sets import label_map, picture, values_of
 from tests.made_objects import KINDS, SIGMAS, made, write_set
-from tests.test_report_page import browser, colours, contrast, count, opened, preferring  # noqa: F401 - a fixture
+from tests.test_report_page import colours, contrast, count, opened, preferring
 from uniformer.datasets.annotated import AnnotatedSet, open_annotated
 from uniformer.reading.label_png import to_png
 from uniformer.reports.evaluation import About, write_evaluation_page
@@ -72,7 +72,7 @@ def text_of(session: Any, css: str = "body") -> str:
     return found
 
 
-def test_the_report_of_a_detector(browser: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_the_report_of_a_detector(browser: Any, tmp_path: Path) -> None:
     scores, data = objects(tmp_path)
     page = written(tmp_path / "report.html", scores, data)
     opened(browser, page)
@@ -94,7 +94,7 @@ def test_the_report_of_a_detector(browser: Any, tmp_path: Path) -> None:  # noqa
     assert page.stat().st_size < 4_000_000
 
 
-def test_curves_can_be_read_in_light_and_dark(browser: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_curves_can_be_read_in_light_and_dark(browser: Any, tmp_path: Path) -> None:
     scores, data = objects(tmp_path)
     page = written(tmp_path / "report.html", scores, data)
     for scheme in ("light", "dark"):
@@ -105,7 +105,7 @@ def test_curves_can_be_read_in_light_and_dark(browser: Any, tmp_path: Path) -> N
             assert one != two
 
 
-def test_the_report_of_a_pose_network(browser: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_the_report_of_a_pose_network(browser: Any, tmp_path: Path) -> None:
     scores, data = objects(tmp_path, people=True)
     opened(browser, written(tmp_path / "report.html", scores, data))
     assert f"{100 * scores.metrics()['ap']:.2f} %\nAP" in text_of(browser)
@@ -125,7 +125,7 @@ def test_answers_without_masks_are_shown(tmp_path: Path) -> None:
         assert page.count("<img") > 5
 
 
-def test_the_report_of_a_segmenter(browser: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_the_report_of_a_segmenter(browser: Any, tmp_path: Path) -> None:
     scores, data = label_maps(tmp_path, 3)
     opened(browser, written(tmp_path / "report.html", scores, data))
     body = text_of(browser)
@@ -138,7 +138,7 @@ def test_the_report_of_a_segmenter(browser: Any, tmp_path: Path) -> None:  # noq
     assert f"{ODD} 1" in text_of(browser, "#per-class")
 
 
-def test_the_report_of_many_classes_of_pixels(browser: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_the_report_of_many_classes_of_pixels(browser: Any, tmp_path: Path) -> None:
     scores, data = label_maps(tmp_path, 150)
     opened(browser, written(tmp_path / "report.html", scores, data))
     assert count(browser, "#confusion") == 0
@@ -146,14 +146,14 @@ def test_the_report_of_many_classes_of_pixels(browser: Any, tmp_path: Path) -> N
     assert count(browser, "#classes tbody tr") == 150
 
 
-def test_a_picture_of_another_size_is_shown_as_it_is(browser: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_a_picture_of_another_size_is_shown_as_it_is(browser: Any, tmp_path: Path) -> None:
     """Replaced since: nothing can be placed in it."""
     scores, data = objects(tmp_path)
     picture(Path(data.path(0)), 5, (30, 50))
     opened(browser, written(tmp_path / "report.html", scores, data))
 
 
-def test_nothing_answered_is_still_a_page(browser: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_nothing_answered_is_still_a_page(browser: Any, tmp_path: Path) -> None:
     scores, data = objects(tmp_path)
     none = replace(scores, found=scores.found.select(scores.found.item < 0), ok=np.zeros(24, bool), errors={0: "gone"})
     opened(browser, written(tmp_path / "none.html", none, data))

@@ -253,7 +253,7 @@ def test_training_prepares_the_backbone(one_thread: None) -> None:
     assert list(network.state_dict()) == keys
     assert all(map(lambda a, b: a is b, network.parameters(), before))
     kinds = {type(m).__name__ for m in network.modules()} - {type(m).__name__ for m in plain.modules()}
-    assert kinds == {"Float32MHRA"}
+    assert kinds - {"OneDnnLinear"} == {"Float32MHRA"}  # products by oneDNN where that is the faster here
     torch.manual_seed(0)
     found = network(x)
     torch.manual_seed(0)

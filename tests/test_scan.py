@@ -20,7 +20,7 @@ from PIL import Image
 from tests import odd_media
 from tests.command_line import Cli
 from tests.patience import wait_until
-from tests.test_report_page import browser, count, opened  # noqa: F401 - a fixture
+from tests.test_report_page import count, opened
 from uniformer.checkpoints.records import BUNDLED
 from uniformer.config import InputSpec
 from uniformer.datasets.duplicates import BYTES, near_groups, perceptual_hash
@@ -177,7 +177,7 @@ def test_the_saved_manifest_is_what_training_opens(scanned: ScanResult) -> None:
     assert len(train.usable()) == len(train) - 2
 
 
-def test_the_report_stands_alone(scanned: ScanResult, browser: Any) -> None:  # noqa: F811
+def test_the_report_stands_alone(scanned: ScanResult, browser: Any) -> None:
     assert not scanned.report.exists()  # a scan looks, and the page is another's work
     write_dataset_page(scanned.report, scanned)
     text = scanned.report.read_text("utf-8")

@@ -468,7 +468,7 @@ def test_a_wrapped_model_is_saved_exported_and_loaded_into(around: str, tmp_path
     load_checkpoint(wrapped, tiny_model(1).state_dict())
     inner = wrapped.module if around == "AveragedModel" else model
     assert same(inner.state_dict(), tiny_model(1).state_dict())
-    with refused("expected the name of an exported network, which ends in .xml or .onnx"):  # it got as far as that
+    with refused("expected the name of an exported network, which ends in .xml, .onnx"):  # it got as far as that
         uniformer.export(wrapped, Contract(model.config, input=IMAGES), tmp_path / "a.pb")
     torch.save(wrapped.state_dict(), tmp_path / "a.pth")
     other = tiny_model(2)

@@ -138,7 +138,8 @@ def test_numbers_have_a_range(place: str) -> None:
             kind(text)
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 200
-    usual = "0.5" if place.endswith(("eps", "score")) else "64" if place.endswith("tile") else "2"
+    share, side = ("eps", "score", "enter", "leave"), ("tile", "size")
+    usual = "0.5" if place.endswith(share) else "64" if place.endswith(side) else "2"
     assert kind(usual) == float(usual)
 
 

@@ -64,7 +64,7 @@ def seconds(text: str) -> float:
     found = re.fullmatch(r"(\d{1,9}(?:\.\d{0,9})?)(ms|s|)", text)
     value = float(found[1]) / (1000 if found[2] == "ms" else 1) if found else -1.0
     if not 0 <= value <= DAY:
-        raise argparse.ArgumentTypeError(f"expected seconds, or such as 200ms, got {shown(text)}")
+        raise argparse.ArgumentTypeError(f"expected a number of seconds, or such as 200ms, got {shown(text)}")
     return value
 
 

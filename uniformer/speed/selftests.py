@@ -182,5 +182,5 @@ def _export(suffix: str) -> str:
     with torch.random.fork_rng([]), system_folder("doctor") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
-        off = export(UniFormer(config).eval(), Contract(config, "", spec), folder / f"tiny{suffix}")
+        off = export(UniFormer(config).eval(), Contract(config, "", spec), folder / f"tiny{suffix}").gap
     return f"torch's logits but for {off:.0e} of the largest"
