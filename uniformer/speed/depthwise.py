@@ -56,7 +56,7 @@ def depthwise(
     """
     if implementation is not None and x.is_cuda and x.dtype in GPU_DTYPES:
         return IMPLEMENTATIONS[usable(implementation)](x, weight, bias, residual)
-    y: Tensor = (_FastBackward.apply if _slow_backward(x, weight) else depthwise_plain)(x, weight, bias)
+    y: Tensor = (_FastBackward.apply if trains_in_float32(x, weight) else depthwise_plain)(x, weight, bias)
     return x + y if residual else y
 
 
@@ -143,8 +143,8 @@ def _laid_as(x: Tensor, y: Tensor) -> Tensor:
 # ---- on a CPU --------------------------------------------------------------------------------------------------------
 
 
-def _slow_backward(x: Tensor, weight: Tensor) -> bool:
-    """Whether torch's own backward pass would be the slow one: float32 on a CPU, outside autocast."""
+def trains_in_float32(x: Tensor, weight: Tensor) -> bool:
+    """Whether gradients are wanted on a CPU in float32, outside autocast: torch's own backward pass is the slow one."""
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32

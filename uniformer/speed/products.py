@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from uniformer.errors import InputError
 from uniformer.network import ops
+from uniformer.speed.depthwise import trains_in_float32
 
 Library = Literal["torch", "onednn"]
 
@@ -127,10 +128,7 @@ def trained_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
     Elsewhere, and in 16 bits under autocast, which torch gives to oneDNN itself, it is torch's.
     """
-    trains = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    if not trains or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or x.device.type != "cpu":
-        return F.linear(x, weight, bias)
-    if not x.dtype == weight.dtype == torch.float32 or x.numel() * len(weight) < LEAST:
+    if not trains_in_float32(x, weight) or torch.compiler.is_compiling() or x.numel() * len(weight) < LEAST:
         return F.linear(x, weight, bias)
     y: Tensor = _Product.apply(x, weight, bias)
     return y
