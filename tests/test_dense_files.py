@@ -15,9 +15,10 @@ from uniformer.checkpoints.keys import to_published, to_reference
 from uniformer.checkpoints.load import create_model, load_checkpoint, load_model
 from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
 from uniformer.checkpoints.save import convert, save_checkpoint, verify
-from uniformer.config import PersonCrop, Scaling
+from uniformer.config import TASKS, Config, PersonCrop, Scaling, to_dict
 from uniformer.heads import build_network
 from uniformer.heads.keys import HEAD_KEYS
+from uniformer.heads.macs import count_macs
 from uniformer.labels import load_classes, load_details, load_palette
 from uniformer.network.variants import get_config
 
@@ -95,6 +96,33 @@ def test_any_head_on_a_small_backbone_of_ones_own(head: str, tmp_path: Path) -> 
     assert same(found.state_dict(), network.state_dict())
     save_checkpoint(found, tmp_path / "own", contract)
     assert load_model(tmp_path / "own")[1].classes == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("head", TASKS)
+def test_narrower_heads(head: str, tmp_path: Path) -> None:
+    """`Config.head_width`: every layer of a head in proportion; a file without a config tells it by its tensors."""
+    published = create_model(f"{head}.uniformer_small", num_classes=3, **SMALL)
+    narrow = create_model(f"{head}.uniformer_small", num_classes=3, head_width=64, **SMALL)
+    assert "head_width" not in to_dict(published.config)
+    assert Config(**to_dict(narrow.config)) == narrow.config
+    wide = published.state_dict()
+    assert list(narrow.state_dict()) == list(wide)
+    inner = (
+        "neck.fpn_convs.0.conv.weight",
+        "decode_head.fpn_convs.0.conv.weight",
+        "keypoint_head.deconv_layers.3.weight",
+    )
+    key = next(key for key in inner if key in wide)
+    for one, other in zip(narrow.state_dict()[key].shape[:2], wide[key].shape[:2], strict=True):
+        assert one * 4 == other
+    assert count_macs(narrow.config, (64, 64)) * 3 < count_macs(published.config, (64, 64))
+
+    torch.save(narrow.state_dict(), tmp_path / "narrow.pth")
+    again, _, _ = load_model(tmp_path / "narrow.pth", head_dim=32)
+    assert again.config.head_width == 64
+    assert same(narrow.state_dict(), again.state_dict())
+    with refused("expected head_width in "):
+        create_model(f"{head}.uniformer_small", head_width=0)
 
 
 def test_mmpose_1_calls_the_head_otherwise(tmp_path: Path) -> None:

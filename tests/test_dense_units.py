@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision.ops import nms
 
 from tests.golden import FOLDER, normals, read_golden
 from tests.tiny import refused
@@ -112,6 +113,19 @@ def test_levels_and_anchors() -> None:
     ends = np.cumsum([0, *(3 * height * width for height, width in given["maps_hw"])])
     counts = [int(((usable >= first) & (usable < end)).sum()) for first, end in itertools.pairwise(ends)]
     assert counts == given["counts"]
+
+
+@pytest.mark.parametrize("most", [5, 300, 5000])
+def test_suppression_tries_no_more_than_it_needs(most: int) -> None:
+    """Boxes in order of their scores, with doubles among them: what is kept is as if all had been tried at once."""
+    rng = torch.Generator().manual_seed(0)
+    corners, sides = torch.rand(3000, 2, generator=rng) * 100, torch.rand(3000, 2, generator=rng) * 60
+    found = torch.cat([corners, corners + sides], dim=1)
+    scores = (torch.rand(3000, generator=rng) * 200).round() / 200
+    groups = torch.randint(5, (3000,), generator=rng)
+    apart = groups * (found.max() + 1)
+    wanted = nms(found + apart[:, None], scores, 0.7)[:most]
+    assert torch.equal(boxes.suppress(found, scores, groups, 0.7, most), wanted)
 
 
 def test_smaller_anchors_for_smaller_things() -> None:

@@ -15,6 +15,7 @@ from uniformer.errors import Checked, InputError, shown
 
 STRIDES = (4, 8, 16, 32)  # of the four stage outputs relative to the input, in height and width
 BLOCK_EPS = 1e-6  # of the layer norms in the published models' blocks
+HEAD_WIDTH = 256  # of the published dense heads
 ANCHOR_SCALE = 8.0  # of the published detectors: on the finest level, whose stride is 4, anchors of 32 pixels
 MOST_PIXELS = 1 << 23, 100_000_000  # frames x height x width of one view, and of all views of a source
 
@@ -61,6 +62,7 @@ class Config(Checked):
     dropout: float = 0.0  #: before the classifier
     block_eps: float = BLOCK_EPS  #: of the blocks' layer norms; models trained in mmaction2 and mmpose have 1e-5
     head: Head | None = None  #: of a dense network (`uniformer.heads`), over the four normed maps of all the above
+    head_width: int = HEAD_WIDTH  #: channels of a head's maps; the widths of its other layers are in proportion
     anchor_scale: float = ANCHOR_SCALE  #: of a detector: sides of anchors in strides; smaller for smaller things
 
     def __post_init__(self) -> None:
@@ -114,6 +116,7 @@ class Config(Checked):
             ("window", 1, 1 << 7),
             ("global_every", 1, 1 << 10),
             ("block_eps", 0, 1),
+            ("head_width", 2, 1 << 12),
             ("anchor_scale", 0.25, 64),
             ("layer_scale", -1000, 1000),
         ):
@@ -290,7 +293,7 @@ def with_options(base: T, options: Mapping[str, Any], whose: str = "") -> T:
 def to_dict(spec: Config | Input) -> dict[str, Any]:
     """The JSON form; `Config(**d)` and its like read it back."""
     # Said where it differs: older versions read what they know.
-    usual = {"block_eps": BLOCK_EPS, "head": None, "anchor_scale": ANCHOR_SCALE}
+    usual = {"block_eps": BLOCK_EPS, "head": None, "head_width": HEAD_WIDTH, "anchor_scale": ANCHOR_SCALE}
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(spec).items()}
     return {k: v for k, v in plain.items() if k not in usual or v != usual[k]}
 

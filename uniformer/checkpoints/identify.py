@@ -18,7 +18,7 @@ from uniformer.checkpoints.records import Checkpoint, get_checkpoint, list_check
 from uniformer.checkpoints.told import Told, as_told, checked, usual_input
 from uniformer.config import Config, with_options
 from uniformer.errors import InputError, counted
-from uniformer.heads.keys import classes_of, head_of
+from uniformer.heads.keys import classes_of, head_of, width_of
 from uniformer.labels import PUBLISHED_ON, load_classes, load_details
 from uniformer.network.variants import VARIANTS
 
@@ -63,7 +63,9 @@ class Opened:
             )
         config, classes = identify(self.weights.state, self.head_dim), self.weights.classes
         if head := head_of(self.weights.heads):
-            config = replace(config, head=head, num_classes=classes_of(self.weights.heads))
+            heads = self.weights.heads
+            width = width_of(heads) or config.head_width
+            config = replace(config, head=head, num_classes=classes_of(heads), head_width=width)
         arch = name_of(with_options(config, self.attention))
         spec, assumed = usual_input(config, arch, is_named=bool(classes))
         notes = (self.head_dim_note, *assumed)

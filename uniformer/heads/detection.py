@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from uniformer.config import Config
 from uniformer.heads import boxes as box_ops
-from uniformer.heads.pyramid import CHANNELS, Conv, ConvNorm, DenseNetwork, FeaturePyramid, at_least_float32
+from uniformer.heads.pyramid import Conv, ConvNorm, DenseNetwork, FeaturePyramid, at_least_float32
 
 ROI_STRIDES = (4, 8, 16, 32)  #: of the levels that regions are cut from
 FINEST = 56  #: a region of this side and above the level's double is cut from the next coarser level
@@ -53,12 +53,12 @@ class Detections(NamedTuple):
 class RPNHead(nn.Module):
     """Proposes regions: on every cell of every level three anchors, each with a score and a correction."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int):
         super().__init__()
         anchors = len(box_ops.RATIOS)
-        self.rpn_conv = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
-        self.rpn_cls = nn.Conv2d(CHANNELS, anchors, 1)
-        self.rpn_reg = nn.Conv2d(CHANNELS, 4 * anchors, 1)
+        self.rpn_conv = nn.Conv2d(width, width, 3, padding=1)
+        self.rpn_cls = nn.Conv2d(width, anchors, 1)
+        self.rpn_reg = nn.Conv2d(width, 4 * anchors, 1)
         for m in (self.rpn_conv, self.rpn_cls, self.rpn_reg):
             _initialise(m, 0.01)
 
@@ -82,19 +82,20 @@ def flat_anchors(logits: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class BoxHead(nn.Module):
-    """Features of regions (N, 256, 7, 7) -> logits (N, K + 1), the last for background, and deltas (N, 4 K).
+    """Features of regions (N, width, 7, 7) -> logits (N, K + 1), the last for background, and deltas (N, 4 K).
 
     Two layers in Mask R-CNN; four convolutions and one layer in the cascade.
     """
 
-    def __init__(self, num_classes: int, convolutions: int, stds: Sequence[float], layers: int, dim: int = 1024):
+    def __init__(self, num_classes: int, width: int, convolutions: int, stds: Sequence[float], layers: int):
         super().__init__()
+        dim = 4 * width
         self.stds, self.num_classes = tuple(stds), num_classes
         self.fc_cls = nn.Linear(dim, num_classes + 1)
         self.fc_reg = nn.Linear(dim, 4 * num_classes)
         if convolutions:
-            self.shared_convs = nn.ModuleList(ConvNorm(CHANNELS, CHANNELS, 3) for _ in range(convolutions))
-        widths = (CHANNELS * 7 * 7, *[dim] * layers)
+            self.shared_convs = nn.ModuleList(ConvNorm(width, width, 3) for _ in range(convolutions))
+        widths = (width * 7 * 7, *[dim] * layers)
         self.shared_fcs = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         for layer in self.shared_fcs:
             nn.init.xavier_uniform_(layer.weight)  # type: ignore[arg-type]
@@ -112,13 +113,13 @@ class BoxHead(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Features of regions (N, 256, 14, 14) -> logits of a mask for each class (N, K, 28, 28)."""
+    """Features of regions (N, width, 14, 14) -> logits of a mask for each class (N, K, 28, 28)."""
 
-    def __init__(self, num_classes: int):
+    def __init__(self, num_classes: int, width: int):
         super().__init__()
-        self.convs = nn.ModuleList(Conv(CHANNELS, CHANNELS, 3) for _ in range(4))
-        self.upsample = nn.ConvTranspose2d(CHANNELS, CHANNELS, 2, stride=2)
-        self.conv_logits = nn.Conv2d(CHANNELS, num_classes, 1)
+        self.convs = nn.ModuleList(Conv(width, width, 3) for _ in range(4))
+        self.upsample = nn.ConvTranspose2d(width, width, 2, stride=2)
+        self.conv_logits = nn.Conv2d(width, num_classes, 1)
         for m in (*(c.conv for c in self.convs), self.upsample, self.conv_logits):
             nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")  # type: ignore[union-attr, arg-type]
             nn.init.zeros_(m.bias)  # type: ignore[union-attr, arg-type]
@@ -133,14 +134,14 @@ class RoIHead(nn.Module):
     """Boxes and masks of regions, in one stage, or in a cascade of three in which each refines the boxes of the one
     before."""
 
-    def __init__(self, num_classes: int, stages: int):
+    def __init__(self, num_classes: int, width: int, stages: int):
         super().__init__()
         if stages == 1:
-            self.bbox_head: nn.Module = BoxHead(num_classes, 0, STDS[0], layers=2)
-            self.mask_head: nn.Module = MaskHead(num_classes)
+            self.bbox_head: nn.Module = BoxHead(num_classes, width, 0, STDS[0], layers=2)
+            self.mask_head: nn.Module = MaskHead(num_classes, width)
         else:
-            self.bbox_head = nn.ModuleList(BoxHead(num_classes, 4, stds, layers=1) for stds in STDS[:stages])
-            self.mask_head = nn.ModuleList(MaskHead(num_classes) for _ in range(stages))
+            self.bbox_head = nn.ModuleList(BoxHead(num_classes, width, 4, stds, layers=1) for stds in STDS[:stages])
+            self.mask_head = nn.ModuleList(MaskHead(num_classes, width) for _ in range(stages))
 
     @property
     def box_heads(self) -> list[BoxHead]:
@@ -160,12 +161,14 @@ class Detector(DenseNetwork):
     def __init__(self, config: Config):
         super().__init__(config)
         self.num_classes = config.num_classes
-        self.neck = FeaturePyramid(config.dims, levels=5)
-        self.rpn_head = RPNHead()
-        self.roi_head = RoIHead(config.num_classes, stages=3 if config.head == "cascade_mask_rcnn" else 1)
+        self.neck = FeaturePyramid(config.dims, config.head_width, levels=5)
+        self.rpn_head = RPNHead(config.head_width)
+        self.roi_head = RoIHead(
+            config.num_classes, config.head_width, stages=3 if config.head == "cascade_mask_rcnn" else 1
+        )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Images (B, 3, H, W) -> the pyramid's five levels (B, 256, H_i, W_i)."""
+        """Images (B, 3, H, W) -> the pyramid's five levels (B, width, H_i, W_i)."""
         return self.neck(self.backbone(x))
 
     def proposals(
@@ -222,7 +225,7 @@ def _best_regions(levels: Sequence[tuple[Tensor, Tensor, Tensor]], size: Sequenc
         kept_scores.append(scores)
         groups.append(torch.full_like(scores, number))
     boxes, scores = torch.cat(kept_boxes), torch.cat(kept_scores)
-    kept = box_ops.suppress(boxes, scores, torch.cat(groups), limits.proposal_overlap)[: limits.proposals]
+    kept = box_ops.suppress(boxes, scores, torch.cat(groups), limits.proposal_overlap, limits.proposals)
     return torch.cat([boxes[kept], scores[kept, None]], dim=1)
 
 
@@ -233,7 +236,7 @@ def _best_detections(boxes: Tensor, shares: Tensor, limits: Limits) -> Detection
         wanted[:, [k for k in range(wanted.shape[1]) if k not in limits.classes]] = False
     row, label = wanted.nonzero(as_tuple=True)
     boxes, scores = boxes[row, label], shares[row, label]
-    kept = box_ops.suppress(boxes, scores, label, limits.overlap)[: limits.detections]
+    kept = box_ops.suppress(boxes, scores, label, limits.overlap, limits.detections)
     return Detections(boxes[kept], scores[kept], label[kept])
 
 
@@ -249,11 +252,11 @@ def region_levels(rois: Tensor) -> Tensor:
 
 
 def region_features(levels: Sequence[Tensor], rois: Tensor, side: int) -> Tensor:
-    """Regions (N, 5) cut out of the levels that fit them: (N, 256, side, side)."""
+    """Regions (N, 5) cut out of the levels that fit them: (N, width, side, side)."""
     from torchvision.ops import roi_align
 
     number = region_levels(rois)
-    features = levels[0].new_zeros(len(rois), CHANNELS, side, side)
+    features = levels[0].new_zeros(len(rois), levels[0].shape[1], side, side)
     for i, stride in enumerate(ROI_STRIDES):
         rows = (number == i).nonzero()[:, 0]
         if len(rows):

@@ -29,6 +29,15 @@ def head_of(keys: Collection[str]) -> Head | None:
     return next((head for sign, head, _ in _SIGNS if sign in keys), None)
 
 
+def width_of(heads: Mapping[str, Tensor]) -> int:
+    """The channels of a head's maps, `Config.head_width`; 0 where the tensors do not tell."""
+    keys = ("neck.fpn_convs.0.conv.weight", "decode_head.fpn_convs.0.conv.weight", "keypoint_head.final_layer.weight")
+    found = next((heads[key] for key in keys if key in heads), None)
+    if found is None or found.ndim != 4:
+        return 0
+    return found.shape[1] // (2 if head_of(heads) == "upernet" else 1)
+
+
 def classes_of(heads: Mapping[str, Tensor]) -> int:
     """How many classes a head's tensors answer with, without detectors' background; 0 where they are of none."""
     head = head_of(heads)

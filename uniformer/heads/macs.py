@@ -30,7 +30,6 @@ def _of_head(config: Config, size: Grid) -> int:
 
     from uniformer.heads import build_network
     from uniformer.heads.detection import Detector
-    from uniformer.heads.pyramid import CHANNELS
 
     with torch.device("meta"), torch.no_grad():
         network = build_network(config).requires_grad_(False).eval()
@@ -39,6 +38,6 @@ def _of_head(config: Config, size: Grid) -> int:
             if isinstance(network, Detector):
                 network.rpn_head(found)
                 for box, mask in zip(network.roi_head.box_heads, network.roi_head.mask_heads, strict=True):
-                    box(torch.empty(REGIONS, CHANNELS, 7, 7))
-                    mask(torch.empty(MASKS, CHANNELS, 14, 14))
+                    box(torch.empty(REGIONS, config.head_width, 7, 7))
+                    mask(torch.empty(MASKS, config.head_width, 14, 14))
     return counter.get_total_flops() // 2 - macs.count_macs(config.backbone, size)

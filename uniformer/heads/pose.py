@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from uniformer.config import Config
-from uniformer.heads.pyramid import CHANNELS, DenseNetwork
+from uniformer.heads.pyramid import DenseNetwork
 
 
 class KeypointHead(nn.Module):
     """Three transposed convolutions and a classifier of cells."""
 
-    def __init__(self, dim: int, num_keypoints: int):
+    def __init__(self, dim: int, num_keypoints: int, width: int):
         super().__init__()
         layers: list[nn.Module] = []
-        for dim_in in (dim, CHANNELS, CHANNELS):
-            up = nn.ConvTranspose2d(dim_in, CHANNELS, 4, stride=2, padding=1, bias=False)
-            layers += [up, nn.BatchNorm2d(CHANNELS), nn.ReLU(inplace=True)]
+        for dim_in in (dim, width, width):
+            up = nn.ConvTranspose2d(dim_in, width, 4, stride=2, padding=1, bias=False)
+            layers += [up, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         self.deconv_layers = nn.Sequential(*layers)
-        self.final_layer = nn.Conv2d(CHANNELS, num_keypoints, 1)
+        self.final_layer = nn.Conv2d(width, num_keypoints, 1)
         for m in self.modules():
             if isinstance(m, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.normal_(m.weight, std=0.001)
@@ -39,7 +39,7 @@ class PoseNetwork(DenseNetwork):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        self.keypoint_head = KeypointHead(config.dims[-1], config.num_classes)
+        self.keypoint_head = KeypointHead(config.dims[-1], config.num_classes, config.head_width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.keypoint_head(self.backbone(x)[-1])

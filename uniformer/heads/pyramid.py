@@ -14,8 +14,6 @@ from uniformer.config import Config, PersonCrop, Scaling
 from uniformer.errors import InputError
 from uniformer.network.model import UniFormer
 
-CHANNELS = 256  #: of every level of a pyramid
-
 
 class ConvNorm(nn.Module):
     """A convolution that keeps the grid, batch norm and ReLU: (B, C, H, W) -> (B, dim, H, W). The norm makes its bias
@@ -44,17 +42,17 @@ class Conv(nn.Module):
 
 
 class FeaturePyramid(nn.Module):
-    """FPN (Lin et al. 2017): four maps of strides 4 to 32 -> as many of 256 channels, or with `levels` 5 one more of
-    stride 64, every other cell of the fourth."""
+    """FPN (Lin et al. 2017): four maps of strides 4 to 32 -> as many of `width` channels, or with `levels` 5 one
+    more of stride 64, every other cell of the fourth."""
 
-    def __init__(self, dims: Sequence[int], levels: int):
+    def __init__(self, dims: Sequence[int], width: int, levels: int):
         super().__init__()
         self.levels = levels
-        self.lateral_convs = nn.ModuleList(Conv(dim, CHANNELS, 1) for dim in dims)
-        self.fpn_convs = nn.ModuleList(Conv(CHANNELS, CHANNELS, 3) for _ in dims)
+        self.lateral_convs = nn.ModuleList(Conv(dim, width, 1) for dim in dims)
+        self.fpn_convs = nn.ModuleList(Conv(width, width, 3) for _ in dims)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps (B, C_i, H_i, W_i), finest first -> (B, 256, H_i, W_i)."""
+        """Maps (B, C_i, H_i, W_i), finest first -> (B, width, H_i, W_i)."""
         merged = [conv(x) for conv, x in zip(self.lateral_convs, maps, strict=True)]
         for i in range(len(merged) - 1, 0, -1):  # down from the coarsest
             merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=merged[i - 1].shape[2:], mode="nearest")

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uniformer.config import Config
-from uniformer.heads.pyramid import CHANNELS, ConvNorm, DenseNetwork, FeaturePyramid, resize
+from uniformer.heads.pyramid import ConvNorm, DenseNetwork, FeaturePyramid, resize
 
 IGNORED = 255  #: the label of pixels that count for nothing
 AUX_WEIGHT = 0.4  #: of the auxiliary head's loss
@@ -38,22 +38,23 @@ class _Classifier(nn.Module):
 class FPNHead(_Classifier):
     """Brings the four levels of a pyramid to stride 4 and adds them up."""
 
-    def __init__(self, num_classes: int, dim: int = 128):
-        super().__init__(dim, num_classes)
-        self.scale_heads = nn.ModuleList(self._tower(doublings, dim) for doublings in range(4))
+    def __init__(self, num_classes: int, width: int):
+        super().__init__(width // 2, num_classes)
+        self.scale_heads = nn.ModuleList(self._tower(doublings, width) for doublings in range(4))
 
     @staticmethod
-    def _tower(doublings: int, dim: int) -> nn.Sequential:
+    def _tower(doublings: int, width: int) -> nn.Sequential:
         """A convolution for each doubling of the size, and one where nothing is to be doubled."""
+        dim = width // 2
         if not doublings:
-            return nn.Sequential(ConvNorm(CHANNELS, dim, 3))
+            return nn.Sequential(ConvNorm(width, dim, 3))
         layers: list[nn.Module] = []
         for i in range(doublings):
-            layers += [ConvNorm(dim if i else CHANNELS, dim, 3), nn.Upsample(scale_factor=2, mode="bilinear")]
+            layers += [ConvNorm(dim if i else width, dim, 3), nn.Upsample(scale_factor=2, mode="bilinear")]
         return nn.Sequential(*layers)
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        """(B, 256, H_i, W_i), strides 4 to 32 -> logits (B, K, H / 4, W / 4)."""
+        """(B, width, H_i, W_i), strides 4 to 32 -> logits (B, K, H / 4, W / 4)."""
         finest, *others = [tower(x) for tower, x in zip(self.scale_heads, levels, strict=True)]
         for other in others:
             finest = finest + resize(other, finest.shape[2:])
@@ -65,7 +66,7 @@ class UPerHead(_Classifier):
 
     SCALES = (1, 2, 3, 6)  # of the pooled maps' sides, cells
 
-    def __init__(self, dims: Sequence[int], num_classes: int, dim: int = 512):
+    def __init__(self, dims: Sequence[int], num_classes: int, dim: int):
         super().__init__(dim, num_classes)
         last, count = dims[-1], len(self.SCALES)
         self.psp_modules = nn.ModuleList(
@@ -94,7 +95,7 @@ class UPerHead(_Classifier):
 class AuxiliaryHead(_Classifier):
     """A second opinion from the map of stride 16, for training only."""
 
-    def __init__(self, dim_in: int, num_classes: int, dim: int = 256):
+    def __init__(self, dim_in: int, num_classes: int, dim: int):
         super().__init__(dim, num_classes)
         self.convs = nn.ModuleList([ConvNorm(dim_in, dim, 3)])
 
@@ -111,11 +112,11 @@ class Segmenter(DenseNetwork):
         self.decode_head: FPNHead | UPerHead
         self.auxiliary_head: AuxiliaryHead | None = None
         if config.head == "semantic_fpn":
-            self.neck = FeaturePyramid(config.dims, levels=4)
-            self.decode_head = FPNHead(config.num_classes)
+            self.neck = FeaturePyramid(config.dims, config.head_width, levels=4)
+            self.decode_head = FPNHead(config.num_classes, config.head_width)
         else:
-            self.decode_head = UPerHead(config.dims, config.num_classes)
-            self.auxiliary_head = AuxiliaryHead(config.dims[2], config.num_classes)
+            self.decode_head = UPerHead(config.dims, config.num_classes, 2 * config.head_width)
+            self.auxiliary_head = AuxiliaryHead(config.dims[2], config.num_classes, config.head_width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._decoded(self.backbone(x))
