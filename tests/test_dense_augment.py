@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from tests.tiny import refused
+from uniformer.labels import IGNORED
 from uniformer.reading.colour import _saturated, _turned, recoloured
-from uniformer.reading.dense_augment import UNLABELLED, augment_detection, augment_segmentation
+from uniformer.reading.dense_augment import augment_detection, augment_segmentation
 from uniformer.reading.dense_options import (
     MULTI_SCALE,
     PHOTOMETRIC,
@@ -215,14 +216,14 @@ def test_ratios_are_those_of_the_pair() -> None:
 def test_crops_have_no_class_that_is_nearly_all() -> None:
     """Where ten tries find one: a stripe of another class, and pixels that have none."""
     label_map = np.zeros((100, 400), np.uint8)
-    label_map[:, 180:220], label_map[:, 300:] = 1, UNLABELLED
+    label_map[:, 180:220], label_map[:, 300:] = 1, IGNORED
     pixels = np.zeros((100, 400, 3), np.uint8)
     augment = replace(PLAIN, ratio=(1.0, 1.0), crop=(96, 96), tries=200)
     for seed in range(20):
         labels = augment_segmentation(scene_of(pixels), label_map, augment, np.random.default_rng(seed)).taken(
             label_map
         )
-        counts = np.bincount(labels[labels != UNLABELLED], minlength=2)
+        counts = np.bincount(labels[labels != IGNORED], minlength=2)
         assert counts.min() > 0
         assert counts.max() / counts.sum() < 0.75
     everything = replace(augment, tries=10)

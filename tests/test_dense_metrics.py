@@ -17,6 +17,7 @@ from tests.made_objects import KINDS, POINTS, SIGMAS, detections_of, made, offic
 from tests.tiny import refused
 from uniformer.checkpoints.contract import Contract
 from uniformer.datasets.annotated import AnnotatedSet, open_annotated
+from uniformer.datasets.strings import Strings
 from uniformer.network.variants import get_config
 from uniformer.tasks.coco import OBJECT_FIGURES, PEOPLE_FIGURES
 from uniformer.tasks.object_metrics import DetectionMetric, PoseMetric
@@ -130,6 +131,28 @@ def test_data_of_boxes_alone_have_no_figures_of_masks(objects: Any) -> None:
     scores = metric.result(rows_of(metric, range(24), lambda i: detections_of(found, sizes, i)), {})
     assert scores.kinds == ("box",)
     assert "mask_ap" not in scores.metrics()
+
+
+def test_objects_without_a_mask_count_neither_way_for_masks(objects: Any) -> None:
+    """In a set with masks, some have a box alone: found or missed, they are left out of the figures of masks."""
+    data, truths, _, sizes = objects
+    bare = (np.arange(len(truths)) % 3 == 0) & ~truths.crowd
+    shapes = data.instances.shapes
+    places = [np.flatnonzero((data.instances.boxes == box).all(1))[0] for box in truths.boxes[bare]]
+    packed = [shapes.runs[i] if i not in places else "" for i in range(len(shapes.runs))]
+    instances = replace(data.instances, shapes=replace(shapes, runs=Strings.pack(packed)))
+    metric = DetectionMetric(
+        contract_of("mask_rcnn.uniformer_xxs", KINDS), replace(data, instances=instances), "names"
+    )  # fmt: skip
+    assert f"{bare.sum()} objects without a mask: left out of the figures of masks" in metric.notes
+    for kept in (np.ones(len(truths), bool), ~bare):  # all of them are found, or those that have a mask
+        right = replace(truths.select(kept), scores=np.ones(kept.sum(), np.float32), areas=None, crowd=None)
+        scores = metric.result(rows_of(metric, range(24), lambda i, r=right: detections_of(r, sizes, i)), {})
+        crowds = official(truths, right, sizes, "box").stats[0]  # which these take part in, as things found
+        figures = scores.metrics()
+        assert figures["box_ap"] == pytest.approx(crowds, abs=1e-6)
+        assert figures["mask_ap"] == pytest.approx(1.0, abs=1e-6)
+    assert figures["box_ap"] < 1
 
 
 def test_a_pose_network_is_scored_as_pycocotools_scores_it(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import uniformer
@@ -27,7 +29,7 @@ from uniformer.network.variants import dense_input
 from uniformer.support.settings import Table, merged, to_toml
 from uniformer.training.recipe import load_recipe, resolved
 from uniformer.training.run import open_for_recipe, plan_training
-from uniformer.training.setup import amount
+from uniformer.training.setup import amount, fingerprint
 
 MODEL: Table = {"depths": [1, 1, 1, 1], "dims": [16, 32, 64, 64]}
 COMMON: Table = {
@@ -139,6 +141,23 @@ def test_a_killed_run_ends_with_the_same_weights_bit_for_bit(
     assert len(losses(out)) == 7
     for name in ("model.safetensors", "average.safetensors"):
         assert same_weights(tmp_path / "whole", out, name)
+
+
+def test_a_run_does_not_go_on_where_masks_or_label_maps_are_others(tmp_path: Path) -> None:
+    maps, coco = segmentation_set(tmp_path / "maps"), annotated_sets.coco_set(tmp_path / "coco")
+    drawn, file = maps / "annotations/0.png", coco / "annotations/instances_train2017.json"
+    of_both = lambda: [fingerprint(open_annotated(source), None) for source in (maps, file)]  # noqa: E731
+    before = of_both()
+    assert before == of_both()
+    with Image.open(drawn) as image:
+        values = np.array(image)
+    values[:2] = 1 - values[:2].clip(0, 1)
+    Image.fromarray(values).save(drawn)
+    table = json.loads(file.read_text())
+    next(one for one in table["annotations"] if not one["iscrowd"])["segmentation"][0][0] += 1
+    file.write_text(json.dumps(table))
+    for then, now in zip(before, of_both(), strict=True):
+        assert [key for key in then if then[key] != now[key]] == ["masks"]
 
 
 @pytest.mark.slow

@@ -145,12 +145,30 @@ def test_resume_with_another_checkpoint_is_refused(suffix: str, cli: Cli, media:
     line = 2 if suffix == "csv" else 1
     one_line(refused, f"{out}: line {line} is of a checkpoint with other weights or options (", "give another --out")
     assert out.read_bytes() == before
-    assert predict(cli, media, photos, "--out", out, "--resume", "--precision", "bfloat16", net="images").status == 0
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_resume_in_another_precision_or_form_is_refused(suffix: str, cli: Cli, media: Path, tmp_path: Path) -> None:
+    """Answers of two ways to compute in one file could not be told apart."""
+    one, out = media / "photos/img_1.png", tmp_path / f"a.{suffix}"
+    run = lambda *more: predict(cli, media, *more, "--out", out, net="images")  # noqa: E731
+    ways: list[tuple[str, ...]] = [(), ("--precision", "bfloat16"), ("--plain",)]
+    for way in ways:
+        assert run(one, *way, "--overwrite").status == 0
+        before = out.read_bytes()
+        for other in ways:
+            ended = run(media / "photos", *other, "--resume")
+            if other == way:
+                assert ended.status == 0
+                out.write_bytes(before)
+            else:
+                one_line(ended, "other weights or options (", "give another --out")
+        assert out.read_bytes() == before
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
 def test_resume_with_other_views_or_names_is_refused(suffix: str, cli: Cli, media: Path, tmp_path: Path) -> None:
-    """What a network is fed and what its classes are called is of one kind in one file; how it computes is free."""
+    """What a network is fed and what its classes are called is of one kind in one file; how many at once is free."""
     names, out = tmp_path / "names.txt", tmp_path / f"a.{suffix}"
     names.write_text("".join(f"name {number}\n" for number in range(7)))
     ways = [(), ("--clips", 1), ("--crops", 3), ("--sampling", "2x3"), ("--follow-seconds",), ("--classes", names)]

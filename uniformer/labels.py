@@ -17,6 +17,8 @@ from uniformer.config import did_you_mean
 from uniformer.errors import InputError, shown
 from uniformer.support.texts import parse_json, read_text
 
+IGNORED = 255  #: in a map of labels: no class, neither learnt nor counted
+
 #: Data sets with a list of names in this package, in the order of the published classifiers' rows.
 DATASETS = {
     "Kinetics-400": "kinetics400.json",  # the authors' own shuffle: 370 is yoga

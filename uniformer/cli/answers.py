@@ -33,7 +33,9 @@ def check_answers(args: argparse.Namespace, outputs: Sequence[Any], inputs: Sequ
 def whose(args: argparse.Namespace, predictor: Any, options: Mapping[str, Any]) -> str:
     """What tells answers from those of other weights, and where options say what a file does not tell, or how answers
     are made, from those under others."""
-    given = {name: getattr(args, name) for name in args.tellable} | dict(options)
+    given = {name: getattr(args, name) for name in (*args.tellable, "compute")} | dict(options)
+    if args.precision != "float32":
+        given["precision"] = args.precision
     if args.classes is not None:
         given["classes"] = predictor.contract.classes  # a file may have other names by now
     given = {name: value for name, value in given.items() if value is not None}

@@ -26,10 +26,11 @@ from uniformer.datasets.findings import (
     rows_of,
     worst_first,
 )
-from uniformer.datasets.label_maps import IGNORED, read_labels
+from uniformer.datasets.label_maps import read_labels
 from uniformer.datasets.manifest import Kind
 from uniformer.datasets.scan import JOURNAL, REPORT, ScanResult, check_names, digest_all, inspect_all, silent
 from uniformer.errors import InputError
+from uniformer.labels import IGNORED
 from uniformer.reading.pictures import strips
 from uniformer.support.jobs import run_parallel
 from uniformer.support.progress import OnProgress

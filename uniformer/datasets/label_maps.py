@@ -33,10 +33,9 @@ from uniformer.datasets.annotated_layouts import (
 from uniformer.datasets.layouts import one_a_split, split_of, subfolders
 from uniformer.datasets.strings import Strings
 from uniformer.errors import InputError
-from uniformer.labels import load_classes, load_palette
+from uniformer.labels import IGNORED, load_classes, load_palette
 from uniformer.reading.pictures import Undecodable, open_image
 
-IGNORED = 255  #: in a label map: no class
 LABEL_FOLDERS = ("masks", "labels", "annotations", "mask", "label", "SegmentationClass", "gt")
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  #: formats that keep every value
 _ADE20K = "ADE20K"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -31,3 +32,11 @@ def item_sums(manifest: Manifest | AnnotatedSet, *, with_time: bool = False) -> 
             part = np.array([found[row], manifest.start[row].view(np.uint64), manifest.end[row].view(np.uint64)])
             found[row] = int.from_bytes(hashlib.blake2b(part.tobytes(), digest_size=8).digest(), "little")
     return found
+
+
+def map_sums(data: AnnotatedSet) -> npt.NDArray[np.uint64]:
+    """`content_sum` of the label map of every picture, (N,); 0: none."""
+    names = () if data.maps is None else data.maps.paths
+    with ThreadPoolExecutor(READERS) as pool:
+        sums = pool.map(lambda name: content_sum(Path(data.root, name)) if name else 0, names)
+        return np.fromiter(sums, np.uint64, len(names))

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uniformer.doom.game import level_name, open_game
+from uniformer.labels import IGNORED
 
 #: What the game calls a kind of thing, and its class here. What it calls otherwise (fireballs, smoke) is of no class.
 KINDS = {
@@ -38,7 +39,6 @@ _SEE_THROUGH = frozenset({"Spectre"})  # all but invisible: they are there, and 
 SURFACES = ("wall", "floor", "ceiling")  #: a wall may be the sky, which the game does not tell apart
 
 _FLAT = 1  # in the labels buffer: a floor or a ceiling; 0 is a wall or the sky, the rest are objects
-_UNKNOWN = 255  # of no class
 _WALK = 20  # tics until those who see the camera have woken up
 _TURNS = ("TURN_LEFT_RIGHT_DELTA", "LOOK_UP_DOWN_DELTA")
 _BUFFERS = ("labels_buffer", "objects_info", "sectors_info")
@@ -171,7 +171,7 @@ def horizon(size: tuple[int, ...], up: float) -> int:
 
 def surfaces(buffer: Bytes, below: int) -> Bytes:
     """(H, W) walls, floors and ceilings of a labels buffer, and 255 for objects: floors are below the horizon."""
-    classes = np.full_like(buffer, _UNKNOWN)
+    classes = np.full_like(buffer, IGNORED)
     classes[buffer == 0] = SURFACES.index("wall")
     flat = buffer == _FLAT
     split = max(0, below)

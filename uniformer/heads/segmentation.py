@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from uniformer.config import Config
 from uniformer.heads.pyramid import ConvNorm, DenseNetwork, FeaturePyramid, resize
+from uniformer.labels import IGNORED
 
-IGNORED = 255  #: the label of pixels that count for nothing
 AUX_WEIGHT = 0.4  #: of the auxiliary head's loss
 
 

@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uniformer.config import Scaling
+from uniformer.labels import IGNORED
 from uniformer.reading.colour import recoloured
 from uniformer.reading.dense_options import DetectionAugment, SegmentationAugment
 from uniformer.reading.scaling import scaled_size
 from uniformer.reading.scene import Scene, cropped, mirrored, resized
-
-UNLABELLED = 255  #: in maps of labels: nothing is to be learnt there
 
 
 def augment_detection(scene: Scene, augment: DetectionAugment, rng: np.random.Generator) -> Scene:
@@ -63,7 +62,7 @@ def _varied_crop(
     """A crop in which no class has too much of the labelled pixels, or else, after so many tries, any."""
     for _ in range(augment.tries):
         crop = cropped(scene, _corner(scene.size, augment.crop, rng), augment.crop)
-        counts = np.bincount(crop.taken(label_map).ravel(), minlength=UNLABELLED + 1)[:UNLABELLED]
+        counts = np.bincount(crop.taken(label_map).ravel(), minlength=IGNORED + 1)[:IGNORED]
         if np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < augment.most_of_one:
             return crop
     return cropped(scene, _corner(scene.size, augment.crop, rng), augment.crop)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from uniformer.datasets.polygons import load_masks
+from uniformer.datasets.polygons import load_masks, mask_of
 from uniformer.datasets.strings import Strings
 from uniformer.errors import InputError, MissingExtra
 from uniformer.tasks.coco_results import result_rows
@@ -43,7 +43,7 @@ class Objects:
     areas: npt.NDArray[np.float64] | None = None  #: (M,), square pixels, of those that are there
     crowd: npt.NDArray[np.bool_] | None = None  #: (M,), same: many in one, that count neither as found nor as missed
     keypoints: npt.NDArray[np.float32] | None = None  #: (M, K, 3): x, y, and visibility or score
-    masks: Strings | None = None  #: COCO's run lengths, compressed
+    masks: Strings | None = None  #: COCO's run lengths, compressed; "" of an object that nobody drew
 
     def __post_init__(self) -> None:
         wrong = [f.name for f in fields(self) if (v := getattr(self, f.name)) is not None and len(v) != len(self.item)]
@@ -129,6 +129,7 @@ def measure(
     20, whose key points spread by `sigmas`. Raises `MissingExtra` without faster-coco-eval.
     """
     coco = load_coco_eval()
+    truths = _with_all_masks(truths, sizes) if kind == "mask" else truths
     images = [{"id": i + 1, "height": int(h), "width": int(w)} for i, (h, w) in enumerate(sizes.tolist())]
     categories = [{"id": k + 1, "name": str(k)} for k in range(classes)]
 
@@ -187,6 +188,20 @@ def run_lengths(objects: Objects, sizes: npt.NDArray[np.integer]) -> list[dict[s
         return []
     places = sizes[objects.item].tolist()
     return [{"size": size, "counts": counts} for size, counts in zip(places, objects.masks, strict=True)]
+
+
+def _with_all_masks(truths: Objects, sizes: npt.NDArray[np.integer]) -> Objects:
+    """An object whose mask nobody drew is a crowd all over its box: what is found there counts neither way."""
+    masks = run_lengths(truths, sizes)
+    bare = np.array([not mask["counts"] for mask in masks], bool)
+    if not bare.any():
+        return truths
+    for row in np.flatnonzero(bare).tolist():
+        left, top, right, bottom = truths.boxes[row].tolist()
+        corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+        masks[row] = mask_of([corners], *sizes[truths.item[row]].tolist())
+    crowd = bare if truths.crowd is None else truths.crowd | bare
+    return replace(truths, crowd=crowd, masks=Strings.pack(mask["counts"] for mask in masks))
 
 
 def load_coco_eval() -> Any:

@@ -16,7 +16,7 @@ from safetensors.numpy import save as pack
 
 from uniformer.datasets.polygons import mask_of
 from uniformer.datasets.strings import Strings
-from uniformer.errors import InputError
+from uniformer.errors import InputError, counted
 from uniformer.support.resume import BYTE_ROWS
 from uniformer.tasks.class_order import places_of
 from uniformer.tasks.coco import Kind, Objects, load_coco_eval
@@ -106,8 +106,16 @@ class DetectionMetric(ObjectMetric):
         self.kinds = ("box", "mask") if masks and data.has_masks else ("box",)
         if masks and not data.has_masks:
             self.notes.append("no figures of masks: the data have boxes alone")
+        if "mask" in self.kinds and (bare := self._without_mask()):
+            self.notes.append(f"{counted(bare, 'object')} without a mask: left out of the figures of masks")
         self.measures = tuple(f"{PREFIXES[kind]}ap" for kind in reversed(self.kinds))
         self.nothing = _nothing(masks=Strings.pack(()) if "mask" in self.kinds else None)
+
+    def _without_mask(self) -> int:
+        """Objects of known classes, no crowds, that have a box alone in data with masks."""
+        every = self.manifest.instances
+        drawn = every.shapes is not None and every.shapes.counts() > 0
+        return int((every.learnt() & ~drawn & (self._places[every.labels] >= 0)).sum())
 
     def row(self, item: int, answer: Detections) -> npt.NDArray[Any]:
         """The boxes, and the masks where they are scored."""
@@ -125,7 +133,8 @@ class DetectionMetric(ObjectMetric):
         truth = Objects(rows, labels[known], one.boxes[known], areas=one.areas[known], crowd=one.crowd[known])
         if "mask" not in self.kinds or one.shapes is None:
             return truth
-        masks = (mask_of(one.shapes[i], height, width)["counts"] for i in known.tolist())
+        shapes = [one.shapes[i] for i in known.tolist()]
+        masks = (mask_of(shape, height, width)["counts"] if shape else "" for shape in shapes)
         return replace(truth, masks=Strings.pack(masks))
 
     def _about(self) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from uniformer.datasets.label_maps import IGNORED
 from uniformer.errors import InputError
+from uniformer.labels import IGNORED
 from uniformer.reading.label_png import from_png, to_png
 from uniformer.support.resume import BYTE_ROWS
 from uniformer.tasks.class_order import places_of

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from uniformer.datasets.label_maps import IGNORED
 from uniformer.errors import InputError, check_word
+from uniformer.labels import IGNORED
 from uniformer.reading.pictures import strips
 from uniformer.support.files import atomic_path, make_folder
 from uniformer.tasks.score_files import facts_of, read_npz, told_by, write_npz

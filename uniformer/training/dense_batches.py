@@ -25,9 +25,9 @@ from torch.utils.data import Dataset
 from uniformer.config import PersonCrop, Scaling
 from uniformer.datasets.polygons import mask_of
 from uniformer.errors import InputError
-from uniformer.labels import flip_sensitive
+from uniformer.labels import IGNORED, flip_sensitive
 from uniformer.reading.colour import recoloured
-from uniformer.reading.dense_augment import UNLABELLED, augment_detection, augment_segmentation
+from uniformer.reading.dense_augment import augment_detection, augment_segmentation
 from uniformer.reading.dense_options import DetectionAugment, PoseAugment, SegmentationAugment
 from uniformer.reading.people import clipped_boxes
 from uniformer.reading.pictures import Pixels, file_to_pixels
@@ -287,7 +287,7 @@ class SegmentationSamples(DenseSamples[SegmentationSample]):
 
     def _labels(self, row: int) -> NDArray[np.uint8]:
         label_map = self.data.label_map(row)
-        return label_map[label_map != UNLABELLED]
+        return label_map[label_map != IGNORED]
 
     def _sample(self, row: int, rng: np.random.Generator, unreadable: Unreadable) -> SegmentationSample:
         size, label_map = self.data.size(row), self.data.label_map(row)
@@ -298,7 +298,7 @@ class SegmentationSamples(DenseSamples[SegmentationSample]):
     def collate(self, samples: Sequence[SegmentationSample]) -> DenseBatch:
         """All as large as the crop, padded to the right and below where a picture is smaller."""
         x = torch.zeros(len(samples), 3, *self.augment.crop)
-        label_maps = torch.full((len(samples), *self.augment.crop), UNLABELLED, dtype=torch.int64)
+        label_maps = torch.full((len(samples), *self.augment.crop), IGNORED, dtype=torch.int64)
         for image, label_map, sample in zip(x, label_maps, samples, strict=True):
             height, width = sample.labels.shape
             image[:, :height, :width] = _normal(sample.pixels, self.spec)

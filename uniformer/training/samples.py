@@ -10,6 +10,7 @@ import numpy as np
 from uniformer.config import InputSpec
 from uniformer.datasets.annotated import AnnotatedSet
 from uniformer.datasets.manifest import Manifest
+from uniformer.datasets.sums import map_sums
 from uniformer.errors import InputError
 from uniformer.reading.options import Augment
 from uniformer.training.batches import Samples, TrainingSet
@@ -42,7 +43,7 @@ def details_of(data: DataSet) -> dict[str, Any]:
 
 
 def truth_sum(data: DataSet) -> str:
-    """Of what is to be learnt of all rows in their order; of label maps, whose files are not opened, the names."""
+    """Of labels, boxes and key points of all rows in their order, of label maps the pictures' names: `shape_sum`."""
     if isinstance(data, Manifest):
         return hashlib.sha256(np.ascontiguousarray(data.labels).tobytes()).hexdigest()[:12]
     found = data.instances
@@ -50,4 +51,26 @@ def truth_sum(data: DataSet) -> str:
     for part in (found.offsets, found.boxes, found.labels, found.crowd, found.keypoints):
         if part is not None:
             digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()[:12]
+
+
+def shape_sum(data: DataSet) -> str:
+    """Of the masks of all instances, or of what the files of label maps hold; "" where there are neither."""
+    if isinstance(data, Manifest):
+        return ""
+    shapes, digest = data.instances.shapes, hashlib.sha256()
+    if data.maps is not None:
+        digest.update(map_sums(data).tobytes())
+    elif shapes is not None:
+        for part in (
+            shapes.runs.blob,
+            shapes.points,
+            shapes.polygons,
+            shapes.starts,
+            shapes.runs.offsets,
+            shapes.sizes,
+        ):
+            digest.update(np.ascontiguousarray(part).tobytes())
+    else:
+        return ""
     return digest.hexdigest()[:12]

@@ -39,7 +39,7 @@ from uniformer.training.log import Log
 from uniformer.training.optim import freeze, make_optimizer, moving_average, train_mode
 from uniformer.training.recipe import EffectiveLR, Recipe, effective_lr, resolved
 from uniformer.training.result import REPORT, WRITTEN
-from uniformer.training.samples import DataSet, details_of, samples_of, truth_sum
+from uniformer.training.samples import DataSet, details_of, samples_of, shape_sum, truth_sum
 from uniformer.training.start import initialised
 from uniformer.training.state import Learner, check_same_run, read_state, write_state
 from uniformer.training.state_check import check_state
@@ -228,6 +228,8 @@ def fingerprint(train_set: DataSet, val_set: DataSet | None) -> dict[str, Any]:
         "validated samples": 0 if val_set is None else len(val_set),
         "labels": truth_sum(train_set),
         "validated labels": "" if val_set is None else truth_sum(val_set),
+        "masks": shape_sum(train_set),
+        "validated masks": "" if val_set is None else shape_sum(val_set),
     }
 
 
