@@ -308,6 +308,14 @@ def test_a_setting_or_a_checkpoint_says_another_head(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("arch", ["semantic_fpn.uniformer_nano", "upernet.uniformer_base"])
+def test_an_architecture_that_the_usual_start_does_not_fit_wants_a_checkpoint(arch: str, tmp_path: Path) -> None:
+    """Said before hundreds of megabytes are fetched that could not be loaded."""
+    maps = segmentation_set(tmp_path / "maps")
+    with refused(f"{arch}: expected --checkpoint, as the usual start, .*ade20k, has another backbone"):
+        plan_training(maps, [f"arch={arch}"])
+
+
 def test_what_cannot_be_learnt_is_one_line(tmp_path: Path) -> None:
     shapes, one = detection_set(tmp_path / "shapes"), detection_set(tmp_path / "one", count=1)
     pose = str(saved(tmp_path / "pose.safetensors", "topdown", ("a", "b", "c")))

@@ -63,6 +63,19 @@ PRESETS = (
 LEAST_STEPS, LEAST_EPOCHS = 1500, 12
 
 
+def usual_start(task: DenseTask, arch: Any = None) -> str:
+    """What is started from where no checkpoint is named. Raises `InputError` where `arch` has another backbone."""
+    start = STARTS[task]
+    if isinstance(arch, str):
+        asked_for, usual = get_config(arch), get_config(start.rpartition(".")[0])
+        if (asked_for.depths, asked_for.dims) != (usual.depths, usual.dims):
+            raise InputError(
+                f"{arch}: expected --checkpoint, as the usual start, {start}, has another backbone; "
+                "a recipe, a .toml file, needs none: random weights learn there"
+            )
+    return start
+
+
 def own_dense_recipe(
     train_set: AnnotatedSet, contract: Contract, checkpoint: str, overrides: Sequence[str] = (), *, name: str = "own"
 ) -> tuple[Recipe, list[str]]:

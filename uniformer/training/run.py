@@ -22,7 +22,7 @@ from uniformer.network.variants import get_config
 from uniformer.support.settings import Table, from_table
 from uniformer.training.dense_sets import own_sets, recipe_sets
 from uniformer.training.own_data import own_recipe, wants_features, with_validation
-from uniformer.training.own_dense import STARTS, own_dense_recipe
+from uniformer.training.own_dense import own_dense_recipe, usual_start
 from uniformer.training.recipe import Recipe, asked, list_recipes, load_recipe, section
 from uniformer.training.samples import DataSet
 from uniformer.training.sections import Data, Init
@@ -156,7 +156,7 @@ def _plan_dense(
         named = opened.contract.config.task
     task: DenseTask = found if named == "classification" else named
     train_set, val_set, said = own_sets(source, task, data.val, split, options.get("classes"))
-    checkpoint = checkpoint or STARTS[task]
+    checkpoint = checkpoint or usual_start(task, arch)
     opened = opened or open_checkpoint(checkpoint, **told)
     recipe, why = own_dense_recipe(train_set, opened.contract, checkpoint, settings, name=Path(source).resolve().stem)
     return TrainingPlan(recipe, (*said, f"starting from {checkpoint}", *why), (train_set, val_set), opened)
