@@ -13,6 +13,7 @@ import torch
 import uniformer
 from tests.annotated_sets import picture
 from tests.command_line import Cli, one_line
+from tests.shapes import segmentation_set
 from tests.test_dense_speed import BACKBONES, an_input, dense_config, dense_network, outputs
 from tests.tiny import refused
 from tests.tolerance import assert_close, terms_of
@@ -131,6 +132,8 @@ def test_a_file_predicts_as_the_checkpoint_at_its_size(
         assert (same("0.png").labels != exported("0.png").labels).mean() < 1e-3
         one_line(cli("predict", "0.png", "--checkpoint", name, "--mode", "slide"), "pictures of 96x64 alone, got slide")
         assert cli("predict", "1.png", "--checkpoint", name, "--tile", "64", "--maps", "maps").status == 0
+        tested = cli("eval", name, segmentation_set(tmp_path / "set"), "--workers", "0")
+        assert "  whole pictures, resized to 96 x 64, float32\n" in tested.out, tested.err
     ended = cli("predict", "0.png", "1.png", "--checkpoint", name, "--draw", "drawn", "--out", "found.jsonl")
     assert ended.status == 0, ended.err
     assert sorted(path.name for path in Path("drawn").iterdir()) == ["0.png", "1.png"]

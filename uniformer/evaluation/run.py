@@ -42,6 +42,7 @@ from uniformer.support.resume import ROWS_KEY
 from uniformer.tasks import option_names, task_of
 from uniformer.tasks.class_order import order_of, relabelled
 from uniformer.tasks.scores import Missing, ScoresForm
+from uniformer.tasks.segmentation import EXPORTED_SIZE
 from uniformer.tasks.task import Metric, Task, WithAnswers
 
 if TYPE_CHECKING:
@@ -210,7 +211,11 @@ def evaluate(
         name = contract.id or contract.arch or "model"
         about = About(
             title=f"{f'{probe} probe of ' if probe else ''}{name} on {Path(_name(data)).name}",
-            lines=(f"checkpoint {_name(checkpoint)}", manifest.origin, f"{input_in_words(fed)}, {precision}"),
+            lines=(
+                f"checkpoint {_name(checkpoint)}",
+                manifest.origin,
+                f"{input_in_words(fed, contract.details.get(EXPORTED_SIZE))}, {precision}",
+            ),
             notes=(*both, *notes, *odd),
             known=known[2],
         )
@@ -369,9 +374,11 @@ def _name(source: object) -> str:
 # ---- in words --------------------------------------------------------------------------------------------------------
 
 
-def input_in_words(spec: Input) -> str:
+def input_in_words(spec: Input, exported: Sequence[int] | None = None) -> str:
     """'4 x 3 views of 16 frames, 224 x 224'; of dense networks 'whole pictures, short side 800, long side up to 1333'
-    or 'people in crops of 192 x 256'."""
+    or 'people in crops of 192 x 256'. `exported`: height and width of the only input that a file takes."""
+    if exported is not None:
+        return f"whole pictures, resized to {exported[1]} x {exported[0]}"
     if isinstance(spec, Scaling):
         return f"whole pictures, short side {spec.shortest}, long side up to {spec.longest}"
     size = f"{spec.size[1]} x {spec.size[0]}"
