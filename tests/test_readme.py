@@ -12,11 +12,11 @@ import pytest
 
 from tests.patience import PATIENCE
 from uniformer.checkpoints.records import DEFAULT_IMAGE, DEFAULT_VIDEO
-from uniformer.cli.main import build_parser
+from uniformer.cli.main import parsed
 from uniformer.cli.predict import _default_checkpoint
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def shell_lines(page: Path) -> list[str]:
@@ -28,7 +28,7 @@ def shell_lines(page: Path) -> list[str]:
     return [line for line in lines if re.match(r"(\S*/)?uniformer ", line)]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_commands_are_ones_that_exist(page: Path) -> None:
     """Commands and options as the pages spell them are accepted by the parser."""
     import shlex
@@ -37,7 +37,7 @@ def test_commands_are_ones_that_exist(page: Path) -> None:
         words = [w for w in shlex.split(line) if w not in ("&&", "\\")]
         if "|" in words:
             words = words[: words.index("|")]
-        build_parser().parse_args(words[1:])  # exits, and so fails, on what it does not know
+        parsed(words[1:])  # exits, and so fails, on what it does not know
 
 
 @pytest.mark.parametrize(
