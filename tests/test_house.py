@@ -33,6 +33,7 @@ ORDER = (
     "reports",
     "evaluation",
     "training",
+    "timm",
     "",  # `uniformer` itself, the public names of all rooms: whoever imports them stands above
     "cli",
     "web",

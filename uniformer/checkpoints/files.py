@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.hosts import from_folder_json, to_folder_json
 from uniformer.checkpoints.keys import from_reference, our_key, reference_key, to_published, to_reference
 from uniformer.checkpoints.pickles import Inert, read_pickle, shares_memory
 from uniformer.checkpoints.wrappers import (
@@ -115,7 +116,8 @@ def _read_folder(path: Path) -> tuple[dict[str, Tensor], Contract | None]:
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (path / name).is_file():
             raise InputError(f"{path} is no saved model: expected a file {name} in it")
-    contract = Contract.from_json(read_whole(path / CONFIG_NAME, "a contract"), str(path / CONFIG_NAME))
+    where = str(path / CONFIG_NAME)
+    contract = from_folder_json(read_whole(path / CONFIG_NAME, "a contract"), where)
     return _read_safetensors(path / WEIGHTS_NAME)[0], contract
 
 
@@ -251,7 +253,7 @@ def write_ours(state: Mapping[str, Tensor], contract: Contract, path: str | os.P
     except OSError as error:
         raise cannot_write(path, error) from None
     with atomic_path(path / CONFIG_NAME) as temporary:  # takes its place after the weights have taken theirs
-        temporary.write_text(contract.to_json(), encoding="utf-8")
+        temporary.write_text(to_folder_json(contract), encoding="utf-8")
         _write_safetensors(state, contract, path / WEIGHTS_NAME)
     return None
 

@@ -285,7 +285,7 @@ def adapt_channels(kernel: Tensor, channels: int) -> Tensor:
 
 
 def create_model(
-    name: str,
+    name: str | Config,
     *,
     pretrained: bool = False,
     checkpoint: CheckpointSource | None = None,
@@ -294,7 +294,7 @@ def create_model(
     out_indices: int | Sequence[int] | None = None,
     **options: Any,
 ) -> Any:
-    """Build a variant by name, with any field of `Config` changed, optionally with a checkpoint's weights.
+    """Build a variant by name, or what a `Config` says, with any field changed, optionally with a checkpoint's weights.
 
         create_model("uniformer_small_video", num_classes=174, drop_path=0.3)
         create_model("uniformer_small_video", pretrained=True)                          # the variant's usual checkpoint
@@ -311,10 +311,12 @@ def create_model(
     """
     if features_only:
         options.setdefault("output", "maps")
-    config = with_options(get_config(name), options)
+    config = with_options(name if isinstance(name, Config) else get_config(name), options)
     if pretrained:
         if checkpoint is not None:
             raise InputError("expected pretrained=True or a checkpoint, got both")
+        if isinstance(name, Config):
+            raise InputError("expected the name of a variant for pretrained=True, got a Config: name a checkpoint")
         checkpoint = default_checkpoint(name)
     stages = STAGES if out_indices is None else stage_indices(out_indices)
     if out_indices is not None and (config.output == "logits" or config.head is not None):

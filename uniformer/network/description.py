@@ -103,6 +103,15 @@ def layer_of(name: str, depths: Sequence[int], *, coarse: bool = False) -> int:
     return 0 if stage == 0 else sum(depths[:stage]) + 1
 
 
+def classifier_names(config: Config) -> tuple[str, ...]:
+    """The classifiers that a network has: one on the mean token, of light models one on the class token, with token
+    labeling one on every token."""
+    if config.output != "logits" or not config.num_classes:
+        return ()
+    wanted = {"head": True, "cls_head": config.is_hourglass, "aux_head": config.token_labeling}
+    return tuple(name for name, is_wanted in wanted.items() if is_wanted)
+
+
 def pretrained_cfg(config: Config, spec: InputSpec, classifier: Sequence[str]) -> dict[str, Any]:
     """timm's description of a model, for its data helpers. Of clips the input is (C, T, H, W); `channels` is ours.
 

@@ -30,6 +30,7 @@ from uniformer.network.blocks import (
 from uniformer.network.description import (
     STAGES,
     FeatureInfo,
+    classifier_names,
     feature_info,
     layer_of,
     pretrained_cfg,
@@ -125,12 +126,9 @@ class UniFormer(nn.Module):
             raise InputError("this model returns maps and has no classifier to reset")
         self.config = with_options(self.config, {"num_classes": num_classes})
         weight = next(self.parameters())
-        for name, wanted in (
-            ("head", True),
-            ("cls_head", self.config.is_hourglass),
-            ("aux_head", self.config.token_labeling),
-        ):
-            head = nn.Linear(self.config.dims[-1], num_classes) if wanted and num_classes else None
+        names = classifier_names(self.config)
+        for name in ("head", "cls_head", "aux_head"):
+            head = nn.Linear(self.config.dims[-1], num_classes) if name in names else None
             if head is not None:
                 self._initialise(head)
                 head = head.to(weight.device, weight.dtype)

@@ -1,0 +1,51 @@
+"""What `config.json` of a folder says beside our contract, so that timm and transformers find the network by it.
+
+    timm           architecture, pretrained_cfg    its own entry point reads the rest: `uniformer.timm`
+    transformers   model_type
+
+They are no part of the contract, of no digest, and left out when the folder is read.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Any
+
+from uniformer.checkpoints.contract import Contract
+from uniformer.config import InputSpec
+from uniformer.network.description import classifier_names, pretrained_cfg
+from uniformer.network.variants import default_input
+from uniformer.support.texts import NotJson, parse_json
+
+MODEL_TYPE = "uniformer"  #: in transformers; in timm the architecture of networks that are no variant by name
+OWN = frozenset({"uniformer", *(f.name for f in fields(Contract))})  #: the keys of a contract
+
+
+def to_folder_json(contract: Contract) -> str:
+    """The text of `config.json`: the contract, and what others look for."""
+    return json.dumps(json.loads(contract.to_json()) | _for_hosts(contract), indent=2, ensure_ascii=False) + "\n"
+
+
+def from_folder_json(text: bytes, where: str) -> Contract:
+    """The contract in what `config.json` says: where it is for others too, without what is theirs alone.
+
+    Raises `InputError` as `Contract.from_json`.
+    """
+    try:
+        told = parse_json(text, where)
+    except NotJson:
+        return Contract.from_json(text, where)  # says so
+    if isinstance(told, dict) and told.get("model_type") == MODEL_TYPE:
+        text = json.dumps({key: value for key, value in told.items() if key in OWN}).encode()
+    return Contract.from_json(text, where)
+
+
+def _for_hosts(contract: Contract) -> dict[str, Any]:
+    config, spec = contract.config, contract.input
+    found: dict[str, Any] = {"model_type": MODEL_TYPE, "architecture": contract.arch or MODEL_TYPE}
+    if config.task == "classification" and not config.is_video:
+        input = spec if isinstance(spec, InputSpec) else default_input(config)
+        found["pretrained_cfg"] = pretrained_cfg(config, input, classifier_names(config))
+        del found["pretrained_cfg"]["channels"]  # ours: timm takes no keys but its own
+    return found
