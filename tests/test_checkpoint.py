@@ -162,7 +162,8 @@ def test_our_file_and_folder(tmp_path: Path) -> None:
         report = load_checkpoint(model, save_tiny(path, CLIPS))
         assert same(model.state_dict(), tiny_model(ndim=3).state_dict())
         assert report.notes == ["head_dim 16 from the file's contract"]
-    assert sorted(p.name for p in (tmp_path / "folder").iterdir()) == ["config.json", "model.safetensors"]
+    names = ["config.json", "model.safetensors", "preprocessor_config.json"]
+    assert sorted(p.name for p in (tmp_path / "folder").iterdir()) == names
 
 
 def test_hub_repository(tmp_path: Path) -> None:

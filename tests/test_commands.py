@@ -142,7 +142,10 @@ VERBS = {  # from another folder than that of the inputs, relative to it, what i
         [OUT], [f"{OUT}/about.json", f"{OUT}/paths.jsonl"],
     ),
     "convert": (["convert", "--", NET, f"{OUT}.pth"], [f"{OUT}.pth"], []),
-    "convert to a folder": (["convert", "--", NET, OUT], [OUT], [f"{OUT}/config.json", f"{OUT}/model.safetensors"]),
+    "convert to a folder": (
+        ["convert", "--", NET, OUT], [OUT],
+        [f"{OUT}/{name}" for name in ("config.json", "model.safetensors", "preprocessor_config.json")],
+    ),
     "demo": (
         ["demo", f"{DATA}/{CLASSES[0]}/0.mp4", f"--out={OUT}", f"--checkpoint=./{NET}"],
         [OUT], [f"{OUT}/timeline.{form}" for form in ("json", "csv", "srt", "html")],

@@ -34,6 +34,7 @@ ORDER = (
     "evaluation",
     "training",
     "timm",
+    "transformers",
     "",  # `uniformer` itself, the public names of all rooms: whoever imports them stands above
     "cli",
     "web",

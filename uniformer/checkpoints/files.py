@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from uniformer.checkpoints.contract import Contract
-from uniformer.checkpoints.hosts import from_folder_json, to_folder_json
+from uniformer.checkpoints.hosts import PROCESSOR_NAME, from_folder_json, to_folder_json, to_processor_json
 from uniformer.checkpoints.keys import from_reference, our_key, reference_key, to_published, to_reference
 from uniformer.checkpoints.pickles import Inert, read_pickle, shares_memory
 from uniformer.checkpoints.wrappers import (
@@ -252,6 +252,9 @@ def write_ours(state: Mapping[str, Tensor], contract: Contract, path: str | os.P
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(path, error) from None
+    if contract.config.task == "classification":
+        with atomic_path(path / PROCESSOR_NAME) as temporary:
+            temporary.write_text(to_processor_json(is_video=contract.config.is_video), encoding="utf-8")
     with atomic_path(path / CONFIG_NAME) as temporary:  # takes its place after the weights have taken theirs
         temporary.write_text(to_folder_json(contract), encoding="utf-8")
         _write_safetensors(state, contract, path / WEIGHTS_NAME)

@@ -19,6 +19,7 @@ from uniformer.network.variants import default_input
 from uniformer.support.texts import NotJson, parse_json
 
 MODEL_TYPE = "uniformer"  #: in transformers; in timm the architecture of networks that are no variant by name
+PROCESSOR_NAME = "preprocessor_config.json"  #: transformers asks this file who makes a network's input
 OWN = frozenset({"uniformer", *(f.name for f in fields(Contract))})  #: the keys of a contract
 
 
@@ -49,3 +50,9 @@ def _for_hosts(contract: Contract) -> dict[str, Any]:
         found["pretrained_cfg"] = pretrained_cfg(config, input, classifier_names(config))
         del found["pretrained_cfg"]["channels"]  # ours: timm takes no keys but its own
     return found
+
+
+def to_processor_json(*, is_video: bool) -> str:
+    """The text of `preprocessor_config.json`: a name. What the input is stands in the contract."""
+    kind = "Video" if is_video else "Image"
+    return json.dumps({f"{kind.lower()}_processor_type": f"UniFormer{kind}Processor"}, indent=2) + "\n"

@@ -9,6 +9,7 @@ from typing import Unpack
 
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.files import CONFIG_NAME, WEIGHTS_NAME, write_ours, write_reference
+from uniformer.checkpoints.hosts import PROCESSOR_NAME
 from uniformer.checkpoints.identify import CheckpointSource, name_of, open_checkpoint
 from uniformer.checkpoints.load import LoadReport, load_model, unwrapped
 from uniformer.checkpoints.proof import check_proof, with_proof
@@ -72,7 +73,7 @@ def convert(
     Raises `InputError` where `out` would replace the source or the classes' file or, unless `overwrite`, anything else,
     and for a folder with other files in it.
     """
-    parts = [Path(out, name) for name in (CONFIG_NAME, WEIGHTS_NAME)]
+    parts = [Path(out, name) for name in (CONFIG_NAME, WEIGHTS_NAME, PROCESSOR_NAME)]
     check_outputs([Path(out), *parts], [source, names_file(told.get("classes"))], overwrite=overwrite)
     others = sorted(set(Path(out).iterdir()) - set(parts)) if os.path.isdir(out) else []
     if others:

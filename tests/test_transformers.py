@@ -1,0 +1,205 @@
+"""transformers' doors: Auto classes, pipelines that answer as the Predictor does, training, files both ways."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import uniformer
+from tests import odd_media
+from tests.odd_media import picture
+from tests.tiny import CLIPS, IMAGES, TINY, refused, same, save_tiny, tiny_model
+from uniformer.checkpoints.contract import Contract
+
+transformers = pytest.importorskip("transformers", reason="the extra 'transformers' is not installed")
+
+import uniformer.transformers as ours  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("images") / "saved", IMAGES)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("clips") / "saved", CLIPS)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(20):
+        Image.fromarray(picture(i, 90 + 7 * i, 200 - 5 * i)).save(folder / f"{i}.{('jpg', 'png')[i % 2]}")
+    return [str(path) for path in sorted(folder.iterdir())]
+
+
+def test_pictures_get_the_predictors_answers(images: Path, photos: list[str]) -> None:
+    classify = transformers.pipeline("image-classification", model=str(images), device="cpu")
+    predictor = uniformer.Predictor(str(images), device="cpu", top_k=7)
+    for photo in photos:
+        agree(classify(photo, top_k=7), predictor(photo))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """As cameras, phones and old programs write them: 20 files."""
+    folder = tmp_path_factory.mktemp("videos")
+    makers = (
+        odd_media.h264, odd_media.h264_open_gop, odd_media.hevc, odd_media.vp9, odd_media.av1, odd_media.gif,
+        odd_media.vp8_hidden_frames, odd_media.mpeg_ts_cut, odd_media.avi_packed_b_frames, odd_media.variable_rate,
+        odd_media.late_start, odd_media.edit_list, odd_media.fragmented, odd_media.same_times,
+    )  # fmt: skip
+    turns = [{"degrees": d} for d in (90, 180, 270)] + [{"degrees": d, "hflip": True} for d in (0, 90, 180)]
+    made = [maker(folder) for maker in makers]
+    for number, turn in enumerate(turns):
+        (folder / str(number)).mkdir()
+        made.append(odd_media.rotated(folder / str(number), **turn))
+    return [str(path) for path in made]
+
+
+def test_videos_get_the_predictors_answers(clips: Path, videos: list[str]) -> None:
+    classify = transformers.pipeline("video-classification", model=str(clips), device="cpu")
+    predictor = uniformer.Predictor(str(clips), device="cpu", top_k=7)
+    assert len(set(videos)) == 20
+    for video in videos:
+        agree(classify(video, top_k=7), predictor(video))
+    with refused("expected clips of 4 frames, sampled as the checkpoint says, got 8 frames"):
+        classify(videos[0], num_frames=8)
+
+
+def agree(found: list[dict[str, object]], expected: uniformer.Prediction) -> None:
+    assert [answer["label"] for answer in found] == [label.name for label in expected.labels]
+    for answer, label in zip(found, expected.labels, strict=True):
+        assert answer["score"] == pytest.approx(label.score, abs=1e-5)
+
+
+# ---- models ----------------------------------------------------------------------------------------------------------
+
+
+def test_auto_classes_give_our_network_and_its_input(images: Path, clips: Path) -> None:
+    model = transformers.AutoModelForImageClassification.from_pretrained(images)
+    assert type(model) is ours.UniFormerForImageClassification
+    assert same(model.network.state_dict(), tiny_model().state_dict())
+    assert model.config.id2label[3] == "class of number 3"
+    model = transformers.AutoModelForVideoClassification.from_pretrained(clips)
+    assert same(model.network.state_dict(), tiny_model(ndim=3).state_dict())
+    assert model.config.num_frames == 4
+    assert transformers.AutoImageProcessor.from_pretrained(images).spec == IMAGES
+    assert transformers.AutoVideoProcessor.from_pretrained(clips).spec == CLIPS
+
+
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_views_are_averaged_as_the_checkpoint_asks(average: str, tmp_path: Path) -> None:
+    spec = replace(IMAGES, crops=3, average=average)
+    uniformer.save_checkpoint(tiny_model(), tmp_path / "net", Contract(TINY, "", spec))
+    classify = transformers.pipeline("image-classification", model=str(tmp_path / "net"), device="cpu")
+    image = Image.fromarray(picture(3, 200, 90))
+    expected = uniformer.Predictor(str(tmp_path / "net"), device="cpu", top_k=7)(image)
+    found = {answer["label"]: answer["score"] for answer in classify(image, top_k=7)}
+    assert found == {f"LABEL_{i}": pytest.approx(p, abs=1e-5) for i, p in enumerate(expected.probabilities)}
+
+
+def test_what_transformers_saved_we_load(images: Path, photos: list[str], tmp_path: Path) -> None:
+    model = transformers.AutoModelForImageClassification.from_pretrained(images)
+    model.save_pretrained(tmp_path / "again")
+    transformers.AutoImageProcessor.from_pretrained(images).save_pretrained(tmp_path / "again")
+    network, contract, report = uniformer.load_model(tmp_path / "again")
+    assert same(network.state_dict(), tiny_model().state_dict())
+    assert (contract.classes, contract.input, contract.id) == (
+        tuple(model.config.id2label.values()),
+        IMAGES,
+        "tiny.test",
+    )
+    assert uniformer.verify(tmp_path / "again")[1] == []
+    assert report.ignored == report.new == []
+    before, after = (uniformer.predict(photos[0], model=str(path)) for path in (images, tmp_path / "again"))
+    assert before.labels == after.labels
+    classify = transformers.pipeline("image-classification", model=str(tmp_path / "again"), device="cpu")
+    agree(classify(photos[0], top_k=5), before)
+
+
+def test_another_classifier_is_asked_for_as_transformers_users_do(images: Path, tmp_path: Path) -> None:
+    names = {0: "cat", 1: "dog", 2: "emu"}
+    model = transformers.AutoModelForImageClassification.from_pretrained(
+        images, id2label=names, label2id={v: k for k, v in names.items()}, ignore_mismatched_sizes=True
+    )
+    given = tiny_model().state_dict()
+    assert model.network.head.weight.shape == (3, 64)
+    assert 0 < float(model.network.head.weight.abs().max()) < 0.2
+    assert all(torch.equal(v, given[k]) for k, v in model.network.state_dict().items() if not k.startswith("head."))
+    model.save_pretrained(tmp_path / "three")
+    contract = uniformer.load_model(tmp_path / "three")[1]
+    assert (contract.classes, contract.config.num_classes, contract.scores) == (("cat", "dog", "emu"), 3, {})
+
+
+def test_trainer_trains_on_a_folder_of_clips(clips: Path, tmp_path: Path) -> None:
+    processor = transformers.AutoVideoProcessor.from_pretrained(clips)
+    model = transformers.AutoModelForVideoClassification.from_pretrained(clips)
+    video = odd_media.h264(tmp_path)
+    for name in ("class of number 1", "class of number 4"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(2):
+            (tmp_path / "data" / name / f"{i}.mp4").write_bytes(video.read_bytes())
+    files = sorted((tmp_path / "data").rglob("*.mp4"))
+    rows = [
+        {"pixel_values": processor(path)["pixel_values"][0], "labels": model.config.label2id[path.parent.name]}
+        for path in files
+    ]
+    arguments = transformers.TrainingArguments(
+        str(tmp_path / "run"), num_train_epochs=1, per_device_train_batch_size=2, report_to="none", use_cpu=True,
+        learning_rate=1e-3, dataloader_num_workers=0,
+    )  # fmt: skip
+    trainer = transformers.Trainer(model, arguments, train_dataset=rows, processing_class=processor)
+    done = trainer.train()
+    assert done.global_step == 2
+    assert 0 < done.training_loss < 20
+    trainer.save_model(str(tmp_path / "trained"))
+    network, contract, _ = uniformer.load_model(tmp_path / "trained")
+    assert (contract.id, contract.scores, contract.proof, len(contract.notes)) == ("", {}, None, 1)
+    assert contract.classes == tuple(model.config.id2label.values())
+    uniformer.convert(tmp_path / "trained", tmp_path / "ours")
+    assert uniformer.verify(tmp_path / "ours")[1] == []
+    assert same(network.state_dict(), model.network.state_dict())
+    assert not torch.equal(network.head.weight, tiny_model(ndim=3).head.weight)
+    assert uniformer.predict(files[0], model=str(tmp_path / "trained")).labels
+
+
+# ---- what does not fit -----------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_had_is_one_line(images: Path, clips: Path, tmp_path: Path) -> None:
+    with refused("expected a classifier of clips, got a network for classification of images"):
+        transformers.AutoModelForVideoClassification.from_pretrained(images)
+    with refused("expected a network of images, found one of clips"):
+        transformers.AutoImageProcessor.from_pretrained(clips)  # its pipeline would sample by itself
+    with refused("UniFormerConfig holds no readable description of a uniformer model .*depht"):
+        ours.UniFormerConfig(uniformer=1, config={"depht": 3}, input=None, proof=None)
+    with refused("UniFormerConfig holds no readable description"):
+        ours.UniFormerForImageClassification(ours.UniFormerConfig())
+    with refused("expected return_tensors 'pt', got 'np'"):
+        transformers.AutoImageProcessor.from_pretrained(images)(Image.new("RGB", (90, 90)), return_tensors="np")
+    (tmp_path / "half").mkdir()
+    for name in ("config.json", "preprocessor_config.json"):
+        (tmp_path / "half" / name).write_bytes((images / name).read_bytes())
+    from safetensors.torch import save_file
+
+    state = {k: v for k, v in tiny_model().state_dict().items() if k != "stages.1.embed.proj.weight"}
+    save_file(state, tmp_path / "half" / "model.safetensors", {"format": "pt"})
+    with refused("expected the tensors of the network, found 1 missing: network.stages.1.embed.proj.weight"):
+        transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "half")
+
+
+def test_without_the_package_one_line_names_the_extra() -> None:
+    code = "import sys; sys.modules['transformers'] = None; import uniformer.transformers"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith(
+        "needs the package 'transformers': pip install 'uniformer[transformers]'"
+    )

@@ -1,0 +1,280 @@
+"""transformers' door to the classifiers: importing this module registers them with its Auto classes.
+
+    import transformers, uniformer.transformers
+    classify = transformers.pipeline("video-classification", model="saved")  # written by `uniformer.save_checkpoint`
+    model = transformers.AutoModelForImageClassification.from_pretrained("saved", num_labels=3,
+                                                                         ignore_mismatched_sizes=True)
+
+A model holds the `UniFormer` of this package as `network`; a processor reads and samples as the checkpoint says. What
+`save_pretrained` writes, `uniformer.load_model` and all that stands on it read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.hosts import MODEL_TYPE, OWN, PROCESSOR_NAME, to_folder_json, to_processor_json
+from uniformer.checkpoints.load import CLASSIFIER
+from uniformer.checkpoints.proof import digest
+from uniformer.config import InputSpec
+from uniformer.errors import InputError, MissingExtra
+from uniformer.network.model import UniFormer
+from uniformer.reading.views import load_views
+from uniformer.support.files import atomic_path
+
+try:
+    from transformers import (
+        AutoConfig,
+        AutoImageProcessor,
+        AutoModelForImageClassification,
+        AutoModelForVideoClassification,
+        AutoVideoProcessor,
+        BatchFeature,
+        PreTrainedConfig,
+        PreTrainedModel,
+    )
+    from transformers.image_processing_utils import BaseImageProcessor
+    from transformers.modeling_outputs import ImageClassifierOutput
+    from transformers.video_processing_utils import BaseVideoProcessor
+except ModuleNotFoundError as error:
+    if error.name != "transformers":
+        raise
+    raise MissingExtra("transformers", "transformers", "uniformer.transformers") from None
+
+
+def _nameless(count: int) -> tuple[str, ...]:
+    """What transformers calls classes that nobody has named."""
+    return tuple(f"LABEL_{i}" for i in range(count))
+
+
+def _contract(told: dict[str, Any]) -> Contract:
+    return Contract.from_json(json.dumps(told), "the UniFormerConfig")
+
+
+def _of_other_weights(contract: Contract) -> Contract:
+    """Without what was said of the weights that it was written for: whose they are, what they score and learnt from."""
+    note = "changed in transformers: what the weights learnt from there is not known"
+    return replace(
+        contract, id="", dataset="", scores={}, trained_on=None, proof=None,
+        notes=tuple(dict.fromkeys((*contract.notes, note))),
+    )  # fmt: skip
+
+
+class UniFormerConfig(PreTrainedConfig):
+    """A contract, as transformers keeps it: its fields are those of `config.json` in a folder of ours."""
+
+    model_type = MODEL_TYPE
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """The names of classes are the contract's, unless others are asked for, or another number of them."""
+        if "config" in kwargs and self.id2label is None and kwargs.get("num_labels") is None:
+            contract = _contract({key: value for key, value in kwargs.items() if key in OWN})
+            self._name_labels(contract.classes or _nameless(contract.config.num_classes))
+        super().__post_init__(**kwargs)
+
+    def _name_labels(self, names: Sequence[str]) -> None:
+        self.id2label = dict(enumerate(names))
+        self.label2id = {name: i for i, name in enumerate(names)}
+
+    @classmethod
+    def from_contract(cls, contract: Contract) -> UniFormerConfig:
+        return cls(**json.loads(to_folder_json(contract)))
+
+    @property
+    def contract(self) -> Contract:
+        """What it says of the network, with the classes that transformers has.
+
+        Raises `InputError` where it says nothing.
+        """
+        contract = _contract({key: getattr(self, key) for key in sorted(OWN) if hasattr(self, key)})
+        names = tuple(self.id2label[i] for i in range(self.num_labels))
+        if names == _nameless(len(names)):
+            names = ()
+        if len(self.id2label) == contract.config.num_classes and names in ((), contract.classes):
+            return contract
+        config = replace(contract.config, num_classes=len(self.id2label))  # a classifier of other classes
+        return _of_other_weights(replace(contract, config=config, classes=names))
+
+    def hold(self, contract: Contract) -> None:
+        """From now on be of this contract."""
+        for key, value in {"trained_on": None, **json.loads(contract.to_json())}.items():
+            setattr(self, key, value)
+
+    @property
+    def num_frames(self) -> int:
+        """Of one clip."""
+        return self.contract.input_of_classifier().frames
+
+    def to_dict(self) -> dict[str, Any]:
+        told = super().to_dict()
+        return told | json.loads(to_folder_json(self.contract)) if hasattr(self, "config") else told
+
+
+class _Classifier(PreTrainedModel):
+    config_class = UniFormerConfig
+    base_model_prefix = "network"  # transformers adds it to the keys of our own files
+    main_input_name = "pixel_values"
+    is_video: ClassVar[bool]
+
+    def __init__(self, config: UniFormerConfig):
+        super().__init__(config)
+        ours = config.contract.config
+        if ours.task != "classification" or ours.output != "logits" or ours.is_video != self.is_video:
+            kind = "clips" if self.is_video else "images"
+            raise InputError(
+                f"expected a classifier of {kind}, got a network for {ours.task}"
+                f" of {'clips' if ours.is_video else 'images'}"
+            )
+        self.network = UniFormer(ours)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            UniFormer._initialise(module)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """As transformers has it, but that only a classifier may be missing or left over: else `InputError`."""
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        heads = tuple(f"network.{pattern.removesuffix('*')}" for pattern in CLASSIFIER)
+        for what in ("missing_keys", "unexpected_keys"):
+            if wrong := sorted(key for key in info[what] if not key.startswith(heads)):
+                raise InputError(
+                    f"{args[0]}: expected the tensors of the network, found {len(wrong)} "
+                    f"{what.partition('_')[0]}: {wrong[0]}"
+                )
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As transformers has it. Scores, proof and origin stay with the weights that they are of."""
+        contract = self.config.contract
+        if contract.proof is None or digest(self.network.state_dict().values()) != contract.proof.sha256:
+            self.config.hold(_of_other_weights(contract))
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None
+    ) -> ImageClassifierOutput | tuple[Tensor, ...]:
+        """`pixel_values` (B, 3, H, W), of clips (B, 3, T, H, W), or several views of each (B, V, 3, ...), averaged as
+        the checkpoint asks -> logits (B, K) and, with `labels`, the loss."""
+        views = pixel_values.ndim == self.network.config.ndim + 3
+        logits = self.network(pixel_values.flatten(0, 1) if views else pixel_values)
+        if views:
+            logits = self._averaged(logits.unflatten(0, pixel_values.shape[:2]))
+        loss = None if labels is None else self.loss_function(labels, logits, self.config)
+        output = ImageClassifierOutput(loss=loss, logits=logits)
+        return output.to_tuple() if return_dict is False else output
+
+    def _averaged(self, logits: Tensor) -> Tensor:
+        """(B, V, K) -> (B, K). Of mean probabilities their logarithms: what softmax makes those probabilities of."""
+        spec = self.config.contract.input
+        if isinstance(spec, InputSpec) and spec.average == "probabilities":
+            return logits.softmax(-1).mean(1).log()
+        return logits.mean(1)
+
+
+class UniFormerForImageClassification(_Classifier):
+    is_video = False
+
+
+class UniFormerForVideoClassification(_Classifier):
+    is_video = True
+
+
+def _spec_of(name: str | os.PathLike[str], is_video: bool, options: dict[str, Any]) -> InputSpec:
+    options = {key: value for key, value in options.items() if not key.startswith("_from")}
+    spec = UniFormerConfig.from_pretrained(name, **options).contract.input_of_classifier()
+    if spec.is_video != is_video:
+        raise InputError(
+            f"{name}: expected a network of {'clips' if is_video else 'images'}, found one of "
+            f"{'clips' if spec.is_video else 'images'}"
+        )
+    return spec
+
+
+def _batch(sources: Sequence[Any], spec: InputSpec, return_tensors: object) -> BatchFeature:
+    """`pixel_values`, (B, 3, ...) float32, or of more than one view (B, V, 3, ...)."""
+    if return_tensors not in (None, "pt"):
+        raise InputError(f"expected return_tensors 'pt', got {return_tensors!r}")
+    views = torch.from_numpy(np.stack([load_views(source, spec).array for source in sources]))
+    return BatchFeature({"pixel_values": views.squeeze(1) if spec.views == 1 else views})
+
+
+class UniFormerImageProcessor(BaseImageProcessor):
+    """Pictures to views as the checkpoint says: paths, PIL images, arrays, or a list of them."""
+
+    model_input_names: ClassVar[list[str]] = ["pixel_values"]
+
+    def __init__(self, spec: InputSpec):
+        super().__init__()
+        self.spec = spec
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> UniFormerImageProcessor:
+        return cls(_spec_of(name, False, options))
+
+    def __call__(self, images: Any, return_tensors: str | None = "pt") -> BatchFeature:
+        return _batch(images if isinstance(images, list | tuple) else [images], self.spec, return_tensors)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **_: Any) -> None:
+        """The input stands in the model's own `config.json`: here is only who reads it."""
+        _save_processor(save_directory, is_video=False)
+
+
+class UniFormerVideoProcessor(BaseVideoProcessor):
+    """Videos to views, sampled as the checkpoint says: paths, addresses, bytes, arrays (T, H, W, 3), or several."""
+
+    model_input_names: ClassVar[list[str]] = ["pixel_values"]
+
+    def __init__(self, spec: InputSpec):
+        super().__init__()
+        self.spec = spec
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> UniFormerVideoProcessor:
+        return cls(_spec_of(name, True, options))
+
+    def __call__(
+        self,
+        videos: Any,
+        num_frames: int | None = None,
+        do_sample_frames: bool = True,
+        return_tensors: str | None = "pt",
+    ) -> BatchFeature:
+        """Raises `InputError` for another number of frames than the network was trained with."""
+        if num_frames not in (None, self.spec.frames) or not do_sample_frames:
+            asked = f"{num_frames} frames" if do_sample_frames else "frames as they come"
+            raise InputError(
+                f"expected clips of {self.spec.frames} frames, sampled as the checkpoint says, got {asked}"
+            )
+        return _batch(videos if isinstance(videos, list | tuple) else [videos], self.spec, return_tensors)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **_: Any) -> None:
+        """The input stands in the model's own `config.json`: here is only who reads it."""
+        _save_processor(save_directory, is_video=True)
+
+
+def _save_processor(folder: str | os.PathLike[str], *, is_video: bool) -> None:
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with atomic_path(Path(folder) / PROCESSOR_NAME) as temporary:
+        temporary.write_text(to_processor_json(is_video=is_video), encoding="utf-8")
+
+
+AutoConfig.register(MODEL_TYPE, UniFormerConfig)
+AutoModelForImageClassification.register(UniFormerConfig, UniFormerForImageClassification)
+AutoModelForVideoClassification.register(UniFormerConfig, UniFormerForVideoClassification)
+AutoImageProcessor.register(
+    UniFormerConfig,
+    image_processor_classes={"pil": UniFormerImageProcessor, "torchvision": UniFormerImageProcessor},
+)
+AutoVideoProcessor.register(UniFormerConfig, UniFormerVideoProcessor)
