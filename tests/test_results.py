@@ -228,6 +228,42 @@ def test_as_supervision_has_them() -> None:
     assert people.keypoint_confidence[0].tolist() == poses().keypoints[0, :, 2].tolist()
 
 
+def test_what_supervision_has_becomes_ours() -> None:
+    size = {"height": HEIGHT, "width": WIDTH, "source": "street.jpg"}
+    for mine in (detections(), detections(masks=None), detections(0)):
+        back = Detections.from_supervision(mine.to_supervision()[::-1], names=COCO, **size)  # best first again
+        assert back.to_dict() | {"checkpoint": "", "timings": {}} == mine.to_dict() | {"checkpoint": "", "timings": {}}
+    kept = detections().to_supervision()
+    kept = Detections.from_supervision(kept[kept.confidence > 0.4], names=COCO, **size)
+    assert [kept.name(i) for i in range(len(kept))] == ["person", "toothbrush"]
+    regions = segmentation()
+    back = Segmentation.from_supervision(regions.to_supervision(), classes=ADE, palette=regions.palette, **size)
+    assert back.labels.dtype == regions.labels.dtype
+    assert np.array_equal(back.labels, regions.labels)
+    people = Poses.from_supervision(poses().to_supervision(), names=POINTS, skeleton=LIMBS, **size)
+    assert np.array_equal(people.keypoints, poses().keypoints)
+    assert people.scores.tolist() == [0.75, 0.5]
+    assert people.boxes[0].tolist() == [20, 5, 40, 50]  # of the four that are seen
+    assert len(Poses.from_supervision(poses(0).to_supervision(), names=POINTS, **size)) == 0
+
+
+def test_what_supervision_lacks_is_one_line() -> None:
+    size = {"height": HEIGHT, "width": WIDTH}
+    things = detections().to_supervision()
+    with refused(f"expected mask of shape \\(3, {HEIGHT}, {WIDTH + 1}\\), got"):
+        Detections.from_supervision(things, names=COCO, height=HEIGHT, width=WIDTH + 1)
+    with refused(r"expected class_id in 0 .. 2, got \[0, 79, 12\]"):
+        Detections.from_supervision(things, names=("a", "b", "c"), **size)
+    things.confidence = None
+    with refused("expected results of supervision with confidence, got Detections without"):
+        Detections.from_supervision(things, names=COCO, **size)
+    things.mask[1, 10:20, 20:30] = True
+    with refused("expected one class a pixel, got 100 of both toothbrush and person"):
+        Segmentation.from_supervision(things, classes=COCO, **size)
+    with refused(r"expected xy of shape \(2, 4, 2\), got \(2, 5, 2\)"):
+        Poses.from_supervision(poses().to_supervision(), names=POINTS[:4], **size)
+
+
 def test_without_supervision_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "supervision", None)
     for result in (detections(), segmentation(), poses()):

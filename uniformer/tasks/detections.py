@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -13,7 +13,7 @@ from PIL import Image
 from uniformer.errors import InputError
 from uniformer.labels import category_ids
 from uniformer.reading.pictures import Pixels
-from uniformer.reading.run_lengths import Mask, RunLengths, decode_mask
+from uniformer.reading.run_lengths import Mask, RunLengths, decode_mask, encode_mask
 from uniformer.tasks.coco_results import Id, result_rows
 from uniformer.tasks.drawing import Thing, colour_of, draw_things
 from uniformer.tasks.pictured import (
@@ -25,6 +25,8 @@ from uniformer.tasks.pictured import (
     label_of,
     labels_of,
     load_supervision,
+    of_supervision,
+    rows_of_classifier,
     where_from,
 )
 
@@ -140,3 +142,24 @@ class Detections(PictureResult):
             class_id=self.labels,
             data={"class_name": np.array([self.name(i) for i in range(len(self))], dtype=str)},
         )
+
+    @classmethod
+    def from_supervision(
+        cls, found: Any, *, height: int, width: int, names: Sequence[str] = (), source: str = ""
+    ) -> Self:
+        """From `supervision.Detections`, such as ours that were tracked or chosen there, best first.
+
+            Detections.from_supervision(kept, height=result.height, width=result.width, names=result.names)
+
+        Raises `InputError` where they lack classes or scores, or have masks of another picture.
+        """
+        scores = of_supervision(found, "confidence").astype(np.float32)
+        best = np.argsort(-scores, kind="stable")
+        masks = None
+        if found.mask is not None:
+            masks = tuple(encode_mask(mask) for mask in of_supervision(found, "mask", height, width)[best])
+        return cls(
+            source=source, height=height, width=width, names=tuple(names), masks=masks, scores=scores[best],
+            boxes=of_supervision(found, "xyxy", 4).astype(np.float32)[best],
+            labels=rows_of_classifier(found, names)[best],
+        )  # fmt: skip

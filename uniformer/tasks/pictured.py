@@ -132,6 +132,25 @@ def save_picture(image: Image.Image, path: Path) -> None:
             raise cannot_write(path, error) from None
 
 
+def of_supervision(found: Any, name: str, *shape: int) -> np.ndarray[Any, Any]:
+    """An array of supervision's results, (N, *shape). Raises `InputError` where they lack it or it has another."""
+    values = getattr(found, name, None)
+    if values is None:
+        raise InputError(f"expected results of supervision with {name}, got {type(found).__name__} without")
+    values = np.asarray(values)
+    if values.shape != (len(found), *shape):
+        raise InputError(f"expected {name} of shape {(len(found), *shape)}, got {values.shape}")
+    return values
+
+
+def rows_of_classifier(found: Any, names: Sequence[str]) -> np.ndarray[Any, Any]:
+    """The classes of supervision's results, (N,). Raises `InputError` for one beyond `names`, where there are any."""
+    labels = of_supervision(found, "class_id").astype(np.int64)
+    if len(labels) and not 0 <= labels.min() <= labels.max() < (len(names) or np.inf):
+        raise InputError(f"expected class_id in 0 .. {len(names) - 1 if names else '...'}, got {labels.tolist()[:8]}")
+    return labels
+
+
 def load_supervision() -> Any:
     """The package supervision, or `MissingExtra`."""
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -22,6 +22,7 @@ from uniformer.tasks.pictured import (
     array_of,
     field_of,
     load_supervision,
+    of_supervision,
     skeleton_of,
     where_from,
 )
@@ -127,6 +128,38 @@ class Poses(PictureResult):
             detection_confidence=self.scores,
             visible=self.seen(),
         )
+
+    @classmethod
+    def from_supervision(
+        cls,
+        found: Any,
+        *,
+        height: int,
+        width: int,
+        names: Sequence[str],
+        skeleton: tuple[tuple[int, int], ...] = (),
+        source: str = "",
+    ) -> Self:
+        """From `supervision.KeyPoints`, best first. It keeps no boxes: these are around the key points that are seen.
+
+        Raises `InputError` where they lack scores, or have another number of key points.
+        """
+        points = of_supervision(found, "xy", len(names), 2)
+        scores = of_supervision(found, "detection_confidence").astype(np.float32)
+        best = np.argsort(-scores, kind="stable")
+        confidence = of_supervision(found, "keypoint_confidence", len(names))
+        keypoints = np.concatenate([points, confidence[..., None]], axis=2).astype(np.float32)[best]
+        return cls(
+            source=source, height=height, width=width, names=tuple(names), skeleton=skeleton, scores=scores[best],
+            keypoints=keypoints, boxes=np.array([_around(person) for person in keypoints], np.float32).reshape(-1, 4),
+        )  # fmt: skip
+
+
+def _around(person: NDArray[Any]) -> tuple[float, ...]:
+    """The box of the key points (K, 3) that are seen, or of all where none is."""
+    seen = person[person[:, 2] > VISIBLE]
+    places = (seen if len(seen) else person)[:, :2]
+    return (*places.min(axis=0).tolist(), *places.max(axis=0).tolist())
 
 
 def _rounded(values: NDArray[Any]) -> list[float]:

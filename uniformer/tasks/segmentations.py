@@ -28,7 +28,9 @@ from uniformer.tasks.pictured import (
     label_of,
     labels_of,
     load_supervision,
+    of_supervision,
     palette_of,
+    rows_of_classifier,
     where_from,
 )
 
@@ -148,6 +150,32 @@ class Segmentation(PictureResult):
             class_id=labels,
             data={"class_name": np.array([r.name for r in self.regions], dtype=str)},
         )
+
+    @classmethod
+    def from_supervision(
+        cls,
+        found: Any,
+        *,
+        height: int,
+        width: int,
+        classes: Sequence[str],
+        palette: tuple[Colour, ...] = (),
+        source: str = "",
+    ) -> Self:
+        """From the masks of `supervision.Detections`; pixels outside of all have no class.
+
+        Raises `InputError` where they lack masks or classes, and where masks of two classes overlap.
+        """
+        dtype = map_type(len(classes))
+        labels = np.full((height, width), np.iinfo(dtype).max, dtype)
+        ids = rows_of_classifier(found, classes)
+        for label, mask in zip(ids, of_supervision(found, "mask", height, width).astype(bool), strict=True):
+            others = mask & (labels != np.iinfo(dtype).max) & (labels != label)
+            if others.any():
+                both = f"{class_name(classes, int(label))} and {class_name(classes, int(labels[others][0]))}"
+                raise InputError(f"expected one class a pixel, got {int(others.sum())} of both {both}")
+            labels[mask] = label
+        return cls(source=source, height=height, width=width, labels=labels, classes=tuple(classes), palette=palette)
 
 
 def map_type(num_classes: int) -> type[np.unsignedinteger[Any]]:
