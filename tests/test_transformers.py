@@ -95,6 +95,23 @@ def test_auto_classes_give_our_network_and_its_input(images: Path, clips: Path) 
     assert transformers.AutoVideoProcessor.from_pretrained(clips).spec == CLIPS
 
 
+def test_a_network_may_be_new_and_features_may_be_batches(images: Path, photos: list[str]) -> None:
+    torch.manual_seed(0)
+    contract = uniformer.load_model(images)[1]
+    model = ours.UniFormerForImageClassification(ours.UniFormerConfig.from_contract(contract))
+    assert float(model.network.head.weight.std()) == pytest.approx(0.02, rel=0.2)  # of 448 weights
+    processor = transformers.AutoImageProcessor.from_pretrained(images)
+    batch = processor([photos[0], Image.open(photos[1]), torch.zeros(3, 80, 90, dtype=torch.uint8).numpy()])
+    assert batch["pixel_values"].shape == (3, 3, 64, 64)
+    output = model(**batch, labels=torch.tensor([0, 3, 6]))
+    assert float(output.loss) == pytest.approx(
+        float(torch.nn.functional.cross_entropy(output.logits, torch.tensor([0, 3, 6])))
+    )
+    output.loss.backward()
+    assert all(p.grad is not None for p in model.network.parameters())
+    assert torch.equal(model(batch["pixel_values"], return_dict=False)[0].argmax(1), output.logits.argmax(1))
+
+
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
 def test_views_are_averaged_as_the_checkpoint_asks(average: str, tmp_path: Path) -> None:
     spec = replace(IMAGES, crops=3, average=average)

@@ -150,7 +150,7 @@ class _Classifier(PreTrainedModel):
         for what in ("missing_keys", "unexpected_keys"):
             if wrong := sorted(key for key in info[what] if not key.startswith(heads)):
                 raise InputError(
-                    f"{args[0]}: expected the tensors of the network, found {len(wrong)} "
+                    f"{model.name_or_path}: expected the tensors of the network, found {len(wrong)} "
                     f"{what.partition('_')[0]}: {wrong[0]}"
                 )
         return (model, info) if output_loading_info else model
