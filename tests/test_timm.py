@@ -139,11 +139,11 @@ def sorted_scores(predictor: uniformer.Predictor, image: Image.Image) -> list[fl
 def test_a_folder_on_the_hub_is_loaded_by_its_name(folder: Path, tmp_path: Path) -> None:
     files = {f"someone/tiny/{path.name}": path.read_bytes() for path in folder.iterdir()}
     code = "import timm, uniformer.timm; model = timm.create_model('hf-hub:someone/tiny@main', pretrained=True); "
-    code += "print(model.pretrained_cfg['input_size'], float(model.head.bias.double().sum()))"
+    code += "print(model.pretrained_cfg['input_size'], float(model.head.bias.detach().double().sum()))"
     with serve(files) as hub:
         env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    expected = float(tiny_model().head.bias.double().sum())
+    expected = float(tiny_model().head.bias.detach().double().sum())
     assert done.stdout.strip() == f"(3, 64, 64) {expected}", done.stderr
 
 
@@ -226,6 +226,10 @@ def test_what_cannot_be_had_is_one_line(folder: Path, tmp_path: Path) -> None:
         timm.create_model("uniformer")
     with refused(r"expected of pretrained_cfg_overlay where weights lie .*, got \['mean'\]"):
         timm.create_model("uniformer_xxs", pretrained_cfg_overlay={"mean": (0, 0, 0)})
+    with refused("expected to be told where the weights of uniformer_xxs lie"):
+        timm.create_model("uniformer_xxs", pretrained=True, pretrained_cfg={"num_classes": 7})
+    with refused("expected no cache_dir for uniformer_xxs: published weights are kept where HF_HOME says"):
+        timm.create_model("uniformer_xxs", pretrained=True, cache_dir=tmp_path)
     with refused("expected no pretrained_cfg_overlay"):
         timm.create_model(f"local-dir:{folder}", pretrained_cfg_overlay={"file": "a.pth"})
     clips = tiny_model(ndim=3)

@@ -90,6 +90,12 @@ def _build(
         raise InputError(f"expected no pretrained_cfg_overlay for {folder}: its weights lie beside its description")
     else:
         found = _saved(folder)
+    if pretrained and found.weights is None:
+        raise InputError(
+            f"expected to be told where the weights of {arch} lie ({', '.join(WEIGHTS)}), got no such place"
+        )
+    if pretrained and folder is None and cache_dir is not None:
+        raise InputError(f"expected no cache_dir for {arch}: published weights are kept where HF_HOME says")
     ours = {OURS.get(name, name): value for name, value in options.items()}
     model = create_model(found.config, checkpoint=found.weights if pretrained else None, **ours)
     if model.input_spec is None and isinstance(found.input, InputSpec):
