@@ -103,10 +103,9 @@ def test_a_network_may_be_new_and_features_may_be_batches(images: Path, photos: 
     processor = transformers.AutoImageProcessor.from_pretrained(images)
     batch = processor([photos[0], Image.open(photos[1]), torch.zeros(3, 80, 90, dtype=torch.uint8).numpy()])
     assert batch["pixel_values"].shape == (3, 3, 64, 64)
-    output = model(**batch, labels=torch.tensor([0, 3, 6]))
-    assert float(output.loss.detach()) == pytest.approx(
-        float(torch.nn.functional.cross_entropy(output.logits, torch.tensor([0, 3, 6])))
-    )
+    labels = torch.tensor([0, 3, 6])
+    output = model(**batch, labels=labels)
+    assert torch.equal(output.loss, torch.nn.functional.cross_entropy(output.logits, labels))
     output.loss.backward()
     assert all(p.grad is not None for p in model.network.parameters())
     assert torch.equal(model(batch["pixel_values"], return_dict=False)[0].argmax(1), output.logits.argmax(1))
@@ -142,6 +141,22 @@ def test_what_transformers_saved_we_load(images: Path, photos: list[str], tmp_pa
     agree(classify(photos[0], top_k=5), before)
 
 
+def test_what_is_kept_in_half_precision_computes_in_whole(photos: list[str], tmp_path: Path) -> None:
+    model = tiny_model().half()
+    contract = Contract(TINY, "", IMAGES, tuple("abcdefg"), id="tiny.half", scores={"top5": 9.0, "top1": 3.0})
+    uniformer.save_checkpoint(model, tmp_path / "half", contract)
+    classify = transformers.pipeline("image-classification", model=str(tmp_path / "half"), device="cpu")
+    predictor = uniformer.Predictor(str(tmp_path / "half"), device="cpu", top_k=7)
+    for photo in photos[:5]:
+        agree(classify(photo, top_k=7), predictor(photo))
+    classify.model.save_pretrained(tmp_path / "whole")
+    whole = uniformer.load_model(tmp_path / "whole")[1]
+    assert (whole.id, list(whole.scores), whole.proof) == ("tiny.half", ["top5", "top1"], None)
+    halves = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "half", dtype=torch.float16)
+    halves.save_pretrained(tmp_path / "again")
+    assert uniformer.verify(tmp_path / "again")[1] == []
+
+
 def test_another_classifier_is_asked_for_as_transformers_users_do(images: Path, tmp_path: Path) -> None:
     names = {0: "cat", 1: "dog", 2: "emu"}
     model = transformers.AutoModelForImageClassification.from_pretrained(
@@ -170,7 +185,8 @@ def test_trainer_trains_on_a_folder_of_clips(clips: Path, tmp_path: Path) -> Non
         for path in files
     ]
     arguments = transformers.TrainingArguments(
-        str(tmp_path / "run"), num_train_epochs=1, save_strategy="steps", save_steps=1, per_device_train_batch_size=2, report_to="none", use_cpu=True,
+        str(tmp_path / "run"), num_train_epochs=1, save_strategy="steps", save_steps=1,
+        per_device_train_batch_size=2, report_to="none", use_cpu=True,
         learning_rate=1e-3, dataloader_num_workers=0,
     )  # fmt: skip
     trainer = transformers.Trainer(model, arguments, train_dataset=rows, processing_class=processor)

@@ -115,9 +115,12 @@ class UniFormerConfig(PreTrainedConfig):
         """Of one clip."""
         return self.contract.input_of_classifier().frames
 
-    def to_dict(self) -> dict[str, Any]:
-        told = super().to_dict()
-        return told | json.loads(to_folder_json(self.contract)) if hasattr(self, "config") else told
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """With the contract in its own order, which its proof is of: transformers sorts."""
+        text = super().to_json_string(use_diff)
+        if not hasattr(self, "config"):
+            return text
+        return json.dumps(json.loads(text) | json.loads(to_folder_json(self.contract)), indent=2, ensure_ascii=False)
 
 
 class _Classifier(PreTrainedModel):
@@ -125,6 +128,7 @@ class _Classifier(PreTrainedModel):
     base_model_prefix = "network"  # transformers adds it to the keys of our own files
     main_input_name = "pixel_values"
     is_video: ClassVar[bool]
+    _loaded = ""  # digest of the tensors as they were loaded
 
     def __init__(self, config: UniFormerConfig):
         super().__init__(config)
@@ -144,7 +148,12 @@ class _Classifier(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """As transformers has it, but that only a classifier may be missing or left over: else `InputError`."""
+        """As transformers has it, but that it computes in float32 unless told otherwise, whatever a file is kept in, as
+        `Predictor` does; and that only a classifier may be missing or left over: else `InputError`."""
+        if (asked := kwargs.pop("torch_dtype", None)) is not None:  # its older name
+            kwargs.setdefault("dtype", asked)
+        if kwargs.get("dtype") in (None, "auto"):
+            kwargs["dtype"] = torch.float32
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         heads = tuple(f"network.{pattern.removesuffix('*')}" for pattern in CLASSIFIER)
         for what in ("missing_keys", "unexpected_keys"):
@@ -153,13 +162,17 @@ class _Classifier(PreTrainedModel):
                     f"{model.name_or_path}: expected the tensors of the network, found {len(wrong)} "
                     f"{what.partition('_')[0]}: {wrong[0]}"
                 )
+        if not info["missing_keys"] and not info["mismatched_keys"]:
+            model._loaded = digest(model.network.state_dict().values())
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """As transformers has it. Scores, proof and origin stay with the weights that they are of."""
-        contract = self.config.contract
-        if contract.proof is None or digest(self.network.state_dict().values()) != contract.proof.sha256:
+        contract, now = self.config.contract, digest(self.network.state_dict().values())
+        if now != self._loaded:
             self.config.hold(_of_other_weights(contract))
+        elif contract.proof is not None and contract.proof.sha256 != now:  # the same in another precision
+            self.config.hold(replace(contract, proof=None))
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def forward(
