@@ -95,6 +95,20 @@ def test_auto_classes_give_our_network_and_its_input(images: Path, clips: Path) 
     assert transformers.AutoVideoProcessor.from_pretrained(clips).spec == CLIPS
 
 
+@pytest.mark.parametrize(
+    "options", [{"keep_ratio": 0.5, "overlap": 1}, {"token_labeling": True}, {"ndim": 3, "keep_ratio": 0.5}]
+)
+def test_every_kind_of_network_gives_its_own_logits(options: dict[str, object], tmp_path: Path) -> None:
+    network = tiny_model(**options)
+    uniformer.save_checkpoint(network, tmp_path / "net")
+    kind = "Video" if network.config.is_video else "Image"
+    model = getattr(transformers, f"AutoModelFor{kind}Classification").from_pretrained(tmp_path / "net")
+    assert same(model.network.state_dict(), network.state_dict())
+    x = torch.randn(2, 3, 4, 64, 64) if network.config.is_video else torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(model(x).logits, network(x))
+
+
 def test_a_network_may_be_new_and_features_may_be_batches(images: Path, photos: list[str]) -> None:
     torch.manual_seed(0)
     contract = uniformer.load_model(images)[1]
