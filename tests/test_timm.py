@@ -141,7 +141,7 @@ def test_a_folder_on_the_hub_is_loaded_by_its_name(folder: Path, tmp_path: Path)
     code = "import timm, uniformer.timm; model = timm.create_model('hf-hub:someone/tiny@main', pretrained=True); "
     code += "print(model.pretrained_cfg['input_size'], float(model.head.bias.detach().double().sum()))"
     with serve(files) as hub:
-        env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+        env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     expected = float(tiny_model().head.bias.detach().double().sum())
     assert done.stdout.strip() == f"(3, 64, 64) {expected}", done.stderr
