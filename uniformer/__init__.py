@@ -38,6 +38,9 @@ _PUBLIC = {  # name: (the module it comes from, what it is), in the order of `he
     "Contract": ("checkpoints.contract", "what a file says of itself: network, classes, input, origin"),
     "verify": ("checkpoints.save", "whether a saved file is intact"),
     "convert": ("checkpoints.save", "any readable file into ours, or into the reference's form"),
+    "save_pretrained": ("checkpoints.push", "a folder in the hub's form, with a page that tells what it is"),
+    "from_pretrained": ("checkpoints.push", "the network of such a folder, or of a hub repository"),
+    "push_to_hub": ("checkpoints.push", "a network as a hub repository"),
     "open_dataset": ("datasets.open", "a folder, a list or a saved manifest as samples with labels"),
     "open_annotated": ("datasets.annotated", "pictures with boxes, masks, key points or label maps"),
     "transforms": ("reading.pipeline", "from a file or an array to what a network is fed, in testing or training"),
@@ -57,6 +60,7 @@ _PUBLIC = {  # name: (the module it comes from, what it is), in the order of `he
 if TYPE_CHECKING:  # the same names for type checkers and editors
     from uniformer.checkpoints.contract import Contract
     from uniformer.checkpoints.load import create_model, load_checkpoint, load_model
+    from uniformer.checkpoints.push import from_pretrained, push_to_hub, save_pretrained
     from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
     from uniformer.checkpoints.save import convert, save_checkpoint, verify
     from uniformer.config import Config, InputSpec

@@ -206,7 +206,7 @@ def _from_hub(repo: str, name: str, revision: str, how: _How, *, frozen: bool = 
         bar = None if how.progress else _silent()
         return Path(hf_hub_download(repo, name, revision=revision, cache_dir=how.cache_dir, tqdm_class=bar))
     except Exception as error:
-        if not isinstance(error, OSError) and not _is_transport(error):
+        if not isinstance(error, OSError) and not is_transport(error):
             raise
         raise _explained(error) from None
 
@@ -226,7 +226,8 @@ def _probe(repo: str, name: str, revision: str) -> None:
             raise
 
 
-def _is_transport(error: BaseException) -> bool:
+def is_transport(error: BaseException) -> bool:
+    """Whether a connection failed, by what huggingface_hub raised of it."""
     # Connection errors are those of httpx or, by the version of huggingface_hub, of its fork; it re-exports neither.
     return type(error).__module__.split(".")[0].startswith("httpx")
 
@@ -254,7 +255,7 @@ def _explained(error: Exception) -> _Failed:
     if status is not None:
         return _Failed(f"{constants.ENDPOINT} answered {status}")
     text = str(cause) or type(cause).__name__
-    return _Failed(f"cannot reach {constants.ENDPOINT}: {text}" if _is_transport(cause) else text)
+    return _Failed(f"cannot reach {constants.ENDPOINT}: {text}" if is_transport(cause) else text)
 
 
 def _silent() -> Any:

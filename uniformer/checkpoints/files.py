@@ -270,8 +270,21 @@ def _write_safetensors(state: Mapping[str, Tensor], contract: Contract, path: Pa
     with atomic_path(path) as temporary:
         try:
             save_file(tensors, temporary, metadata={"format": "pt", "uniformer": compact})
+            _order_metadata(temporary)
         except SafetensorError as error:  # a full disk too
             raise cannot_write(path, error) from None
+
+
+def _order_metadata(path: Path) -> None:
+    """safetensors leaves that to chance: the same model is to be the same bytes, which no hub has to be sent twice."""
+    with open(path, "r+b") as f:
+        size = int.from_bytes(f.read(8), "little")
+        header = json.loads(f.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= size:  # the rest is blanks, as in the format
+            f.seek(8)
+            f.write(text.ljust(size))
 
 
 def write_reference(state: Mapping[str, Tensor], path: str | os.PathLike[str], contract: Contract) -> None:

@@ -1,0 +1,213 @@
+"""Models to the Hugging Face hub and back: a folder in its form with a page, one commit, the same bits.
+
+`huggingface_hub` speaks the protocol, reads the token, retries and skips what is there already; HF_ENDPOINT and
+HF_HUB_DISABLE_XET (uploads over LFS) are its settings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from uniformer.checkpoints.card import MARK, model_card
+from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.fetch import fetch_repo, is_transport
+from uniformer.checkpoints.files import CONFIG_NAME, WEIGHTS_NAME
+from uniformer.checkpoints.identify import CheckpointSource
+from uniformer.checkpoints.load import load_model
+from uniformer.checkpoints.save import save_checkpoint
+from uniformer.checkpoints.told import Told
+from uniformer.config import to_dict
+from uniformer.errors import InputError, first_line
+from uniformer.heads.pyramid import DenseNetwork
+from uniformer.labels import names_file
+from uniformer.network.model import UniFormer
+from uniformer.support.files import atomic_path, check_outputs, system_folder
+from uniformer.support.texts import read_whole
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+CARD = "README.md"
+NAMES = (CONFIG_NAME, WEIGHTS_NAME, CARD)
+
+
+def save_pretrained(
+    model: UniFormer | DenseNetwork,
+    folder: str | os.PathLike[str],
+    contract: Contract | None = None,
+    *,
+    repo: str | None = None,
+) -> Contract:
+    """A folder as the hub has it: `save_checkpoint`'s two files and the page, on which the model is called `repo`.
+
+    Returns the contract as written. Raises `InputError` as `save_checkpoint` does, and over a page of somebody's own.
+    """
+    page = Path(folder, CARD)
+    if page.is_file() and MARK.encode() not in page.read_bytes():
+        raise InputError(f"cannot write {page}: it was not written by uniformer; give another folder")
+    contract = save_checkpoint(model, folder, contract)
+    with atomic_path(page) as temporary:
+        temporary.write_text(model_card(contract, repo or os.fspath(folder)), encoding="utf-8")
+    return contract
+
+
+def from_pretrained(source: str | os.PathLike[str], *, revision: str = "main") -> tuple[Any, Contract]:
+    """The network of a folder or of a hub repository 'owner/name' at a branch, tag or commit, and its contract.
+
+    In evaluation mode. Raises `InputError` where it cannot be had or read.
+    """
+    model, contract, _ = load_model(fetch_repo(os.fspath(source), revision=revision))
+    return model, contract
+
+
+def push_to_hub(
+    model: UniFormer | DenseNetwork,
+    repo: str,
+    contract: Contract | None = None,
+    *,
+    private: bool = False,
+    revision: str = "main",
+    force: bool = False,
+) -> str:
+    """Publish a network as the hub repository 'owner/name', made where there is none. Returns the commit's address.
+
+    All files go in one commit on `revision`, a branch that is made where it is missing, or not at all; what the hub has
+    is not sent again. `force` replaces another network, and a page of somebody's own.
+
+    Raises `InputError` where the hub refuses, where a public repository was to be private, and without `force`.
+    """
+    _check_repo(repo)
+    with system_folder("push") as temporary:
+        folder = temporary / "repository"
+        return _upload(folder, save_pretrained(model, folder, contract, repo=repo), repo, private, revision, force)
+
+
+def push(
+    source: CheckpointSource,
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str = "main",
+    force: bool = False,
+    dry_run: bool = False,
+    out: str | os.PathLike[str] | None = None,
+    **told: Unpack[Told],
+) -> str:
+    """`push_to_hub` of any readable checkpoint; `told` as in `load_model`. Returns the commit's address.
+
+    With `dry_run` the folder is written as `out` (default: the repository's name), no server is asked, and the folder
+    is returned.
+    """
+    _check_repo(repo)
+    folder = Path(out or repo.partition("/")[2])
+    if dry_run:
+        inputs = [source, names_file(told.get("classes"))]
+        check_outputs([folder / name for name in NAMES], inputs, overwrite=force)
+    elif out is not None:
+        raise InputError("expected out with dry_run only: nothing is kept of what is pushed")
+    model, contract, _ = load_model(source, **told)
+    if not dry_run:
+        return push_to_hub(model, repo, contract, private=private, revision=revision, force=force)
+    save_pretrained(model, folder, contract, repo=repo)
+    return os.fspath(folder)
+
+
+def _check_repo(repo: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    with contextlib.suppress(HFValidationError):
+        validate_repo_id(repo)
+        if "/" in repo:
+            return
+    raise InputError(f"expected a hub repository 'owner/name', got {repo!r}")
+
+
+def _upload(folder: Path, contract: Contract, repo: str, private: bool, revision: str, force: bool) -> str:
+    from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
+
+    if constants.is_offline_mode():
+        raise InputError(f"cannot push to {repo}: offline (HF_HUB_OFFLINE)")
+    if get_token() is None:
+        raise InputError(f"cannot push to {repo}: no login: run `hf auth login`, or set HF_TOKEN")
+    api = HfApi()
+    try:
+        api.create_repo(repo, private=private or None, exist_ok=True)
+        head = _head(api, repo, private, revision)
+        if not force:
+            _check_replaced(api, repo, head, contract)
+        files = [CommitOperationAdd(name, folder / name) for name in NAMES]
+        done = api.create_commit(
+            repo, files, commit_message="Model and page by uniformer", revision=revision, parent_commit=head
+        )
+    except Exception as error:  # of httpx too, which huggingface_hub does not re-export
+        is_theirs = isinstance(error, OSError | ValueError | RuntimeError) or is_transport(error)
+        if isinstance(error, InputError) or not is_theirs:
+            raise
+        raise InputError(f"cannot push to {repo}: {_reason(error)}") from None
+    return done.commit_url
+
+
+def _head(api: HfApi, repo: str, private: bool, revision: str) -> str | None:
+    """The commit that the new one is to follow; the branch is made where it is missing."""
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    try:
+        info = api.model_info(repo, revision=revision)
+    except RevisionNotFoundError:
+        api.create_branch(repo, branch=revision)
+        info = api.model_info(repo, revision=revision)
+    if private and not info.private:
+        raise InputError(f"cannot push to {repo}: it is there and public, expected a private one")
+    return info.sha
+
+
+def _check_replaced(api: HfApi, repo: str, head: str | None, contract: Contract) -> None:
+    """Raises `InputError` where the commit would replace another network's files, or a page that is not ours."""
+    there = {name for name in NAMES if api.file_exists(repo, name, revision=head)}
+
+    def read(name: str) -> bytes:
+        with system_folder("push") as folder:
+            return read_whole(Path(api.hf_hub_download(repo, name, revision=head, local_dir=folder)), name)
+
+    if there & {CONFIG_NAME, WEIGHTS_NAME}:
+        try:
+            old = Contract.from_json(read(CONFIG_NAME), CONFIG_NAME) if CONFIG_NAME in there else None
+        except InputError:
+            old = None
+        if old is None or _network(old) != _network(contract):
+            name = (old and (old.arch or "another UniFormer")) or "another kind of model"
+            raise InputError(f"cannot push to {repo}: it holds {name} of another architecture; --force replaces it")
+    if CARD in there and MARK.encode() not in read(CARD):
+        raise InputError(f"cannot push to {repo}: its {CARD} was not written by uniformer; --force replaces it")
+
+
+def _network(contract: Contract) -> dict[str, Any]:
+    return to_dict(replace(contract.config, drop_path=0.0))
+
+
+def _reason(error: BaseException) -> str:
+    """In words, by the answer's status where there is one; never what was sent, which has the token in it."""
+    from huggingface_hub import constants
+
+    while getattr(error, "response", None) is None and error.__cause__ is not None and not is_transport(error):
+        error = error.__cause__
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    moved, later = "it was changed meanwhile, nothing was replaced: push again", "push again later"
+    words = {
+        401: "the hub does not take this login: run `hf auth login`",
+        403: "this login may not write there: its token needs the right to write, and the owner must be yours",
+        404: "no such repository or branch, or this login may not see it",
+        409: moved,
+        412: moved,
+        413: "a file is too large for the hub",
+    }
+    if status is not None:
+        return f"{constants.ENDPOINT} answered {status}: {words.get(status, later)}"
+    if is_transport(error):
+        return f"cannot reach {constants.ENDPOINT}, or the connection broke: {later}"
+    return f"{first_line(error)} (HF_HUB_DISABLE_XET=1 uploads without xet)"
