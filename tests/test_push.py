@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.dense_nets import make_nets
 from tests.tiny import CLIPS, IMAGES, refused, same, save_tiny, tiny_model
 from tests.upload_server import Hub, serve
 from uniformer.checkpoints.card import MARK, model_card
@@ -221,3 +222,14 @@ def test_a_licence_that_nobody_recorded_is_not_guessed() -> None:
     page = model_card(Contract(tiny_model().config, input=IMAGES), "me/model")
     assert yaml.safe_load(page.split("---")[1])["license"] == "other"
     assert "Not recorded" in page
+
+
+def test_every_dense_task_goes_through_the_folder(tmp_path: Path) -> None:
+    tags = {"detection": "object-detection", "segmentation": "image-segmentation", "pose": "keypoint-detection"}
+    for task, path in make_nets(tmp_path).items():
+        push(path, "me/dense", dry_run=True, out=tmp_path / task)
+        model, contract = from_pretrained(tmp_path / task)
+        assert same(model.state_dict(), load_model(path)[0].state_dict())
+        assert contract == load_model(path)[1]
+        page = (tmp_path / task / "README.md").read_text()
+        assert yaml.safe_load(page.split("---")[1])["pipeline_tag"] == tags[task]
