@@ -18,6 +18,7 @@ from tests.tiny import CLIPS, IMAGES, refused, same, save_tiny, tiny_model
 from tests.upload_server import Hub, serve
 from uniformer.checkpoints.card import MARK, model_card
 from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.hosts import PROCESSOR_NAME
 from uniformer.checkpoints.load import load_model
 from uniformer.checkpoints.push import from_pretrained, push, save_pretrained
 from uniformer.checkpoints.save import verify
@@ -184,10 +185,10 @@ def test_a_branch_is_made_where_it_is_missing(hub: Hub, client: Client, tmp_path
 
 
 def test_a_dry_run_writes_the_folder_and_asks_no_server(hub: Hub, client: Client, tmp_path: Path) -> None:
-    path, out = save_tiny(tmp_path / "a.safetensors", IMAGES), tmp_path / "folder"
+    path, out = save_tiny(tmp_path / "a.safetensors", IMAGES), tmp_path / "model-1.0"
     assert f"wrote {out}" in client("push", path, "me/model", "--dry-run", "--out", out)
     assert hub.requests == []
-    assert sorted(file.name for file in out.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert {file.name for file in out.iterdir()} == {"README.md", "config.json", "model.safetensors", PROCESSOR_NAME}
     model, contract = from_pretrained(out)
     assert (contract, model.training) == (load_model(path)[1], False)
     assert "it is there already" in client("push", path, "me/model", "--dry-run", "--out", out, status=2)

@@ -246,7 +246,7 @@ def write_ours(state: Mapping[str, Tensor], contract: Contract, path: str | os.P
     path = Path(path)
     if path.suffix == ".safetensors":
         return _write_safetensors(state, contract, path)
-    if path.suffix:
+    if path.suffix and not path.is_dir():
         raise InputError(f"expected a name ending in .safetensors, or a folder, to save a model to; got {path}")
     try:
         path.mkdir(parents=True, exist_ok=True)

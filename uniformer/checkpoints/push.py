@@ -16,6 +16,7 @@ from uniformer.checkpoints.card import MARK, model_card
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.fetch import fetch_repo, is_transport
 from uniformer.checkpoints.files import CONFIG_NAME, WEIGHTS_NAME
+from uniformer.checkpoints.hosts import PROCESSOR_NAME, from_folder_json
 from uniformer.checkpoints.identify import CheckpointSource
 from uniformer.checkpoints.load import load_model
 from uniformer.checkpoints.save import save_checkpoint
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 CARD = "README.md"
-NAMES = (CONFIG_NAME, WEIGHTS_NAME, CARD)
+NAMES = (CONFIG_NAME, WEIGHTS_NAME, PROCESSOR_NAME, CARD)  #: of the folder; a processor is a classifier's
 
 
 def save_pretrained(
@@ -42,13 +43,15 @@ def save_pretrained(
     *,
     repo: str | None = None,
 ) -> Contract:
-    """A folder as the hub has it: `save_checkpoint`'s two files and the page, on which the model is called `repo`.
+    """A folder as the hub has it: `save_checkpoint`'s files and the page, on which the model is called `repo`.
 
     Returns the contract as written. Raises `InputError` as `save_checkpoint` does, and over a page of somebody's own.
     """
     page = Path(folder, CARD)
     if page.is_file() and MARK.encode() not in page.read_bytes():
         raise InputError(f"cannot write {page}: it was not written by uniformer; give another folder")
+    with contextlib.suppress(OSError):  # says the next line; "model-1.0" is a folder too
+        Path(folder).mkdir(parents=True, exist_ok=True)
     contract = save_checkpoint(model, folder, contract)
     with atomic_path(page) as temporary:
         temporary.write_text(model_card(contract, repo or os.fspath(folder)), encoding="utf-8")
@@ -140,7 +143,7 @@ def _upload(folder: Path, contract: Contract, repo: str, private: bool, revision
         head = _head(api, repo, private, revision)
         if not force:
             _check_replaced(api, repo, head, contract)
-        files = [CommitOperationAdd(name, folder / name) for name in NAMES]
+        files = [CommitOperationAdd(name, folder / name) for name in NAMES if (folder / name).is_file()]
         done = api.create_commit(
             repo, files, commit_message="Model and page by uniformer", revision=revision, parent_commit=head
         )
@@ -176,7 +179,7 @@ def _check_replaced(api: HfApi, repo: str, head: str | None, contract: Contract)
 
     if there & {CONFIG_NAME, WEIGHTS_NAME}:
         try:
-            old = Contract.from_json(read(CONFIG_NAME), CONFIG_NAME) if CONFIG_NAME in there else None
+            old = from_folder_json(read(CONFIG_NAME), CONFIG_NAME) if CONFIG_NAME in there else None
         except InputError:
             old = None
         if old is None or _network(old) != _network(contract):
