@@ -37,7 +37,6 @@ ORDER = (
     "transformers",
     "",  # `uniformer` itself, the public names of all rooms: whoever imports them stands above
     "cli",
-    "web",
 )
 FLOOR = {room: floor for floor, room in enumerate(ORDER)}
 SEES = {"network": {"errors", "config"}}  #: a room that imports no others: the paper, and nothing else
