@@ -23,7 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from uniformer.checkpoints.contract import Contract
-from uniformer.checkpoints.hosts import MODEL_TYPE, OWN, PROCESSOR_NAME, to_folder_json, to_processor_json
+from uniformer.checkpoints.hosts import (
+    MODEL_TYPE,
+    OWN,
+    PROCESSOR_NAME,
+    contract_fields,
+    folder_fields,
+    to_processor_json,
+)
 from uniformer.checkpoints.load import CLASSIFIER
 from uniformer.checkpoints.proof import digest
 from uniformer.config import InputSpec
@@ -31,6 +38,7 @@ from uniformer.errors import InputError, MissingExtra
 from uniformer.network.model import UniFormer
 from uniformer.reading.views import load_views
 from uniformer.support.files import atomic_path
+from uniformer.support.texts import parse_json
 
 try:
     from transformers import (
@@ -88,7 +96,7 @@ class UniFormerConfig(PreTrainedConfig):
 
     @classmethod
     def from_contract(cls, contract: Contract) -> UniFormerConfig:
-        return cls(**json.loads(to_folder_json(contract)))
+        return cls(**folder_fields(contract))
 
     @property
     def contract(self) -> Contract:
@@ -107,7 +115,7 @@ class UniFormerConfig(PreTrainedConfig):
 
     def hold(self, contract: Contract) -> None:
         """From now on be of this contract."""
-        for key, value in {"trained_on": None, **json.loads(contract.to_json())}.items():
+        for key, value in {"trained_on": None, **contract_fields(contract)}.items():
             setattr(self, key, value)
 
     @property
@@ -120,7 +128,8 @@ class UniFormerConfig(PreTrainedConfig):
         text = super().to_json_string(use_diff)
         if not hasattr(self, "config"):
             return text
-        return json.dumps(json.loads(text) | json.loads(to_folder_json(self.contract)), indent=2, ensure_ascii=False)
+        told = parse_json(text, "a config") | folder_fields(self.contract)
+        return json.dumps(told, indent=2, ensure_ascii=False)
 
 
 class _Classifier(PreTrainedModel):

@@ -279,7 +279,7 @@ def _order_metadata(path: Path) -> None:
     """safetensors leaves that to chance: the same model is to be the same bytes, which no hub has to be sent twice."""
     with open(path, "r+b") as f:
         size = int.from_bytes(f.read(8), "little")
-        header = json.loads(f.read(size))
+        header = parse_json(f.read(size), str(path))
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
         if len(text) <= size:  # the rest is blanks, as in the format

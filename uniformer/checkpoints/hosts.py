@@ -24,8 +24,18 @@ OWN = frozenset({"uniformer", *(f.name for f in fields(Contract))})  #: the keys
 
 
 def to_folder_json(contract: Contract) -> str:
-    """The text of `config.json`: the contract, and what others look for."""
-    return json.dumps(json.loads(contract.to_json()) | _for_hosts(contract), indent=2, ensure_ascii=False) + "\n"
+    """The text of `config.json`."""
+    return json.dumps(folder_fields(contract), indent=2, ensure_ascii=False) + "\n"
+
+
+def folder_fields(contract: Contract) -> dict[str, Any]:
+    """What `config.json` says: the contract, and what others look for."""
+    return contract_fields(contract) | _for_hosts(contract)
+
+
+def contract_fields(contract: Contract) -> dict[str, Any]:
+    """A contract as its JSON says it."""
+    return parse_json(contract.to_json(), "a contract")
 
 
 def from_folder_json(text: bytes, where: str) -> Contract:
