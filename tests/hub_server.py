@@ -15,10 +15,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from tests.loopback import QuietHandler, running
 from tests.patience import PATIENCE
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -81,15 +82,8 @@ class Loopback:
 def serve(files: dict[str, bytes], tls: ssl.SSLContext | None = None) -> Iterator[Loopback]:
     loopback = Loopback(files, tls)
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"loopback": loopback}))
-    loopback.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with running(server) as loopback.url:
         yield loopback
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def certificate(folder: Path) -> tuple[ssl.SSLContext, Path]:
@@ -112,12 +106,8 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(QuietHandler):
     loopback: Loopback
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
 
     def do_CONNECT(self) -> None:
         assert self.loopback.tls is not None

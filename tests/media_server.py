@@ -6,7 +6,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
+
+from tests.loopback import QuietHandler, running
 
 
 @dataclass
@@ -22,24 +24,15 @@ def serve(files: dict[str, bytes]) -> Iterator[MediaServer]:
     media = MediaServer(files)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"media": media}))
     server.daemon_threads = True
-    media.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield media
-    finally:
-        media.done.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with running(server) as media.url:
+        try:
+            yield media
+        finally:
+            media.done.set()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(QuietHandler):
     media: MediaServer
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
 
     def do_GET(self) -> None:
         self.media.asked.append(self.path)

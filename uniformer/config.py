@@ -275,6 +275,11 @@ INPUTS: Mapping[TaskName, type[InputSpec] | type[Scaling] | type[PersonCrop]] = 
 )
 
 
+def same_network(one: Config, other: Config) -> bool:
+    """Whether two configs are of one network: but for stochastic depth, which only training has."""
+    return replace(one, drop_path=0.0) == replace(other, drop_path=0.0)
+
+
 Precision = Literal["float32", "bfloat16", "float16"]  #: that a network computes in
 
 T = TypeVar("T", bound=Any)

@@ -21,16 +21,14 @@ from timm.models._hub import download_from_hf
 
 from uniformer.checkpoints.fetch import REPO_FILES
 from uniformer.checkpoints.files import CONFIG_NAME
-from uniformer.checkpoints.hosts import MODEL_TYPE, from_folder_json
+from uniformer.checkpoints.hosts import MODEL_TYPE, read_folder_json, timm_cfg
 from uniformer.checkpoints.identify import CheckpointSource
 from uniformer.checkpoints.load import create_model
 from uniformer.checkpoints.records import Checkpoint, get_checkpoint, list_checkpoints
 from uniformer.config import Config, Input, InputSpec
 from uniformer.errors import InputError
-from uniformer.network.description import classifier_names, pretrained_cfg
 from uniformer.network.model import UniFormer
 from uniformer.network.variants import VARIANTS
-from uniformer.support.texts import read_whole
 
 OURS = {"drop_rate": "dropout", "drop_path_rate": "drop_path"}  #: timm's option: our field of `Config`
 WEIGHTS = ("state_dict", "file", "hf_hub_id", "url")  #: the fields that say where weights lie; timm asks in this order
@@ -51,9 +49,8 @@ def _address(record: Checkpoint) -> str:
 def _cfg(record: Checkpoint) -> dict[str, Any]:
     """timm's description of published weights."""
     assert isinstance(record.input, InputSpec)
-    cfg = pretrained_cfg(record.config, record.input, classifier_names(record.config))
-    del cfg["channels"]
-    return {**cfg, "url": _address(record), "license": record.licence, "origin_url": "github.com/Sense-X/UniFormer"}
+    told = {"url": _address(record), "license": record.licence, "origin_url": "github.com/Sense-X/UniFormer"}
+    return timm_cfg(record.config, record.input) | told
 
 
 _PUBLISHED = {
@@ -117,8 +114,7 @@ def _folder(cfg: Any, cache_dir: str | Path | None) -> Path | None:
 
 
 def _saved(folder: Path) -> _Origin:
-    where = folder / CONFIG_NAME
-    contract = from_folder_json(read_whole(where, "a contract"), str(where))
+    contract = read_folder_json(folder / CONFIG_NAME)
     if contract.config.task != "classification" or contract.config.is_video:
         raise InputError(
             f"{folder}: expected a classifier of images for timm, found a network for {contract.task}"

@@ -26,10 +26,8 @@ from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.hosts import (
     MODEL_TYPE,
     OWN,
-    PROCESSOR_NAME,
-    contract_fields,
     folder_fields,
-    to_processor_json,
+    write_processor,
 )
 from uniformer.checkpoints.load import CLASSIFIER
 from uniformer.checkpoints.proof import digest
@@ -37,7 +35,6 @@ from uniformer.config import InputSpec
 from uniformer.errors import InputError, MissingExtra
 from uniformer.network.model import UniFormer
 from uniformer.reading.views import load_views
-from uniformer.support.files import atomic_path
 from uniformer.support.texts import parse_json
 
 try:
@@ -66,7 +63,7 @@ def _nameless(count: int) -> tuple[str, ...]:
 
 
 def _contract(told: dict[str, Any]) -> Contract:
-    return Contract.from_json(json.dumps(told), "the UniFormerConfig")
+    return Contract.from_dict(told, "the UniFormerConfig")
 
 
 def _of_other_weights(contract: Contract) -> Contract:
@@ -115,7 +112,7 @@ class UniFormerConfig(PreTrainedConfig):
 
     def hold(self, contract: Contract) -> None:
         """From now on be of this contract."""
-        for key, value in {"trained_on": None, **contract_fields(contract)}.items():
+        for key, value in {"trained_on": None, **contract.to_dict()}.items():
             setattr(self, key, value)
 
     @property
@@ -232,39 +229,40 @@ def _batch(sources: Sequence[Any], spec: InputSpec, return_tensors: object) -> B
     return BatchFeature({"pixel_values": views.squeeze(1) if spec.views == 1 else views})
 
 
-class UniFormerImageProcessor(BaseImageProcessor):
-    """Pictures to views as the checkpoint says: paths, PIL images, arrays, or a list of them."""
+class _Processor:
+    """What both kinds of processors do: their input is that of the checkpoint, in the model's own `config.json`."""
 
     model_input_names: ClassVar[list[str]] = ["pixel_values"]
+    is_video: ClassVar[bool]
 
     def __init__(self, spec: InputSpec):
         super().__init__()
         self.spec = spec
 
     @classmethod
-    def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> UniFormerImageProcessor:
-        return cls(_spec_of(name, False, options))
+    def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> Any:
+        return cls(_spec_of(name, cls.is_video, options))
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **_: Any) -> None:
+        """Only who reads the input: what it is stands in the model's own `config.json`."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_processor(folder, is_video=self.is_video)
+
+
+class UniFormerImageProcessor(_Processor, BaseImageProcessor):
+    """Pictures to views as the checkpoint says: paths, PIL images, arrays, or a list of them."""
+
+    is_video = False
 
     def __call__(self, images: Any, return_tensors: str | None = "pt") -> BatchFeature:
         return _batch(images if isinstance(images, list | tuple) else [images], self.spec, return_tensors)
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **_: Any) -> None:
-        """The input stands in the model's own `config.json`: here is only who reads it."""
-        _save_processor(save_directory, is_video=False)
 
-
-class UniFormerVideoProcessor(BaseVideoProcessor):
+class UniFormerVideoProcessor(_Processor, BaseVideoProcessor):
     """Videos to views, sampled as the checkpoint says: paths, addresses, bytes, arrays (T, H, W, 3), or several."""
 
-    model_input_names: ClassVar[list[str]] = ["pixel_values"]
-
-    def __init__(self, spec: InputSpec):
-        super().__init__()
-        self.spec = spec
-
-    @classmethod
-    def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> UniFormerVideoProcessor:
-        return cls(_spec_of(name, True, options))
+    is_video = True
 
     def __call__(
         self,
@@ -280,16 +278,6 @@ class UniFormerVideoProcessor(BaseVideoProcessor):
                 f"expected clips of {self.spec.frames} frames, sampled as the checkpoint says, got {asked}"
             )
         return _batch(videos if isinstance(videos, list | tuple) else [videos], self.spec, return_tensors)
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **_: Any) -> None:
-        """The input stands in the model's own `config.json`: here is only who reads it."""
-        _save_processor(save_directory, is_video=True)
-
-
-def _save_processor(folder: str | os.PathLike[str], *, is_video: bool) -> None:
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with atomic_path(Path(folder) / PROCESSOR_NAME) as temporary:
-        temporary.write_text(to_processor_json(is_video=is_video), encoding="utf-8")
 
 
 AutoConfig.register(MODEL_TYPE, UniFormerConfig)

@@ -124,6 +124,11 @@ class Contract:
         """sha256 of all but the proof."""
         return hashlib.sha256(replace(self, proof=None).to_json().encode("utf-8", "surrogatepass")).hexdigest()
 
+    def to_dict(self) -> dict[str, Any]:
+        """As its JSON says it, in lists and plain values; `from_dict` reads it back."""
+        told: dict[str, Any] = parse_json(self.to_json(), "a contract")
+        return told
+
     def to_json(self) -> str:
         plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         plain["config"] = to_dict(self.config)
@@ -145,7 +150,15 @@ class Contract:
     def from_json(cls, text: str | bytes, where: str) -> Contract:
         """Raises `InputError` when `text`, found in `where`, is not a contract this version can read."""
         try:
-            d = parse_json(text, "its text")
+            told = parse_json(text, "its text")
+        except NotJson as error:
+            raise _unreadable(where, str(error)) from None
+        return cls.from_dict(told, where)
+
+    @classmethod
+    def from_dict(cls, d: Any, where: str) -> Contract:
+        """What `to_dict` gave, which is used up. Raises `InputError` as `from_json`."""
+        try:
             version = d.pop("uniformer")
             if type(version) is not int:
                 raise WrongType("expected a whole number for its format")
@@ -158,12 +171,12 @@ class Contract:
                 d["trained_on"] = TrainedOn(**d["trained_on"])
             return cls(**d)
         except InputError as error:
-            if not isinstance(error, WrongType | NotJson):
+            if not isinstance(error, WrongType):
                 raise InputError(f"{where}: {error}") from None
             problem = str(error)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             problem = f"{type(error).__name__}: {first_line(error)}"
-        raise InputError(f"{where} holds no readable description of a uniformer model ({problem})")
+        raise _unreadable(where, problem)
 
     def input_of_classifier(self) -> InputSpec:
         """What a classifier is fed. Raises `InputError` where the network has none, or this does not say."""
@@ -175,3 +188,7 @@ class Contract:
         if not isinstance(self.input, InputSpec):
             raise InputError(f"{name} does not say what its input looks like: expected a contract with an input")
         return self.input
+
+
+def _unreadable(where: str, problem: str) -> InputError:
+    return InputError(f"{where} holds no readable description of a uniformer model ({problem})")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from uniformer.checkpoints.contract import Contract
-from uniformer.checkpoints.hosts import PROCESSOR_NAME, from_folder_json, to_folder_json, to_processor_json
+from uniformer.checkpoints.hosts import read_folder_json, to_folder_json, write_processor
 from uniformer.checkpoints.keys import from_reference, our_key, reference_key, to_published, to_reference
 from uniformer.checkpoints.pickles import Inert, read_pickle, shares_memory
 from uniformer.checkpoints.wrappers import (
@@ -116,9 +116,7 @@ def _read_folder(path: Path) -> tuple[dict[str, Tensor], Contract | None]:
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (path / name).is_file():
             raise InputError(f"{path} is no saved model: expected a file {name} in it")
-    where = str(path / CONFIG_NAME)
-    contract = from_folder_json(read_whole(path / CONFIG_NAME, "a contract"), where)
-    return _read_safetensors(path / WEIGHTS_NAME)[0], contract
+    return _read_safetensors(path / WEIGHTS_NAME)[0], read_folder_json(path / CONFIG_NAME)
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
@@ -253,8 +251,7 @@ def write_ours(state: Mapping[str, Tensor], contract: Contract, path: str | os.P
     except OSError as error:
         raise cannot_write(path, error) from None
     if contract.config.task == "classification":
-        with atomic_path(path / PROCESSOR_NAME) as temporary:
-            temporary.write_text(to_processor_json(is_video=contract.config.is_video), encoding="utf-8")
+        write_processor(path, is_video=contract.config.is_video)
     with atomic_path(path / CONFIG_NAME) as temporary:  # takes its place after the weights have taken theirs
         temporary.write_text(to_folder_json(contract), encoding="utf-8")
         _write_safetensors(state, contract, path / WEIGHTS_NAME)
@@ -266,7 +263,7 @@ def _write_safetensors(state: Mapping[str, Tensor], contract: Contract, path: Pa
     from safetensors.torch import save_file
 
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    compact = json.dumps(parse_json(contract.to_json(), str(path)), ensure_ascii=False, separators=(",", ":"))
+    compact = json.dumps(contract.to_dict(), ensure_ascii=False, separators=(",", ":"))
     with atomic_path(path) as temporary:
         try:
             save_file(tensors, temporary, metadata={"format": "pt", "uniformer": compact})

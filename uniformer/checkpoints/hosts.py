@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from uniformer.checkpoints.contract import Contract
-from uniformer.config import InputSpec
+from uniformer.config import Config, InputSpec
 from uniformer.network.description import classifier_names, pretrained_cfg
 from uniformer.network.variants import default_input
-from uniformer.support.texts import NotJson, parse_json
+from uniformer.support.files import atomic_path
+from uniformer.support.texts import NotJson, parse_json, read_whole
 
 MODEL_TYPE = "uniformer"  #: in transformers; in timm the architecture of networks that are no variant by name
 PROCESSOR_NAME = "preprocessor_config.json"  #: transformers asks this file who makes a network's input
@@ -30,12 +32,12 @@ def to_folder_json(contract: Contract) -> str:
 
 def folder_fields(contract: Contract) -> dict[str, Any]:
     """What `config.json` says: the contract, and what others look for."""
-    return contract_fields(contract) | _for_hosts(contract)
+    return contract.to_dict() | _for_hosts(contract)
 
 
-def contract_fields(contract: Contract) -> dict[str, Any]:
-    """A contract as its JSON says it."""
-    return parse_json(contract.to_json(), "a contract")
+def read_folder_json(path: Path) -> Contract:
+    """The contract in a file `config.json`. Raises `InputError` as `from_folder_json`."""
+    return from_folder_json(read_whole(path, "a contract"), str(path))
 
 
 def from_folder_json(text: bytes, where: str) -> Contract:
@@ -48,8 +50,8 @@ def from_folder_json(text: bytes, where: str) -> Contract:
     except NotJson:
         return Contract.from_json(text, where)  # says so
     if isinstance(told, dict) and told.get("model_type") == MODEL_TYPE:
-        text = json.dumps({key: value for key, value in told.items() if key in OWN}).encode()
-    return Contract.from_json(text, where)
+        told = {key: value for key, value in told.items() if key in OWN}
+    return Contract.from_dict(told, where)
 
 
 def _for_hosts(contract: Contract) -> dict[str, Any]:
@@ -57,12 +59,20 @@ def _for_hosts(contract: Contract) -> dict[str, Any]:
     found: dict[str, Any] = {"model_type": MODEL_TYPE, "architecture": contract.arch or MODEL_TYPE}
     if config.task == "classification" and not config.is_video:
         input = spec if isinstance(spec, InputSpec) else default_input(config)
-        found["pretrained_cfg"] = pretrained_cfg(config, input, classifier_names(config))
-        del found["pretrained_cfg"]["channels"]  # ours: timm takes no keys but its own
+        found["pretrained_cfg"] = timm_cfg(config, input)
     return found
 
 
-def to_processor_json(*, is_video: bool) -> str:
-    """The text of `preprocessor_config.json`: a name. What the input is stands in the contract."""
+def timm_cfg(config: Config, input: InputSpec) -> dict[str, Any]:
+    """timm's description of a network of images, in its own keys alone."""
+    cfg = pretrained_cfg(config, input, classifier_names(config))
+    del cfg["channels"]
+    return cfg
+
+
+def write_processor(folder: Path, *, is_video: bool) -> None:
+    """`preprocessor_config.json`: a name. What the input is stands in the contract."""
     kind = "Video" if is_video else "Image"
-    return json.dumps({f"{kind.lower()}_processor_type": f"UniFormer{kind}Processor"}, indent=2) + "\n"
+    text = json.dumps({f"{kind.lower()}_processor_type": f"UniFormer{kind}Processor"}, indent=2) + "\n"
+    with atomic_path(folder / PROCESSOR_NAME) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -21,7 +20,7 @@ from uniformer.checkpoints.identify import CheckpointSource
 from uniformer.checkpoints.load import load_model
 from uniformer.checkpoints.save import save_checkpoint
 from uniformer.checkpoints.told import Told
-from uniformer.config import to_dict
+from uniformer.config import same_network
 from uniformer.errors import InputError, first_line
 from uniformer.heads.pyramid import DenseNetwork
 from uniformer.labels import names_file
@@ -182,15 +181,11 @@ def _check_replaced(api: HfApi, repo: str, head: str | None, contract: Contract)
             old = from_folder_json(read(CONFIG_NAME), CONFIG_NAME) if CONFIG_NAME in there else None
         except InputError:
             old = None
-        if old is None or _network(old) != _network(contract):
+        if old is None or not same_network(old.config, contract.config):
             name = (old and (old.arch or "another UniFormer")) or "another kind of model"
             raise InputError(f"cannot push to {repo}: it holds {name} of another architecture; --force replaces it")
     if CARD in there and MARK.encode() not in read(CARD):
         raise InputError(f"cannot push to {repo}: its {CARD} was not written by uniformer; --force replaces it")
-
-
-def _network(contract: Contract) -> dict[str, Any]:
-    return to_dict(replace(contract.config, drop_path=0.0))
 
 
 def _reason(error: BaseException) -> str:

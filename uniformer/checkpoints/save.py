@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
@@ -14,7 +13,7 @@ from uniformer.checkpoints.identify import CheckpointSource, name_of, open_check
 from uniformer.checkpoints.load import LoadReport, load_model, unwrapped
 from uniformer.checkpoints.proof import check_proof, with_proof
 from uniformer.checkpoints.told import Told, usual_input
-from uniformer.config import Input, to_dict
+from uniformer.config import Input, same_network
 from uniformer.errors import InputError, shown
 from uniformer.heads.pyramid import DenseNetwork
 from uniformer.labels import names_file
@@ -38,7 +37,7 @@ def save_checkpoint(
         if spec is None:
             spec, assumed = usual_input(model.config, arch, is_named=False)
         contract = Contract(model.config, arch, spec, notes=assumed)
-    if to_dict(replace(contract.config, drop_path=0.0)) != to_dict(replace(model.config, drop_path=0.0)):
+    if not same_network(contract.config, model.config):
         raise InputError("the contract describes another network than the model that is to be saved")
     contract = with_proof(contract, model)
     write_ours(model.state_dict(), contract, path)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from uniformer.cli.tables import print_table, say
 from uniformer.errors import InputError, counted
-from uniformer.support.texts import parse_json, to_json_line
+from uniformer.support.texts import to_json_line
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.contract import Contract
@@ -132,7 +132,7 @@ def _describe(path: str, as_json: bool) -> int:
 
         contract = open_checkpoint(path).contract
     if as_json:
-        print(to_json_line({"file": path, **parse_json(contract.to_json(), path)}), end="")
+        print(to_json_line({"file": path, **contract.to_dict()}), end="")
     else:
         _show_contract(path, contract)
     return 0
