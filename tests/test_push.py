@@ -191,7 +191,8 @@ def test_a_dry_run_writes_the_folder_and_asks_no_server(hub: Hub, client: Client
     assert {file.name for file in out.iterdir()} == {"README.md", "config.json", "model.safetensors", PROCESSOR_NAME}
     model, contract = from_pretrained(out)
     assert (contract, model.training) == (load_model(path)[1], False)
-    assert "it is there already" in client("push", path, "me/model", "--dry-run", "--out", out, status=2)
+    again = client("push", path, "me/model", "--dry-run", "--out", out, status=2)
+    assert "it is there already; give another name, or --force to replace it" in again
     with refused("expected a hub repository 'owner/name', got 'no name'"):
         push(path, "no name", dry_run=True)
 

@@ -108,7 +108,7 @@ def push(
     folder = Path(out or repo.partition("/")[2])
     if dry_run:
         inputs = [source, names_file(told.get("classes"))]
-        check_outputs([folder / name for name in NAMES], inputs, overwrite=force)
+        check_outputs([folder / name for name in NAMES], inputs, overwrite=force, by="--force")
     elif out is not None:
         raise InputError("expected out with dry_run only: nothing is kept of what is pushed")
     model, contract, _ = load_model(source, **told)

@@ -159,13 +159,15 @@ def _temporary(name: str, token: str) -> str:
 # ---- over no input ---------------------------------------------------------------------------------------------------
 
 
-def check_outputs(outputs: Iterable[StrPath], inputs: Iterable[object], *, overwrite: bool = False) -> None:
+def check_outputs(
+    outputs: Iterable[StrPath], inputs: Iterable[object], *, overwrite: bool = False, by: str = "--overwrite"
+) -> None:
     """Raises `InputError` where a file that is to be written is one that is read, or is there and is not to go, or is
     to be written twice.
 
     Links are followed. A folder among `inputs` stands for all that is in it; ids, addresses and what is no path are
-    passed over. With `overwrite` files that are no input may go. To be called before the work: what a kill left of
-    earlier outputs is cleared away.
+    passed over. With `overwrite`, on the command line `by`, files that are no input may go. To be called before the
+    work: what a kill left of earlier outputs is cleared away.
     """
     outputs = list(outputs)
     clear_away(outputs)
@@ -186,7 +188,7 @@ def check_outputs(outputs: Iterable[StrPath], inputs: Iterable[object], *, overw
             raise InputError(f"cannot write {output}: it would replace the input {given}; give another name")
     if not overwrite:
         output = next(iter(there.values()))
-        raise InputError(f"cannot write {output}: it is there already; give another name, or --overwrite to replace it")
+        raise InputError(f"cannot write {output}: it is there already; give another name, or {by} to replace it")
 
 
 def as_given(text: object, given: StrPath = "") -> str:
