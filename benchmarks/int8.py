@@ -24,6 +24,7 @@ from networks import OURS, Built, Shape, gemm
 from uniformer.checkpoints.records import BUNDLED
 from uniformer.datasets.open import open_dataset
 from uniformer.inference.predictor import Predictor
+from uniformer.reading.views import load_views
 from uniformer.speed.runtimes import METADATA, import_openvino
 
 NETWORKS = ("small_video 16x224", "xxs_video 16x160", "small 224")
@@ -135,12 +136,12 @@ def of_the_package(folder: Path, data: Path, clips: int) -> tuple[dict[str, Path
 
 
 def views(predictor: Predictor, folder: Path, count: int) -> Iterator[tuple[Any, int]]:
-    """Pixels (1, C, T, h, w) and label of `count` clips, evenly over the folder."""
+    """Pixels (1, C, T, h, w) and label of `count` whole clips, evenly over the folder."""
     manifest = open_dataset(folder)
     names = list(predictor.contract.classes)
     for row in np.linspace(0, len(manifest) - 1, count).astype(int):
         item = manifest[row]
-        yield predictor.views(item.path).pixels.numpy(), names.index(manifest.classes[item.labels[0]])
+        yield load_views(item.path, predictor.contract.input).array, names.index(manifest.classes[item.labels[0]])
 
 
 def quantise(files: dict[str, Path], inputs: Iterable[Any]) -> None:

@@ -62,7 +62,7 @@ def main() -> None:
         lambda clips: torch.from_numpy(predictor.logits(clips.numpy())),
         predictor.contract.classes,
         open_dataset(args.data / args.split),
-        predictor.spec,
+        predictor.contract.input,  # the network alone, as in training: whole clips, not their parts
     )
     report(args.split, counts)
 

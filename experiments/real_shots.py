@@ -33,7 +33,6 @@ from uniformer.checkpoints.records import BUNDLED
 from uniformer.errors import InputError
 from uniformer.inference.predictor import Predictor
 from uniformer.reading.views import Views, load_views, open_clip
-from uniformer.tasks.classification import average_views
 
 LIST = Path(__file__).with_name("real_shots.csv")
 HALVES = ("dev", "final")
@@ -167,7 +166,7 @@ def _answer(views: Views, predictor: Predictor, *, label: str, **facts: Any) -> 
     names = predictor.contract.classes
     if names is None or label not in names:
         raise InputError(f"expected a network that names {label!r}, got classes {names}")
-    probabilities = average_views(predictor.logits(views.array), predictor.spec)
+    probabilities = predictor.task.decode((predictor.logits(views.array),), views, 1).probabilities
     best = int(probabilities.argmax())
     of_label = float(probabilities[names.index(label)])
     return Answer(label=label, said=names[best], probability=float(probabilities[best]), of_label=of_label, **facts)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ from tests.tiny import refused, same
 from uniformer import count_macs
 from uniformer.camera_motion.classes import CLASSES, REVERSED
 from uniformer.camera_motion.make import make
+from uniformer.checkpoints.load import load_model
 from uniformer.checkpoints.records import BUNDLED
 from uniformer.datasets.open import open_dataset
 from uniformer.inference.predictor import Predictor
@@ -121,8 +123,10 @@ def test_a_table_of_several_runs(experiment: ModuleType, runs: dict[str, Path], 
         experiment.summary([tmp_path])
 
 
-def test_clips_are_counted_as_prediction_names_them(experiment: ModuleType, data: Path) -> None:
-    predictor = Predictor(BUNDLED, device="cpu")
+def test_clips_are_counted_as_the_network_names_them(experiment: ModuleType, data: Path) -> None:
+    """Whole, as in training, and not with their parts."""
+    model, contract, _ = load_model(BUNDLED)
+    predictor = Predictor((model, replace(contract, details={})), device="cpu")
     manifest = open_dataset(data / "test")
     counts = experiment.camera_motion.count(
         lambda clips: experiment.torch.from_numpy(predictor.logits(clips.numpy())),

@@ -21,7 +21,7 @@ from uniformer.inference.stream import Answer, Stream, answers_to
 from uniformer.reading.transforms import view_array
 from uniformer.reading.video import open_video
 from uniformer.reading.views import load_views
-from uniformer.tasks.classification import average_views
+from uniformer.tasks.fusion import average_views
 
 SPARSE = InputSpec(size=(64, 64), resize=64, interpolation="bicubic", frames=8, sampling="sparse", stride=4, fps=30.0)
 RATE, WINDOW = 24, 1.0
@@ -30,6 +30,7 @@ NETS = {
     "crops": replace(SPARSE, crops=3),
     "dense": CLIPS,  # 4 frames, every second one at 30 a second: 0.27 s, 6.4 frames of the film
     "dense, as a film of 24": replace(CLIPS, fps=24.0),
+    "parts": replace(SPARSE, parts=((0.0, 1.0), (0.0, 0.5), (0.5, 1.0))),
     "light": replace(SPARSE, interpolation="bilinear", frames=4, stride=None),
 }
 
@@ -70,7 +71,8 @@ def of_the_part(predictor: Predictor, source: Any, newest: float, count: int, fp
     span = (newest - (count - 0.5) / fps, newest + 0.5 / fps)
     rate = None if isinstance(source, Path) else fps
     views = load_views(source, spec, span=span, follow_seconds=True, fps=rate)
-    return average_views(predictor.logits(views.array), spec)
+    probabilities: np.ndarray = predictor.task.decode((predictor.logits(views.array),), views, 1).probabilities
+    return probabilities
 
 
 def equal(answer: Answer, probabilities: np.ndarray) -> None:

@@ -7,6 +7,7 @@ import gc
 import io
 import json
 import re
+from copy import copy
 from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
@@ -24,10 +25,10 @@ from tests.tolerance import assert_close, terms_of
 from uniformer import Predictor, Timeline, timeline
 from uniformer.config import InputSpec
 from uniformer.reading.views import load_views
-from uniformer.tasks.classification import average_views
 from uniformer.timelines import timeline as timelines
 from uniformer.timelines.shots import AROUND
 
+PARTS = ((0.0, 1.0), (0.0, 0.5), (0.25, 0.75), (0.5, 1.0), *((n / 4, (n + 1) / 4) for n in range(4)))
 SPARSE = InputSpec(  # the stride means nothing then
     size=(64, 64), resize=64, interpolation="bilinear", frames=8, sampling="sparse", stride=4, fps=30.0
 )
@@ -41,6 +42,7 @@ def nets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Predictor]:
         "crops": replace(SPARSE, crops=3),
         "antialiased": replace(SPARSE, interpolation="bicubic"),
         "dense": CLIPS,
+        "parts": replace(SPARSE, parts=PARTS),
         "images": IMAGES,
     }
     return {name: Predictor(save_tiny(root / f"{name}.safetensors", spec)) for name, spec in specs.items()}
@@ -85,7 +87,7 @@ def test_windows_overlap_and_cover_each_shot(film: Path, nets: dict[str, Predict
     assert second == [(pytest.approx(5 + 0.5 * n), pytest.approx(7 + 0.5 * n)) for n in range(3)]
 
 
-@pytest.mark.parametrize("net", ["sparse", "crops", "antialiased", "dense"])
+@pytest.mark.parametrize("net", ["sparse", "crops", "antialiased", "dense", "parts"])
 def test_a_window_is_seen_as_predict_sees_that_part(net: str, film: Path, nets: dict[str, Predictor]) -> None:
     """Same frames, same pixels, same probabilities as of the part alone; the film is read once, not part by part."""
     predictor = nets[net]
@@ -98,7 +100,21 @@ def test_a_window_is_seen_as_predict_sees_that_part(net: str, film: Path, nets: 
         assert views.frames is not None
         assert window.frames == tuple(views.frames[0])
         logits = predictor.logits(views.array)
-        assert_close(window.probabilities, average_views(logits, spec), terms_of(tiny_model(ndim=3)))
+        said = predictor.task.decode((logits,), views, 1).probabilities
+        assert_close(window.probabilities, said, terms_of(tiny_model(ndim=3)))
+
+
+def test_a_part_that_windows_share_is_seen_once(film: Path, nets: dict[str, Predictor]) -> None:
+    """Each step brings one whole, one half and one quarter, and each shot the others of its first window."""
+    seen = list[int]()
+    predictor = copy(nets["parts"])
+    network = predictor.network
+    predictor.network = lambda views, batch_size: (seen.append(len(views)), network(views, batch_size))[1]  # type: ignore
+    result = timeline(film, predictor)
+    shots = {window.shot for window in result.windows}
+    on_grid = [w for w in result.windows if (w.start - result.rows[0].start) % 0.5 < 1e-6]
+    assert len(on_grid) == len(result.windows) > 6
+    assert sum(seen) == 3 * len(result.windows) + len(shots) * (len(PARTS) - 3)
 
 
 def test_a_large_video_is_seen_nearly_as_predict_sees_it(nets: dict[str, Predictor], tmp_path: Path) -> None:

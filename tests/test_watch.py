@@ -30,7 +30,7 @@ from uniformer.inference.watch import Ended, Pace, Watched, watch
 from uniformer.reading.feeds import FileFeed, RawFeed, RawForm
 from uniformer.reading.video import open_video
 from uniformer.reading.views import load_views
-from uniformer.tasks.classification import average_views
+from uniformer.tasks.fusion import average_views
 
 SPARSE = InputSpec(size=(64, 64), resize=64, interpolation="bilinear", frames=8, sampling="sparse", fps=30.0)
 RATE, WINDOW, FRAMES = 24, 1.0, 60

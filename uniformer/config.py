@@ -17,6 +17,7 @@ STRIDES = (4, 8, 16, 32)  # of the four stage outputs relative to the input, in 
 BLOCK_EPS = 1e-6  # of the layer norms in the published models' blocks
 HEAD_WIDTH = 256  # of the published dense heads
 ANCHOR_SCALE = 8.0  # of the published detectors: on the finest level, whose stride is 4, anchors of 32 pixels
+WHOLE = ((0.0, 1.0),)  # parts of a video: itself alone
 MOST_PIXELS = 1 << 23, 100_000_000  # frames x height x width of one view, and of all views of a source
 
 Head = Literal["mask_rcnn", "cascade_mask_rcnn", "semantic_fpn", "upernet", "topdown"]
@@ -163,6 +164,7 @@ class InputSpec(Checked):
     crops: Literal[1, 3] = 1  #: spatial views: the centre, or left/centre/right (top/centre/bottom if taller)
     fps: float | None = None  #: the usual frame rate of the training videos, to follow strides in seconds
     average: Literal["logits", "probabilities"] = "logits"  #: what is averaged over the views
+    parts: tuple[tuple[float, float], ...] = WHOLE  #: of a video that are sampled alike: from and to, as shares of it
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -189,6 +191,8 @@ class InputSpec(Checked):
             yield f"expected a positive std, got {self.std}"
         if self.fps is not None and not 0 < self.fps <= 1e6:
             yield f"expected fps in (0, 1e6], got {self.fps}"
+        if self.parts[:1] != WHOLE or not all(0 <= start < end <= 1 for start, end in self.parts):
+            yield f"expected parts of a video from and to shares in 0 to 1, the first the whole: got {self.parts}"
         pixels = self.frames * math.prod(self.size)
         if pixels > MOST_PIXELS[0] or pixels * self.views > MOST_PIXELS[1] or self.resize > 1 << 14:
             yield (
@@ -202,14 +206,14 @@ class InputSpec(Checked):
 
     @property
     def views(self) -> int:
-        """Views of one file: clips x crops."""
-        return self.clips * self.crops
+        """Views of one file: clips of each part x crops."""
+        return len(self.parts) * self.clips * self.crops
 
     @property
     def views_in_words(self) -> str:
         """'4 x 3 views', '1 x 1 view'; of images '1 view'."""
         views = f"{self.crops} view{'s' * (self.views > 1)}"
-        return f"{self.clips} x {views}" if self.is_video else views
+        return f"{len(self.parts) * self.clips} x {views}" if self.is_video else views
 
 
 @dataclass(frozen=True)
@@ -298,7 +302,10 @@ def with_options(base: T, options: Mapping[str, Any], whose: str = "") -> T:
 def to_dict(spec: Config | Input) -> dict[str, Any]:
     """The JSON form; `Config(**d)` and its like read it back."""
     # Said where it differs: older versions read what they know.
-    usual = {"block_eps": BLOCK_EPS, "head": None, "head_width": HEAD_WIDTH, "anchor_scale": ANCHOR_SCALE}
+    usual: dict[str, Any] = {
+        "block_eps": BLOCK_EPS, "head": None, "head_width": HEAD_WIDTH, "anchor_scale": ANCHOR_SCALE,
+        "parts": list(WHOLE),
+    }  # fmt: skip
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(spec).items()}
     return {k: v for k, v in plain.items() if k not in usual or v != usual[k]}
 

@@ -94,8 +94,8 @@ class Contract:
     proof: Proof | None = None
     task: str = ""  #: `tasks.task_of` knows it; by default what the head is for; not written of classifiers
     trained_on: TrainedOn | None = None  #: the items that it learnt from; not written where that is not known
-    #: What else the task's answers need: palette, skeleton, sigmas, thresholds. Each task reads its own; not written
-    #: where there is nothing.
+    #: What else the task's answers need: palette, skeleton, sigmas, thresholds, parts of a video. Each task reads its
+    #: own; not written where there is nothing.
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -187,7 +187,7 @@ class Contract:
             raise InputError(f"{name} has no classifier: nothing to predict")
         if not isinstance(self.input, InputSpec):
             raise InputError(f"{name} does not say what its input looks like: expected a contract with an input")
-        return self.input
+        return replace(self.input, parts=self.details.get("parts", self.input.parts))
 
 
 def _unreadable(where: str, problem: str) -> InputError:

@@ -42,7 +42,7 @@ class Answer:
     source: str
     start: float  #: of the clip, seconds on the stream's clock
     end: float  #: the time of its newest frame
-    times: tuple[float, ...]  #: of the frames that the network was fed, (T,)
+    times: tuple[float, ...]  #: of the frames that the network was fed of the whole clip, (T,)
     run: int  #: from 0; a clip that was begun anew, after a gap, is of the next
     labels: tuple[Label, ...]  #: best first, at most the predictor's top-k
     probabilities: Floats  #: of every class, (K,)
@@ -71,7 +71,7 @@ class Clip(NamedTuple):
     times: tuple[float, ...]
     run: int
     arrived: float  #: when its newest frame came, by `time.monotonic`
-    views: Views  #: (crops, 3, T, h, w)
+    views: Views  #: (parts x crops, 3, T, h, w)
 
 
 class _Held(NamedTuple):
@@ -128,9 +128,9 @@ class Stream:
                 f"expected a window of at least {least / self.fps:.3g} s at {self.fps:g} frames a second, for clips of "
                 f"{self.spec.frames} frames, got {self.window:.3g} s"
             )
-        (places,) = clip_indices(self.spec, count, fps=self.fps, follow_seconds=self.spec.fps is not None)
+        places = clip_indices(self.spec, count, fps=self.fps, follow_seconds=self.spec.fps is not None)
         self._length = (count - 1) / self.fps  # seconds from a clip's first frame to its newest
-        self._ages = (count - 1 - places) / self.fps  # of the frames to be fed, as the newest comes: (T,)
+        self._ages = (count - 1 - places) / self.fps  # of frames to be fed, as the newest comes: (parts, T)
         self._gap = max(GAP, GAP_FRAMES / self.fps)
         self._lock = threading.Lock()  # one thread may add while another takes clips
         self._ring: deque[_Held] = deque()
@@ -199,12 +199,9 @@ class Stream:
             self.answered += 1
         times = np.array([frame.time for frame in held])
         places = _nearest(times, times[-1] - self._ages)
-        fed = tuple(times[places].tolist())
-        views = Views(
-            array=np.concatenate([held[place].view for place in places], axis=2),
-            height=size[0], width=size[1], boxes=(), seconds=np.array([fed]), fps=self.fps,
-        )  # fmt: skip
-        end = float(times[-1])
+        array = np.concatenate([np.concatenate([held[place].view for place in part], axis=2) for part in places])
+        views = Views(array, *size, boxes=(), seconds=times[places], fps=self.fps)
+        end, fed = float(times[-1]), tuple(times[places[0]].tolist())
         return Clip(self.name, end - self._length, end, fed, run, arrived, views)
 
     def __len__(self) -> int:
@@ -242,9 +239,9 @@ def _rate(spec: InputSpec, fps: float | None) -> float:
 
 
 def _nearest(times: Any, wanted: Any) -> Any:
-    """Of rising times (N,) the places of those nearest to each wanted (T,), of two equally near the earlier."""
+    """Of rising times (N,) the places of those nearest to each wanted (..., T), of two equally near the earlier."""
     if len(times) == 1:
-        return np.zeros(len(wanted), np.int64)
+        return np.zeros(wanted.shape, np.int64)
     after = np.searchsorted(times, wanted).clip(1, len(times) - 1)
     before = after - 1
     return np.where(wanted - times[before] <= times[after] - wanted + EPSILON, before, after)

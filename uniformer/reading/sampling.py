@@ -13,6 +13,7 @@ nothing, as no segment reaches beyond it. So there is one sparse rule.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +23,15 @@ from uniformer.errors import InputError
 
 Indices = npt.NDArray[np.int64]
 
+EPSILON = 1e-6  # of a video, by which moments may be off
 WINDOW = 2.0  # seconds seen at once where sparse sampling leaves it open: as long as the clips of camera motion
 
 
 def clip_indices(
     spec: InputSpec, num_frames: int, *, fps: float | None = None, follow_seconds: bool = False
 ) -> Indices:
-    """The frames of every test clip of a video: always the same, spread over the video. Returns (clips, T), ascending.
+    """The frames of every test clip of a video: always the same, spread over the video. Returns (clips, T), ascending;
+    those of each of `spec.parts` in turn, a part taken as if it were the whole: (parts x clips, T).
 
     Dense: one clip lies in the middle, several start evenly spaced from 0 on. A video shorter than the window repeats
     its last frame. Sparse: a fixed frame of each segment, another one for each clip; a short video repeats frames.
@@ -37,6 +40,23 @@ def clip_indices(
     dense stride, see `effective_stride`. Raises `InputError` for a spec of images, an empty video or an unusable rate.
     """
     stride = _checked_stride(spec, num_frames, fps, follow_seconds)
+    parts = part_ranges(spec, np.arange(num_frames) / num_frames)
+    return np.concatenate([first + _clips(spec, last - first, stride) for first, last in parts])
+
+
+def part_ranges(spec: InputSpec, moments: npt.NDArray[np.float64]) -> Iterator[tuple[int, int]]:
+    """The first frame of each of `spec.parts`, and the one after its last, of frames whose rising `moments` (N,) are
+    shares of the video. A part of fewer frames than a clip takes is widened to as many, where the video has them:
+    frames that repeat look like a camera that stands still.
+    """
+    for first, last in np.searchsorted(moments, np.array(spec.parts) - EPSILON).tolist():
+        count = max(last - first, min(spec.frames, len(moments)))
+        first = min(max((first + last - count) // 2, 0), len(moments) - count)
+        yield first, first + count
+
+
+def _clips(spec: InputSpec, num_frames: int, stride: float | None) -> Indices:
+    """(clips, T) of a video or a part of one."""
     if stride is None:
         return _sparse(spec, num_frames)
     window = _window(spec, stride)

@@ -1,7 +1,8 @@
 """What networks are for. `task_of` makes a checkpoint's task from its contract; all other rooms know the seam only.
 
 task.py             the seam: build, targets_and_loss, decode, metric, contract
-classification.py   one label or several of an image or clip; its loss (objective.py, losses.py, mixing.py), scores
+classification.py   one label or several of an image or clip; how answers to views become one (fusion.py); its loss
+                    (objective.py, losses.py, mixing.py), scores
 detection.py, segmentation.py, pose.py   the dense tasks, over whole_picture.py; detections.py, segmentations.py and
                     poses.py are their results (pictured.py, drawing.py), detection_losses.py what detectors learn from
 keypoints.py, person_boxes.py   heat maps and key points; where people are

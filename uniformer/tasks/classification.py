@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from uniformer.config import InputSpec
 from uniformer.errors import InputError
-from uniformer.reading.transforms import Floats
 from uniformer.reading.views import Views
+from uniformer.tasks.fusion import Fusion
 from uniformer.tasks.task import Metric, Outputs, Result, Task, best_first
 
 if TYPE_CHECKING:
@@ -60,6 +60,14 @@ class Classification(Task):
     result = Prediction
     measures = ("top1", "top5", "mean_class", "map", "loss")
 
+    @cached_property
+    def fusion(self) -> Fusion:
+        """How answers to views become one."""
+        return Fusion(self.contract)
+
+    def check(self) -> None:
+        _ = self.fusion
+
     def build(self) -> UniFormer:
         from uniformer.network.model import UniFormer
 
@@ -78,8 +86,7 @@ class Classification(Task):
         return made
 
     def decode(self, outputs: Outputs, views: Views, top_k: int) -> Prediction:
-        spec = self.contract.input_of_classifier()
-        probabilities, names = average_views(outputs[0], spec), self.contract.classes
+        probabilities, names = self.fusion(outputs[0]), self.contract.classes
         best = best_first(probabilities, top_k)
         labels = tuple(Label(names[i] if names else f"class {i}", float(probabilities[i]), i) for i in best)
         return Prediction(labels=labels, probabilities=probabilities)
@@ -100,7 +107,7 @@ class ClassMetric(Metric):
 
             self.manifest, note = match_labels(manifest, contract.classes, strict=label_order == "names")
             self.notes += [note] if note else []
-        self._contract, self._spec = contract, contract.input_of_classifier()
+        self._contract, self._fusion = contract, Fusion(contract)
         width = contract.config.num_classes
         labels = self.manifest.labels
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < width:
@@ -118,7 +125,7 @@ class ClassMetric(Metric):
 
         logits = answer[0]  # (V, K)
         mean = torch.from_numpy(logits).mean(dim=0).numpy()
-        return np.array((item, mean, average_views(logits, self._spec)), self.dtype)
+        return np.array((item, mean, self._fusion(logits)), self.dtype)
 
     def result(self, rows: npt.NDArray[Any], errors: Mapping[int, str]) -> Scores:
         from uniformer.tasks.scores import Scores
@@ -162,19 +169,6 @@ def summary(scores: Scores) -> dict[str, float]:
         chance = scores.true_probability()[scores.ok].astype(np.float64)
         found["loss"] = float(-np.log(chance.clip(1e-12)).mean()) if len(chance) else float("inf")
     return {name: found[name] for name in Classification.measures if name in found}
-
-
-def average_views(logits: Floats, spec: InputSpec) -> Floats:
-    """Logits of a source's views (V, K) -> probabilities (K,): of the mean logits, or the mean of probabilities."""
-    if spec.average == "logits":
-        return _softmax(logits.mean(axis=0))
-    return _softmax(logits).mean(axis=0)
-
-
-def _softmax(logits: Floats) -> Floats:
-    """Over the last axis."""
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def check_data(contract: Contract, options: TargetOptions, train_set: Manifest, val_set: Manifest | None) -> None:

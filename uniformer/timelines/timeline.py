@@ -19,16 +19,17 @@ from torch import Tensor
 
 from uniformer.checkpoints.identify import CheckpointSource
 from uniformer.checkpoints.records import BUNDLED
-from uniformer.config import InputSpec
+from uniformer.config import WHOLE, InputSpec
 from uniformer.errors import InputError
 from uniformer.inference.predictor import Predictor
 from uniformer.reading.frames import VideoReader
 from uniformer.reading.pictures import Pixels
-from uniformer.reading.sampling import clip_indices, window_seconds
+from uniformer.reading.sampling import clip_indices, part_ranges, window_seconds
 from uniformer.reading.sources import Media, name_of_source
 from uniformer.reading.transforms import to_views
 from uniformer.reading.views import Views, open_clip
 from uniformer.support.csv_text import csv_line
+from uniformer.tasks.task import Outputs
 from uniformer.timelines.shots import Look, look_at, with_cuts
 
 STEPS = 4  # windows begin this often within the length of one
@@ -185,14 +186,28 @@ class _Frame(NamedTuple):
     view: Tensor  #: (crops, 3, 1, h, w)
 
 
+class _Key(NamedTuple):
+    """What tells a part of a window from others: windows that overlap have parts in common."""
+
+    shot: int
+    microseconds: int  #: when it begins
+    frames: tuple[int, ...]
+
+
+class _Part(NamedTuple):
+    """A part of a window, before the network has seen it."""
+
+    key: _Key
+    pixels: Tensor  #: (crops, 3, T, h, w)
+
+
 class _Clip(NamedTuple):
-    """A window before the network has seen it."""
+    """A window, before the network has seen its parts; the first of them is the whole."""
 
     shot: int
     start: float
     end: float
-    frames: tuple[int, ...]
-    pixels: Tensor  #: (crops, 3, T, h, w)
+    parts: tuple[_Part, ...]
 
 
 class _Shot(NamedTuple):
@@ -213,6 +228,7 @@ class _Film:
         self.follows = spec.fps is not None and info.fps is not None  # strides that follow seconds
         window = window_seconds(spec, info.fps) if window is None else window
         self.window, self.step = window, window / STEPS
+        self.part = replace(spec, parts=WHOLE)
         self.least = max(2, spec.frames // 2)  # frames of a window: where most are repeated, motion looks like none
         self.seen = 0
         self.first_lost: int | None = None
@@ -235,11 +251,16 @@ class _Film:
         inside = [frame for frame in frames if self.times[frame.number] < start + self.window - EPSILON]
         if len(inside) < self.least:
             return
-        (places,) = clip_indices(self.spec, len(inside), fps=self.fps, follow_seconds=self.follows)
-        chosen = [inside[place] for place in places]
-        pixels = torch.cat([frame.view for frame in chosen], dim=2)
         end = float(self.ends[inside[-1].number])
-        yield _Clip(shot, start, end, tuple(frame.number for frame in chosen), pixels)
+        length = min(self.window, end - start)
+        moments = (self.times[[frame.number for frame in inside]] - start) / length
+        parts = []
+        for (first, last), (begin, _) in zip(part_ranges(self.spec, moments), self.spec.parts, strict=True):
+            (places,) = clip_indices(self.part, last - first, fps=self.fps, follow_seconds=self.follows)
+            chosen = [inside[first + place] for place in places]
+            key = _Key(shot, round(1e6 * (start + begin * length)), tuple(frame.number for frame in chosen))
+            parts.append(_Part(key, torch.cat([frame.view for frame in chosen], dim=2)))
+        yield _Clip(shot, start, end, tuple(parts))
 
 
 def _shrunk(pixels: Pixels, spec: InputSpec) -> Pixels:
@@ -327,17 +348,36 @@ def _clips(parts: Iterable[_Clip | _Shot], shots: list[_Shot]) -> Iterator[_Clip
 
 
 def _answers(predictor: Predictor, film: _Film, clips: Iterable[_Clip]) -> Iterator[Window]:
+    """What the network says of each window; a part that windows share goes through it once."""
     info = film.reader.info
+    waiting: deque[tuple[_Clip, list[_Key]]] = deque()
+    said: dict[_Key, Outputs | None] = {}  # none: the network has not answered yet
 
-    def views(clip: _Clip) -> Views:
-        return Views(clip.pixels.numpy(), info.height, info.width, ())
+    def views(part: _Part) -> Views:
+        return Views(part.pixels.numpy(), info.height, info.width, ())
 
-    for outcome in predictor.run_on_views(clips, views, film.spec):
-        clip = outcome.source
-        if outcome.error is not None or outcome.views is None:
-            raise InputError(f"{info.path}, {clip.start:.2f} s: {outcome.error}")
-        answer = predictor.task.decode(outcome.outputs, outcome.views, 1)
-        yield Window(clip.shot, clip.start, clip.end, clip.frames, answer.probabilities)
+    def unseen() -> Iterator[_Part]:
+        for clip in clips:
+            waiting.append((clip._replace(parts=()), [part.key for part in clip.parts]))  # without its pixels
+            new = [part for part in clip.parts if part.key not in said]
+            said.update((part.key, None) for part in new)
+            yield from new
+
+    def whole() -> Iterator[Window]:
+        while waiting and all(said[key] is not None for key in waiting[0][1]):
+            clip, keys = waiting.popleft()
+            outputs = tuple(map(np.concatenate, zip(*(said[key] or () for key in keys), strict=True)))
+            answer = predictor.task.decode(outputs, Views(outputs[0], info.height, info.width, ()), 1)
+            yield Window(clip.shot, clip.start, clip.end, keys[0].frames, answer.probabilities)
+            for key in [key for key in said if key < keys[0]]:  # later windows begin later
+                del said[key]
+
+    for outcome in predictor.run_on_views(unseen(), views, film.part):
+        if outcome.error is not None:
+            raise InputError(f"{info.path}, {outcome.source.key.microseconds / 1e6:.2f} s: {outcome.error}")
+        said[outcome.source.key] = outcome.outputs
+        yield from whole()
+    yield from whole()
 
 
 def _rows(shot: _Shot, windows: Sequence[Window], names: Sequence[str], step: float) -> list[Segment]:
