@@ -7,12 +7,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import uniformer
-from tests import odd_media
+from tests import made_objects, odd_media
+from tests.dense_nets import save_dense
+from tests.made_objects import KINDS
 from tests.odd_media import picture
 from tests.tiny import CLIPS, IMAGES, TINY, refused, same, save_tiny, tiny_model
 from uniformer.checkpoints.contract import Contract
@@ -72,6 +75,76 @@ def test_videos_get_the_predictors_answers(clips: Path, videos: list[str]) -> No
         agree(classify(video, top_k=7), predictor(video))
     with refused("expected clips of 4 frames, sampled as the checkpoint says, got 8 frames"):
         classify(videos[0], num_frames=8)
+
+
+def test_what_a_checkpoint_knows_of_parts_and_priors_is_heeded(videos: list[str], tmp_path: Path) -> None:
+    """The bundled network sees a window in parts: their plain mean would be another answer."""
+    model, contract, _ = uniformer.load_model("uniformer_nano_video.camera_motion")
+    uniformer.save_checkpoint(model, tmp_path / "motion", contract)
+    classify = transformers.pipeline("video-classification", model=str(tmp_path / "motion"), device="cpu")
+    predictor = uniformer.Predictor("uniformer_nano_video.camera_motion", device="cpu", top_k=20)
+    for video in videos[:2]:
+        agree(classify(video, top_k=20), predictor(video))
+    model = transformers.AutoModelForVideoClassification.from_pretrained(
+        str(tmp_path / "motion"), id2label={0: "pull", 1: "push"}, ignore_mismatched_sizes=True
+    )  # other classes: what was known of the old ones is not of these
+    assert model.config.contract.details == {}
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("dense")
+    truths, _, sizes = made_objects.made(11, 4)
+    made_objects.write_set(root / "set", truths, sizes, range(len(KINDS)))
+    names = ("mask_rcnn", "cascade_mask_rcnn", "semantic_fpn")
+    return {"set": root / "set", **{name: save_dense(root / name, name, KINDS) for name in names}}
+
+
+def test_segmenters_give_the_predictors_classes(dense: dict[str, Path], photos: list[str]) -> None:
+    segment = transformers.pipeline("image-segmentation", model=str(dense["semantic_fpn"]), device="cpu")
+    predictor = uniformer.Predictor(str(dense["semantic_fpn"]), device="cpu")
+    for photo in photos[:6]:
+        expected = predictor(photo)
+        found = {answer["label"]: np.array(answer["mask"]) > 0 for answer in segment(photo)}
+        assert set(found) == {expected.classes[label] for label in np.unique(expected.labels)}
+        for label, mask in found.items():
+            assert np.array_equal(mask, expected.labels == expected.classes.index(label))
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn", "cascade_mask_rcnn"])
+def test_detectors_give_the_predictors_boxes(name: str, dense: dict[str, Path]) -> None:
+    model = transformers.AutoModelForObjectDetection.from_pretrained(str(dense[name])).eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(str(dense[name]))
+    detect = transformers.pipeline("object-detection", model=str(dense[name]), device="cpu")
+    predictor = uniformer.Predictor(str(dense[name]), device="cpu")
+    for photo in map(str, sorted(dense["set"].rglob("*.jpg"))):
+        expected = predictor(photo)
+        with torch.no_grad():
+            outputs = model(**processor(Image.open(photo), return_tensors="pt"))
+        (found,) = processor.post_process_object_detection(outputs, threshold=0.05)
+        assert len(expected.boxes) > 0
+        assert np.array_equal(found["labels"], expected.labels)
+        np.testing.assert_allclose(found["scores"], expected.scores, atol=1e-5)
+        np.testing.assert_allclose(found["boxes"], expected.boxes, atol=1e-3)
+        answers = detect(photo, threshold=0.05)
+        assert [answer["label"] for answer in answers] == [expected.names[label] for label in expected.labels]
+        assert list(answers[0]["box"].values()) == [int(side) for side in expected.boxes[0]]
+
+
+def test_dense_networks_are_no_others(dense: dict[str, Path], photos: list[str], tmp_path: Path) -> None:
+    with refused("expected a network for detection of images, got a network for segmentation of images"):
+        transformers.AutoModelForObjectDetection.from_pretrained(str(dense["semantic_fpn"]))
+    model = transformers.AutoModelForSemanticSegmentation.from_pretrained(str(dense["semantic_fpn"]))
+    processor = transformers.AutoImageProcessor.from_pretrained(str(dense["semantic_fpn"]))
+    with refused("expected pictures of one shape in a batch"):
+        processor(photos[:3])
+    seen = processor(photos[0])
+    with refused("expected no labels: dense networks learn by `uniformer train`"):
+        model(**seen, labels=torch.zeros(1, 64, 64))
+    model.save_pretrained(tmp_path / "again")
+    processor.save_pretrained(tmp_path / "again")
+    again = uniformer.Predictor(str(tmp_path / "again"), device="cpu")
+    assert np.array_equal(again(photos[0]).labels, uniformer.Predictor(str(dense["semantic_fpn"]))(photos[0]).labels)
 
 
 def agree(found: list[dict[str, object]], expected: uniformer.Prediction) -> None:
@@ -226,7 +299,7 @@ def test_trainer_trains_on_a_folder_of_clips(clips: Path, tmp_path: Path) -> Non
 
 
 def test_what_cannot_be_had_is_one_line(images: Path, clips: Path, tmp_path: Path) -> None:
-    with refused("expected a classifier of clips, got a network for classification of images"):
+    with refused("expected a network for classification of clips, got a network for classification of images"):
         transformers.AutoModelForVideoClassification.from_pretrained(images)
     with refused("expected a network of images, found one of clips"):
         transformers.AutoImageProcessor.from_pretrained(clips)  # its pipeline would sample by itself

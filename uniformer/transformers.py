@@ -1,11 +1,11 @@
-"""transformers' door to the classifiers: importing this module registers them with its Auto classes.
+"""transformers' door to classifiers, segmenters and detectors: importing this registers them with its Auto classes.
 
     import transformers, uniformer.transformers
     classify = transformers.pipeline("video-classification", model="saved")  # written by `uniformer.save_checkpoint`
     model = transformers.AutoModelForImageClassification.from_pretrained("saved", num_labels=3,
                                                                          ignore_mismatched_sizes=True)
 
-A model holds the `UniFormer` of this package as `network`; a processor reads and samples as the checkpoint says. What
+A model holds the network of this package as `network`; a processor reads and samples as the checkpoint says. What
 `save_pretrained` writes, `uniformer.load_model` and all that stands on it read.
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,17 +31,24 @@ from uniformer.checkpoints.hosts import (
 )
 from uniformer.checkpoints.load import CLASSIFIER
 from uniformer.checkpoints.proof import digest
-from uniformer.config import InputSpec
+from uniformer.config import InputSpec, Scaling
 from uniformer.errors import InputError, MissingExtra
+from uniformer.heads import build_network
+from uniformer.heads.segmentation import Seen, pixel_classes
 from uniformer.network.model import UniFormer
 from uniformer.reading.views import load_views
+from uniformer.reading.whole import load_whole
 from uniformer.support.texts import parse_json
+from uniformer.tasks.detection import Detection, things_in
+from uniformer.tasks.fusion import Fusion
 
 try:
     from transformers import (
         AutoConfig,
         AutoImageProcessor,
         AutoModelForImageClassification,
+        AutoModelForObjectDetection,
+        AutoModelForSemanticSegmentation,
         AutoModelForVideoClassification,
         AutoVideoProcessor,
         BatchFeature,
@@ -49,7 +56,8 @@ try:
         PreTrainedModel,
     )
     from transformers.image_processing_utils import BaseImageProcessor
-    from transformers.modeling_outputs import ImageClassifierOutput
+    from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
+    from transformers.utils import ModelOutput
     from transformers.video_processing_utils import BaseVideoProcessor
 except ModuleNotFoundError as error:
     if error.name != "transformers":
@@ -108,7 +116,7 @@ class UniFormerConfig(PreTrainedConfig):
         if len(self.id2label) == contract.config.num_classes and names in ((), contract.classes):
             return contract
         config = replace(contract.config, num_classes=len(self.id2label))  # a classifier of other classes
-        return _of_other_weights(replace(contract, config=config, classes=names))
+        return _of_other_weights(replace(contract, config=config, classes=names, details={}))
 
     def hold(self, contract: Contract) -> None:
         """From now on be of this contract."""
@@ -129,23 +137,24 @@ class UniFormerConfig(PreTrainedConfig):
         return json.dumps(told, indent=2, ensure_ascii=False)
 
 
-class _Classifier(PreTrainedModel):
+class _Model(PreTrainedModel):
     config_class = UniFormerConfig
     base_model_prefix = "network"  # transformers adds it to the keys of our own files
     main_input_name = "pixel_values"
-    is_video: ClassVar[bool]
+    task: ClassVar[str] = "classification"
+    is_video: ClassVar[bool] = False
     _loaded = ""  # digest of the tensors as they were loaded
 
     def __init__(self, config: UniFormerConfig):
         super().__init__(config)
         ours = config.contract.config
-        if ours.task != "classification" or ours.output != "logits" or ours.is_video != self.is_video:
-            kind = "clips" if self.is_video else "images"
+        headless = ours.head is None and ours.output != "logits"
+        if ours.task != self.task or headless or ours.is_video != self.is_video:
+            wanted, found = ("clips" if is_video else "images" for is_video in (self.is_video, ours.is_video))
             raise InputError(
-                f"expected a classifier of {kind}, got a network for {ours.task}"
-                f" of {'clips' if ours.is_video else 'images'}"
+                f"expected a network for {self.task} of {wanted}, got a network for {ours.task} of {found}"
             )
-        self.network = UniFormer(ours)
+        self.network = build_network(ours)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -181,6 +190,8 @@ class _Classifier(PreTrainedModel):
             self.config.hold(replace(contract, proof=None))
         super().save_pretrained(save_directory, *args, **kwargs)
 
+
+class _Classifier(_Model):
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None
     ) -> ImageClassifierOutput | tuple[Tensor, ...]:
@@ -195,8 +206,15 @@ class _Classifier(PreTrainedModel):
         return output.to_tuple() if return_dict is False else output
 
     def _averaged(self, logits: Tensor) -> Tensor:
-        """(B, V, K) -> (B, K). Of mean probabilities their logarithms: what softmax makes those probabilities of."""
-        spec = self.config.contract.input
+        """(B, V, K) -> (B, K). Of mean probabilities their logarithms: what softmax makes those probabilities of.
+
+        What a checkpoint knows of parts, temperature and priors (`Fusion`) is of its answers: gradients see the mean.
+        """
+        contract = self.config.contract
+        spec, fusion = contract.input, Fusion(contract)
+        if not fusion.is_plain and not logits.requires_grad:
+            probabilities = np.stack([fusion(views) for views in logits.float().cpu().numpy()])
+            return torch.from_numpy(probabilities).to(logits).log()
         if isinstance(spec, InputSpec) and spec.average == "probabilities":
             return logits.softmax(-1).mean(1).log()
         return logits.mean(1)
@@ -210,9 +228,64 @@ class UniFormerForVideoClassification(_Classifier):
     is_video = True
 
 
-def _spec_of(name: str | os.PathLike[str], is_video: bool, options: dict[str, Any]) -> InputSpec:
+@dataclass
+class UniFormerSegmenterOutput(SemanticSegmenterOutput):
+    """Logits (B, K, h, w) of some of the input's pixels."""
+
+    input_size: Tensor | None = None  #: (2,), height and width of the input
+
+
+class UniFormerForSemanticSegmentation(_Model):
+    task = "segmentation"
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **_: Tensor) -> UniFormerSegmenterOutput:
+        """`pixel_values` (B, 3, H, W) -> logits (B, K, H / 4, W / 4); the processor's
+        `post_process_semantic_segmentation` makes classes of the picture's own pixels of them."""
+        _refuse_labels(labels)
+        return UniFormerSegmenterOutput(
+            logits=self.network(pixel_values), input_size=torch.tensor(pixel_values.shape[2:])
+        )
+
+
+@dataclass
+class UniFormerDetections(ModelOutput):
+    """Of each picture: boxes (N, 4), x1, y1, x2, y2 in its own pixels, scores and labels (N,), the best first."""
+
+    boxes: tuple[Tensor, ...] | None = None
+    scores: tuple[Tensor, ...] | None = None
+    labels: tuple[Tensor, ...] | None = None
+
+
+class UniFormerForObjectDetection(_Model):
+    task = "detection"
+
+    def forward(
+        self, pixel_values: Tensor, sizes: Tensor, factors: Tensor, labels: Tensor | None = None
+    ) -> UniFormerDetections:
+        """As the processor gives them: `pixel_values` (B, 3, H, W), `sizes` (B, 2) without padding, `factors` (B, 4)
+        from boxes of the picture to boxes of the input. The thresholds are the checkpoint's."""
+        _refuse_labels(labels)
+        whole = [(int(height), int(width)) for height, width in sizes]
+        limits = Detection(self.config.contract).limits
+        _, found = things_in(self.network, pixel_values, whole, list(factors.to(pixel_values)), limits)
+        return UniFormerDetections(
+            boxes=tuple(each.boxes for each in found),
+            scores=tuple(each.scores for each in found),
+            labels=tuple(each.labels for each in found),
+        )
+
+
+def _refuse_labels(labels: object) -> None:
+    if labels is not None:
+        raise InputError("expected no labels: dense networks learn by `uniformer train`, not in transformers")
+
+
+def _spec_of(name: str | os.PathLike[str], is_video: bool, options: dict[str, Any]) -> InputSpec | Scaling:
     options = {key: value for key, value in options.items() if not key.startswith("_from")}
-    spec = UniFormerConfig.from_pretrained(name, **options).contract.input_of_classifier()
+    contract = UniFormerConfig.from_pretrained(name, **options).contract
+    if isinstance(contract.input, Scaling) and not is_video:
+        return contract.input
+    spec = contract.input_of_classifier()
     if spec.is_video != is_video:
         raise InputError(
             f"{name}: expected a network of {'clips' if is_video else 'images'}, found one of "
@@ -221,12 +294,29 @@ def _spec_of(name: str | os.PathLike[str], is_video: bool, options: dict[str, An
     return spec
 
 
-def _batch(sources: Sequence[Any], spec: InputSpec, return_tensors: object) -> BatchFeature:
-    """`pixel_values`, (B, 3, ...) float32, or of more than one view (B, V, 3, ...)."""
+def _batch(sources: Sequence[Any], spec: InputSpec | Scaling, return_tensors: object) -> BatchFeature:
+    """`pixel_values`, (B, 3, ...) float32, or of more than one view (B, V, 3, ...); of whole pictures also their sizes
+    and factors."""
     if return_tensors not in (None, "pt"):
         raise InputError(f"expected return_tensors 'pt', got {return_tensors!r}")
+    if isinstance(spec, Scaling):
+        return _whole_pictures(sources, spec)
     views = torch.from_numpy(np.stack([load_views(source, spec).array for source in sources]))
     return BatchFeature({"pixel_values": views.squeeze(1) if spec.views == 1 else views})
+
+
+def _whole_pictures(sources: Sequence[Any], spec: Scaling) -> BatchFeature:
+    seen = [load_whole(source, spec) for source in sources]
+    shapes = sorted({views.array.shape[2:] for views in seen})
+    if len(shapes) > 1:
+        raise InputError(f"expected pictures of one shape in a batch, got inputs of {shapes[0]} and {shapes[1]}")
+    return BatchFeature(
+        {
+            "pixel_values": torch.from_numpy(np.concatenate([views.array for views in seen])),
+            "sizes": torch.tensor([views.size for views in seen]),
+            "factors": torch.from_numpy(np.array([views.factors for views in seen])),
+        }
+    )
 
 
 class _Processor:
@@ -235,7 +325,7 @@ class _Processor:
     model_input_names: ClassVar[list[str]] = ["pixel_values"]
     is_video: ClassVar[bool]
 
-    def __init__(self, spec: InputSpec):
+    def __init__(self, spec: InputSpec | Scaling):
         super().__init__()
         self.spec = spec
 
@@ -258,6 +348,33 @@ class UniFormerImageProcessor(_Processor, BaseImageProcessor):
     def __call__(self, images: Any, return_tensors: str | None = "pt") -> BatchFeature:
         return _batch(images if isinstance(images, list | tuple) else [images], self.spec, return_tensors)
 
+    def post_process_semantic_segmentation(
+        self, outputs: UniFormerSegmenterOutput, target_sizes: Sequence[tuple[int, int]] | None = None
+    ) -> list[Tensor]:
+        """The class of each pixel, (H, W) for every picture, in `target_sizes` or the input's size."""
+        assert outputs.logits is not None
+        assert outputs.input_size is not None
+        height, width = outputs.input_size.tolist()
+        sizes = target_sizes or [(height, width)] * len(outputs.logits)
+        return [
+            pixel_classes([Seen(logits[None].float(), (height, width), False)], size).long()
+            for logits, size in zip(outputs.logits, sizes, strict=True)
+        ]
+
+    def post_process_object_detection(
+        self, outputs: UniFormerDetections, threshold: float = 0.5, target_sizes: object = None
+    ) -> list[dict[str, Tensor]]:
+        """Boxes, scores and labels of each picture above a score; boxes are in the picture's pixels already."""
+        found = zip(outputs.boxes or (), outputs.scores or (), outputs.labels or (), strict=True)
+        return [
+            {
+                "boxes": boxes[scores > threshold],
+                "scores": scores[scores > threshold],
+                "labels": labels[scores > threshold],
+            }
+            for boxes, scores, labels in found
+        ]
+
 
 class UniFormerVideoProcessor(_Processor, BaseVideoProcessor):
     """Videos to views, sampled as the checkpoint says: paths, addresses, bytes, arrays (T, H, W, 3), or several."""
@@ -272,6 +389,7 @@ class UniFormerVideoProcessor(_Processor, BaseVideoProcessor):
         return_tensors: str | None = "pt",
     ) -> BatchFeature:
         """Raises `InputError` for another number of frames than the network was trained with."""
+        assert isinstance(self.spec, InputSpec)
         if num_frames not in (None, self.spec.frames) or not do_sample_frames:
             asked = f"{num_frames} frames" if do_sample_frames else "frames as they come"
             raise InputError(
@@ -283,6 +401,8 @@ class UniFormerVideoProcessor(_Processor, BaseVideoProcessor):
 AutoConfig.register(MODEL_TYPE, UniFormerConfig)
 AutoModelForImageClassification.register(UniFormerConfig, UniFormerForImageClassification)
 AutoModelForVideoClassification.register(UniFormerConfig, UniFormerForVideoClassification)
+AutoModelForSemanticSegmentation.register(UniFormerConfig, UniFormerForSemanticSegmentation)
+AutoModelForObjectDetection.register(UniFormerConfig, UniFormerForObjectDetection)
 AutoImageProcessor.register(
     UniFormerConfig,
     image_processor_classes={"pil": UniFormerImageProcessor, "torchvision": UniFormerImageProcessor},

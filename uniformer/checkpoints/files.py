@@ -250,7 +250,7 @@ def write_ours(state: Mapping[str, Tensor], contract: Contract, path: str | os.P
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(path, error) from None
-    if contract.config.task == "classification":
+    if contract.config.task != "pose":  # for which transformers has no pipeline
         write_processor(path, is_video=contract.config.is_video)
     with atomic_path(path / CONFIG_NAME) as temporary:  # takes its place after the weights have taken theirs
         temporary.write_text(to_folder_json(contract), encoding="utf-8")

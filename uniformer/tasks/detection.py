@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from uniformer.datasets.annotated import AnnotatedSet
+    from uniformer.heads import detection as things
     from uniformer.tasks.object_metrics import DetectionMetric
     from uniformer.tasks.objective import Objective
     from uniformer.tasks.options import TargetOptions
@@ -65,6 +66,13 @@ class Detection(WholePictureTask[DetectionOptions]):
         """Whether masks are asked for, of a network that has learnt any."""
         return self.options.masks and self.contract.details.get("masks") is not False
 
+    @property
+    def limits(self) -> things.Limits:
+        """What the options keep."""
+        from uniformer.heads.detection import Limits
+
+        return Limits(score=self.options.score, detections=self.options.most, classes=self.kept)
+
     def load(self, source: Source) -> WholeViews:
         assert isinstance(self.input, Scaling)
         return load_whole(source, self.input)
@@ -72,14 +80,8 @@ class Detection(WholePictureTask[DetectionOptions]):
     def answer(self, form: Any, views: WholeViews, device: torch.device, batch_size: int) -> tuple[Tensor, ...]:
         import torch
 
-        from uniformer.heads.detection import Limits
-
-        options = self.options
-        limits = Limits(score=options.score, detections=options.most, classes=self.kept)
         scales = [torch.from_numpy(views.factors).to(device)]
-        levels = form(torch.from_numpy(views.array).to(device))
-        proposals = form.proposals(form.rpn_head(levels), [views.size], limits)
-        found = form.detect(levels, [p[:, :4] for p in proposals], [views.size], scales, limits)
+        levels, found = things_in(form, torch.from_numpy(views.array).to(device), [views.size], scales, self.limits)
         finite = torch.stack([level.sum(dtype=torch.float32) for level in levels])
         shares = form.masks(levels, found, scales)[0] if self.has_masks else found[0].boxes.new_zeros(0, 28, 28)
         return found[0].boxes, found[0].scores, found[0].labels, shares, finite
@@ -102,3 +104,15 @@ class Detection(WholePictureTask[DetectionOptions]):
         from uniformer.tasks.object_metrics import DetectionMetric
 
         return DetectionMetric(self.contract, manifest, label_order, masks=self.has_masks)
+
+
+def things_in(
+    form: Any, x: Tensor, sizes: Sequence[tuple[int, int]], scales: Sequence[Tensor], limits: things.Limits
+) -> tuple[Sequence[Tensor], list[things.Detections]]:
+    """The levels of the pyramid of pictures (B, 3, H, W), and what a detector finds in each: boxes of the picture.
+
+    sizes: height and width of each without padding; scales: (4,), what boxes of it times give boxes of the input.
+    """
+    levels = form(x)
+    proposals = form.proposals(form.rpn_head(levels), sizes, limits)
+    return levels, form.detect(levels, [p[:, :4] for p in proposals], sizes, scales, limits)
