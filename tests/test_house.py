@@ -32,6 +32,7 @@ ORDER = (
     "camera_motion",
     "reports",
     "evaluation",
+    "web",
     "training",
     "timm",
     "transformers",

@@ -99,14 +99,17 @@ def run(
             if not group:
                 return
             ready = time.perf_counter()
-            if isinstance(spec, InputSpec):
+            outputs: Outputs = ()
+            if all(isinstance(read, str) for _, read in group):
+                pass  # nothing of them is left to compute
+            elif isinstance(spec, InputSpec):
                 outputs = network(_stacked([read for _, read in group], spec), batch_size)
             else:
                 ((source, read),) = group
                 try:
-                    outputs = () if isinstance(read, str) else network.whole(spec, read, batch_size)
+                    outputs = network.whole(spec, read, batch_size)
                 except UnfitInput as error:
-                    outputs, group = (), [(source, f"{name(source)}: {error}")]
+                    group = [(source, f"{name(source)}: {error}")]
             spent = time.perf_counter() - ready
             if pace is not None:
                 pace.add(len(group), ready - begin, spent)

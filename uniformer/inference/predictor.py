@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -80,9 +81,7 @@ class Predictor:
         task: type[Task] | None = None,
         **asked: Any,
     ):
-        for name, value in (("top_k", top_k), ("batch_size", batch_size), ("workers", workers)):
-            if value < 1:
-                raise InputError(f"expected {name} of at least 1, got {value}")
+        _check_counts(top_k=top_k, batch_size=batch_size, workers=workers)
         check_word("backend", backend, Decoder)
         answers = {name: asked.pop(name) for name in option_names() if name in asked}
         self.network = open_network(model, device=device, precision=precision, compute=compute, **asked)
@@ -96,6 +95,8 @@ class Predictor:
         self.compute = compute  #: as asked for
         self.backend: Decoder = backend
         self.follow_seconds = follow_seconds
+        #: what stands before a network that computes for several at a time, where there is such a thing
+        self.through: Callable[[engine.Network], engine.Network] | None = None
 
     def __call__(self, source: Source, *, fps: float | None = None) -> Any:
         """The answer for one source: a path, an address, bytes, an open file, an array, a list or folder of frames.
@@ -143,7 +144,7 @@ class Predictor:
     ) -> Iterator[engine.Outcome[T]]:
         self.task.check()
         return engine.run(
-            network, sources, load, spec or self.spec or self.task,
+            network if self.through is None else self.through(network), sources, load, spec or self.spec or self.task,
             batch_size=self.batch_size, workers=workers, name=name,
         )  # fmt: skip
 
@@ -155,6 +156,32 @@ class Predictor:
         made = task_of(self.contract, **options)
         made.check()
         self.task = made
+
+    def asked(
+        self,
+        *,
+        clips: int | None = None,
+        crops: Literal[1, 3] | None = None,
+        top_k: int | None = None,
+        follow_seconds: bool | None = None,
+        **options: Any,
+    ) -> Predictor:
+        """One with the same network that is asked for other views, labels or options of the task; those that are not
+        named stay as they are, but where one of the task's is named its others are as usual.
+
+        Raises `InputError` as `Predictor` does.
+        """
+        other = copy(self)
+        if not (clips is crops is None):
+            other.spec = fed_to(self.task, clips, crops) if self.spec is None else with_views(self.spec, clips, crops)
+        if top_k is not None:
+            _check_counts(top_k=top_k)
+            other.top_k = top_k
+        if follow_seconds is not None:
+            other.follow_seconds = follow_seconds
+        if options:
+            other.answer_with(**options)
+        return other
 
     def frames(self, source: Media, *, every: int = 1) -> Iterator[Any]:
         """Of a dense network: an answer to every frame of a video, or every so many, with its number and time.
@@ -193,14 +220,14 @@ class Predictor:
         Raises `InputError` where a source cannot be read, and for an exported network, which has answers only.
         """
         rows = []
-        for outcome in self._run(self._features, sources, self.views, self.workers):
+        for outcome in self._run(self.features, sources, self.views, self.workers):
             if outcome.error is not None:
                 raise InputError(outcome.error)
             rows.append(outcome.outputs[0].mean(axis=0))
         return np.stack(rows) if rows else np.empty((0, self.contract.config.dims[-1]), np.float32)
 
     @cached_property
-    def _features(self) -> TorchNetwork:
+    def features(self) -> TorchNetwork:
         """The network with pooled features in place of answers: its inference copy is made once."""
         mine = self.network
         if self.spec is None:
@@ -262,6 +289,12 @@ def default_or_bundled(default: str) -> tuple[str, str | None]:
         line = f"the default checkpoint {default} could not be fetched ({error.reason}): "
         return BUNDLED, f"{line}using the bundled model, which names camera motion, not actions"
     return default, None
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise InputError(f"expected {name} of at least 1, got {value}")
 
 
 def fed_to(task: Task, clips: int | None, crops: Literal[1, 3] | None) -> InputSpec | None:

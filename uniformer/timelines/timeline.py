@@ -9,15 +9,12 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from uniformer.checkpoints.identify import CheckpointSource
 from uniformer.checkpoints.records import BUNDLED
 from uniformer.config import WHOLE, InputSpec
 from uniformer.errors import InputError
@@ -26,11 +23,14 @@ from uniformer.reading.frames import VideoReader
 from uniformer.reading.pictures import Pixels
 from uniformer.reading.sampling import clip_indices, part_ranges, window_seconds
 from uniformer.reading.sources import Media, name_of_source
-from uniformer.reading.transforms import to_views
+from uniformer.reading.transforms import Floats, view_array
 from uniformer.reading.views import Views, open_clip
 from uniformer.support.csv_text import csv_line
 from uniformer.tasks.task import Outputs
 from uniformer.timelines.shots import Look, look_at, with_cuts
+
+if TYPE_CHECKING:
+    from uniformer.checkpoints.identify import CheckpointSource
 
 STEPS = 4  # windows begin this often within the length of one
 SHORTEST = 0.5  # seconds of a shot below which nothing is said of it
@@ -183,7 +183,7 @@ def timeline(
 
 class _Frame(NamedTuple):
     number: int
-    view: Tensor  #: (crops, 3, 1, h, w)
+    view: Floats  #: (crops, 3, 1, h, w)
 
 
 class _Key(NamedTuple):
@@ -198,7 +198,7 @@ class _Part(NamedTuple):
     """A part of a window, before the network has seen it."""
 
     key: _Key
-    pixels: Tensor  #: (crops, 3, T, h, w)
+    pixels: Floats  #: (crops, 3, T, h, w)
 
 
 class _Clip(NamedTuple):
@@ -240,7 +240,7 @@ class _Film:
                 self.first_lost = self.seen
             self.seen += 1
             pixels = _shrunk(picture(), self.spec)
-            yield _Frame(number, to_views(pixels[None, None], self.spec)), look_at(pixels)
+            yield _Frame(number, view_array(pixels[None, None], self.spec)), look_at(pixels)
 
     def is_torn(self, before: int, after: int) -> bool:
         """Whether too many frames are missing between two."""
@@ -259,7 +259,7 @@ class _Film:
             (places,) = clip_indices(self.part, last - first, fps=self.fps, follow_seconds=self.follows)
             chosen = [inside[first + place] for place in places]
             key = _Key(shot, round(1e6 * (start + begin * length)), tuple(frame.number for frame in chosen))
-            parts.append(_Part(key, torch.cat([frame.view for frame in chosen], dim=2)))
+            parts.append(_Part(key, np.concatenate([frame.view for frame in chosen], axis=2)))
         yield _Clip(shot, start, end, tuple(parts))
 
 
@@ -354,7 +354,7 @@ def _answers(predictor: Predictor, film: _Film, clips: Iterable[_Clip]) -> Itera
     said: dict[_Key, Outputs | None] = {}  # none: the network has not answered yet
 
     def views(part: _Part) -> Views:
-        return Views(part.pixels.numpy(), info.height, info.width, ())
+        return Views(part.pixels, info.height, info.width, ())
 
     def unseen() -> Iterator[_Part]:
         for clip in clips:

@@ -1,0 +1,279 @@
+"""The small server: files posted over HTTP, answered by one network.
+
+receiving.py   a request's file and options, within limits
+service.py     the answer, as `Predictor`, `timeline` and `embed` give it
+batching.py    what several requests ask of the network at once goes through it together
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from dataclasses import fields
+from types import FrameType
+from typing import Annotated, Any, get_args, get_type_hints
+
+from uniformer import __version__
+from uniformer.errors import InputError, MissingExtra, first_line, reason
+from uniformer.inference.predictor import Predictor
+from uniformer.web.batching import NetworkFailed, OutOfTime
+from uniformer.web.service import JSON, PNG, Answer, Limits, Service, as_json, parsed
+
+try:
+    import python_multipart  # noqa: F401 - Starlette's forms need it
+    import uvicorn
+    from fastapi import Depends, FastAPI, HTTPException, Request, Response
+    from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+    from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+    from starlette.exceptions import HTTPException as AnyHTTPException
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+except ModuleNotFoundError as error:
+    raise MissingExtra(error.name or "fastapi", "serve", "the server") from None
+
+from uniformer.web.receiving import received
+
+log = logging.getLogger(__name__)
+
+
+class Metrics:
+    """What `/metrics` tells."""
+
+    def __init__(self) -> None:
+        here = self.registry = CollectorRegistry()
+        ProcessCollector(registry=here)
+        self.requests = Counter("uniformer_requests", "Requests answered", ["path", "status"], registry=here)
+        self.seconds = Histogram("uniformer_seconds", "From a request's head to its answer", ["path"], registry=here)
+        self.running = Gauge("uniformer_running", "Requests that arrive, wait and are worked on", registry=here)
+        sizes = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+        self.views = Histogram("uniformer_batch_views", "Views in the network together", buckets=sizes, registry=here)
+
+
+class Counted:
+    """Middleware that counts what is answered, by path and status."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]):
+        self._app, self._metrics, self._paths = app, metrics, paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        begin, path = time.perf_counter(), scope["path"] if scope["path"] in self._paths else "other"
+
+        async def noted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._metrics.requests.labels(path, message["status"]).inc()
+                self._metrics.seconds.labels(path).observe(time.perf_counter() - begin)
+            await send(message)
+
+        return await self._app(scope, receive, noted)
+
+
+class Door:
+    """Lets requests in while there is room, and none once it is closed.
+
+    `running` counts those that arrive, wait and are worked on; one that was given up counts until its thread is free.
+    """
+
+    def __init__(self, service: Service, metrics: Metrics):
+        self._service, self._metrics = service, metrics
+        self.running, self.is_closed = 0, False
+
+    async def answer(self, verb: str, request: Request) -> Response:
+        limits = self._service.limits
+        if self.is_closed:
+            raise HTTPException(503, "the server is stopping", {"Retry-After": "5"})
+        if self.running >= limits.requests:
+            raise HTTPException(429, f"{limits.requests} requests are worked on already", {"Retry-After": "1"})
+        self._count(1)
+        try:
+            arrived = await received(request, limits)
+            try:
+                options = parsed(self._service.verbs[verb][1], arrived.told)
+            except InputError:
+                arrived.file.close()
+                raise
+            kind = PNG if PNG in request.headers.get("accept", "") else JSON
+            work = self._service.submit(
+                verb, arrived.file, arrived.name, options, time.monotonic() + limits.seconds, kind
+            )
+        except BaseException:
+            self._count(-1)
+            raise
+        loop = asyncio.get_running_loop()
+        work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._count, -1))
+        try:
+            answer: Answer = await asyncio.wait_for(asyncio.wrap_future(work), limits.seconds)
+        except (TimeoutError, OutOfTime):
+            if work.cancelled():
+                arrived.file.close()
+            raise HTTPException(504, f"{arrived.name}: expected an answer within {limits.seconds:g} s") from None
+        return Response(answer.body, media_type=answer.kind)
+
+    def _count(self, change: int) -> None:
+        self.running += change
+        self._metrics.running.set(self.running)
+
+
+def make_app(service: Service, metrics: Metrics, *, token: str | None = None) -> tuple[FastAPI, Door]:
+    """The application, for uvicorn or another server, and its door. With a `token`, all but `/healthz` ask for it."""
+    app = FastAPI(title="uniformer", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    door, guard = Door(service, metrics), [Depends(_asked_for(token))] if token else []
+    contract = service.predictor.contract
+
+    async def predict(request: Request) -> Response:
+        return await door.answer("predict", request)
+
+    async def timeline(request: Request) -> Response:
+        return await door.answer("timeline", request)
+
+    async def embed(request: Request) -> Response:
+        return await door.answer("embed", request)
+
+    for function, summary in (
+        (predict, "The answer to a picture or a video"),
+        (timeline, "What happens when in a video"),
+        (embed, "Pooled features"),
+    ):
+        described = _described(service.verbs[function.__name__][1])
+        app.post(f"/{function.__name__}", summary=summary, dependencies=guard, openapi_extra=described)(function)
+
+    @app.get("/healthz", summary="Whether requests are taken")
+    async def healthz(response: Response) -> dict[str, Any]:
+        response.status_code = 503 if door.is_closed else 200
+        status = "stopping" if door.is_closed else "ok"
+        return {"status": status, "checkpoint": contract.id or contract.arch, "task": contract.task}
+
+    @app.get("/metrics", summary="For Prometheus", dependencies=guard)
+    async def tell_metrics() -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/openapi.json", include_in_schema=False, dependencies=guard)
+    async def openapi() -> dict[str, Any]:
+        return app.openapi()
+
+    paths = frozenset(f"/{name}" for name in (*service.verbs, "healthz", "metrics", "openapi.json"))
+    app.add_middleware(Counted, metrics=metrics, paths=paths)
+    _tell_errors(app, sorted(paths))
+    return app, door
+
+
+def _described(kind: type[Any]) -> dict[str, Any]:
+    """What OpenAPI is told of a request: the file, and options by a dataclass of them."""
+    names = {int: "integer", float: "number", bool: "boolean", str: "string"}
+    hints = get_type_hints(kind)
+    types = {field.name: next(iter(get_args(hints[field.name])), hints[field.name]) for field in fields(kind)}
+    options = [
+        {"name": name, "in": "query", "required": False, "schema": {"type": names.get(hint, "integer")}}
+        for name, hint in types.items()
+    ]
+    binary = {"type": "string", "format": "binary"}
+    form = {"type": "object", "properties": {"file": binary}, "required": ["file"]}
+    content = {"multipart/form-data": {"schema": form}, "application/octet-stream": {"schema": binary}}
+    return {"parameters": options, "requestBody": {"required": True, "content": content}}
+
+
+def _asked_for(token: str) -> Callable[..., Awaitable[None]]:
+    """What refuses requests without the token; how long it takes tells nothing of that."""
+    bearer = HTTPBearer(auto_error=False)
+
+    async def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+        if given is None or not hmac.compare_digest(given.credentials.encode(), token.encode()):
+            raise HTTPException(401, "expected the server's bearer token", {"WWW-Authenticate": "Bearer"})
+
+    check.__annotations__["given"] = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+    return check
+
+
+def _tell_errors(app: FastAPI, paths: list[str]) -> None:
+    """Every error as {"error": one line}; of what is not the client's fault, the cause is told in the log alone."""
+
+    def said(status: int, line: str, headers: Any = None) -> Response:
+        return Response(as_json({"error": line}).body, status, headers, JSON)
+
+    async def refused(_: Request, error: Any) -> Response:
+        return said(422, str(error))
+
+    async def by_status(request: Request, error: Any) -> Response:
+        line = f"expected one of {', '.join(paths)}" if error.status_code == 404 else str(error.detail)
+        return said(error.status_code, line, error.headers)
+
+    async def failed(_: Request, error: Any) -> Response:
+        cause = error.__cause__ or error
+        log.error("the network failed: %s: %s", type(cause).__name__, first_line(cause))
+        return said(500, "the network failed")
+
+    async def unforeseen(_: Request, error: Any) -> Response:  # Starlette raises it again, and uvicorn logs it
+        return said(500, "a mistake of this program")
+
+    app.add_exception_handler(InputError, refused)
+    app.add_exception_handler(AnyHTTPException, by_status)
+    app.add_exception_handler(NetworkFailed, failed)
+    app.add_exception_handler(Exception, unforeseen)
+
+
+# ---- running it ------------------------------------------------------------------------------------------------------
+
+
+class Server(uvicorn.Server):
+    """Ends, at the first signal or when its door is closed, as soon as all that was let in is answered; at a second
+    signal at once."""
+
+    def __init__(self, app: FastAPI, door: Door):
+        super().__init__(
+            uvicorn.Config(
+                app, loop="asyncio", http="h11", ws="none", lifespan="off", log_config=None, access_log=False,
+                proxy_headers=False, server_header=False,
+            )
+        )  # fmt: skip
+        self._door = door
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._door.is_closed:
+            super().handle_exit(sig, frame)
+            self.force_exit = True
+        self._door.is_closed = True
+
+    async def on_tick(self, counter: int) -> bool:
+        is_over = await super().on_tick(counter)
+        return is_over or (self._door.is_closed and not self._door.running)
+
+
+def serve(
+    predictor: Predictor,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str | None = None,
+    limits: Limits | None = None,
+    wait: float = 0.005,
+    ready: Callable[[str], None] = lambda address: None,
+) -> None:
+    """Answer requests until a signal (SIGINT or SIGTERM) says to stop; what was asked by then is answered.
+
+    `port` 0 takes a free one; `ready` is told the address. Raises `InputError` where it cannot listen there.
+    """
+    metrics = Metrics()
+    listening = listening_at(host, port)
+    service = Service(predictor, limits or Limits(), wait=wait, seen=metrics.views.observe)
+    server = Server(*make_app(service, metrics, token=token))
+    with closing(listening):
+        place = f"[{host}]" if ":" in host else host
+        ready(f"http://{place}:{listening.getsockname()[1]}")
+        try:
+            server.run(sockets=[listening])
+        finally:
+            service.close(now=server.force_exit)
+
+
+def listening_at(host: str, port: int) -> socket.socket:
+    """Raises `InputError` where that cannot be."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        raise InputError(f"cannot listen on {host}, port {port}: {reason(error)}") from None
