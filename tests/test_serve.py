@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -30,7 +31,7 @@ from tests.films import pan, write
 from tests.patience import PATIENCE, wait_until
 from tests.tiny import CLIPS, IMAGES, save_tiny, tiny_model
 from tests.tolerance import assert_close, rounding, terms_of
-from uniformer import Predictor
+from uniformer import Predictor, timeline
 from uniformer.cli.main import main
 from uniformer.web.batching import Computing
 from uniformer.web.service import Limits, Service
@@ -123,7 +124,7 @@ def test_answers_are_those_of_python(folder: Path) -> None:
         same(raw.json(), asked(film).to_dict())
         same(one.post("predict", film).json(), predictor(film).to_dict())  # the options were of one request
 
-        told = json.loads(uniformer.timeline(film, predictor, window=1.0, cuts=False).to_json())
+        told = json.loads(timeline(film, predictor, window=1.0, cuts=False).to_json())
         same(one.post("timeline", film, window=1, cuts="false").json(), told)
         for _ in range(2):
             row = one.post("embed", film).json()["features"]
@@ -156,29 +157,45 @@ def test_whole_pictures_and_films_of_them(folder: Path) -> None:
                 assert "unknown option 'tile' of detection" in error_of(one.post("predict", picture, tile=64), 422)
 
 
-def test_what_goes_along_moves_no_digit_and_how_much_only_the_last_ones(folder: Path) -> None:
-    """Where a batch is the views of one request, each goes alone: to the bit. Else float32 rounds otherwise, as in
-    `run`."""
-    films = [odd_media.encode(folder / f"{n}.mp4", frames=20 + n, number=lambda i, n=n: 3 * i + n) for n in range(8)]
-    sent, terms = [*films, *[folder / "broken.mp4"] * 2], terms_of(tiny_model(ndim=3))
-    for batch_size, verbs in ((2, ["predict"]), (8, ["predict", "embed"])):
-        predictor = Predictor(folder / "clips.safetensors", batch_size=batch_size, workers=4, top_k=7)
-        for verb in verbs:
-            with served(predictor, wait=0.05) as one, ThreadPoolExecutor(len(sent)) as pool:
-                answers = list(pool.map(lambda path: one.post(verb, path), sent))  # noqa: B023
-            assert sum(one.batches) == 2 * len(films)
-            assert max(one.batches) <= batch_size
-            assert all("expected a video" in error_of(answer, 422) for answer in answers[len(films) :])
-            for path, answer in zip(films, answers, strict=False):
-                found = answer.json()
-                if verb == "embed":
-                    assert_close(np.float32(found["features"]), predictor.embed([path])[0], terms)
-                elif batch_size == 2:
-                    same(found, predictor(path).to_dict())
-                else:
-                    wanted = predictor(path).probabilities
-                    scores = np.array([label["score"] - wanted[label["index"]] for label in found["labels"]])
-                    assert abs(scores).max() <= 5e-7 + rounding(torch.float32, terms)  # six digits are told
+@pytest.fixture(scope="module")
+def films(folder: Path) -> list[Path]:
+    return [odd_media.encode(folder / f"{n}.mp4", frames=20 + n, number=lambda i, n=n: 3 * i + n) for n in range(8)]
+
+
+def all_at_once(one: Served, sent: list[tuple[str, Path]]) -> list[Any]:
+    with ThreadPoolExecutor(len(sent)) as pool:
+        return list(pool.map(lambda request: one.post(*request), sent))
+
+
+def test_requests_that_go_alone_are_answered_to_the_bit(folder: Path, films: list[Path]) -> None:
+    """Where a batch has no room for two, and one thread decodes for all of them in turns."""
+    predictor = Predictor(folder / "clips.safetensors", batch_size=1, workers=1)
+    sent = [(verb, film) for film in films[:4] for verb in ("predict", "timeline")]
+    with served(predictor) as one:
+        answers = all_at_once(one, sent)
+    for (verb, film), answer in zip(sent, answers, strict=True):
+        wanted = predictor(film).to_dict() if verb == "predict" else json.loads(timeline(film, predictor).to_json())
+        same(answer.json(), wanted)
+    assert max(one.batches) == 2  # the views of one
+
+
+def test_batches_move_the_last_digits_only(folder: Path, films: list[Path]) -> None:
+    """As in `run`, where float32 rounds otherwise in another number of views; files that are broken do nothing."""
+    predictor, terms = Predictor(folder / "clips.safetensors", workers=4, top_k=7), terms_of(tiny_model(ndim=3))
+    for verb in ("predict", "embed"):
+        with served(predictor, wait=0.05) as one:
+            answers = all_at_once(one, [(verb, path) for path in (*films, *[folder / "broken.mp4"] * 2)])
+        assert sum(one.batches) == 2 * len(films)
+        assert max(one.batches) <= 8
+        assert all("expected a video" in error_of(answer, 422) for answer in answers[len(films) :])
+        for path, answer in zip(films, answers, strict=False):
+            found = answer.json()
+            if verb == "embed":
+                assert_close(np.float32(found["features"]), predictor.embed([path])[0], terms)
+            else:
+                wanted = predictor(path).probabilities
+                off = [abs(label["score"] - wanted[label["index"]]) for label in found["labels"]]
+                assert max(off) <= 5e-7 + rounding(torch.float32, terms)  # six digits are told
 
 
 def test_calls_that_wait_are_computed_together_and_fail_alone() -> None:
@@ -265,9 +282,10 @@ def test_too_much_and_too_slow_are_refused(folder: Path) -> None:
 
 
 @contextmanager
-def half_sent(port: int, half: bytes = b"half", more: int = 4) -> Iterator[socket.socket]:
+def half_sent(port: int, half: bytes = b"half", *, kind: str = "video/mp4") -> Iterator[socket.socket]:
+    """A request that lacks four bytes."""
     with socket.create_connection(("127.0.0.1", port)) as sent:
-        head = f"POST /predict HTTP/1.1\r\nHost: me\r\nContent-Length: {len(half) + more}\r\n\r\n"
+        head = f"POST /predict HTTP/1.1\r\nHost: me\r\nContent-Type: {kind}\r\nContent-Length: {len(half) + 4}\r\n\r\n"
         sent.sendall(head.encode() + half)
         yield sent
 
@@ -333,6 +351,9 @@ def test_no_answer_tells_where_things_lie(folder: Path, caplog: pytest.LogCaptur
         answers.append(one.post("predict", folder / "h264.mp4"))
         assert error_of(answers[-1], 500) == "the network failed"
         assert "RuntimeError" in caplog.text
+        one.service.close()  # as nothing but a mistake of ours would
+        answers.append(one.post("predict", folder / "h264.mp4"))
+        assert error_of(answers[-1], 500) == "a mistake of this program"
     places = [folder, Path.cwd(), tempfile.gettempdir(), Path(uniformer.__file__).parent, sys.prefix, Path.home()]
     for answer in answers:
         assert not [place for place in map(str, places) if place in answer.text], answer.text
@@ -386,7 +407,7 @@ def test_an_exported_file_is_served_without_torch(exported: Path, folder: Path) 
         other = {"Authorization": "Bearer from_the_environment"}
         error_of(httpx.post(f"{url}/predict", content=film, headers=other), 401)
         same(httpx.post(f"{url}/predict", content=film, headers=said).json(), predictor(film).to_dict())
-        told = json.loads(uniformer.timeline(film, predictor).to_json())
+        told = json.loads(timeline(film, predictor).to_json())
         same(httpx.post(f"{url}/timeline", content=film, headers=said).json(), told)
         assert "answers only" in error_of(httpx.post(f"{url}/embed", content=film, headers=said), 422)
         running.send_signal(signal.SIGTERM)
@@ -420,12 +441,28 @@ def test_a_second_signal_ends_it_at_once(exported: Path) -> None:
         assert running.wait(PATIENCE) == -signal.SIGTERM
 
 
-def test_a_kill_leaves_no_file(exported: Path, tmp_path: Path) -> None:
-    """Not even until the next start: what lies on the disk has no name."""
-    with process("--checkpoint", exported, TMPDIR=str(tmp_path)) as (running, port), half_sent(port, bytes(3 << 20)):
-        held = Path(f"/proc/{running.pid}/fd")
-        wait_until(lambda: any(os.readlink(fd).startswith(f"{tmp_path}/") for fd in held.iterdir() if fd.is_symlink()))
-        assert list(tmp_path.iterdir()) == []
-        running.kill()
-        running.wait()
+def test_what_a_kill_leaves_goes_at_the_next_start(exported: Path, tmp_path: Path) -> None:
+    env, data = {"TMPDIR": str(tmp_path)}, bytes(3 << 20)
+    form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n' + data
+    with (
+        process("--checkpoint", exported, **env) as (killed, port),
+        half_sent(port, data),
+        half_sent(port, form, kind="multipart/form-data; boundary=x"),
+    ):  # its folder, and a file of each
+        wait_until(lambda: len([file for file in open_files(killed.pid) if f"{tmp_path}/." in file]) == 3)
+        killed.kill()
+        killed.wait()
+    assert len(list(tmp_path.iterdir())) == 1  # and where the system knows files without a name, it is empty
+    with process("--checkpoint", exported, **env) as (running, _):
+        assert len(list(tmp_path.iterdir())) == 1
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(PATIENCE) == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def open_files(pid: int) -> list[str]:
+    found = []
+    for name in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(name))
+    return found

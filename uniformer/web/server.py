@@ -13,14 +13,17 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import fields
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, get_args, get_type_hints
 
 from uniformer import __version__
 from uniformer.errors import InputError, MissingExtra, first_line, reason
 from uniformer.inference.predictor import Predictor
+from uniformer.support.files import system_folder
 from uniformer.web.batching import NetworkFailed, OutOfTime
 from uniformer.web.service import JSON, PNG, Answer, Limits, Service, as_json, parsed
 
@@ -36,7 +39,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtra(error.name or "fastapi", "serve", "the server") from None
 
-from uniformer.web.receiving import received
+from uniformer.web.receiving import Received, received
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +83,8 @@ class Door:
     `running` counts those that arrive, wait and are worked on; one that was given up counts until its thread is free.
     """
 
-    def __init__(self, service: Service, metrics: Metrics):
-        self._service, self._metrics = service, metrics
+    def __init__(self, service: Service, metrics: Metrics, folder: Path | None):
+        self._service, self._metrics, self._folder = service, metrics, folder
         self.running, self.is_closed = 0, False
 
     async def answer(self, verb: str, request: Request) -> Response:
@@ -92,38 +95,43 @@ class Door:
             raise HTTPException(429, f"{limits.requests} requests are worked on already", {"Retry-After": "1"})
         self._count(1)
         try:
-            arrived = await received(request, limits)
-            try:
-                options = parsed(self._service.verbs[verb][1], arrived.told)
-            except InputError:
-                arrived.file.close()
-                raise
-            kind = PNG if PNG in request.headers.get("accept", "") else JSON
-            work = self._service.submit(
-                verb, arrived.file, arrived.name, options, time.monotonic() + limits.seconds, kind
-            )
+            arrived = await received(request, limits, self._folder)
+            work = self._begun(verb, arrived, PNG if PNG in request.headers.get("accept", "") else JSON)
         except BaseException:
             self._count(-1)
             raise
         loop = asyncio.get_running_loop()
         work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._count, -1))
         try:
-            answer: Answer = await asyncio.wait_for(asyncio.wrap_future(work), limits.seconds)
+            answer = await asyncio.wait_for(asyncio.wrap_future(work), limits.seconds)
         except (TimeoutError, OutOfTime):
-            if work.cancelled():
+            if work.cancelled():  # before it was begun
                 arrived.file.close()
             raise HTTPException(504, f"{arrived.name}: expected an answer within {limits.seconds:g} s") from None
         return Response(answer.body, media_type=answer.kind)
+
+    def _begun(self, verb: str, arrived: Received, kind: str) -> Future[Answer]:
+        """The answer that is worked on. Raises `InputError` where options are none."""
+        try:
+            options = parsed(self._service.verbs[verb][1], arrived.told)
+            until = time.monotonic() + self._service.limits.seconds
+            return self._service.submit(verb, arrived.file, arrived.name, options, until, kind)
+        except BaseException:
+            arrived.file.close()
+            raise
 
     def _count(self, change: int) -> None:
         self.running += change
         self._metrics.running.set(self.running)
 
 
-def make_app(service: Service, metrics: Metrics, *, token: str | None = None) -> tuple[FastAPI, Door]:
-    """The application, for uvicorn or another server, and its door. With a `token`, all but `/healthz` ask for it."""
+def make_app(
+    service: Service, metrics: Metrics, *, token: str | None = None, folder: Path | None = None
+) -> tuple[FastAPI, Door]:
+    """The application, for uvicorn or another server, and its door. With a `token`, all but `/healthz` ask for it.
+    Files of more than 1 MB lie in `folder`, by default the system's for temporary files."""
     app = FastAPI(title="uniformer", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    door, guard = Door(service, metrics), [Depends(_asked_for(token))] if token else []
+    door, guard = Door(service, metrics, folder), [Depends(_asked_for(token))] if token else []
     contract = service.predictor.contract
 
     async def predict(request: Request) -> Response:
@@ -259,10 +267,9 @@ def serve(
     `port` 0 takes a free one; `ready` is told the address. Raises `InputError` where it cannot listen there.
     """
     metrics = Metrics()
-    listening = listening_at(host, port)
-    service = Service(predictor, limits or Limits(), wait=wait, seen=metrics.views.observe)
-    server = Server(*make_app(service, metrics, token=token))
-    with closing(listening):
+    with closing(listening_at(host, port)) as listening, system_folder("serve") as folder:
+        service = Service(predictor, limits or Limits(), wait=wait, seen=metrics.views.observe)
+        server = Server(*make_app(service, metrics, token=token, folder=folder))
         place = f"[{host}]" if ":" in host else host
         ready(f"http://{place}:{listening.getsockname()[1]}")
         try:

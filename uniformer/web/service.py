@@ -101,7 +101,7 @@ def parsed(kind: type[Any], told: Iterable[tuple[str, str]]) -> Any:
 
 class Upload(io.BufferedIOBase, BinaryIO):
     """What a client sent, under the client's name for it. Reading ends with the request's time, so that nothing goes on
-    for long that nobody waits for. Closing it lets go of the file, which has no name on the disk."""
+    for long that nobody waits for. Closing it lets go of the file."""
 
     def __init__(self, file: IO[bytes], name: str, turn: Turn):
         self._file, self._name, self._turn = file, name, turn
