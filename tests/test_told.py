@@ -281,7 +281,15 @@ def test_block_eps_is_told_at_every_door(tmp_path: Path) -> None:
 
 def test_all_commands_that_take_a_checkpoint_take_the_same_options() -> None:
     elsewhere = {"demo": {"window", "global_every"}, "eval": {"classes"}, "features": {"classes"}, "train": {"classes"}}
-    words = {"predict": "x", "eval": "x y", "features": "x y --out z", "convert": "x y", "export": "x y", "bench": "x"}
+    words = {
+        "predict": "x",
+        "eval": "x y",
+        "features": "x y --out z",
+        "convert": "x y",
+        "export": "x y",
+        "bench": "x",
+        "serve": "--port 1",
+    }
     values = {"like": SSV2, "sampling": "16x4", "classes": "names.txt", "block_eps": 1e-5}
     for command in (*words, "demo", "train"):
         wanted = {name: values.get(name, 7) for name in TOLD if name not in elsewhere.get(command, ())}

@@ -22,7 +22,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         metavar="ID|FILE|REPO",
         help="checkpoint or exported file (default: the one in the package)",
     )
-    p.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine alone)")
+    p.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="to listen at (default: 127.0.0.1, this machine alone)"
+    )
     p.add_argument("--port", type=whole(0, 65535), default=8000, metavar="N", help="default: 8000; 0: a free one")
     p.add_argument("--token-file", metavar="FILE", help=f"the token clients must send (default: the variable {TOKEN})")
     p.add_argument("--top-k", type=whole(1), default=5, metavar="K", help="labels of an answer (default: 5)")
