@@ -310,7 +310,7 @@ def test_one_too_many_is_asked_to_come_again(folder: Path) -> None:
         with half_sent(one.port, film[:-4]) as sent:
             wait_until(lambda: one.door.running)
             refused = one.post("predict", film)
-            assert "1 requests" in error_of(refused, 429)
+            assert "at most 1 requests" in error_of(refused, 429)
             assert refused.headers["retry-after"] == "1"
             sent.sendall(film[-4:])
             assert received_from(sent).startswith("HTTP/1.1 200 ")

@@ -12,16 +12,16 @@ import hmac
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from uniformer import __version__
-from uniformer.errors import InputError, MissingExtra, first_line, reason
+from uniformer.errors import InputError, MissingExtra, reason
 from uniformer.inference.predictor import Predictor
 from uniformer.support.files import system_folder
 from uniformer.web.batching import NetworkFailed, OutOfTime
@@ -35,6 +35,7 @@ try:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
     from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
     from starlette.exceptions import HTTPException as AnyHTTPException
+    from starlette.requests import HTTPConnection
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 except ModuleNotFoundError as error:
     raise MissingExtra(error.name or "fastapi", "serve", "the server") from None
@@ -92,7 +93,7 @@ class Door:
         if self.is_closed:
             raise HTTPException(503, "the server is stopping", {"Retry-After": "5"})
         if self.running >= limits.requests:
-            raise HTTPException(429, f"{limits.requests} requests are worked on already", {"Retry-After": "1"})
+            raise HTTPException(429, f"expected at most {limits.requests} requests at once", {"Retry-After": "1"})
         self._count(1)
         try:
             arrived = await received(request, limits, self._folder)
@@ -131,7 +132,7 @@ def make_app(
     """The application, for uvicorn or another server, and its door. With a `token`, all but `/healthz` ask for it.
     Files of more than 1 MB lie in `folder`, by default the system's for temporary files."""
     app = FastAPI(title="uniformer", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    door, guard = Door(service, metrics, folder), [Depends(_asked_for(token))] if token else []
+    door, guard = Door(service, metrics, folder), [Depends(_Bearer(token))] if token else []
     contract = service.predictor.contract
 
     async def predict(request: Request) -> Response:
@@ -186,16 +187,18 @@ def _described(kind: type[Any]) -> dict[str, Any]:
     return {"parameters": options, "requestBody": {"required": True, "content": content}}
 
 
-def _asked_for(token: str) -> Callable[..., Awaitable[None]]:
+class _Bearer(HTTPBearer):
     """What refuses requests without the token; how long it takes tells nothing of that."""
-    bearer = HTTPBearer(auto_error=False)
 
-    async def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
-        if given is None or not hmac.compare_digest(given.credentials.encode(), token.encode()):
+    def __init__(self, token: str):
+        super().__init__(auto_error=False)
+        self._token = token.encode()
+
+    async def __call__(self, request: HTTPConnection) -> HTTPAuthorizationCredentials | None:
+        given = await super().__call__(request)
+        if given is None or not hmac.compare_digest(given.credentials.encode(), self._token):
             raise HTTPException(401, "expected the server's bearer token", {"WWW-Authenticate": "Bearer"})
-
-    check.__annotations__["given"] = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
-    return check
+        return given
 
 
 def _tell_errors(app: FastAPI, paths: list[str]) -> None:
@@ -212,8 +215,7 @@ def _tell_errors(app: FastAPI, paths: list[str]) -> None:
         return said(error.status_code, line, error.headers)
 
     async def failed(_: Request, error: Any) -> Response:
-        cause = error.__cause__ or error
-        log.error("the network failed: %s: %s", type(cause).__name__, first_line(cause))
+        log.error("the network failed", exc_info=error.__cause__)
         return said(500, "the network failed")
 
     async def unforeseen(_: Request, error: Any) -> Response:  # Starlette raises it again, and uvicorn logs it
@@ -232,14 +234,18 @@ class Server(uvicorn.Server):
     """Ends, at the first signal or when its door is closed, as soon as all that was let in is answered; at a second
     signal at once."""
 
-    def __init__(self, app: FastAPI, door: Door):
+    def __init__(self, app: FastAPI, door: Door, ready: Callable[[], None] = lambda: None):
         super().__init__(
             uvicorn.Config(
                 app, loop="asyncio", http="h11", ws="none", lifespan="off", log_config=None, access_log=False,
                 proxy_headers=False, server_header=False,
             )
         )  # fmt: skip
-        self._door = door
+        self._door, self._ready = door, ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()  # and signals are waited for
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._door.is_closed:
@@ -269,9 +275,9 @@ def serve(
     metrics = Metrics()
     with closing(listening_at(host, port)) as listening, system_folder("serve") as folder:
         service = Service(predictor, limits or Limits(), wait=wait, seen=metrics.views.observe)
-        server = Server(*make_app(service, metrics, token=token, folder=folder))
-        place = f"[{host}]" if ":" in host else host
-        ready(f"http://{place}:{listening.getsockname()[1]}")
+        app, door = make_app(service, metrics, token=token, folder=folder)
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+        server = Server(app, door, lambda: ready(address))
         try:
             server.run(sockets=[listening])
         finally:
