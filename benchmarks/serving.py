@@ -73,9 +73,12 @@ def server(args: argparse.Namespace) -> Iterator[int]:
     options = ["--checkpoint", args.checkpoint, "--batch-size", str(args.batch_size), "--workers", str(args.workers)]
     running = subprocess.Popen([*command, *options, "--timeout", "600"], stdout=subprocess.PIPE, text=True)
     assert running.stdout is not None
-    yield int(running.stdout.readline().rpartition(":")[2])
-    running.send_signal(signal.SIGTERM)
-    assert running.wait() == 0
+    try:
+        yield int(running.stdout.readline().rpartition(":")[2])
+    finally:
+        running.send_signal(signal.SIGTERM)
+        status = running.wait()
+    assert status == 0
 
 
 def measured(port: int) -> dict[str, float]:
@@ -165,7 +168,8 @@ def measure(args: argparse.Namespace, predictor: Predictor, port: int, mixed: li
         "share by clock": (before[0] + after[0]) / 2 / wall,
         "cpu ms": 1e3 * work, "cpu ms of run": 1e3 * (before[1] + after[1]) / 2,
         "share by cpu": (before[1] + after[1]) / 2 / work,
-        "views a batch": total / count, "MB early": memory[0], "MB at the end": memory[-1],
+        "views a batch": total / count,
+        "MB after a tenth": memory[0], "MB half-way": memory[len(memory) // 2], "MB at the end": memory[-1],
     }  # fmt: skip
 
 
@@ -192,7 +196,8 @@ def main() -> None:
             rows.append(measure(args, predictor, port, mixed, clients))
             print(rows[-1], flush=True)
     table = [[f"{value:.4g}" for value in row.values()] for row in rows]
-    keep("serving", conditions(threads=predictor.workers), rows, markdown(list(rows[0]), table))
+    name = "serving" if args.checkpoint == BUNDLED else f"serving-{Path(args.checkpoint).stem}"
+    keep(name, conditions(threads=predictor.workers), rows, markdown(list(rows[0]), table))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ from uniformer.cli.main import main
 from uniformer.web.batching import Computing
 from uniformer.web.service import Limits, Service
 
+for package in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
+    pytest.importorskip(package)
 httpx = pytest.importorskip("httpx")
 server = pytest.importorskip("uniformer.web.server")
 
@@ -196,6 +198,15 @@ def test_batches_move_the_last_digits_only(folder: Path, films: list[Path]) -> N
                 wanted = predictor(path).probabilities
                 off = [abs(label["score"] - wanted[label["index"]]) for label in found["labels"]]
                 assert max(off) <= 5e-7 + rounding(torch.float32, terms)  # six digits are told
+
+
+def test_what_goes_along_moves_no_digit(folder: Path) -> None:
+    network, rng = Predictor(folder / "clips.safetensors").network, np.random.default_rng(0)
+    mine, other = rng.standard_normal((2, 2, 3, 4, 64, 64), np.float32)
+    (alone, *_), *others = (
+        network(np.concatenate([mine, beside]), 8)[0].reshape(2, 2, -1) for beside in (other, 9 * other, other * np.nan)
+    )
+    assert all(np.array_equal(found[0], alone) for found in others)
 
 
 def test_calls_that_wait_are_computed_together_and_fail_alone() -> None:
