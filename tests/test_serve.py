@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -33,8 +34,8 @@ from tests.tiny import CLIPS, IMAGES, save_tiny, tiny_model
 from tests.tolerance import assert_close, rounding, terms_of
 from uniformer import Predictor, timeline
 from uniformer.cli.main import main
-from uniformer.web.batching import Computing
-from uniformer.web.service import Limits, Service
+from uniformer.web.batching import Computing, OutOfTime
+from uniformer.web.service import LabelOptions, Limits, Service
 
 for package in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
     pytest.importorskip(package)
@@ -290,6 +291,28 @@ def test_too_much_and_too_slow_are_refused(folder: Path) -> None:
             assert received_from(sent).startswith("HTTP/1.1 408 ")
         assert error_of(one.post("timeline", long), 504) == "long.mp4: expected an answer within 0.2 s"
         wait_until(lambda: one.door.running == 0)
+
+
+class Slow(BytesIO):
+    """A file that is read when the time is over."""
+
+    def __init__(self, data: bytes, until: float):
+        super().__init__(data)
+        self.until = until
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        wait_until(lambda: time.monotonic() > self.until)
+        return super().read(size)
+
+
+def test_a_file_that_is_read_too_late_is_not_called_broken(folder: Path) -> None:
+    service = Service(Predictor(folder / "clips.safetensors"), Limits())
+    until = time.monotonic() + 1
+    file = Slow((folder / "h264.mp4").read_bytes(), until)
+    with pytest.raises(OutOfTime):
+        service.submit("predict", file, "late.mp4", LabelOptions(), until, "application/json").result()
+    assert file.closed
+    service.close()
 
 
 @contextmanager

@@ -185,6 +185,9 @@ class Service:
             self._at_work.add(turn)
             try:
                 return self.verbs[verb][0](upload, options, turn, kind)
+            except InputError:
+                turn.left()  # raises, where nothing is wrong with the file but that the time is over
+                raise
             finally:
                 self._at_work.discard(turn)
 
