@@ -10,16 +10,18 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uniformer.cli.options import add_device, add_quiet, add_told, number, told, whole
+from uniformer.cli.options import add_device, add_quiet, add_told, add_vocabulary, number, told, whole
 from uniformer.cli.tables import print_table, say
 from uniformer.errors import InputError, counted
 from uniformer.labels import names_file
 from uniformer.support.files import atomic_path, check_outputs, distinct_names, make_folder, system_folder
 from uniformer.support.progress import progress_bar
+from uniformer.tasks.vocabulary import load_vocabulary
 
 if TYPE_CHECKING:
     from uniformer.camera_motion.film import Take, Verdict
@@ -53,6 +55,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "--window", type=number(0, 86_400), metavar="SECONDS", help="that the network sees at once (default: about 2)"
     )
     p.add_argument("--no-cuts", action="store_true", help="take each video for one shot")
+    add_vocabulary(p)
     add_quiet(p)
     add_device(p)
     add_told(p, but=["window", "global_every"])  # a window of time has that name here, and clips have no other
@@ -79,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
     files = [file for place in places if place for file in _files(place)] if is_own else [page]
     check_outputs(files, [*args.videos, args.checkpoint, names_file(args.classes)], overwrite=args.overwrite)
     predictor = Predictor(args.checkpoint or BUNDLED, device=args.device, **told(args))
+    if args.vocabulary is not None:
+        predictor.answer_with(vocabulary=args.vocabulary)
     return _own_videos(args, predictor, places, unfound) if is_own else _made_film(args, predictor, page)
 
 
@@ -103,6 +108,9 @@ def _made_film(args: argparse.Namespace, predictor: Predictor, page: Path) -> in
         film = folder / "film.mp4"
         begin = time.perf_counter()
         takes = make_film(film, seed)
+        if args.vocabulary is not None:
+            words = load_vocabulary(args.vocabulary)
+            takes = tuple(replace(take, motion=words.word(take.motion)) for take in takes)
         made = time.perf_counter()
         timeline = _timeline(film, args, predictor)
         verdicts = judge(takes, timeline)

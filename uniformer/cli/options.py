@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_args
 from uniformer.config import Precision
 from uniformer.errors import shown
 from uniformer.speed.timings import Compute
+from uniformer.tasks.vocabulary import VOCABULARIES
 
 R = TypeVar("R")
 
@@ -115,6 +116,12 @@ def add_precision(p: argparse.ArgumentParser) -> None:
 def add_device(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--device", default="auto", metavar="DEVICE", help="cpu, cuda, cuda:1, ... (default: a GPU when there is one)"
+    )
+
+
+def add_vocabulary(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--vocabulary", choices=VOCABULARIES, help="others' words for the camera's motions (default: the network's)"
     )
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from uniformer.checkpoints.contract import Contract
 
 DENSE = ("detection", "segmentation", "pose")
-CLASSIFIERS = {"clips", "crops", "top_k", "follow_seconds", "show_sampling"}
+CLASSIFIERS = {"clips", "crops", "top_k", "follow_seconds", "show_sampling", "vocabulary"}
 #: Options, by the tasks that know them. Those that a checkpoint's does not know are refused.
 OPTIONS: dict[str, tuple[str, ...]] = {
     "score": ("detection", "pose"),

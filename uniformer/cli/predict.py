@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from uniformer.cli.answers import Work, check_answers
-from uniformer.cli.options import add_quiet, add_reading, add_told, call, told, whole
+from uniformer.cli.options import add_quiet, add_reading, add_told, add_vocabulary, call, told, whole
 from uniformer.cli.picture_options import add_picture_options, check_options
 from uniformer.cli.tables import say
 from uniformer.errors import InputError
@@ -36,6 +36,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "--untrained", metavar="ARCH", help="a network with random weights instead: tries the way, needs no download"
     )
     p.add_argument("--top-k", type=whole(1), metavar="K", help=f"labels per file (default: {TOP_K})")
+    add_vocabulary(p)
     add_reading(p)
     add_told(p)
     p.add_argument(
@@ -75,7 +76,10 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
         from uniformer.cli.predict_pictures import predict_pictures
 
         return predict_pictures(args, form, predictor)
+    if args.vocabulary is not None:
+        predictor.answer_with(vocabulary=args.vocabulary)
     views = {"clips": args.clips, "crops": args.crops, "follow_seconds": args.follow_seconds or None}
+    views["vocabulary"] = args.vocabulary
     work = Work(args, form, args.out, predictor, views)
     sources = [source for source in work.sources if source not in work.done]
     sheets = _sheets(args.show_sampling, sources)

@@ -23,6 +23,7 @@ from uniformer.reading.video import open_video
 from uniformer.reports.charts import Wide, line, picture, rect, svg, text
 from uniformer.reports.page import write_page
 from uniformer.reports.pictures import moving, still
+from uniformer.tasks.vocabulary import VOCABULARIES, load_vocabulary
 from uniformer.timelines.timeline import Segment, Timeline, Window, borders, plain_name
 
 CARDS = 48  # rows shown with pictures: each takes some 60 kB and the decoding of a window
@@ -91,7 +92,10 @@ def content(timeline: Timeline, video: Path, truths: Sequence[Truth] = ()) -> di
 
 def _names_motion(timeline: Timeline) -> bool:
     """Whether the classes are motions of the camera, and not actions or whatever else another network knows."""
-    return {"pan_left", "tilt_up", "static"} <= set(timeline.classes)
+    said = set(timeline.classes)
+    return {"pan_left", "tilt_up", "static"} <= said or any(
+        said <= {*words.words.values(), words.other} for words in map(load_vocabulary, VOCABULARIES)
+    )
 
 
 def _share(row: Segment) -> str:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+from uniformer.config import with_options
 from uniformer.errors import InputError
 from uniformer.reading.views import Views
 from uniformer.tasks.fusion import Fusion
 from uniformer.tasks.task import Metric, Outputs, Result, Task, best_first
+from uniformer.tasks.vocabulary import Words
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.contract import Contract
@@ -38,7 +40,7 @@ class Prediction(Result):
     """The classes of one source."""
 
     labels: tuple[Label, ...]  #: best first, at most top-k
-    probabilities: npt.NDArray[np.float32]  #: of every class, (K,)
+    probabilities: npt.NDArray[np.float32]  #: of every class, (K,), or of every word of a vocabulary
 
     CSV_FIELDS: ClassVar[tuple[str, ...]] = ("rank", "name", "score", "index")
 
@@ -53,12 +55,32 @@ class Prediction(Result):
         return [f"{100 * b.score:6.2f} %  {'█' * round(20 * b.score):20}  {b.name}" for b in self.labels]
 
 
+@dataclass(frozen=True)
+class ClassOptions:
+    """How the answers of a classifier are made."""
+
+    vocabulary: str | None = None  #: one of `vocabulary.VOCABULARIES`: others' words for the camera's motions
+
+
 class Classification(Task):
-    """The network is a `UniFormer` with a classifier; its outputs are logits (V, K)."""
+    """The network is a `UniFormer` with a classifier; its outputs are logits (V, K).
+
+    Raises `InputError` for an option that it has not, and for a vocabulary that is not of its classes.
+    """
 
     name = "classification"
     result = Prediction
+    options_type = ClassOptions
     measures = ("top1", "top5", "mean_class", "map", "loss")
+
+    def __init__(self, contract: Contract, **options: Any):
+        super().__init__(contract)
+        self.options = with_options(ClassOptions(), options, self.name)
+        self.words = Words(super().classes, self.options.vocabulary)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.words.names
 
     @cached_property
     def fusion(self) -> Fusion:
@@ -86,12 +108,13 @@ class Classification(Task):
         return made
 
     def decode(self, outputs: Outputs, views: Views, top_k: int) -> Prediction:
-        probabilities, names = self.fusion(outputs[0]), self.contract.classes
-        best = best_first(probabilities, top_k)
-        labels = tuple(Label(names[i] if names else f"class {i}", float(probabilities[i]), i) for i in best)
+        probabilities, names = self.words(self.fusion(outputs[0])), self.classes
+        labels = tuple(Label(names[i], float(probabilities[i]), i) for i in best_first(probabilities, top_k))
         return Prediction(labels=labels, probabilities=probabilities)
 
     def metric(self, manifest: Manifest, *, label_order: str = "numbers") -> ClassMetric:
+        if self.options.vocabulary is not None:
+            raise InputError("expected no vocabulary to be scored in: labels are the network's own classes")
         return ClassMetric(self.contract, manifest, label_order)
 
 

@@ -20,7 +20,6 @@ from uniformer.tasks.pictured import (
     PLACES,
     PictureResult,
     array_of,
-    class_name,
     field_of,
     label_of,
     labels_of,
@@ -29,6 +28,7 @@ from uniformer.tasks.pictured import (
     rows_of_classifier,
     where_from,
 )
+from uniformer.tasks.task import class_name
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.contract import Contract

@@ -22,8 +22,8 @@ from uniformer.tasks.class_order import places_of
 from uniformer.tasks.coco import Kind, Objects, load_coco_eval
 from uniformer.tasks.coco_results import Id
 from uniformer.tasks.object_scores import PREFIXES, ObjectScores, answer_paths
-from uniformer.tasks.pictured import class_names, skeleton_of
-from uniformer.tasks.task import Metric
+from uniformer.tasks.pictured import skeleton_of
+from uniformer.tasks.task import Metric, class_names
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.contract import Contract

@@ -198,16 +198,6 @@ def where_from(plain: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def class_name(names: Sequence[str], label: int) -> str:
-    """The name of a class; of a network that names none, its number."""
-    return names[label] if names else f"class {label}"
-
-
-def class_names(contract: Contract) -> tuple[str, ...]:
-    """Of all classes."""
-    return tuple(class_name(contract.classes, label) for label in range(contract.config.num_classes))
-
-
 def palette_of(contract: Contract) -> tuple[tuple[int, int, int], ...]:
     """The colours of the classes; none where the contract has none."""
     return tuple((int(r), int(g), int(b)) for r, g, b in contract.details.get("palette", ()))

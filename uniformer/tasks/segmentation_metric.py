@@ -13,9 +13,9 @@ from uniformer.labels import IGNORED
 from uniformer.reading.label_png import from_png, to_png
 from uniformer.support.resume import BYTE_ROWS
 from uniformer.tasks.class_order import places_of
-from uniformer.tasks.pictured import class_names, palette_of
+from uniformer.tasks.pictured import palette_of
 from uniformer.tasks.segmentation_scores import Cells, SegmentationScores, answer_paths
-from uniformer.tasks.task import Metric
+from uniformer.tasks.task import Metric, class_names
 
 if TYPE_CHECKING:
     import os

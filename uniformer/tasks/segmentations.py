@@ -23,7 +23,6 @@ from uniformer.tasks.drawing import Colour, Entry, colours_of, draw_map
 from uniformer.tasks.pictured import (
     PLACES,
     PictureResult,
-    class_name,
     field_of,
     label_of,
     labels_of,
@@ -33,6 +32,7 @@ from uniformer.tasks.pictured import (
     rows_of_classifier,
     where_from,
 )
+from uniformer.tasks.task import class_name
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.contract import Contract

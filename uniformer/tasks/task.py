@@ -174,6 +174,11 @@ class Task(ABC):
         #: what a checkpoint must store: network, input, and what answers mean
         self.contract = replace(contract, task=self.name)
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What answers call the classes, in the order of their probabilities."""
+        return class_names(self.contract)
+
     @abstractmethod
     def build(self) -> nn.Module:
         """The network with its heads, freshly initialised."""
@@ -223,3 +228,13 @@ class Task(ABC):
 def best_first(values: Sequence[float] | npt.NDArray[Any], most: int) -> list[int]:
     """Places of the highest values, at most `most`, equal ones in their order."""
     return np.argsort(-np.asarray(values), kind="stable")[:most].tolist()
+
+
+def class_name(names: Sequence[str], label: int) -> str:
+    """The name of a class; of a network that names none, its number."""
+    return names[label] if names else f"class {label}"
+
+
+def class_names(contract: Contract) -> tuple[str, ...]:
+    """Of all classes."""
+    return tuple(class_name(contract.classes, label) for label in range(contract.config.num_classes))

@@ -131,6 +131,7 @@ def timeline(
     *,
     window: float | None = None,
     cuts: bool = True,
+    vocabulary: str | None = None,
     progress: Callable[[float, float], None] | None = None,
 ) -> Timeline:
     """What happens when in a video of any length, a path, bytes, a file or an address, by a network of clips.
@@ -145,13 +146,18 @@ def timeline(
         model: a checkpoint, as `Predictor` takes it, or a `Predictor`: the model in the package by default.
         window: seconds of a window; by default as long as the network's clips last in training, or 2 s.
         cuts: False takes the whole video for one shot.
+        vocabulary: others' words for the camera's motions, as `Predictor` takes it; of a `Predictor` its own hold.
         progress: called now and then with the seconds done and all seconds.
 
     Raises:
         InputError: the file is no video, has no clock, or holds no frame that can be decoded; the network is one of
-            images; the window is not positive.
+            images; the window is not positive; a vocabulary is given with a `Predictor`.
     """
+    if isinstance(model, Predictor) and vocabulary is not None:
+        raise InputError("expected a vocabulary with a checkpoint: a predictor has its own")
     predictor = model if isinstance(model, Predictor) else Predictor(model)
+    if vocabulary is not None:
+        predictor.answer_with(vocabulary=vocabulary)
     if predictor.spec is None or not predictor.spec.is_video:
         raise InputError("expected a network of clips for a timeline, got one of images")
     if window is not None and not window > 0:
@@ -162,7 +168,7 @@ def timeline(
         windows = list(_answers(predictor, film, _clips(_parts(film, _marked(film, cuts), progress), shots)))
     if not shots:
         raise InputError(f"{reader.info.path}: expected a video, found no frame that can be decoded")
-    names = predictor.contract.classes or tuple(f"class {i}" for i in range(predictor.contract.config.num_classes))
+    names = predictor.task.classes
     by_shot: dict[int, list[Window]] = {shot.number: [] for shot in shots}
     for one in windows:
         by_shot[one.shot].append(one)
