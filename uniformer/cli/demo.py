@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 HELP = "name the motion of the camera over time, in a film made on the spot or in your own videos"
 PAGE = "uniformer-demo.html"
-FILES = tuple(f"timeline.{form}" for form in ("json", "csv", "srt", "html"))  # of a video
+FORMS = ("json", "csv", "srt", "html")  # of a video's timeline
+MARKERS = ("edl", "fcpxml", "otio")  # and of its markers, where they are asked for
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -55,6 +57,10 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "--window", type=number(0, 86_400), metavar="SECONDS", help="that the network sees at once (default: about 2)"
     )
     p.add_argument("--no-cuts", action="store_true", help="take each video for one shot")
+    p.add_argument(
+        "--markers", nargs="+", default=[], choices=MARKERS,
+        help="with videos and a folder: for editing programs, CMX 3600, Final Cut's XML, OpenTimelineIO",
+    )  # fmt: skip
     add_vocabulary(p)
     add_quiet(p)
     add_device(p)
@@ -66,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     from uniformer.checkpoints.records import BUNDLED
     from uniformer.inference.predictor import Predictor
     from uniformer.reading.paths import expand
+    from uniformer.timelines.markers import check_forms
 
     if args.videos and args.seed is not None:
         raise InputError("--seed is for the demo's own film: expected no videos with it")
@@ -78,8 +85,12 @@ def run(args: argparse.Namespace) -> int:
     for place in places:
         if place is not None and not _is_page(place) and os.path.lexists(place) and not place.is_dir():
             raise InputError(f"cannot write {place}: it is there already, expected a folder or none")
+    if args.markers:
+        if not is_own or any(place is None or _is_page(place) for place in places):
+            raise InputError("expected videos of your own, and --out with a folder, for --markers")
+        check_forms(args.markers)
     page = Path(args.out) if args.out else _free_page(args.overwrite)
-    files = [file for place in places if place for file in _files(place)] if is_own else [page]
+    files = [file for place in places if place for file in _files(place, args.markers)] if is_own else [page]
     check_outputs(files, [*args.videos, args.checkpoint, names_file(args.classes)], overwrite=args.overwrite)
     predictor = Predictor(args.checkpoint or BUNDLED, device=args.device, **told(args))
     if args.vocabulary is not None:
@@ -179,7 +190,7 @@ def _own_videos(
             timeline = _timeline(Path(video), args, predictor)
             _print_timeline(timeline)
             if place is not None:
-                _save(timeline, Path(video), place)
+                _save(timeline, Path(video), place, args.markers)
         except InputError as error:
             if asked == 1:
                 raise
@@ -215,21 +226,29 @@ def _is_page(out: Path) -> bool:
     return out.suffix.lower() in (".html", ".htm") and not out.is_dir()
 
 
-def _files(place: Path) -> list[Path]:
+def _files(place: Path, markers: Sequence[str]) -> list[Path]:
     """What is written of a video: a page alone, or all in a folder."""
-    return [place] if _is_page(place) else [place / name for name in FILES]
+    return [place] if _is_page(place) else [place / f"timeline.{form}" for form in (*FORMS, *dict.fromkeys(markers))]
 
 
-def _save(timeline: Timeline, video: Path, place: Path) -> None:
+def _save(timeline: Timeline, video: Path, place: Path, markers: Sequence[str]) -> None:
     from uniformer.reports.timeline import write_timeline_page
+    from uniformer.timelines.markers import WRITERS, editing_rate
 
-    *texts, page = _files(place)
-    make_folder(page.parent)
-    for path, text in zip(texts, (timeline.to_json(), timeline.to_csv(), timeline.to_srt()), strict=False):
+    files = _files(place, markers)
+    texts = {".json": timeline.to_json, ".csv": timeline.to_csv, ".srt": timeline.to_srt}
+    texts |= {f".{form}": partial(write, timeline) for form, write in WRITERS.items()}
+    make_folder(files[0].parent)
+    for path in files:
+        if path.suffix not in texts:
+            write_timeline_page(path, timeline, video, title=video.name)
+            continue
         with atomic_path(path) as temporary:
-            temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
-    write_timeline_page(page, timeline, video, title=video.name)
-    say(f"{place}: {', '.join(FILES)}" if texts else f"page: {page}")
+            temporary.write_bytes(texts[path.suffix]().encode("utf-8", "surrogateescape"))
+    fps, rate = timeline.fps or 0.0, float(editing_rate(timeline.fps or 1.0))
+    if markers and abs(rate - fps) > 1e-3 * rate:
+        say(f"note: markers count {rate:g} frames a second, which editing programs know, not the film's {fps:g}")
+    say(f"page: {place}" if files == [place] else f"{place}: {', '.join(path.name for path in files)}")
 
 
 def _print_timeline(timeline: Timeline) -> None:
