@@ -11,6 +11,7 @@ from copy import copy
 from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -24,6 +25,7 @@ from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
 from tests.tolerance import assert_close, terms_of
 from uniformer import Predictor, Timeline, timeline
 from uniformer.config import InputSpec
+from uniformer.reading.video import open_video
 from uniformer.reading.views import load_views
 from uniformer.timelines import timeline as timelines
 from uniformer.timelines.shots import AROUND
@@ -322,3 +324,32 @@ def test_srt_of_hours_and_of_names_that_would_break_it(result: Timeline) -> None
 def test_it_is_part_of_the_package() -> None:
     assert uniformer.timeline is timeline
     assert uniformer.Timeline is Timeline
+
+
+# ---- a part of a video -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("maker", [None, odd_media.h264_open_gop, odd_media.mpeg_ts_cut, odd_media.variable_rate])
+def test_a_part_is_seen_as_if_it_were_the_whole(
+    maker: Any, film: Path, nets: dict[str, Predictor], tmp_path: Path
+) -> None:
+    """The same frames as those of that part in a pass over the whole, wherever keyframes lie."""
+    path = film if maker is None else maker(tmp_path)
+    with open_video(path) as reader:
+        count, times = reader.info.num_frames, reader.times(range(reader.info.num_frames))
+    first, last = count // 3, count - 2
+    span = (float(times[first]), float(times[last]))
+    with open_video(path) as reader:
+        part = {number: picture() for number, picture in reader.pictures(first, last)}
+    with open_video(path) as reader:
+        whole = {number: picture() for number, picture in reader.all_pictures() if first <= number < last}
+    assert list(part) == list(whole) == list(range(first, last))
+    assert all(np.array_equal(part[number], whole[number]) for number in part)
+    result = timeline(path, nets["sparse"], span=span, cuts=False)
+    assert (result.rows[0].start, result.rows[-1].end) == (pytest.approx(span[0]), pytest.approx(span[1]))
+    assert {number for window in result.windows for number in window.frames} <= set(part)
+    if maker is None:
+        from_start = timeline(path, nets["sparse"], span=(0.0, 8.0))
+        assert from_start.rows == timeline(path, nets["sparse"]).rows
+        with refused("expected a part within 7.96 s, got 9 to 10 s"):
+            timeline(path, nets["sparse"], span=(9.0, 10.0))

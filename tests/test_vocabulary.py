@@ -39,14 +39,17 @@ PUBLISHED = {
 OPPOSITE = {"left": "right", "up": "down", "in": "out", "CCW": "CW", "nearer": "farther"}
 
 
-@pytest.fixture(scope="module")
-def namer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def save_namer(folder: Path) -> Path:
     """A random network with the names of camera motions, which sees clips in parts."""
-    model = tiny_model(3, ndim=3, num_classes=len(CLASSES))
-    path = tmp_path_factory.mktemp("namer") / "namer.safetensors"
+    model, path = tiny_model(3, ndim=3, num_classes=len(CLASSES)), folder / "namer.safetensors"
     details = {"parts": [list(part) for part in PARTS], "temperature": 0.2}
     save_checkpoint(model, path, Contract(model.config, "", SPARSE, tuple(CLASSES), id="random.namer", details=details))
     return path
+
+
+@pytest.fixture(scope="module")
+def namer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_namer(tmp_path_factory.mktemp("namer"))
 
 
 @pytest.fixture(scope="module")

@@ -66,25 +66,30 @@ def start(
     return child
 
 
-def start_command(arguments: list[str], folder: Path) -> Child:
+def start_command(arguments: list[str], folder: Path, **variables: str) -> Child:
     """A command run in a folder, its output in the file `said` beside that."""
-    child = SERVER.Process(target=_command, args=(arguments, folder))
+    child = SERVER.Process(target=_command, args=(arguments, folder, variables))
     child.start()
     return child
 
 
-def _command(arguments: list[str], folder: Path) -> None:
+def _command(arguments: list[str], folder: Path, variables: dict[str, str]) -> None:
     os.chdir(folder)
-    _main(arguments, folder.with_name(f"{folder.name}.0.said"), None, False, {})
+    said = folder.with_name(f"{folder.name}.{variables.get('RANK', 0)}.said")
+    _main(arguments, said, None, False, variables)
 
 
 def start_several(
     processes: int, recipe: Path, out: Path, *, says: Path | None = None, **variables: str
 ) -> list[Child]:
     """With the variables that torchrun would set."""
-    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), **variables}
-    ranks = map(str, range(processes))
-    return [start(recipe, out, says=says, RANK=rank, LOCAL_RANK=rank, **shared) for rank in ranks]
+    return [start(recipe, out, says=says, **place, **variables) for place in places(processes)]
+
+
+def places(processes: int) -> list[dict[str, str]]:
+    """The variables that torchrun would set, for each of the processes of one run."""
+    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
 
 
 def free_port() -> int:

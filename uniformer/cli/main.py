@@ -24,6 +24,7 @@ from uniformer.cli import (
     export,
     features,
     models,
+    motion,
     predict,
     push,
     recipes,
@@ -38,6 +39,7 @@ from uniformer.errors import InputError, first_line, shown
 COMMANDS = {
     "demo": demo,
     "predict": predict,
+    "motion": motion,
     "stream": stream,
     "serve": serve,
     "train": train,

@@ -51,7 +51,7 @@ def json_lines(path: Path) -> Records:
 
 def parquet_records(path: Path) -> Records:
     """The rows, with the columns that are of use and the first that is not."""
-    with _parquet(path) as file:
+    with parquet_file(path) as file:
         names = file.schema_arrow.names
         useful = [name for name, m in zip(names, meanings(names, str(path)), strict=True) if m is not None]
         records = (record for batch in file.iter_batches(columns=useful or names[:1]) for record in batch.to_pylist())
@@ -61,7 +61,7 @@ def parquet_records(path: Path) -> Records:
 def column_names(path: Path) -> list[str]:
     """The names of a Parquet file's columns, or the keys of the first record."""
     if path.suffix.lower() == ".parquet":
-        with _parquet(path) as file:
+        with parquet_file(path) as file:
             return list(file.schema_arrow.names)
     _, record = next(READERS[path.suffix.lower()](path), ("", {}))
     return list(map(str, record)) if isinstance(record, dict) else []
@@ -71,7 +71,7 @@ def class_names(path: Path) -> tuple[str, ...] | None:
     """The names behind the labels of a Parquet file by the `datasets` library (its `ClassLabel`), where it has them."""
     if path.suffix.lower() != ".parquet":
         return None
-    with _parquet(path) as file:
+    with parquet_file(path) as file:
         names = file.schema_arrow.names
         about = (file.schema_arrow.metadata or {}).get(b"huggingface")
         column = next(
@@ -89,16 +89,24 @@ def class_names(path: Path) -> tuple[str, ...] | None:
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[Any]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise MissingExtra("pyarrow", "parquet", "reading Parquet lists") from None
+def parquet_file(path: Path) -> Iterator[Any]:
+    """A Parquet file by pyarrow. Raises `InputError` for a damaged one, also while it is read; `MissingExtra`."""
+    arrow, parquet = load_pyarrow("reading Parquet lists")
     try:
         with parquet.ParquetFile(path) as file:
             yield file
-    except (ArrowException, OSError, UnicodeDecodeError) as error:
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: expected a Parquet file, found a damaged one: {shown(first_line(error))}") from None
+
+
+def load_pyarrow(purpose: str = "a Parquet file") -> tuple[Any, Any]:
+    """The packages pyarrow and pyarrow.parquet, or `MissingExtra`."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise MissingExtra("pyarrow", "parquet", purpose) from None
+    return pyarrow, pyarrow.parquet
 
 
 READERS = {".json": json_records, ".jsonl": json_lines, ".ndjson": json_lines, ".parquet": parquet_records}

@@ -109,7 +109,7 @@ def describe(path: Path, separator: str = "auto") -> str:
         header = "with header" if shape.has_header else "no header"
         columns = ", ".join(filter(None, shape.columns))
         said = f"list ({_NAME_OF[shape.separator]}-separated, {header}: {columns})"
-        names = _names(next(_cells(path, shape.separator, None))[1]) if shape.has_header else []
+        names = _names(next(cells_of(path, shape.separator, None))[1]) if shape.has_header else []
     unused = unread(names, str(path))
     return f"{said}, columns not used: {', '.join(unused)}" if unused else said
 
@@ -139,9 +139,9 @@ def _records(path: Path, separator: str) -> Iterator[tuple[str, _Record]]:
 
 
 def _row(record: _Record, place: str, split_labels: bool) -> ListRow:
-    start, end = _number(record, "start", place), _number(record, "end", place)
+    start, end = number_in(record, "start", place), number_in(record, "end", place)
     path, number, video, group, split = (
-        _text(record.get(key), key, place) for key in ("path", "id", "youtube_id", "group", "split")
+        text_in(record.get(key), key, place) for key in ("path", "id", "youtube_id", "group", "split")
     )
     name = path or number
     for what, text in (("path", name), ("group", group)):
@@ -157,7 +157,7 @@ def _row(record: _Record, place: str, split_labels: bool) -> ListRow:
         raise InputError(f"{place}: expected the path of a file, found none")
     if (start is None) != (end is None) or (start is not None and end is not None and not 0 <= start < end):
         raise InputError(f"{place}: expected a segment with 0 <= start < end seconds, got {start} to {end}")
-    frames = _number(record, "frames", place)
+    frames = number_in(record, "frames", place)
     if frames is not None and (frames != int(frames) or not 1 <= frames < 1 << 31):
         raise InputError(f"{place}: expected a positive number of frames, got {frames:g}")
     labels = _labels(record.get("label", record.get("class")), place, split_labels)
@@ -186,7 +186,7 @@ def _labels(value: Any, place: str, split_labels: bool) -> tuple[str, ...]:
         else:
             value = text
     several = value if isinstance(value, list | tuple) else [value]
-    names = tuple(_text(one, "label", place) for one in several)
+    names = tuple(text_in(one, "label", place) for one in several)
     if not all(names):
         raise InputError(f"{place}: expected a label, found an empty one")
     if len(set(names)) < len(names):
@@ -194,7 +194,7 @@ def _labels(value: Any, place: str, split_labels: bool) -> tuple[str, ...]:
     return names
 
 
-def _text(value: Any, what: str, place: str) -> str:
+def text_in(value: Any, what: str, place: str) -> str:
     """A value of a list as text, "" for none. Raises `InputError` for what is neither text nor a number."""
     if value is None or value != value:  # NaN: a float column of whole numbers, as pandas writes it
         return ""
@@ -207,8 +207,8 @@ def _text(value: Any, what: str, place: str) -> str:
     return str(value).lstrip(" \n").rstrip()  # a tab or a return before it is the name's own
 
 
-def _number(record: _Record, name: str, place: str) -> float | None:
-    text = _text(record.get(name), name, place)
+def number_in(record: _Record, name: str, place: str) -> float | None:
+    text = text_in(record.get(name), name, place)
     if not text:
         return None
     try:
@@ -235,7 +235,7 @@ class _Shape:
 def _table(path: Path, separator: str) -> Iterator[tuple[str, _Record]]:
     shape = _shape_of(path, separator)
     count = len(shape.columns)
-    lines = _cells(path, shape.separator, None if shape.has_header else count)
+    lines = cells_of(path, shape.separator, None if shape.has_header else count)
     for number, cells in islice(lines, int(shape.has_header), None):
         if len(cells) != count:
             raise InputError(
@@ -269,13 +269,13 @@ def _shape_of(path: Path, separator: str) -> _Shape:
 def _shape_with(path: Path, separator: str) -> _Shape | None:
     """The shape of a table if this is its separator, else None. By the first lines: one odd line further on is a
     mistake to be reported, but one among the first is enough to say no."""
-    lines = [cells for _, cells in islice(_cells(path, separator, None), _SAMPLE)]
+    lines = [cells for _, cells in islice(cells_of(path, separator, None), _SAMPLE)]
     if not lines:
         raise InputError(f"{path}: expected a list of files, found an empty file")
     if is_header(_names(lines[0])):
         return _Shape(separator, meanings(_names(lines[0]), str(path)), True)
     for count in (4, 3, 2):
-        cut = [cells for _, cells in islice(_cells(path, separator, count), _SAMPLE)]
+        cut = [cells for _, cells in islice(cells_of(path, separator, count), _SAMPLE)]
         if all(len(cells) == count for cells in cut) and sum(_fits(cells, separator) for cells in cut) > len(cut) / 2:
             if _is_unknown_header(cut):
                 raise unknown_header(path, cut[0])
@@ -318,7 +318,7 @@ def _fits(cells: Sequence[str], separator: str) -> bool:
     return all(re.fullmatch(r"\d+(\.\d*)?", cell) for cell in between)
 
 
-def _cells(path: Path, separator: str, count: int | None) -> Iterator[tuple[int, list[str]]]:
+def cells_of(path: Path, separator: str, count: int | None) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of the lines that are not blank. Between spaces, the last `count` fields count: the first
     one, a path, may hold spaces itself."""
     if separator == " ":
@@ -337,7 +337,7 @@ def _cells(path: Path, separator: str, count: int | None) -> Iterator[tuple[int,
 
 
 def _head(path: Path) -> str:
-    return shown(next((",".join(cells) for _, cells in _cells(path, ",", None)), ""))
+    return shown(next((",".join(cells) for _, cells in cells_of(path, ",", None)), ""))
 
 
 # ----------------------------------------------------------------------------------------------------- JSON, Parquet

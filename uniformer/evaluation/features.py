@@ -22,6 +22,7 @@ from uniformer.checkpoints.told import NetworkTold, warn_of_assumed
 from uniformer.config import InputSpec, Precision
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.open import open_for_evaluation
+from uniformer.datasets.records import load_pyarrow
 from uniformer.datasets.statement import state
 from uniformer.datasets.sums import item_sums
 from uniformer.errors import InputError, shown
@@ -38,7 +39,6 @@ from uniformer.support.files import atomic_path, clear_away
 from uniformer.support.progress import OnProgress
 from uniformer.support.resume import claim, read_claim
 from uniformer.support.texts import parse_json
-from uniformer.tasks.scores import load_pyarrow
 
 ShardFormat = Literal["safetensors", "parquet"]
 Arrays = dict[str, npt.NDArray[Any]]

@@ -126,6 +126,17 @@ class VideoReader(ABC):
         """
         return self._times()[self._checked(indices)]
 
+    def pictures(self, first: int, last: int) -> Iterator[tuple[int, Picture]]:
+        """Every readable frame from number `first` to before `last`, rising."""
+        if (first, last) == (0, self.info.num_frames):
+            yield from self.all_pictures()
+            return
+        reached = first - 1
+        for number, picture in self._pictures(range(first, last)):
+            if reached < number < last:
+                reached = number
+                yield number, picture
+
     def close(self) -> None:  # noqa: B027 - a reader that holds nothing open has nothing to do
         """Let go of the file."""
 

@@ -16,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from uniformer.errors import InputError, MissingExtra, check_word
+from uniformer.datasets.records import load_pyarrow
+from uniformer.errors import InputError, check_word
 from uniformer.support.files import atomic_path
 from uniformer.support.texts import parse_json
 from uniformer.tasks.score_files import check_form, check_name, facts_of, read_npz, told_by, write_npz
@@ -329,13 +330,3 @@ def _read_parquet(path: Path) -> Scores:
     arrays = {name: matrix(name) for name in ("probabilities", "logits", "ok")}
     check_form(facts, FORMAT, path)
     return _scores(facts, {**arrays, "labels": matrix("label")})
-
-
-def load_pyarrow() -> tuple[Any, Any]:
-    """The packages pyarrow and pyarrow.parquet, or `MissingExtra`."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise MissingExtra("pyarrow", "parquet", "a Parquet file") from None
-    return pyarrow, pyarrow.parquet

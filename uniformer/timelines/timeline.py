@@ -24,7 +24,7 @@ from uniformer.reading.pictures import Pixels
 from uniformer.reading.sampling import clip_indices, part_ranges, window_seconds
 from uniformer.reading.sources import Media, name_of_source
 from uniformer.reading.transforms import Floats, view_array
-from uniformer.reading.views import Views, open_clip
+from uniformer.reading.views import Views, frames_within, open_clip
 from uniformer.support.csv_text import csv_line
 from uniformer.tasks.task import Outputs
 from uniformer.timelines.shots import Look, look_at, with_cuts
@@ -131,6 +131,7 @@ def timeline(
     *,
     window: float | None = None,
     cuts: bool = True,
+    span: tuple[float, float] | None = None,
     vocabulary: str | None = None,
     progress: Callable[[float, float], None] | None = None,
 ) -> Timeline:
@@ -146,6 +147,7 @@ def timeline(
         model: a checkpoint, as `Predictor` takes it, or a `Predictor`: the model in the package by default.
         window: seconds of a window; by default as long as the network's clips last in training, or 2 s.
         cuts: False takes the whole video for one shot.
+        span: start and end in seconds of the part to look at; times are still from the first frame of the video.
         vocabulary: others' words for the camera's motions, as `Predictor` takes it; of a `Predictor` its own hold.
         progress: called now and then with the seconds done and all seconds.
 
@@ -164,7 +166,7 @@ def timeline(
         raise InputError(f"expected a window of more than 0 seconds, got {window}")
     shots: list[_Shot] = []
     with open_clip(source, predictor.backend) as reader:
-        film = _Film(reader, replace(predictor.spec, clips=1), window)
+        film = _Film(reader, replace(predictor.spec, clips=1), window, span)
         windows = list(_answers(predictor, film, _clips(_parts(film, _marked(film, cuts), progress), shots)))
     if not shots:
         raise InputError(f"{reader.info.path}: expected a video, found no frame that can be decoded")
@@ -226,8 +228,9 @@ class _Shot(NamedTuple):
 class _Film:
     """A video that is being read, and how it is to be looked at."""
 
-    def __init__(self, reader: VideoReader, spec: InputSpec, window: float | None):
+    def __init__(self, reader: VideoReader, spec: InputSpec, window: float | None, span: tuple[float, float] | None):
         info = reader.info
+        self.first, self.count = frames_within(reader, span)
         self.reader, self.spec, self.fps = reader, spec, info.fps
         self.times = reader.times(range(info.num_frames))
         self.ends = np.append(self.times[1:], max(info.duration or 0.0, self.times[-1]))  # when each frame goes
@@ -241,9 +244,9 @@ class _Film:
 
     def frames(self) -> Iterator[tuple[_Frame, Look]]:
         """Every frame that can be decoded, once."""
-        for number, picture in self.reader.all_pictures():
-            if number > self.seen and self.first_lost is None:
-                self.first_lost = self.seen
+        for number, picture in self.reader.pictures(self.first, self.first + self.count):
+            if number > self.first + self.seen and self.first_lost is None:
+                self.first_lost = self.first + self.seen
             self.seen += 1
             pixels = _shrunk(picture(), self.spec)
             yield _Frame(number, view_array(pixels[None, None], self.spec)), look_at(pixels)
@@ -336,7 +339,7 @@ def _parts(
             shot = _OpenShot(film, 1 if shot is None else shot.number + 1, frame.number)
         yield from shot.add(frame)
         if progress is not None:
-            progress(float(film.ends[frame.number]), float(film.ends[-1]))
+            progress(float(film.ends[frame.number]), float(film.ends[film.first + film.count - 1]))
     if shot is not None:
         yield from shot.close()
 
@@ -417,9 +420,9 @@ def _middles(windows: Sequence[Window]) -> NDArray[np.float64]:
 
 def _notes(film: _Film, shots: Sequence[_Shot], windows: Mapping[int, Sequence[Window]]) -> Iterator[str]:
     yield from film.reader.notes
-    count = film.reader.info.num_frames
+    count = film.count
     if film.seen < count:
-        lost = film.seen if film.first_lost is None else film.first_lost
+        lost = film.first + film.seen if film.first_lost is None else film.first_lost
         yield f"{count - film.seen} of {count} frames cannot be decoded, the first at {film.times[lost]:.2f} s"
     short = [shot for shot in shots if not windows[shot.number]]
     if short:
