@@ -115,8 +115,12 @@ def test_predict_in_python_and_on_the_command_line(
     namer: Path, film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own, theirs = (Predictor(namer, **more)(film) for more in ({}, {"vocabulary": "opensora"}))
-    expected = Words(list(CLASSES), "opensora")(own.probabilities)
-    assert np.array_equal(theirs.probabilities, expected)
+    words = Words(list(CLASSES), "opensora")
+    assert np.array_equal(theirs.probabilities, own.probabilities)
+    assert {label.name: label.score for label in theirs.labels}.items() <= dict(
+        zip(words.names, words(own.probabilities).tolist(), strict=True)
+    ).items()
+    assert theirs.labels[0].score == words(own.probabilities).max()
     out = tmp_path / "out.jsonl"
     command = ["predict", str(film), "--checkpoint", str(namer), "--out", str(out)]
     assert main([*command, "--vocabulary", "opensora"]) == 0

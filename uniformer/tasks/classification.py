@@ -14,7 +14,7 @@ from uniformer.config import with_options
 from uniformer.errors import InputError
 from uniformer.reading.views import Views
 from uniformer.tasks.fusion import Fusion
-from uniformer.tasks.task import Metric, Outputs, Result, Task, best_first
+from uniformer.tasks.task import Metric, Outputs, Result, Task, best_first, class_names
 from uniformer.tasks.vocabulary import Words
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Label:
-    """One answer: the class, its row in the classifier, and its probability."""
+    """One answer: the class, its row in the classifier, and its probability; or a word for several classes."""
 
     name: str
     score: float
@@ -40,7 +40,7 @@ class Prediction(Result):
     """The classes of one source."""
 
     labels: tuple[Label, ...]  #: best first, at most top-k
-    probabilities: npt.NDArray[np.float32]  #: of every class, (K,), or of every word of a vocabulary
+    probabilities: npt.NDArray[np.float32]  #: of every class, (K,)
 
     CSV_FIELDS: ClassVar[tuple[str, ...]] = ("rank", "name", "score", "index")
 
@@ -76,11 +76,11 @@ class Classification(Task):
     def __init__(self, contract: Contract, **options: Any):
         super().__init__(contract)
         self.options = with_options(ClassOptions(), options, self.name)
-        self.words = Words(super().classes, self.options.vocabulary)
+        _ = self.words
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.words.names
+    @cached_property
+    def words(self) -> Words:
+        return Words(class_names(self.contract), self.options.vocabulary)
 
     @cached_property
     def fusion(self) -> Fusion:
@@ -108,8 +108,9 @@ class Classification(Task):
         return made
 
     def decode(self, outputs: Outputs, views: Views, top_k: int) -> Prediction:
-        probabilities, names = self.words(self.fusion(outputs[0])), self.classes
-        labels = tuple(Label(names[i], float(probabilities[i]), i) for i in best_first(probabilities, top_k))
+        probabilities = self.fusion(outputs[0])
+        shares, names = self.words(probabilities), self.words.names
+        labels = tuple(Label(names[i], float(shares[i]), i) for i in best_first(shares, top_k))
         return Prediction(labels=labels, probabilities=probabilities)
 
     def metric(self, manifest: Manifest, *, label_order: str = "numbers") -> ClassMetric:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,6 +19,7 @@ from uniformer.checkpoints.contract import Contract
 from uniformer.errors import InputError
 from uniformer.reading.transforms import Floats
 from uniformer.reading.views import Source, Views
+from uniformer.tasks.vocabulary import Words
 
 if TYPE_CHECKING:
     import os
@@ -174,10 +176,10 @@ class Task(ABC):
         #: what a checkpoint must store: network, input, and what answers mean
         self.contract = replace(contract, task=self.name)
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """What answers call the classes, in the order of their probabilities."""
-        return class_names(self.contract)
+    @cached_property
+    def words(self) -> Words:
+        """What answers call the classes."""
+        return Words(class_names(self.contract))
 
     @abstractmethod
     def build(self) -> nn.Module:

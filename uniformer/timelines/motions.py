@@ -90,7 +90,7 @@ class Answering:
         if predictor.spec is None or not predictor.spec.is_video:
             raise InputError("expected a network of clips for the motion in them, got one of images")
         self.predictor, self.asked = predictor, asked
-        self.classes = predictor.task.classes
+        self.classes = predictor.task.words.names
         self.expected = {self.classes[place] for place in labels_of(asked.expect, self.classes)}
         still = {load_vocabulary(name).word("static") for name in VOCABULARIES} | {"static"}
         self.still = next((name for name in self.classes if name in still), None)

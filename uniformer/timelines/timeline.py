@@ -170,7 +170,7 @@ def timeline(
         windows = list(_answers(predictor, film, _clips(_parts(film, _marked(film, cuts), progress), shots)))
     if not shots:
         raise InputError(f"{reader.info.path}: expected a video, found no frame that can be decoded")
-    names = predictor.task.classes
+    names = predictor.task.words.names
     by_shot: dict[int, list[Window]] = {shot.number: [] for shot in shots}
     for one in windows:
         by_shot[one.shot].append(one)
@@ -377,7 +377,7 @@ def _answers(predictor: Predictor, film: _Film, clips: Iterable[_Clip]) -> Itera
             clip, keys = waiting.popleft()
             outputs = tuple(map(np.concatenate, zip(*(said[key] or () for key in keys), strict=True)))
             answer = predictor.task.decode(outputs, Views(outputs[0], info.height, info.width, ()), 1)
-            yield Window(clip.shot, clip.start, clip.end, keys[0].frames, answer.probabilities)
+            yield Window(clip.shot, clip.start, clip.end, keys[0].frames, predictor.task.words(answer.probabilities))
             for key in [key for key in said if key < keys[0]]:  # later windows begin later
                 del said[key]
 
