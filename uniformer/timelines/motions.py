@@ -33,7 +33,7 @@ from uniformer.support.resume import claim
 from uniformer.support.texts import parse_json, to_json_line
 from uniformer.tasks.pictured import labels_of
 from uniformer.tasks.vocabulary import VOCABULARIES, load_vocabulary
-from uniformer.timelines.timeline import Timeline, timeline
+from uniformer.timelines.timeline import CSV_FIELDS, Timeline, timeline
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -43,7 +43,8 @@ KEY_NAME = "motions.json"  # in the folder of shards: what they are of
 NAMED = 20  # clips without an answer that are named at the end: there may be millions
 STATIC = 0.2  # probability of standing from which a clip counts as static; see "What stands still" in the docs
 
-#: Columns of every answer, by type; after them the mean probability of each class, `p_CLASS`.
+#: Columns of every answer, by type; after them what else the longest row of the motion has in a timeline,
+#: `motion_FIELD`, and the mean probability of each class, `p_CLASS`.
 COLUMNS: dict[str, type] = {
     "motion": str,  # the one that holds for longest
     "motion_confidence": float,  # its mean over that time
@@ -97,11 +98,13 @@ class Answering:
         if not 0 <= asked.static <= 1:
             raise InputError(f"expected a threshold for static in [0, 1], got {asked.static}")
 
-    @property
-    def columns(self) -> dict[str, type]:
-        """What a row gets, in order."""
-        more = {EXPECTED: bool} if self.expected else {}
-        return COLUMNS | more | {f"p_{name}": float for name in self.classes}
+    def columns(self, said: Row | None = None) -> dict[str, type]:
+        """What a row gets, in order, by type; `said`, of a clip that has an answer, tells what else rows of timelines
+        have here."""
+        usual = COLUMNS | ({EXPECTED: bool} if self.expected else {})
+        chances = {f"p_{name}": float for name in self.classes}
+        more = {name: str if isinstance(value, str) else float for name, value in (said or {}).items()}
+        return usual | {name: kind for name, kind in more.items() if name not in usual | chances} | chances
 
     def key(self) -> dict[str, str]:
         """What answers depend on, beside the clips."""
@@ -134,16 +137,18 @@ class Answering:
             if row.motion:
                 held[row.motion] += length
                 sure[row.motion] += length * (row.confidence or 0.0)
+        rows: list[dict[str, Any]] = json.loads(found.to_json())["rows"]
         said: dict[str, Any] = {
             "motion": "",
             "motion_shots": found.rows[-1].shot,
             "motion_seconds": round(sum(lengths), 3),
-            "motion_rows": json.dumps(json.loads(found.to_json())["rows"], ensure_ascii=False),
+            "motion_rows": json.dumps(rows, ensure_ascii=False),
             "motion_notes": "; ".join(found.notes),
         }
         answers = set[str]()
         if held:
             best = max(held, key=held.__getitem__)
+            longest = max((i for i, row in enumerate(found.rows) if row.motion == best), key=lengths.__getitem__)
             p = np.mean([window.probabilities for window in found.windows], axis=0)
             chances = {name: round(float(x), 4) for name, x in zip(self.classes, p, strict=True)}
             stands = None if self.still is None else chances[self.still] >= self.asked.static
@@ -153,7 +158,9 @@ class Answering:
                 "motion_confidence": round(sure[best] / held[best], 4),
                 "motion_share": round(held[best] / sum(lengths), 4),
                 "motion_static": stands,
-            } | {f"p_{name}": chance for name, chance in chances.items()}
+            }
+            said |= {f"motion_{name}": value for name, value in rows[longest].items() if name not in CSV_FIELDS}
+            said |= {f"p_{name}": chance for name, chance in chances.items()}
         return said | ({EXPECTED: bool(answers & self.expected)} if self.expected else {})
 
 
@@ -189,7 +196,7 @@ def find_motions(
         if vocabulary is not None:
             predictor.answer_with(vocabulary=vocabulary)
         answering = Answering(predictor, asked or Asked())
-        if taken := next((name for name in table.columns if name in answering.columns), None):
+        if taken := next((name for name in table.columns if name in answering.columns()), None):
             raise InputError(f"{table.name}: expected no column {taken}: it is one of those that are added")
         with group.alone_in(folder) as note:
             count = group.broadcast(table.check)
@@ -254,8 +261,9 @@ class _Work:
                     unexpected += 1
                 yield {**row, **said}
 
+        columns = self.answering.columns(next((said for said in self._answers() if said.get("motion")), None))
         with atomic_path(out) as temporary:
-            write_clips(temporary, out.suffix.lower(), self.table, self.answering.columns, rows())
+            write_clips(temporary, out.suffix.lower(), self.table, columns, rows())
         return Motions(self.count, failed, errors, unexpected)
 
     def _path(self, shard: int) -> Path:
