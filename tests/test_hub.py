@@ -28,7 +28,8 @@ import sys
 from dataclasses import replace
 from uniformer.errors import InputError
 from uniformer.checkpoints.fetch import fetch, fetch_repo
-from uniformer.checkpoints.records import get_checkpoint
+from uniformer.checkpoints.identify import _record_of, resolve
+from uniformer.checkpoints.records import get_checkpoint, published_at
 try:
     print(eval(sys.argv[1]))
 except InputError as error:
@@ -233,6 +234,20 @@ def test_fetch_repo_refuses(tmp_path: Path, source: str, reason: str) -> None:
     for part in reason.split("|"):
         assert part in line
     assert source in line
+
+
+@pytest.mark.parametrize("name", ["Sense-X/uniformer_video", "Sense-X/uniformer_video/uniformer_small_k400_16x80.pth"])
+def test_a_file_in_the_authors_repositories_is_a_checkpoint_by_its_address(tmp_path: Path, name: str) -> None:
+    with serve({ON_HUB_KEY: WEIGHTS}) as hub:
+        path, _ = run(f"resolve({ON_HUB_KEY!r})", tmp_path, hub.url)
+        assert Path(path).read_bytes() == WEIGHTS
+        hub.requests.clear()
+        line = one_line(*run(f"resolve({name!r})", tmp_path, hub.url, code=3))
+        assert run("published_at('someone/model'), published_at('./a.pth')", tmp_path, hub.url)[0] == "(None, None)"
+        assert hub.requests == []
+    assert "expected one of the files that records name there: " in line
+    assert ON_HUB_KEY in line
+    assert run(f"_record_of({ON_HUB_KEY!r}).id", tmp_path)[0] == ON_HUB
 
 
 # ---- Google Drive ----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tests.dense_nets import make_nets
+from tests.patience import PATIENCE
 from tests.tiny import CLIPS, IMAGES, refused, same, save_tiny, tiny_model
 from tests.upload_server import Hub, serve
 from uniformer.checkpoints.card import MARK, model_card
@@ -39,11 +40,14 @@ for line in sys.stdin:
 class Client:
     """A process that runs commands, and all that it has said."""
 
-    def __init__(self, url: str, home: Path, log: Path):
+    def __init__(self, url: str, home: Path, log: Path, temporary: Path):
+        self.temporary = temporary
+        temporary.mkdir(exist_ok=True)
         env = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
         env.pop("HF_HUB_OFFLINE", None)
         env |= {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
         env |= {"HF_HUB_DISABLE_UPDATE_CHECK": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        env |= {"TMPDIR": str(temporary)}
         self.log = log
         self.stderr = log.open("w")
         self.child = subprocess.Popen(
@@ -51,12 +55,19 @@ class Client:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr,
         )  # fmt: skip
 
-    def __call__(self, *command: str | Path, status: int = 0) -> str:
-        """What was said: by a refusal, in one line."""
+    def ask(self, *command: str | Path) -> None:
         assert self.child.stdin is not None
-        assert self.child.stdout is not None
         self.child.stdin.write(json.dumps(list(map(str, command))) + "\n")
         self.child.stdin.flush()
+
+    def close(self) -> None:
+        self.child.communicate()
+        self.stderr.close()
+
+    def __call__(self, *command: str | Path, status: int = 0) -> str:
+        """What was said: by a refusal, in one line."""
+        self.ask(*command)
+        assert self.child.stdout is not None
         line = self.child.stdout.readline()
         assert line, self.log.read_text()
         ended, out, err = json.loads(line)
@@ -71,12 +82,9 @@ class Client:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, Client]]:
     home = tmp_path_factory.mktemp("home")
     with serve() as hub:
-        client = Client(hub.url, home, home / "log.txt")
+        client = Client(hub.url, home, home / "log.txt", home / "temporary")
         yield hub, client
-        assert client.child.stdin is not None
-        client.child.stdin.close()
-        client.child.wait()
-        client.stderr.close()
+        client.close()
 
 
 @pytest.fixture
@@ -128,6 +136,45 @@ def test_an_upload_that_failed_goes_on(hub: Hub, client: Client, tmp_path: Path)
     assert "model.safetensors" in (hub.repos["me/model"].files("main") or {})
 
 
+@pytest.mark.parametrize(("where", "uploads"), [("PUT /lfs/", 2), ("/commit/", 1)])
+def test_a_push_that_was_killed_goes_on(hub: Hub, client: Client, tmp_path: Path, where: str, uploads: int) -> None:
+    """In the middle of the weights, or of the commit: nothing of it is there, and the same command is enough."""
+    path = save_tiny(tmp_path / "a.safetensors", IMAGES)
+    hub.hold = where
+    first = Client(hub.url, tmp_path, tmp_path / "log.txt", client.temporary)
+    first.ask("push", path, "me/model")
+    assert hub.held.wait(PATIENCE)
+    first.child.kill()
+    first.close()
+    hub.hold = ""
+    hub.let_go.set()
+    assert list(hub.repos["me/model"].files("main") or {}) == [".gitattributes"]
+    assert any(client.temporary.rglob("model.safetensors"))
+    client("push", path, "me/model")
+    assert not any(client.temporary.rglob("*"))
+    assert hub.count("PUT /lfs/") == uploads  # what had arrived is not sent again
+    folder = taken(hub, "me/model", tmp_path / "back")
+    assert same(load_model(folder)[0].state_dict(), load_model(path)[0].state_dict())
+
+
+@pytest.mark.parametrize("chunk", [None, 100_000])
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_hub_is_asked_again(hub: Hub, client: Client, tmp_path: Path, status: int, chunk: int | None) -> None:
+    path = save_tiny(tmp_path / "a.safetensors", IMAGES)
+    hub.chunk, hub.fail, hub.fail_times, hub.wait = chunk, {"PUT /part/" if chunk else "PUT /lfs/": status}, 2, 0
+    client("push", path, "me/model")
+    assert "model.safetensors" in (hub.repos["me/model"].files("main") or {})
+
+
+@pytest.mark.parametrize("status", [413, 429, 500])
+def test_weights_that_the_hub_does_not_take_are_one_line(hub: Hub, client: Client, tmp_path: Path, status: int) -> None:
+    hub.fail, hub.wait = {"PUT /lfs/": status}, 0
+    said = client("push", save_tiny(tmp_path / "a.safetensors", IMAGES), "me/model", status=2)
+    assert said.startswith(f"uniformer: cannot push to me/model: {hub.url} answered {status}: ")
+    assert ("too large" if status == 413 else "push again later") in said
+    assert list(hub.repos["me/model"].files("main") or {}) == [".gitattributes"]
+
+
 REFUSALS = {
     401: "hf auth login",
     403: "may not write",
@@ -176,6 +223,48 @@ def test_another_network_or_page_is_replaced_by_force_only(hub: Hub, client: Cli
     assert "README.md was not written by uniformer" in client("push", first, "me/page", status=2)
     assert "it is there and public" in client("push", first, "me/page", "--private", "--force", status=2)
     assert (hub.repos["me/page"].files("main") or {})["README.md"] == b"my own words"
+
+
+def test_exports_and_receipts_go_beside_the_weights(hub: Hub, client: Client, tmp_path: Path) -> None:
+    path = save_tiny(tmp_path / "a.safetensors", IMAGES)
+    for name in ("small.xml", "small.bin", "small.json", "config.json"):
+        (tmp_path / name).write_text(f"{name} of mine")
+    export, receipt = tmp_path / "small.xml", tmp_path / "small.json"
+    client("push", path, "me/model", "--with", export, receipt)
+    files = hub.repos["me/model"].files("main") or {}
+    assert {name: files[name] for name in files if name.startswith("small")} == {
+        f"small.{ending}": f"small.{ending} of mine".encode() for ending in ("xml", "bin", "json")
+    }
+    assert "\n- small.xml\n\n- small.bin\n\n- small.json\n" in files["README.md"].decode()
+    receipt.write_text("another")
+    client("push", path, "me/model", "--with", receipt)  # its page says whose it is
+    assert (hub.repos["me/model"].files("main") or {})["small.json"] == b"another"
+    assert "small.bin" in (hub.repos["me/model"].files("main") or {})
+    hub.create("me/other", files={"small.json": b"not ours"})
+    said = client("push", path, "me/other", "--with", receipt, status=2)
+    assert "it holds another small.json; --force replaces it" in said
+    client("push", path, "me/other", "--force", "--with", receipt)
+    said = client("push", path, "me/third", "--with", tmp_path / "config.json", status=2)
+    assert "expected a name that is not taken beside the model, got config.json" in said
+    export.with_suffix(".bin").unlink()
+    assert "small.bin: expected a file to publish" in client("push", path, "me/third", "--with", export, status=2)
+    assert "me/third" not in hub.repos
+    client("push", path, "me/third", "--dry-run", "--out", tmp_path / "folder", "--with", receipt)
+    assert (tmp_path / "folder" / "small.json").read_text() == "another"
+    inside = tmp_path / "folder" / "small.json"
+    said = client(
+        "push", path, "me/x", "--dry-run", "--out", tmp_path / "folder", "--force", "--with", inside, status=2
+    )
+    assert "it would replace the input" in said
+
+
+def test_a_repository_is_listed_once(hub: Hub, client: Client, tmp_path: Path) -> None:
+    path = save_tiny(tmp_path / "a.safetensors", IMAGES)
+    client("push", path, "me/model")
+    hub.requests.clear()
+    client("push", path, "me/model")
+    assert hub.count("/revision/") == 1
+    assert hub.count("HEAD ") + hub.count("GET /me/model/resolve/") == 4  # its contract and its page
 
 
 def test_a_branch_is_made_where_it_is_missing(hub: Hub, client: Client, tmp_path: Path) -> None:

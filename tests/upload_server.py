@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from tests.loopback import QuietHandler, running
+from tests.patience import PATIENCE
 
 
 @dataclass
@@ -37,7 +39,12 @@ class Hub:
     stored: dict[str, bytes] = field(default_factory=dict)  #: LFS objects by sha256
     parts: dict[str, bytes] = field(default_factory=dict)
     chunk: int | None = None  #: size of the parts of an upload; None takes it in one
-    fail: dict[str, int] = field(default_factory=dict)  #: a word in an address: the status of every answer
+    fail: dict[str, int] = field(default_factory=dict)  #: a word in a request: the status of every answer ...
+    fail_times: int = 10**9  #: ... or of the first so many
+    wait: int | None = None  #: seconds after which they want to be asked again
+    hold: str = ""  #: a word in a request: who asks there waits, until all is let go
+    held: threading.Event = field(default_factory=threading.Event)
+    let_go: threading.Event = field(default_factory=threading.Event)
     cut: int = 0  #: so many uploads are cut off in the middle
     meanwhile: bool = False  #: somebody else commits just before the next commit
     requests: list[str] = field(default_factory=list)
@@ -76,18 +83,27 @@ class _Handler(QuietHandler):
 
     def _serve(self) -> None:
         path = unquote(self.path.partition("?")[0])
-        self.hub.requests.append(f"{self.command} {self.path}")
+        asked = f"{self.command} {self.path}"
+        self.hub.requests.append(asked)
         length = int(self.headers.get("Content-Length") or 0)
         if self.command == "PUT" and self.hub.cut:
             self.hub.cut -= 1
             self.rfile.read(length // 2)
             self.close_connection = True
             return None
+        if self.hub.hold and self.hub.hold in asked:
+            self.rfile.read(length // 2)
+            self.hub.held.set()
+            self.hub.let_go.wait(PATIENCE)
+            self.close_connection = True
+            return None
         body = self._chunked() if self.headers.get("Transfer-Encoding") == "chunked" else self.rfile.read(length)
-        status = next((status for word, status in self.hub.fail.items() if word in path), None)
-        if status is not None:
+        status = next((status for word, status in self.hub.fail.items() if word in asked), None)
+        if status is not None and self.hub.fail_times:
+            self.hub.fail_times -= 1
             # as careless as a server can be: what was sent comes back
-            return self._send(status, {"error": f"no: {self.headers.get('Authorization')}"})
+            later = {} if self.hub.wait is None else {"Retry-After": str(self.hub.wait)}
+            return self._send(status, {"error": f"no: {self.headers.get('Authorization')}"}, later)
         routes: list[tuple[str, Any]] = [
             ("/api/validate-yaml", lambda: self._send(200, {"errors": [], "warnings": []})),
             ("/api/repos/create", lambda: self._create(json.loads(body))),
@@ -127,7 +143,8 @@ class _Handler(QuietHandler):
         if there is None or there.files(revision) is None:
             return self._send(404, {}, {"X-Error-Code": "RevisionNotFound" if there else "RepoNotFound"})
         sha = there.branches.get(revision, revision)
-        return self._send(200, {"id": repo, "sha": sha, "private": there.private, "siblings": [], "tags": []})
+        files = [{"rfilename": name} for name in there.files(revision) or ()]
+        return self._send(200, {"id": repo, "sha": sha, "private": there.private, "siblings": files, "tags": []})
 
     def _branch(self, repo: str, branch: str) -> None:
         self.hub.repos[repo].branches[branch] = self.hub.repos[repo].branches["main"]
@@ -135,7 +152,7 @@ class _Handler(QuietHandler):
 
     def _preupload(self, asked: dict[str, Any]) -> None:
         names = [file["path"] for file in asked["files"]]
-        modes = {name: "lfs" if name.endswith(".safetensors") else "regular" for name in names}
+        modes = {name: "lfs" if name.endswith((".safetensors", ".bin")) else "regular" for name in names}
         self._send(200, {"files": [{"path": n, "uploadMode": modes[n], "shouldIgnore": False} for n in names]})
 
     def _batch(self, asked: dict[str, Any]) -> None:

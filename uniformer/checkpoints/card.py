@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 from typing import Any
 
@@ -16,8 +16,9 @@ _TAGS = {"detection": "object-detection", "segmentation": "image-segmentation", 
 _LICENCES = {"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "gpl-3.0"}  # by the hub's names
 
 
-def model_card(contract: Contract, repo: str) -> str:
-    """The page in Markdown, with the hub's metadata on top; `repo` is what its examples load."""
+def model_card(contract: Contract, repo: str, beside: Iterable[str] = ()) -> str:
+    """The page in Markdown, with the hub's metadata on top; `repo` is what its examples load,
+    `beside` the names of files beside the model."""
     from huggingface_hub import ModelCardData
 
     kind = "video-classification" if contract.config.is_video else "image-classification"
@@ -27,10 +28,15 @@ def model_card(contract: Contract, repo: str) -> str:
     data = ModelCardData(
         library_name="uniformer", pipeline_tag=_TAGS.get(contract.task, kind), tags=["uniformer"], **named
     )
-    return f"---\n{data.to_yaml()}\n---\n{MARK}\n\n" + "\n".join(_text(contract, repo))
+    return f"---\n{data.to_yaml()}\n---\n{MARK}\n\n" + "\n".join(_text(contract, repo, beside))
 
 
-def _text(c: Contract, repo: str) -> Iterator[str]:
+def file_line(name: str) -> str:
+    """What the page says of a file beside the model."""
+    return f"\n- {_plain(name)}\n"
+
+
+def _text(c: Contract, repo: str, beside: Iterable[str]) -> Iterator[str]:
     yield f"# {_plain(PurePath(repo).name)}\n"
     yield f"{_plain(c.arch or 'UniFormer of its own sizes')} for {_plain(c.task)}.\n"
     yield from _usage("clip.mp4" if c.config.is_video else "photo.jpg", repo)
@@ -47,6 +53,8 @@ def _text(c: Contract, repo: str) -> Iterator[str]:
     yield f"- data: {_plain(c.dataset) or 'not recorded'}"
     yield f"- items learnt from: {counted(c.trained_on.items, 'item') if c.trained_on else 'not recorded'}"
     yield f"- published as: {_plain(c.id) or 'nothing before'}\n"
+    if lines := "".join(map(file_line, beside)):
+        yield f"## Beside the weights\n\nAs their owner put them there:\n{lines}"
     if c.proof:
         yield "## Proof\n"
         yield f"outputs, and sha256 of the tensors: `{c.proof.sha256}`; `uniformer verify FOLDER` computes both anew.\n"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.files import Weights, read_object, read_weights
-from uniformer.checkpoints.records import Checkpoint, get_checkpoint, list_checkpoints
+from uniformer.checkpoints.records import Checkpoint, get_checkpoint, list_checkpoints, published_at
 from uniformer.checkpoints.told import Told, as_told, checked, usual_input
 from uniformer.config import Config, with_options
 from uniformer.errors import InputError, counted
@@ -179,10 +179,12 @@ def attention_in_words(window: int | None = None, global_every: int | None = Non
 
 
 def resolve(source: str | os.PathLike[str]) -> Path:
-    """The file or folder behind a published id, a path or a hub repository."""
+    """The file or folder behind a published id, a path, a hub repository, or a file in one of the authors'."""
     from uniformer.checkpoints.fetch import fetch, fetch_repo, is_path
 
     path, name = Path(source).expanduser(), os.fspath(source)
+    if not os.path.exists(path) and (record := published_at(name)):
+        return fetch(record)
     if is_path(path):
         return path  # reading it says what is wrong when there is nothing
     return fetch_repo(name) if name.count("/") == 1 else fetch(get_checkpoint(name))

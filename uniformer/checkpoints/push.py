@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from uniformer.checkpoints.card import MARK, model_card
+from uniformer.checkpoints.card import MARK, file_line, model_card
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.fetch import fetch_repo, is_transport
 from uniformer.checkpoints.files import CONFIG_NAME, WEIGHTS_NAME
 from uniformer.checkpoints.hosts import PROCESSOR_NAME, from_folder_json
 from uniformer.checkpoints.identify import CheckpointSource
 from uniformer.checkpoints.load import load_model
+from uniformer.checkpoints.records import published_at
 from uniformer.checkpoints.save import save_checkpoint
 from uniformer.checkpoints.told import Told
 from uniformer.config import same_network
@@ -26,10 +29,10 @@ from uniformer.heads.pyramid import DenseNetwork
 from uniformer.labels import names_file
 from uniformer.network.model import UniFormer
 from uniformer.support.files import atomic_path, check_outputs, system_folder
-from uniformer.support.texts import read_whole
+from uniformer.support.texts import check_file, read_whole
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, ModelInfo
 
 CARD = "README.md"
 NAMES = (CONFIG_NAME, WEIGHTS_NAME, PROCESSOR_NAME, CARD)  #: of the folder; a processor is a classifier's
@@ -41,28 +44,51 @@ def save_pretrained(
     contract: Contract | None = None,
     *,
     repo: str | None = None,
+    beside: Iterable[str | os.PathLike[str]] = (),
 ) -> Contract:
     """A folder as the hub has it: `save_checkpoint`'s files and the page, on which the model is called `repo`.
 
-    Returns the contract as written. Raises `InputError` as `save_checkpoint` does, and over a page of somebody's own.
+    `beside` are files that are copied there too, such as exports and their receipts; an .xml comes with its .bin.
+    Returns the contract as written. Raises `InputError` as `save_checkpoint` does, over a page of somebody's own, and
+    for files beside it that are not there, or have names that are taken.
     """
+    more = _beside(beside)
     page = Path(folder, CARD)
     if page.is_file() and MARK.encode() not in page.read_bytes():
         raise InputError(f"cannot write {page}: it was not written by uniformer; give another folder")
     with contextlib.suppress(OSError):  # says the next line; "model-1.0" is a folder too
         Path(folder).mkdir(parents=True, exist_ok=True)
     contract = save_checkpoint(model, folder, contract)
+    for name, file in more.items():
+        with atomic_path(Path(folder, name)) as temporary:
+            shutil.copyfile(file, temporary)
     with atomic_path(page) as temporary:
-        temporary.write_text(model_card(contract, repo or os.fspath(folder)), encoding="utf-8")
+        temporary.write_text(model_card(contract, repo or os.fspath(folder), more), encoding="utf-8")
     return contract
+
+
+def _beside(files: Iterable[str | os.PathLike[str]]) -> dict[str, Path]:
+    """The files by their names in the repository. Raises `InputError` as `save_pretrained`."""
+    found: dict[str, Path] = {}
+    for given in map(Path, files):
+        for file in (given, *([given.with_suffix(".bin")] if given.suffix.lower() == ".xml" else [])):
+            check_file(file, "a file to publish beside the model")
+            if file.name in NAMES or file.name.startswith(".") or not found.get(file.name, file).samefile(file):
+                raise InputError(f"{file}: expected a name that is not taken beside the model, got {file.name}")
+            found[file.name] = file
+    return found
 
 
 def from_pretrained(source: str | os.PathLike[str], *, revision: str = "main") -> tuple[Any, Contract]:
     """The network of a folder or of a hub repository 'owner/name' at a branch, tag or commit, and its contract.
 
-    In evaluation mode. Raises `InputError` where it cannot be had or read.
+    Of the authors' repositories it is 'owner/name/file'. In evaluation mode. Raises `InputError` where it cannot be had
+    or read.
     """
-    model, contract, _ = load_model(fetch_repo(os.fspath(source), revision=revision))
+    name = os.fspath(source)
+    if revision != "main" or not published_at(name):
+        name = os.fspath(fetch_repo(name, revision=revision))
+    model, contract, _ = load_model(name)
     return model, contract
 
 
@@ -74,18 +100,21 @@ def push_to_hub(
     private: bool = False,
     revision: str = "main",
     force: bool = False,
+    beside: Iterable[str | os.PathLike[str]] = (),
 ) -> str:
     """Publish a network as the hub repository 'owner/name', made where there is none. Returns the commit's address.
 
     All files go in one commit on `revision`, a branch that is made where it is missing, or not at all; what the hub has
-    is not sent again. `force` replaces another network, and a page of somebody's own.
+    is not sent again. `beside` are as in `save_pretrained`. `force` replaces another network, a page and files of
+    somebody's own.
 
     Raises `InputError` where the hub refuses, where a public repository was to be private, and without `force`.
     """
     _check_repo(repo)
     with system_folder("push") as temporary:
         folder = temporary / "repository"
-        return _upload(folder, save_pretrained(model, folder, contract, repo=repo), repo, private, revision, force)
+        contract = save_pretrained(model, folder, contract, repo=repo, beside=beside)
+        return _upload(folder, contract, repo, private, revision, force)
 
 
 def push(
@@ -97,6 +126,7 @@ def push(
     force: bool = False,
     dry_run: bool = False,
     out: str | os.PathLike[str] | None = None,
+    beside: Iterable[str | os.PathLike[str]] = (),
     **told: Unpack[Told],
 ) -> str:
     """`push_to_hub` of any readable checkpoint; `told` as in `load_model`. Returns the commit's address.
@@ -105,16 +135,17 @@ def push(
     is returned.
     """
     _check_repo(repo)
-    folder = Path(out or repo.partition("/")[2])
+    folder, more = Path(out or repo.partition("/")[2]), _beside(beside)
     if dry_run:
-        inputs = [source, names_file(told.get("classes"))]
-        check_outputs([folder / name for name in NAMES], inputs, overwrite=force, by="--force")
+        inputs = [source, names_file(told.get("classes")), *more.values()]
+        check_outputs([folder / name for name in (*NAMES, *more)], inputs, overwrite=force, by="--force")
     elif out is not None:
         raise InputError("expected out with dry_run only: nothing is kept of what is pushed")
     model, contract, _ = load_model(source, **told)
     if not dry_run:
-        return push_to_hub(model, repo, contract, private=private, revision=revision, force=force)
-    save_pretrained(model, folder, contract, repo=repo)
+        options: Any = {"private": private, "revision": revision, "force": force, "beside": more.values()}
+        return push_to_hub(model, repo, contract, **options)
+    save_pretrained(model, folder, contract, repo=repo, beside=more.values())
     return os.fspath(folder)
 
 
@@ -140,11 +171,11 @@ def _upload(folder: Path, contract: Contract, repo: str, private: bool, revision
     try:
         api.create_repo(repo, private=private or None, exist_ok=True)
         head = _head(api, repo, private, revision)
+        files = [CommitOperationAdd(file.name, file) for file in sorted(folder.iterdir())]
         if not force:
-            _check_replaced(api, repo, head, contract)
-        files = [CommitOperationAdd(name, folder / name) for name in NAMES if (folder / name).is_file()]
+            _check_replaced(api, repo, head, contract, {file.path_in_repo for file in files})
         done = api.create_commit(
-            repo, files, commit_message="Model and page by uniformer", revision=revision, parent_commit=head
+            repo, files, commit_message="Model and page by uniformer", revision=revision, parent_commit=head.sha
         )
     except Exception as error:  # of httpx too, which huggingface_hub does not re-export
         is_theirs = isinstance(error, OSError | ValueError | RuntimeError) or is_transport(error)
@@ -154,8 +185,8 @@ def _upload(folder: Path, contract: Contract, repo: str, private: bool, revision
     return done.commit_url
 
 
-def _head(api: HfApi, repo: str, private: bool, revision: str) -> str | None:
-    """The commit that the new one is to follow; the branch is made where it is missing."""
+def _head(api: HfApi, repo: str, private: bool, revision: str) -> ModelInfo:
+    """The commit that the new one is to follow, and its files; the branch is made where it is missing."""
     from huggingface_hub.errors import RevisionNotFoundError
 
     try:
@@ -165,16 +196,17 @@ def _head(api: HfApi, repo: str, private: bool, revision: str) -> str | None:
         info = api.model_info(repo, revision=revision)
     if private and not info.private:
         raise InputError(f"cannot push to {repo}: it is there and public, expected a private one")
-    return info.sha
+    return info
 
 
-def _check_replaced(api: HfApi, repo: str, head: str | None, contract: Contract) -> None:
-    """Raises `InputError` where the commit would replace another network's files, or a page that is not ours."""
-    there = {name for name in NAMES if api.file_exists(repo, name, revision=head)}
+def _check_replaced(api: HfApi, repo: str, head: ModelInfo, contract: Contract, new: set[str]) -> None:
+    """Raises `InputError` where `new` files would replace another network's, a page that is not ours, or what ours
+    does not list."""
+    there = new & {file.rfilename for file in head.siblings or ()}
 
     def read(name: str) -> bytes:
         with system_folder("push") as folder:
-            return read_whole(Path(api.hf_hub_download(repo, name, revision=head, local_dir=folder)), name)
+            return read_whole(Path(api.hf_hub_download(repo, name, revision=head.sha, local_dir=folder)), name)
 
     if there & {CONFIG_NAME, WEIGHTS_NAME}:
         try:
@@ -184,8 +216,12 @@ def _check_replaced(api: HfApi, repo: str, head: str | None, contract: Contract)
         if old is None or not same_network(old.config, contract.config):
             name = (old and (old.arch or "another UniFormer")) or "another kind of model"
             raise InputError(f"cannot push to {repo}: it holds {name} of another architecture; --force replaces it")
-    if CARD in there and MARK.encode() not in read(CARD):
+    page = read(CARD) if CARD in there else b""
+    if CARD in there and MARK.encode() not in page:
         raise InputError(f"cannot push to {repo}: its {CARD} was not written by uniformer; --force replaces it")
+    for name in sorted(there.difference(NAMES)):
+        if file_line(name).encode() not in page:
+            raise InputError(f"cannot push to {repo}: it holds another {name}; --force replaces it")
 
 
 def _reason(error: BaseException) -> str:

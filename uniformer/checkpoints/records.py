@@ -143,6 +143,19 @@ def default_checkpoint(arch: str) -> str:
     return found[0]
 
 
+def published_at(name: str) -> Checkpoint | None:
+    """The record of a file in one of the authors' hub repositories, 'owner/name/file'; None of any other name.
+
+    Raises `InputError` for such a repository without a file, and for a file that no record knows.
+    """
+    owner, repo, file = [*name.split("/", 2), "", ""][:3]
+    known = {r.file.name: r for r in _records().values() if r.file and r.file.hub_repo == f"{owner}/{repo}"}
+    if known and file not in known:
+        names = ", ".join(f"{owner}/{repo}/{file}" for file in known)
+        raise InputError(f"{name}: expected one of the files that records name there: {names}")
+    return known.get(file)
+
+
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norms: tensors, but no parameters
 
 

@@ -18,6 +18,10 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--force", action="store_true", help="replace another network, and a page of one's own")
     p.add_argument("--dry-run", action="store_true", help="write the folder only, and ask no server")
     p.add_argument("--out", metavar="DIR", help="the folder of --dry-run (default: NAME)")
+    p.add_argument(
+        "--with", dest="beside", action="extend", nargs="+", default=[], metavar="FILE",
+        help="files to go there too: exports of the model (an .xml with its .bin) and their receipts",
+    )  # fmt: skip
     add_told(p)
 
 
