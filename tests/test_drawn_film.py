@@ -14,7 +14,7 @@ from tests.odd_media import picture
 from tests.tiny import refused
 from uniformer.errors import InputError
 from uniformer.reading.video import open_video
-from uniformer.reports.drawn_film import film_of
+from uniformer.tasks.drawn_film import film_of
 
 RATE = 48_000  # of the sound
 BEEP = 1.0  # seconds into the sound at which it is loud

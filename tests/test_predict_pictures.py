@@ -318,7 +318,7 @@ from tests.memory import peak_kilobytes
 from uniformer.inference.predictor import Predictor
 from uniformer.inference.frames import see_frames
 from uniformer.reading.video import open_video
-from uniformer.reports.drawn_film import film_of
+from uniformer.tasks.drawn_film import film_of
 net, film, out = sys.argv[1:]
 predictor = Predictor(net)
 with open_video(film) as reader, film_of(film, out, start=0, rate=25) as drawn:
@@ -423,12 +423,12 @@ def test_more_that_is_wrong(predict: Predict, nets: Path, folder: Path, cli: Cli
         predict("topdown", SOURCES[0], "--boxes", nets / "semantic_fpn.safetensors"),
         "expected a detector to find people",
     )
-    classifier = cli("predict", SOURCES[0], "--untrained", "uniformer_nano_video", "--draw", "x")
+    classifier = cli("predict", SOURCES[0], "--untrained", "uniformer_nano_video", "--every", 2)
     assert classifier.status == 2
     assert (
-        "--draw is for detection, segmentation and pose: uniformer_nano_video is for classification" in classifier.err
+        "--every is for detection, segmentation and pose: uniformer_nano_video is for classification" in classifier.err
     )
-    one_line(cli("predict", SOURCES[0], "--draw", "x"), "--draw is for detection", "name a checkpoint of these")
+    one_line(cli("predict", SOURCES[0], "--every", 2), "--every is for detection", "name a checkpoint of these")
     one_line(cli("predict", SOURCES[0], "--format", "coco"), "--format coco is for detection, segmentation and pose")
     Path("drawn").mkdir()
     Path("drawn/7.png").write_bytes(b"mine")

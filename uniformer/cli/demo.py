@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain, count
@@ -20,6 +20,7 @@ from uniformer.cli.options import add_device, add_quiet, add_told, add_vocabular
 from uniformer.cli.tables import print_table, say
 from uniformer.errors import InputError, counted
 from uniformer.labels import names_file
+from uniformer.reading.sources import is_url
 from uniformer.support.files import atomic_path, check_outputs, distinct_names, make_folder, system_folder
 from uniformer.support.progress import progress_bar
 from uniformer.tasks.vocabulary import load_vocabulary
@@ -47,6 +48,11 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         metavar="DIR|HTML",
         help="with videos: a folder for timeline.json, .csv, .srt and page, or of one video the name of its page; "
         f"without: the name of the page (default: {PAGE}, or the next free name of its kind)",
+    )
+    p.add_argument(
+        "--draw",
+        metavar="DIR|FILM",
+        help="with videos: copies of them with their sound, and over them what is seen when",
     )
     p.add_argument("--overwrite", action="store_true", help="replace what is there of an earlier one")
     p.add_argument("--seed", type=whole(0), metavar="N", help="another film (default: 0)")
@@ -76,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.videos and args.seed is not None:
         raise InputError("--seed is for the demo's own film: expected no videos with it")
+    if args.draw is not None and not args.videos:
+        raise InputError("--draw is for videos of your own: expected some with it")
     is_own = bool(args.videos)
     unfound = list[InputError]()
     args.videos = list(expand(args.videos, clips=True, on_error=lambda _, why: unfound.append(why)))
@@ -91,11 +99,13 @@ def run(args: argparse.Namespace) -> int:
         check_forms(args.markers)
     page = Path(args.out) if args.out else _free_page(args.overwrite)
     files = [file for place in places if place for file in _files(place, args.markers)] if is_own else [page]
+    drawn = _drawn(args.draw, args.videos)
+    files += drawn.values()
     check_outputs(files, [*args.videos, args.checkpoint, names_file(args.classes)], overwrite=args.overwrite)
     predictor = Predictor(args.checkpoint or BUNDLED, device=args.device, **told(args))
     if args.vocabulary is not None:
         predictor.answer_with(vocabulary=args.vocabulary)
-    return _own_videos(args, predictor, places, unfound) if is_own else _made_film(args, predictor, page)
+    return _own_videos(args, predictor, places, drawn, unfound) if is_own else _made_film(args, predictor, page)
 
 
 # ---- the film made on the spot ---------------------------------------------------------------------------------------
@@ -175,22 +185,29 @@ def _cuts_found(takes: Sequence[Take], timeline: Timeline) -> str:
 
 
 def _own_videos(
-    args: argparse.Namespace, predictor: Predictor, places: Sequence[Path | None], unfound: Sequence[InputError]
-) -> int:
-    """`unfound`: the arguments with nothing behind them."""
+    args: argparse.Namespace, predictor: Predictor, places: Sequence[Path | None], drawn: Mapping[str, Path],
+    unfound: Sequence[InputError],
+) -> int:  # fmt: skip
+    """`drawn`: where films go, `unfound`: the arguments with nothing behind them."""
     if args.out is not None:
         out = Path(args.out)
         make_folder(out.parent if _is_page(out) else out)  # what cannot be written to is said before hours of work
+    for film in drawn.values():
+        make_folder(film.parent)
     asked = len(unfound) + len(args.videos)
     for why in unfound:
         say(f"uniformer: {why}", file=sys.stderr)
     failures = len(unfound)
     for video, place in zip(args.videos, places, strict=True):
         try:
-            timeline = _timeline(Path(video), args, predictor)
+            file = video if is_url(video) else Path(video)
+            timeline = _timeline(file, args, predictor)
             _print_timeline(timeline)
             if place is not None:
-                _save(timeline, Path(video), place, args.markers)
+                _save(timeline, file, place, args.markers)
+            if video in drawn:
+                timeline.save(drawn[video])
+                say(f"drawn: {drawn[video]}")
         except InputError as error:
             if asked == 1:
                 raise
@@ -201,10 +218,10 @@ def _own_videos(
     return 1 if failures else 0
 
 
-def _timeline(video: Path, args: argparse.Namespace, predictor: Predictor) -> Timeline:
+def _timeline(video: Path | str, args: argparse.Namespace, predictor: Predictor) -> Timeline:
     from uniformer.timelines.timeline import timeline
 
-    with progress_bar(video.name, shown=not args.quiet) as bar:
+    with progress_bar(os.path.basename(video), shown=not args.quiet) as bar:
         return timeline(
             video,
             predictor,
@@ -222,6 +239,15 @@ def _places(out: str | None, videos: Sequence[str]) -> Iterator[Path | None]:
         yield None if out is None else Path(out) if len(videos) == 1 else Path(out, name)
 
 
+def _drawn(where: str | None, videos: list[str]) -> dict[str, Path]:
+    """Where each video goes with what is seen in it."""
+    if where is None or not videos:
+        return {}
+    from uniformer.cli.predict_pictures import Places
+
+    return Places(where, None, videos, films=lambda _: True).drawn
+
+
 def _is_page(out: Path) -> bool:
     return out.suffix.lower() in (".html", ".htm") and not out.is_dir()
 
@@ -231,7 +257,7 @@ def _files(place: Path, markers: Sequence[str]) -> list[Path]:
     return [place] if _is_page(place) else [place / f"timeline.{form}" for form in (*FORMS, *dict.fromkeys(markers))]
 
 
-def _save(timeline: Timeline, video: Path, place: Path, markers: Sequence[str]) -> None:
+def _save(timeline: Timeline, video: Path | str, place: Path, markers: Sequence[str]) -> None:
     from uniformer.reports.timeline import write_timeline_page
     from uniformer.timelines.markers import WRITERS, editing_rate
 
@@ -241,7 +267,7 @@ def _save(timeline: Timeline, video: Path, place: Path, markers: Sequence[str]) 
     make_folder(files[0].parent)
     for path in files:
         if path.suffix not in texts:
-            write_timeline_page(path, timeline, video, title=video.name)
+            write_timeline_page(path, timeline, video, title=os.path.basename(video))
             continue
         with atomic_path(path) as temporary:
             temporary.write_bytes(texts[path.suffix]().encode("utf-8", "surrogateescape"))

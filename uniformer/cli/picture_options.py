@@ -24,15 +24,14 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "boxes": ("pose",),
     "maps": ("segmentation",),
     "every": DENSE,
-    "draw": DENSE,
 } | dict.fromkeys(CLASSIFIERS, ("classification",))  # fmt: skip
 
 
 def add_picture_options(p: argparse.ArgumentParser) -> None:
-    group = p.add_argument_group("detection, segmentation and pose")
-    group.add_argument(
+    p.add_argument(
         "--draw", metavar="DIR|FILE", help="answers drawn onto the pictures; videos as films with their sound"
     )
+    group = p.add_argument_group("detection, segmentation and pose")
     group.add_argument("--maps", metavar="DIR", help="segmentation: the classes of pixels as PNGs, indexed")
     group.add_argument(
         "--every", type=whole(1), metavar="N", help="of videos: look at every N-th frame (default: at each)"

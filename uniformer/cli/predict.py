@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _predict(args: argparse.Namespace, form: Any) -> int:
     from uniformer.inference.predictor import Predictor
+    from uniformer.tasks.classification import Prediction
     from uniformer.tasks.task import Failure
 
     predictor = call(Predictor, args, model=_network(args), top_k=args.top_k or TOP_K, **told(args))
@@ -81,17 +82,42 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
     views = {"clips": args.clips, "crops": args.crops, "follow_seconds": args.follow_seconds or None}
     views["vocabulary"] = args.vocabulary
     work = Work(args, form, args.out, predictor, views)
-    sources = [source for source in work.sources if source not in work.done]
+    drawn = _drawn(args.draw, work.sources, predictor)
+    undrawn = {source for source, path in drawn.items() if not path.exists()}  # what has an answer is seen again
+    sources = [source for source in work.sources if source not in work.done or source in undrawn]
     sheets = _sheets(args.show_sampling, sources)
-    check_answers(args, [*filter(None, [args.out]), *sheets.values()], sources)
+    check_answers(args, [*filter(None, [args.out]), *sheets.values(), *drawn.values()], sources)
+    for folder in {path.parent for path in drawn.values()}:
+        make_folder(folder)
     with progress_bar("files", shown=len(sources) > 1 and not args.quiet) as bar, work.begun(bar):
         results = predictor.run(sources, on_views=_sampling_pictures(sheets, predictor))
         for number, result in enumerate(results, start=1):
             if isinstance(result, Failure):
                 work.fail(result)
-            work.keep(result)
+            if result.source not in work.done:
+                work.keep(result)
+            if isinstance(result, Prediction) and result.source in drawn:
+                _draw(result, drawn[result.source], work)
             bar(number, len(sources))
-    return work.ended(len(work.sources) - len(sources))
+    return work.ended(sum(source in work.done for source in work.sources))
+
+
+def _drawn(where: str | None, sources: list[str], predictor: Any) -> dict[str, Path]:
+    """Where the answers of a classifier are drawn: a film of each clip, a picture of each image."""
+    if where is None:
+        return {}
+    from uniformer.cli.predict_pictures import Places
+
+    return Places(where, None, sources, films=lambda _: predictor.spec.is_video).drawn
+
+
+def _draw(result: Any, path: Path, work: Work) -> None:
+    from uniformer.tasks.task import Failure
+
+    try:
+        result.save(path)
+    except InputError as error:
+        work.fail(Failure(result.source, str(error)))
 
 
 def _form(args: argparse.Namespace) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from itertools import groupby
 from pathlib import Path
@@ -24,10 +24,10 @@ from uniformer.reading.frames import VIDEO_SUFFIXES, VideoReader
 from uniformer.reading.moments import count_of
 from uniformer.reading.sources import is_url
 from uniformer.reading.video import open_video
-from uniformer.reports.drawn_film import FILMS, film_of
 from uniformer.support.files import distinct_names, make_folder
 from uniformer.support.progress import Bar, progress_bar
 from uniformer.tasks.coco_results import image_ids, write_results
+from uniformer.tasks.drawn_film import FILMS, USUAL_RATE, film_of
 from uniformer.tasks.pictured import DRAWN, PictureResult, save_picture
 from uniformer.tasks.task import Failure
 
@@ -98,45 +98,48 @@ def _write_coco(out: Path, journal: Path, predictor: Predictor, sources: set[str
 
 
 class Places:
-    """Where the pictures of answers go: of each source one drawn, and one of its classes."""
+    """Where the pictures of answers go: of each source one drawn, and one of its classes.
 
-    def __init__(self, draw: str | None, maps: str | None, sources: Sequence[str]):
+    `films` says which sources are videos: by default those with the names of such."""
+
+    def __init__(
+        self, draw: str | None, maps: str | None, sources: Sequence[str], films: Callable[[str], bool] | None = None
+    ):
+        self._is_film = films or is_film
         stems = distinct_names([os.path.splitext(source)[0] for source in sources])
         self.drawn: dict[str, Path] = {}
         if draw is not None:
             self.drawn = {
-                source: Path(draw, _drawn_name(source, stem)) for source, stem in zip(sources, stems, strict=True)
+                source: Path(draw, self._name(source, stem)) for source, stem in zip(sources, stems, strict=True)
             }
             if Path(draw).suffix and not Path(draw).is_dir():
-                self.drawn = {_only(sources, draw): Path(draw)}
+                self.drawn = {self._only(sources, draw): Path(draw)}
         self.maps: dict[str, Path] = {}
         if maps is not None:
             if film := next((source for source in sources if is_film(source)), None):
                 raise InputError(f"--maps is for pictures, got the video {film}: its answers have the regions")
             self.maps = {source: Path(maps, f"{stem}.png") for source, stem in zip(sources, stems, strict=True)}
 
+    def _name(self, source: str, stem: str) -> str:
+        """Of the same ending, where such files are written."""
+        ending = os.path.splitext(source)[1].lower()
+        known, usual = (FILMS, ".mp4") if self._is_film(source) else (DRAWN, ".jpg")
+        return stem + (ending if ending in known else usual)
+
+    def _only(self, sources: Sequence[str], draw: str) -> str:
+        """The one source that is to be drawn into a file. Raises `InputError` for several, and another kind of name."""
+        if len(sources) != 1:
+            raise InputError(f"expected a folder to draw {len(sources)} files into, got the name of one: {draw}")
+        known = FILMS if self._is_film(sources[0]) else DRAWN
+        if Path(draw).suffix.lower() not in known:
+            raise InputError(f"{draw}: expected a name that ends in {', '.join(known)}")
+        return sources[0]
+
     def of(self, source: str) -> list[Path]:
         return [places[source] for places in (self.drawn, self.maps) if source in places]
 
     def all(self) -> list[Path]:
         return [*self.drawn.values(), *self.maps.values()]
-
-
-def _drawn_name(source: str, stem: str) -> str:
-    """Of the same ending, where such files are written."""
-    ending = os.path.splitext(source)[1].lower()
-    known, usual = (FILMS, ".mp4") if is_film(source) else (DRAWN, ".jpg")
-    return stem + (ending if ending in known else usual)
-
-
-def _only(sources: Sequence[str], draw: str) -> str:
-    """The one source that is to be drawn into a file. Raises `InputError` for several, and for another kind of name."""
-    if len(sources) != 1:
-        raise InputError(f"expected a folder to draw {len(sources)} files into, got the name of one: {draw}")
-    known = FILMS if is_film(sources[0]) else DRAWN
-    if Path(draw).suffix.lower() not in known:
-        raise InputError(f"{draw}: expected a name that ends in {', '.join(known)}")
-    return sources[0]
 
 
 def is_film(source: str) -> bool:
@@ -248,7 +251,7 @@ class Run:
                 lost += seen.picture is None
                 answer = self._answer(source, seen)
                 if film is not None and seen.picture is not None and isinstance(answer, PictureResult):
-                    film.add(answer.draw(seen.picture()), seen.number / 25 if seen.time is None else seen.time)
+                    film.add(answer.draw(seen.picture()), seen.number / USUAL_RATE if seen.time is None else seen.time)
                 self._step()
         if lost:
             self._bar.say(f"{source}: {lost} of {counted(count, 'frame')} cannot be decoded")

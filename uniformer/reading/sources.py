@@ -164,7 +164,10 @@ def download(url: str, *, max_bytes: int = MAX_BYTES, timeout: float = TIMEOUT) 
     with _asked(url, timeout) as response:
         kind = response.headers.get_content_type()
         if kind in ("text/html", "application/xhtml+xml"):
-            raise InputError(f"{url}: expected an image or a video, the server sends a web page ({kind})")
+            raise InputError(
+                f"{url}: expected an image or a video, the server sends a web page ({kind}): "
+                "give the address of the file itself; from a site of videos, save it first"
+            )
         size = response.length  # None where the server does not say
         if size is not None and size > max_bytes:
             raise InputError(f"{url}: expected at most {_megabytes(max_bytes)}, the server sends {_megabytes(size)}")

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from uniformer.reading.frames import VideoReader
+from uniformer.reading.sources import Media
 from uniformer.reading.video import open_video
 from uniformer.reports.charts import Wide, line, picture, rect, svg, text
 from uniformer.reports.page import write_page
@@ -58,13 +58,13 @@ class _Card(NamedTuple):
     bars: list[tuple[str, float, str]]
 
 
-def write_timeline_page(path: str | os.PathLike[str], timeline: Timeline, video: Path, *, title: str) -> None:
+def write_timeline_page(path: str | os.PathLike[str], timeline: Timeline, video: Media, *, title: str) -> None:
     """Write the page. `video` is read once more for its pictures. Raises `InputError` where it cannot be written."""
     lines = [f"{'What the camera does' if _names_motion(timeline) else 'What is seen when'}, by {timeline.checkpoint}"]
     write_page(path, "timeline.html", {"title": title, "lines": lines, **content(timeline, video)})
 
 
-def content(timeline: Timeline, video: Path, truths: Sequence[Truth] = ()) -> dict[str, Any]:
+def content(timeline: Timeline, video: Media, truths: Sequence[Truth] = ()) -> dict[str, Any]:
     """What the template shows: all but title and lines."""
     cards, cuts = list(_cards(timeline, video, truths)), _cuts(timeline)
     shots, said = timeline.rows[-1].shot, len({row.motion for row in timeline.rows if row.motion})
@@ -110,7 +110,7 @@ def _clock(seconds: float) -> str:
 # ---- pictures --------------------------------------------------------------------------------------------------------
 
 
-def _cards(timeline: Timeline, video: Path, truths: Sequence[Truth]) -> Iterator[_Card]:
+def _cards(timeline: Timeline, video: Media, truths: Sequence[Truth]) -> Iterator[_Card]:
     """A card per truth, or else per row; where there are too many, some of them, evenly spread."""
     pairs: list[tuple[Segment, Truth | None]] = [(truth.row, truth) for truth in truths]
     pairs = [(row, truth) for row, truth in pairs or [(row, None) for row in timeline.rows] if row.motion]

@@ -18,9 +18,14 @@ from uniformer.tasks.task import Metric, Outputs, Result, Task, best_first, clas
 from uniformer.tasks.vocabulary import Words
 
 if TYPE_CHECKING:
+    import os
+
+    from PIL import Image
+
     from uniformer.checkpoints.contract import Contract
     from uniformer.datasets.manifest import Manifest
     from uniformer.network.model import UniFormer
+    from uniformer.tasks.drawing import Entry
     from uniformer.tasks.objective import Objective
     from uniformer.tasks.options import TargetOptions
     from uniformer.tasks.scores import Scores
@@ -50,6 +55,47 @@ class Prediction(Result):
 
     def csv_rows(self) -> list[tuple[Any, ...]]:
         return [(rank, b.name, round(b.score, 6), b.index) for rank, b in enumerate(self.labels, start=1)]
+
+    def plot(self, picture: Any = None) -> Image.Image:
+        """The labels over a picture: a path, a PIL image, pixels (H, W, 3); by default the source, of a video the
+        middle one of the frames that the network was fed.
+
+        Raises `InputError` where it cannot be read.
+        """
+        from uniformer.reading.pictures import open_picture, to_pixels
+        from uniformer.reading.video import open_video
+        from uniformer.tasks.drawing import captioned
+
+        if picture is None and not self.source:
+            raise InputError("expected the picture to draw on: the answer is not of a file")
+        if picture is not None or self.frames is None:
+            pixels = to_pixels(open_picture(self.source if picture is None else picture))
+        else:
+            clip = self.frames[len(self.frames) // 2]
+            with open_video(self.source) as reader:
+                pixels = reader.read([clip[len(clip) // 2]])[0]
+        return captioned(pixels, self._entries())
+
+    def save(self, path: str | os.PathLike[str], picture: Any = None) -> None:
+        """Write the answer as JSON (.json), as labels over a picture (.jpg, .png, .webp; `picture` as for `plot`), or
+        over all of a video, with its sound (.mp4, .mkv, .mov, .webm).
+
+        Raises `InputError` for another ending, a file that cannot be read or written, and the source itself.
+        """
+        from uniformer.tasks.drawn_film import FILMS, write_captioned
+        from uniformer.tasks.pictured import DRAWN, as_json, save_as, save_picture, text_writer
+
+        drawn = dict.fromkeys(DRAWN, lambda path: save_picture(self.plot(picture), path))
+        entries = self._entries()
+        film = dict.fromkeys(FILMS, lambda path: write_captioned(self.source, path, lambda _: entries))
+        ways = {".json": text_writer(lambda: as_json(self)), **drawn}
+        save_as(path, ways if self.frames is None else {**ways, **film}, [self.source, picture])
+
+    def _entries(self) -> list[Entry]:
+        """What a caption says."""
+        from uniformer.tasks.drawing import Entry, colour_of
+
+        return [Entry(label.name, label.score, colour_of(label.index)) for label in self.labels]
 
     def lines(self) -> list[str]:
         return [f"{100 * b.score:6.2f} %  {'█' * round(20 * b.score):20}  {b.name}" for b in self.labels]

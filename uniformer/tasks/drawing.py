@@ -1,4 +1,4 @@
-"""Answers drawn onto pictures: boxes with texts, masks, label maps with a legend, skeletons.
+"""Answers drawn onto pictures: boxes with texts, masks, label maps with a legend, skeletons, labels; and over time.
 
 A class has the same colour in every picture. Lines and texts grow with the picture; lines have a dark rim and texts a
 ground of their own, so both are seen on dark and on light; no text leaves the picture. Pillow and NumPy only.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -26,8 +27,9 @@ MASK, MAP = 0.45, 0.6  #: how much of a colour covers the picture
 GOLDEN = 0.61803398875  # neighbours on a circle that is walked in such steps are never near
 LIGHTS = (0.55, 0.68, 0.42)
 RIM = (0, 0, 0)
-PANEL, PANEL_INK, PANEL_FAINT = (28, 28, 32), (240, 240, 240), (160, 160, 165)
+PANEL, PANEL_INK, PANEL_FAINT, PANEL_DARK = (28, 28, 32), (240, 240, 240), (160, 160, 165), (75, 75, 80)
 BAND = 1 << 22  # pixels of a picture that are mixed at once
+VEIL = 200  # of 255: how much of a panel on a picture covers it
 SMALLEST = 8  # pixels of a text that can still be read
 LEFT, RIGHT, MIDDLE = (64, 156, 255), (255, 149, 0), (48, 209, 88)  # of a person, in words of the key points
 
@@ -231,9 +233,10 @@ def _fill_legend(panel: Image.Image, entries: Sequence[Entry], inner: int, size:
     for number, entry in enumerate(shown_entries):
         middle = margin + (number + 0.5) * row
         draw.rectangle((margin, middle - size / 2, margin + size, middle + size / 2), fill=entry.colour)
-        share = f"{100 * entry.share:.0f} %" if entry.share >= 0.01 else "< 1 %"
         right = panel.width - margin
-        draw.text((right, middle), share, fill=PANEL_FAINT, font=ImageFont.load_default(size), anchor="rm")
+        draw.text(
+            (right, middle), _percent(entry.share), fill=PANEL_FAINT, font=ImageFont.load_default(size), anchor="rm"
+        )
         if (found := fitted(entry.text, inner, size)) is not None:
             draw.text((2 * margin + size, middle), found[0], fill=PANEL_INK, font=found[1], anchor="lm")
     if more := len(entries) - len(shown_entries):
@@ -241,6 +244,75 @@ def _fill_legend(panel: Image.Image, entries: Sequence[Entry], inner: int, size:
         found = fitted(f"and {more} more", panel.width - 2 * margin, size)
         if found is not None:
             draw.text((margin, middle), found[0], fill=PANEL_FAINT, font=found[1], anchor="lm")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.01 else "< 1 %"
+
+
+# ---- labels ----------------------------------------------------------------------------------------------------------
+
+
+def captioned(pixels: Pixels, entries: Sequence[Entry]) -> Image.Image:
+    """What holds of a whole picture, uint8 RGB (H, W, 3), in its lower left corner: a bar as long as each share."""
+    image = Image.fromarray(pixels)
+    if entries:
+        panel, margin = _caption(image.size, tuple(entries))
+        image.paste(panel, (margin, image.height - margin - panel.height), panel)
+    return image
+
+
+@lru_cache(maxsize=4)  # the frames of a film have the same one for long
+def _caption(size: tuple[int, int], entries: tuple[Entry, ...]) -> tuple[Image.Image, int]:
+    """The panel, RGBA, of as many entries as fit, and how far it is from the edges."""
+    text = Pen.of(size[1], size[0]).text
+    margin, row, bar = max(1, text // 2), 2 * text, max(3, text // 3)
+    entries = entries[: max(1, (size[1] - 2 * margin) // row)]
+    font = ImageFont.load_default(text)
+    share_width = round(font.getlength(" 100 %"))
+    longest = max(round(font.getlength(shown(entry.text, 200))) for entry in entries)
+    inner = max(1, min(max(longest + share_width, 10 * text), size[0] - 4 * margin))
+    panel = Image.new("RGBA", (inner + 2 * margin, row * len(entries) + margin), (*PANEL, VEIL))
+    draw = ImageDraw.Draw(panel)
+    for number, entry in enumerate(entries):
+        top = margin // 2 + number * row
+        line = margin, top + text + bar // 2, margin + inner, top + text + bar // 2 + bar - 1
+        draw.rectangle(line, fill=PANEL_DARK)
+        draw.rectangle((*line[:2], margin + round(entry.share * inner), line[3]), fill=entry.colour)
+        draw.text((margin + inner, top + text / 2), _percent(entry.share), fill=PANEL_INK, font=font, anchor="rm")
+        if (found := fitted(entry.text, inner - share_width, text)) is not None:
+            draw.text((margin, top + text / 2), found[0], fill=PANEL_INK, font=found[1], anchor="lm")
+    return panel, margin
+
+
+class Stretch(NamedTuple):
+    """What holds from when to when, and how surely."""
+
+    text: str
+    share: float
+    start: float  #: seconds
+    end: float
+    colour: Colour
+
+
+def draw_stretches(stretches: Sequence[Stretch], duration: float) -> Image.Image:
+    """What holds when, in a line for each text, in the order in which they first come; seconds below."""
+    names, text, row, wide = list(dict.fromkeys(one.text for one in stretches)), 16, 26, 720
+    font = ImageFont.load_default(text)
+    left = 2 * text + round(max((font.getlength(shown(name, 40)) for name in names), default=0))
+    image = Image.new("RGB", (left + wide + 2 * text, row * (len(names) + 1) + text), PANEL)
+    draw = ImageDraw.Draw(image)
+    for number, name in enumerate(names):
+        draw.text((left - text // 2, text / 2 + (number + 0.5) * row), shown(name, 40), PANEL_INK, font, anchor="rm")
+    scale = wide / max(duration, 1e-6)
+    for one in stretches:
+        top = text // 2 + row * names.index(one.text) + 3
+        right = max(round(one.start * scale), round(one.end * scale) - 2)
+        draw.rectangle((left + round(one.start * scale), top, left + right, top + row - 7), fill=one.colour)
+    for quarter in range(5):
+        place = left + wide * quarter / 4, image.height - row / 2
+        draw.text(place, f"{duration * quarter / 4:.1f} s", PANEL_FAINT, font, anchor="mm")
+    return image
 
 
 # ---- people ----------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -108,18 +108,37 @@ class PictureResult(Result):
 
         Raises `InputError` for another ending, a file that cannot be written, and the source itself.
         """
-        path, ending = Path(path), Path(path).suffix.lower()
-        check_outputs([path], [self.source, picture], overwrite=True)
-        if ending == ".json":
-            with atomic_path(path) as temporary:
-                temporary.write_text(json.dumps(self.to_dict(), ensure_ascii=False) + "\n", "utf-8", "surrogateescape")
-        elif ending in self.WRITERS:
-            write: Callable[[Path], None] = getattr(self, self.WRITERS[ending])
-            write(path)
-        elif ending in DRAWN:
-            save_picture(self.plot(picture), path)
-        else:
-            raise InputError(f"{path}: expected a name that ends in .json or {', '.join(DRAWN)}")
+        own = {ending: getattr(self, name) for ending, name in self.WRITERS.items()}
+        drawn = dict.fromkeys(DRAWN, lambda path: save_picture(self.plot(picture), path))
+        save_as(path, {".json": text_writer(lambda: as_json(self)), **drawn, **own}, [self.source, picture])
+
+
+def save_as(path: str | os.PathLike[str], ways: Mapping[str, Callable[[Path], None]], inputs: Iterable[object]) -> None:
+    """Write an answer in the way of the ending of its name.
+
+    Raises `InputError` for another ending, a file that cannot be written, and one of `inputs`.
+    """
+    path = Path(path)
+    check_outputs([path], inputs, overwrite=True)
+    if (write := ways.get(path.suffix.lower())) is None:
+        first, *others = ways
+        raise InputError(f"{path}: expected a name that ends in {first} or {', '.join(others)}")
+    write(path)
+
+
+def as_json(result: Result) -> str:
+    """An answer as one line of JSON."""
+    return json.dumps(result.to_dict(), ensure_ascii=False) + "\n"
+
+
+def text_writer(text: Callable[[], str]) -> Callable[[Path], None]:
+    """Writes a text; names of files, which need not be UTF-8, keep their bytes."""
+
+    def write(path: Path) -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(text().encode("utf-8", "surrogateescape"))
+
+    return write
 
 
 def save_picture(image: Image.Image, path: Path) -> None:

@@ -9,7 +9,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,9 @@ from uniformer.reading.sources import Media, name_of_source
 from uniformer.reading.transforms import Floats, view_array
 from uniformer.reading.views import Views, frames_within, open_clip
 from uniformer.support.csv_text import csv_line
+from uniformer.tasks.drawing import Stretch, colour_of
 from uniformer.tasks.task import Outputs
+from uniformer.timelines.drawn import OverTime
 from uniformer.timelines.shots import Look, look_at, with_cuts
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Timeline:
+class Timeline(OverTime):
     """What a network says of a video, over time. Rows are in order and do not overlap."""
 
     source: str
@@ -74,6 +76,12 @@ class Timeline:
     rows: tuple[Segment, ...]
     windows: tuple[Window, ...]
     notes: tuple[str, ...] = ()
+
+    TEXTS: ClassVar = {".json": "to_json", ".csv": "to_csv", ".srt": "to_srt"}
+
+    def stretches(self) -> list[Stretch]:
+        said = [(row, self.classes.index(row.motion)) for row in self.rows if row.motion]
+        return [Stretch(plain_name(r.motion), r.confidence or 0, r.start, r.end, colour_of(k)) for r, k in said]
 
     def to_json(self) -> str:
         """Rows and windows; times in seconds, to the millisecond."""

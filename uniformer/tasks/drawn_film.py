@@ -1,12 +1,13 @@
 """An annotated copy of a video: pictures made of its frames as H.264, or VP9 in WebM, at the frames' times, and its
-sound as it was."""
+sound as it was. Of a folder of frames, which has neither times nor sound, at 25 a second."""
 
 from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from fractions import Fraction
 from operator import itemgetter
 from pathlib import Path
@@ -22,8 +23,11 @@ from PIL import Image
 from uniformer.errors import InputError, cannot_write
 from uniformer.reading.container import open_sound, packets_of, sound_codec
 from uniformer.reading.limits import Work
-from uniformer.reading.sources import Media, encoded
+from uniformer.reading.moments import moments_of
+from uniformer.reading.sources import Media, download, encoded, is_path, is_url
+from uniformer.reading.video import open_video
 from uniformer.support.files import atomic_path, temporary_folder
+from uniformer.tasks.drawing import Entry, captioned
 
 #: Endings of films that are written, and their containers.
 FILMS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
@@ -31,6 +35,7 @@ H264 = ("libx264", {"crf": "20", "preset": "veryfast"})
 #: How pictures are encoded where a container takes no H.264.
 ENCODERS = {"webm": ("libvpx-vp9", {"crf": "30", "b": "0", "deadline": "realtime", "cpu-used": "8", "row-mt": "1"})}
 CLOCK = Fraction(1, 90_000)  # of their times, seconds
+USUAL_RATE = 25  #: frames a second, of what has no clock
 BT709 = 1  # how players take the colours of a film
 
 
@@ -59,7 +64,7 @@ class Film:
         self._container.mux(self._stream.encode(frame))
 
     def _opened(self, frame: av.VideoFrame) -> Any:
-        rate = Fraction(self._rate or 25).limit_denominator(1001)
+        rate = Fraction(self._rate or USUAL_RATE).limit_denominator(1001)
         stream: Any = self._container.add_stream(self._encoder, rate=rate, options=dict(self._options))
         stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "yuv420p"
         context = stream.codec_context
@@ -112,23 +117,46 @@ def film_of(source: Media, path: str | os.PathLike[str], *, start: float, rate: 
             raise cannot_write(path, error) from None
 
 
+def write_captioned(
+    source: Media, path: str | os.PathLike[str], entries_at: Callable[[float], Sequence[Entry]]
+) -> None:
+    """A copy of a video, or of a folder of frames, over whose pictures stands what holds at their seconds.
+
+    A sound that cannot be copied is a warning. Raises `InputError` where it cannot be read or written.
+    """
+    check_film_name(path)
+    with (
+        download(source) if is_url(source) else nullcontext(source) as file,
+        open_video(file) as reader,
+        film_of(file, path, start=reader.start, rate=reader.info.fps) as film,
+    ):
+        for number, time, picture in moments_of(reader):
+            if picture is not None:
+                seconds = number / USUAL_RATE if time is None else time
+                film.add(captioned(picture(), entries_at(seconds)), seconds)
+    if film.note:
+        warnings.warn(f"{path}: {film.note}", stacklevel=2)
+
+
 def _with_sound(silent: Path, source: Media, start: float, out: Path, form: str) -> str | None:
     """The pictures and the sound of the source in one file; why there is none, where the source has some."""
     with ExitStack() as opened:
-        medium = encoded(source, "a video")
-        opened.callback(medium.close)
-        work = Work(medium.name, medium.size)
         pictures = opened.enter_context(av.open(str(silent)))
         container = opened.enter_context(av.open(str(out), "w", format=form))
-        moving, sound, note = pictures.streams.video[0], open_sound(medium), None
+        moving, note = pictures.streams.video[0], None
         streams: list[Any] = [container.add_stream_from_template(moving)]
         pieces = [_packets(pictures.demux(moving), 0, Fraction(0))]
-        if sound is not None:
-            opened.callback(sound[0].close)
-            if (codec := sound_codec(sound[1])) in container.supported_codecs:
+        if not (is_path(source) and os.path.isdir(source)):
+            medium = encoded(source, "a video")
+            opened.callback(medium.close)
+            work, sound = Work(medium.name, medium.size), open_sound(medium)
+            codec = None if sound is None else sound_codec(sound[1])
+            if sound is not None:
+                opened.callback(sound[0].close)
+            if sound is not None and codec in container.supported_codecs:
                 streams.append(container.add_stream_from_template(sound[1]))
                 pieces.append(_packets(packets_of(*sound, work), 1, Fraction(start).limit_denominator(10**6)))
-            else:
+            elif sound is not None:
                 note = f"the sound is left out: {codec} does not go into {form}"
         for _, number, packet in heapq.merge(*pieces, key=itemgetter(0, 1)):
             packet.stream = streams[number]
