@@ -106,8 +106,9 @@ QUICK = ("schedule.epochs=1", "schedule.warmup_epochs=0", "data.workers=0", "opt
 PREPARED = [f"class of number {k}/{n}.mp4" for k in range(2) for n in range(3)]
 NO_OTHERS = ("--val=0", "--test=0")
 RUN = (
-    "recipe.toml", "state.pt", "metrics.csv", "best.safetensors", "split/train.csv", "split/val.csv",
-    "split/classes.txt", *(f"held-out/{name}" for name in (*SCORES, "answers/run.json", "answers/rows-0.bin")),
+    "recipe.toml", "state.pt", "metrics.csv", "curves.svg", "training.html", "best.safetensors", "split/train.csv",
+    "split/val.csv", "split/classes.txt",
+    *(f"held-out/{name}" for name in (*SCORES, "answers/run.json", "answers/rows-0.bin")),
 )  # fmt: skip
 CLASSES = ("class of number 0", "class of number 1")  # two of the network's
 VERBS = {  # from another folder than that of the inputs, relative to it, what is said to be written, and what else is

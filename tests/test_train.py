@@ -66,6 +66,8 @@ def test_it_learns_and_the_result_predicts(tmp_path, pictures, sets, capsys):
     said = capsys.readouterr().out
     assert "epoch 6/6: mean loss" in said
     assert "images/s" in said
+    assert {"curves", "page"} <= outcome.paths.keys()
+    assert '<td class="n">100.00 %</td>' in outcome.paths["page"].read_text()
     validated = [row for row in rows_of(tmp_path / "metrics.csv") if row["val_top1"]]
     assert [int(row["epoch"]) for row in validated] == [1, 2, 3, 4, 5, 6]
     average, problems = checkpoint.verify(tmp_path / "average.safetensors")

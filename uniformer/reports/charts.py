@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from importlib.resources import files
 from typing import NamedTuple
 
 import numpy as np
@@ -115,19 +117,61 @@ def curves(lines: Sequence[tuple[str, Sequence[float], str]], x_name: str, y_nam
     """Lines over 0 to 1, of (kind, heights in 0 to 1 at equal steps, title)."""
     parts = _axes([f"{share:g}" for share in SHARES], x_name, y_name)
     for kind, heights, title in lines:
-        steps = np.linspace(0, SIDE, len(heights)).tolist()
-        points = " ".join(f"{LEFT + x:.1f},{TOP + SIDE * (1 - y):.1f}" for x, y in zip(steps, heights, strict=True))
-        parts.append(_element("polyline", f'class="{kind}" points="{points}"', _element("title", "", title)))
+        parts.append(_polyline(kind, np.linspace(0, SIDE, len(heights)).tolist(), heights, title))
     return svg(LEFT + SIDE + 12, TOP + SIDE + 40, parts, name)
 
 
-def _axes(ticks: Sequence[str], x_name: str, y_name: str) -> list[Markup]:
-    """The grid of a square chart over 0 to 1, with words: `ticks` along the upright axis, from 0 to 1."""
+def trace(
+    lines: Sequence[tuple[str, Sequence[float], Sequence[float], str]],
+    x_ticks: Sequence[str],
+    y_ticks: Sequence[str],
+    x_name: str,
+    y_name: str,
+    name: str,
+) -> Markup:
+    """Lines of ("bar" or "other", places in 0 to `SIDE`, heights in 0 to 1, words), with a key to their colours on the
+    right, where they do not end."""
+    parts = _axes(y_ticks, x_name, y_name, x_ticks)
+    key = TOP + 6 if all(heights[-1] < 0.7 for _, _, heights, _ in lines) else TOP + SIDE - 18 * len(lines)
+    for number, (kind, places, heights, words) in enumerate(lines):
+        parts.append(_polyline("second" if kind == "other" else "", places, heights, words))
+        parts += [circle(LEFT + x, TOP + SIDE * (1 - y), kind) for x, y in list(zip(places, heights, strict=True))[-1:]]
+        top = key + 18 * number
+        parts += [rect(LEFT + SIDE - 12, top, 10, 10, kind), text(LEFT + SIDE - 18, top + 9, words, "end")]
+    return svg(LEFT + SIDE + 12, TOP + SIDE + 40, parts, name)
+
+
+def apart(drawings: Sequence[Markup], title: str) -> str:
+    """Drawings side by side as a file of their own, on white; its colours are those of style.css in the light."""
+    style = files("uniformer.reports").joinpath("templates", "style.css").read_text(encoding="utf-8")
+    colours = dict(re.findall(r"--([\w-]+): (#\w+)", style.partition("@media")[0]))
+    rules = "\n".join(rule for rule in style.splitlines() if rule.startswith("svg "))
+    rules = re.sub(r"var\(--([\w-]+)\)", lambda found: colours[found[1]], rules)
+    wide, high = LEFT + SIDE + 12, TOP + SIDE + 40
+    parts = [_element("g", f'transform="translate({wide * place} 0)"', one) for place, one in enumerate(drawings)]
+    ground = f'<rect width="100%" height="100%" fill="{colours["paper"]}"/>'
+    drawing = svg(wide * len(drawings), high, [Markup(f"<style>{rules}</style>{ground}"), *parts], str(escape(title)))
+    return str(drawing).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + "\n"
+
+
+def circle(x: float, y: float, kind: str) -> Markup:
+    return _element("circle", f'class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"')
+
+
+def _polyline(kind: str, places: Sequence[float], heights: Sequence[float], title: str) -> Markup:
+    """Heights of 0 to 1 in a square chart, at `places` in pixels from its left."""
+    points = " ".join(f"{LEFT + x:.1f},{TOP + SIDE * (1 - y):.1f}" for x, y in zip(places, heights, strict=True))
+    return _element("polyline", f'class="{kind}" points="{points}"', _element("title", "", title))
+
+
+def _axes(ticks: Sequence[str], x_name: str, y_name: str, x_ticks: Sequence[str] | None = None) -> list[Markup]:
+    """The grid of a square chart over 0 to 1, with words: `ticks` along the upright axis, from 0 to 1, and `x_ticks`
+    along the other, by default the shares themselves."""
     bottom = TOP + SIDE
     parts = []
-    for share in SHARES:
+    for share, word in zip(SHARES, x_ticks or [f"{share:g}" for share in SHARES], strict=True):
         parts.append(line(LEFT + SIDE * share, TOP, LEFT + SIDE * share, bottom))
-        parts.append(text(LEFT + SIDE * share, bottom + 16, f"{share:g}", "middle", "faint"))
+        parts.append(text(LEFT + SIDE * share, bottom + 16, word, "middle", "faint"))
     for y, word in zip(np.linspace(bottom, TOP, len(ticks)).tolist(), ticks, strict=True):
         parts += [line(LEFT, y, LEFT + SIDE, y), text(LEFT - 6, y + 4, word, "end", "faint")]
     parts.append(text(LEFT + SIDE / 2, bottom + 34, x_name, "middle"))

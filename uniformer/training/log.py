@@ -15,6 +15,7 @@ from typing import Any, Self
 from uniformer.datasets.annotated import AnnotatedSet
 from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError, MissingExtra, visible
+from uniformer.reports.training import write_training_page
 from uniformer.support.csv_text import csv_line, plain_cell
 from uniformer.support.files import as_given, atomic_path
 
@@ -115,6 +116,12 @@ class Log:
             for name, value in row.items():
                 if name not in ("epoch", "step"):
                     self._board.add_scalar(name.replace("val_", "val/").replace("ema_", "ema/"), value, row["step"])
+
+    def draw(self, title: str) -> None:
+        """The page and the picture of what metrics.csv has by now."""
+        if not self._quiet:
+            rows = _rows(self._folder / METRICS, self._columns)
+            write_training_page(self._folder, rows, self.measures, title)
 
     def unreadable(self, files: Iterable[tuple[str, str]], what_then: str = "another sample stands in") -> None:
         """List files (path, reason) in unreadable.csv, each once."""

@@ -247,6 +247,7 @@ def end_epoch(run: Run, pace: Pace) -> None:
             said += " (best so far)"
     ends_early = not is_last and bool(recipe.keep.patience and progress.stale >= recipe.keep.patience)
     run.log.metrics(epoch=epoch, step=progress.step, epoch_loss=loss, **validated)
+    run.log.draw(recipe.name)
     noun = "clips" if recipe.input.is_video else "images"
     run.log.say(f"{said}; {pace.verdict(noun)}")
     if ends_early:

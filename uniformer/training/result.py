@@ -19,6 +19,7 @@ from uniformer.evaluation.run import Evaluation
 from uniformer.heads.pyramid import DenseNetwork
 from uniformer.network.model import UniFormer
 from uniformer.reports.measures import figures
+from uniformer.reports.training import CURVES, PAGE
 from uniformer.support.files import atomic_path, make_folder
 from uniformer.tasks.task import Task
 from uniformer.training.log import METRICS, UNREADABLE
@@ -29,7 +30,7 @@ from uniformer.training.samples import DataSet
 RESULT, BEST, AVERAGE = "model.safetensors", "best.safetensors", "average.safetensors"
 RECIPE, SPLIT, REPORT = "recipe.toml", "split", "held-out"
 WRITTEN = (
-    RESULT, BEST, AVERAGE, RECIPE, METRICS, UNREADABLE,
+    RESULT, BEST, AVERAGE, RECIPE, METRICS, CURVES, PAGE, UNREADABLE,
     f"{SPLIT}/train.csv", f"{SPLIT}/val.csv", f"{SPLIT}/{CLASSES_FILE}", f"{SPLIT}/train.txt", f"{SPLIT}/val.txt",
 )  # fmt: skip
 
@@ -53,11 +54,12 @@ class TrainingResult:
 
     @property
     def paths(self) -> dict[str, Path]:
-        """What is there, by name: model, best, average, metrics, recipe, state, unreadable, split, report."""
+        """What is there, by name: model, best, average, metrics, curves, page, recipe, state, unreadable, split,
+        report."""
         files = {
             "model": RESULT, "best": BEST, "average": AVERAGE,
-            "metrics": METRICS, "recipe": RECIPE, "state": "state.pt", "unreadable": UNREADABLE,
-            "split": SPLIT, "report": f"{REPORT}/report.html",
+            "metrics": METRICS, "curves": CURVES, "page": PAGE, "recipe": RECIPE, "state": "state.pt",
+            "unreadable": UNREADABLE, "split": SPLIT, "report": f"{REPORT}/report.html",
         }  # fmt: skip
         return {name: self.folder / file for name, file in files.items() if (self.folder / file).exists()}
 
