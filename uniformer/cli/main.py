@@ -16,6 +16,7 @@ import uniformer
 from uniformer import __version__
 from uniformer.cli import (
     bench,
+    completion,
     convert,
     data,
     demo,
@@ -54,6 +55,7 @@ COMMANDS = {
     "export": export,
     "bench": bench,
     "doctor": doctor,
+    "completion": completion,
 }
 BAD_INPUT, UNFORESEEN, INTERRUPTED = 2, 3, 130
 
@@ -190,6 +192,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=module.HELP, description=module.__doc__)
         module.add_arguments(sub)
         sub.set_defaults(run=partial(_with_packages, module.run))
+    commands.choices["completion"].set_defaults(program=parser)
     return parser
 
 
