@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.memory import at_most_more
 from tests.tiny import refused
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.load import create_model
@@ -144,6 +145,20 @@ def test_a_picture_that_is_too_narrow_does_not_end_the_others(size: tuple[int, i
     assert "is too small: stage 2 would get a grid of " in failed.error
     assert found.labels.shape == (60, 100)
     assert Predictor(network("mask_rcnn"))(narrow).height == size[0]
+
+
+def test_a_picture_that_asks_for_too_much_memory_does_not_end_the_others(tmp_path: Path) -> None:
+    model, contract = network("semantic_fpn")
+    sources = [str(tmp_path / name) for name in ("a.png", "wide.png", "b.png")]
+    for source in sources:
+        Image.new("RGB", (15000 if "wide" in source else 256, 256), "red").save(source)
+    predictor = Predictor((model, replace(contract, input=Scaling(16000, 256, by="nothing"))))
+    predictor(sources[0])
+    with at_most_more(350):
+        first, wide, last = predictor.run(sources)
+    assert isinstance(wide, Failure)
+    assert wide.error.startswith(f"{sources[1]}: out of memory: ")
+    assert (first.width, last.width) == (256, 256)
 
 
 @pytest.mark.parametrize("alike", [0.9, 1.0])

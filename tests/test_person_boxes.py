@@ -61,8 +61,10 @@ def test_boxes_of_annotations(tmp_path: Path) -> None:
     assert boxes_of(people, "/data/val/a.jpg") == [[10, 20, 39, 59], [90, 90, 119, 99]]
     assert boxes_of(people, "val/empty.jpg") == []
     assert people.of("val/b.jpg") is None
-    (note,) = people.notes
-    assert note.endswith("people.json: left out boxes of other classes: 1, crowds: 1, boxes without an area: 1")
+    assert [note.split("people.json: ")[1] for note in people.notes] == [
+        "left out boxes of other classes: 1, crowds: 1",
+        "boxes outside their picture, left out: 1",
+    ]
 
 
 def test_boxes_of_a_detector_that_were_written_as_results(tmp_path: Path) -> None:
@@ -76,6 +78,19 @@ def test_boxes_of_a_detector_that_were_written_as_results(tmp_path: Path) -> Non
     assert people.of("a139.jpg") is None
     assert [note.split(": ", 1)[1] for note in people.notes] == [
         "left out boxes of other classes: 1, boxes without an area: 1"
+    ]
+
+
+def test_one_bad_annotation_leaves_the_others_and_is_said(tmp_path: Path) -> None:
+    """The file is read as a data set's is: by element, however large, and what is odd is left out and counted."""
+    bad = [{"image_id": 5, "category_id": 3, "bbox": [1, 1, 5, 5]}, {"image_id": 139, "category_id": 3, "bbox": [1, 2]}]
+    people = read(tmp_path, {**ANNOTATED, "annotations": [*bad, *ANNOTATED["annotations"]]})
+    assert boxes_of(people, "val/a.jpg") == [[10, 20, 39, 59], [90, 90, 119, 99]]
+    assert [note.split("people.json: ")[1] for note in people.notes] == [
+        "left out boxes of other classes: 1, crowds: 1",
+        "annotations of pictures that are not listed, left out: 1",
+        "boxes without an area, or that are none, left out: 1",
+        "boxes outside their picture, left out: 1",
     ]
 
 
@@ -147,16 +162,21 @@ def test_what_does_not_match_is_said(tmp_path: Path) -> None:
         ("a.jsonl", '{"source": "a.jpg", "labels": []}', "a.jsonl, line 1: expected boxes of people"),
         ("a.jsonl", "[]", "a.jsonl, line 1: expected boxes of people"),
         ("a.json", "[]", "a.json: expected boxes of people: .* found none"),
+        (
+            "a.pth",
+            "3",
+            "a.pth: expected a file of boxes of people that ends in .json, .jsonl, .ndjson, .csv, .tsv, .txt",
+        ),
         ("a.json", "3", "a.json: expected boxes of people: .* found int"),
         ("a.json", "{", "a.json: expected boxes of people"),
         ("a.json", [{"image_id": 1, "bbox": [1, 2, 3, 4]}], "entry 1: expected image_id, bbox and score, found"),
         ("a.json", [{"image_id": 1, "bbox": [1, 2, 3], "score": 1}], "entry 1: expected image_id, bbox and score"),
         ("a.json", [{"image_id": 1, "bbox": [1, 2, np.nan, 3], "score": 1}], "entry 1: expected a box"),
         ("a.json", [7], "entry 1: expected image_id, bbox and score, found 7"),
-        ("a.json", {"images": []}, "expected COCO JSON with a list of categories, found images"),
+        ("a.json", {"images": []}, "a.json: expected boxes of people: .* found dict"),
         ("a.json", {**ANNOTATED, "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]}, "'person'.*a, b"),
-        ("a.json", {**ANNOTATED, "images": [{"id": 1}]}, "image 1: expected id and file_name"),
-        ("a.json", {**ANNOTATED, "images": []}, "annotation 1: expected an image_id of its images, found 139"),
+        ("a.json", {**ANNOTATED, "images": [{"id": 1}]}, "picture 1: expected the name of a picture, found 'None'"),
+        ("a.json", {**ANNOTATED, "images": []}, "a.json: expected pictures, found none listed"),
     ],
 )
 def test_odd_files_are_refused_with_their_place(tmp_path: Path, name: str, content: Any, words: str) -> None:

@@ -291,6 +291,18 @@ def test_a_video_whose_frames_have_no_answer_failed_once(predict: Predict, folde
     assert [("error" in answer) for answer in map(json.loads, ended.out.splitlines())] == [True] * 4 + [False]
 
 
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_frames_that_have_no_answer_are_tried_again(form: str, predict: Predict, folder: Path) -> None:
+    """Unlike those that cannot be decoded: memory may have been short."""
+    with_sound(folder / "thin.mp4", frames=2, size=(640, 16))
+    out = Path(f"found.{form}")
+    assert predict("semantic_fpn", "thin.mp4", "--out", out).status == 1
+    again = predict("semantic_fpn", "thin.mp4", "--out", out, "--resume")
+    assert (again.status, again.err.splitlines()[-2:]) == (1, ["1 of 1 file failed:", "  thin.mp4"])
+    answers = lines_of(out) if form == "jsonl" else rows_of(out)
+    assert [int(answer["frame"]) for answer in answers if answer["error"]] == [0, 1]
+
+
 def test_frames_in_python_are_pictures(nets: Path, folder: Path) -> None:
     video = odd_media.h264(folder)
     predictor = Predictor(nets / "semantic_fpn.safetensors")

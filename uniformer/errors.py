@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
 from typing import Any, get_args
 
@@ -69,6 +70,14 @@ def visible(text: object, *, keep: str = "") -> str:
 def first_line(error: BaseException, most: int = 200) -> str:
     """What an error says, in one line; its kind where it says nothing."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:most]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory has run out, also as torch and the system's allocator say it."""
+    torch = sys.modules.get("torch")
+    by_torch = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    said = str(error).lower() if isinstance(error, RuntimeError) else ""
+    return isinstance(error, MemoryError) or by_torch or "can't allocate memory" in said
 
 
 def reason(error: Exception) -> str:

@@ -34,8 +34,8 @@ from uniformer.cli import (
     train,
     verify,
 )
-from uniformer.cli.unforeseen import is_out_of_memory, unforeseen
-from uniformer.errors import InputError, first_line, shown
+from uniformer.cli.unforeseen import unforeseen
+from uniformer.errors import InputError, first_line, is_out_of_memory, shown
 
 COMMANDS = {
     "demo": demo,

@@ -6,7 +6,6 @@ import contextlib
 import os
 import platform
 import shlex
-import sys
 import tempfile
 import time
 import traceback
@@ -57,11 +56,3 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "none"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory has run out, also as torch and the system's allocator say it."""
-    torch = sys.modules.get("torch")
-    by_torch = torch is not None and isinstance(error, torch.OutOfMemoryError)
-    said = str(error).lower() if isinstance(error, RuntimeError) else ""
-    return isinstance(error, MemoryError) or by_torch or "can't allocate memory" in said

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from uniformer.config import DenseTask
 from uniformer.datasets.annotated_columns import MOST_KEYPOINTS, MOST_SIDE, Columns, floats, names_of, safe_path
@@ -26,6 +28,8 @@ from uniformer.datasets.annotated_layouts import (
     folder_of_pictures,
     in_order,
 )
+from uniformer.datasets.findings import Finding
+from uniformer.datasets.instances import Instances
 from uniformer.datasets.layouts import only_one, split_of, subfolders
 from uniformer.errors import InputError, shown
 from uniformer.labels import flip_sensitive, load_classes, load_details, unfit
@@ -109,6 +113,25 @@ def _read_one(root: Path, files: list[Path], split: str, kind: DenseTask, given:
 
 def read_coco(path: Path, root: Path, split: str, kind: DenseTask, given: Classes | None) -> Parsed:
     """One file. Raises `InputError` where it is malformed: it says what stands where."""
+    return _read(path, kind).parsed(root, split, given)
+
+
+class ListedBoxes(NamedTuple):
+    """What a file says of boxes, wherever its pictures lie."""
+
+    names: tuple[str, ...]  #: of the pictures, as written
+    sizes: npt.NDArray[np.int32]  #: (N, 2), height and width of each; -1 where the file does not tell
+    classes: Classes
+    instances: Instances  #: of the pictures in this order
+    findings: tuple[Finding, ...]  #: what was odd, the worst first
+
+
+def read_boxes(path: Path) -> ListedBoxes:
+    """The boxes of one file alone. Raises `InputError` as `read_coco`, but for pictures that are not there."""
+    return _read(path, None).listed_boxes()
+
+
+def _read(path: Path, kind: DenseTask | None) -> _Reader:
     reader = _Reader(path, kind)
     takers = {"images": reader.image, "annotations": reader.annotation, "categories": reader.category}
     keys = read_json_arrays(path, EXPECTED, takers)
@@ -118,13 +141,13 @@ def read_coco(path: Path, root: Path, split: str, kind: DenseTask, given: Classe
         raise InputError(f"{path}: expected pictures, found none listed")
     if not reader.categories:
         raise InputError(f"{path}: expected categories, found none")
-    return reader.parsed(root, split, given)
+    return reader
 
 
 class _Reader:
-    """Takes the elements of the three arrays in any order."""
+    """Takes the elements of the three arrays in any order; without a kind of instances their boxes alone."""
 
-    def __init__(self, path: Path, kind: DenseTask):
+    def __init__(self, path: Path, kind: DenseTask | None):
         self.path, self.kind = path, kind
         self.columns = Columns()
         self.paths: list[Any] = []
@@ -204,20 +227,13 @@ class _Reader:
         names = (safe_path(str(base), name, str(root), f"{where} {i}") for i, name in enumerate(self.paths, 1))
         self.columns.paths = list(names)
         fill_sizes(self.columns, root)
-        place = np.full(len(self.pictures), -1)
-        place[list(self.listed)] = list(self.listed.values())
-        self.columns.pictures = array("q", place[np.frombuffer(self.columns.pictures, np.int64)].tolist())
         ids = self._ordered()
         names_by_id = [self.categories[number]["name"] for number in ids]
         if len(set(names_by_id)) < len(names_by_id):
             twice = next(name for name in names_by_id if names_by_id.count(name) > 1)
             raise InputError(f"{self.path}: expected categories of different names, found {shown(twice)!r} twice")
         classes, places, how = in_order(names_by_id, given, "in the order of their ids", self.path)
-        table = np.full(len(self.numbers) + 1, -1)
-        for number, row in zip(ids, places, strict=True):
-            if number in self.numbers:
-                table[self.numbers[number]] = row
-        self.columns.labels = array("i", table[np.frombuffer(self.columns.labels, np.int32)].tolist())
+        self._number(dict(zip(ids, places, strict=True)))
         keypoints, details = self._pose() if self.kind == "pose" else (None, {})
         own, numbers = dict(zip(places, ids, strict=True)), tuple(self.pictures)
         return Parsed(
@@ -225,6 +241,28 @@ class _Reader:
             image_ids=tuple(numbers[number] for number in self.listed),
             category_ids=tuple(own.get(k) for k in range(len(classes))),
         )  # fmt: skip
+
+    def listed_boxes(self) -> ListedBoxes:
+        for number, name in enumerate(self.paths, 1):
+            if not isinstance(name, str) or not name:
+                where = f"{self.path}, picture {number}"
+                raise InputError(f"{where}: expected the name of a picture, found {shown(name)!r}")
+        self.columns.paths = self.paths
+        self._number({number: row for row, number in enumerate(self.categories)})
+        instances = self.columns.instances(len(self.categories), masks=False)
+        sizes = np.array(self.columns.sizes, np.int32).reshape(-1, 2)
+        names = tuple(entry["name"] for entry in self.categories.values())
+        return ListedBoxes(tuple(self.paths), sizes, names, instances, self.columns.found.findings())
+
+    def _number(self, labels: Mapping[Any, int]) -> None:
+        """Give instances the places of their pictures, and `labels`, by the ids of categories; -1 where not there."""
+        place = np.full(len(self.pictures), -1)
+        place[list(self.listed)] = list(self.listed.values())
+        self.columns.pictures = array("q", place[np.frombuffer(self.columns.pictures, np.int64)].tolist())
+        table = np.full(len(self.numbers) + 1, -1)
+        for number in labels.keys() & self.numbers.keys():
+            table[self.numbers[number]] = labels[number]
+        self.columns.labels = array("i", table[np.frombuffer(self.columns.labels, np.int32)].tolist())
 
     def _ordered(self) -> list[Any]:
         """Ids of the categories, sorted; less one that stands for all others, as Roboflow writes, if nothing has it."""

@@ -137,7 +137,11 @@ def score(
             if outcome.error is not None:
                 errors[outcome.source] = outcome.error
                 continue
-            rows.append(metric.row(outcome.source, _answer(spec, outcome)))
+            try:
+                rows.append(metric.row(outcome.source, _answer(spec, outcome)))
+            except Exception as error:
+                errors[outcome.source] = f"{manifest.path(outcome.source)}: {engine.fault_of_source(error)}"
+                continue
             if keep is not None:
                 keep(rows[-1])
     parts = group.all_gather((np.array(rows, metric.dtype), errors))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from uniformer.config import InputSpec
-from uniformer.errors import InputError, UnfitInput, first_line
+from uniformer.errors import InputError, UnfitInput, first_line, is_out_of_memory
 from uniformer.reading.transforms import Floats
 from uniformer.reading.views import Views
 from uniformer.tasks.task import Outputs, Task
@@ -108,14 +108,24 @@ def run(
                 ((source, read),) = group
                 try:
                     outputs = network.whole(spec, read, batch_size)
-                except UnfitInput as error:
-                    group = [(source, f"{name(source)}: {error}")]
+                except Exception as error:
+                    group = [(source, f"{name(source)}: {fault_of_source(error)}")]
             spent = time.perf_counter() - ready
             if pace is not None:
                 pace.add(len(group), ready - begin, spent)
             for place, (source, read) in enumerate(group):
                 mine = tuple(o[place * each : (place + 1) * each] for o in outputs) if each else outputs
                 yield _outcome(source, read, mine, spent / len(group), name)
+
+
+def fault_of_source(error: Exception) -> str:
+    """Why a whole picture has no answer, where it alone is at fault: it does not fit the network, or wants more memory
+    than there is. Raises any other error again."""
+    if isinstance(error, UnfitInput):
+        return str(error)
+    if is_out_of_memory(error):
+        return f"out of memory: {first_line(error)}"
+    raise error
 
 
 def _outcome(source: S, read: Read, outputs: Outputs, seconds: float, name: Callable[[S], str]) -> Outcome[S]:

@@ -55,7 +55,7 @@ def see_frames(
             yield from _answers(predictor, _decoded(moments), source)
             continue
         for number, time, picture in moments:
-            lost = Failure(source, f"{source}: frame {number} cannot be decoded", number, time)
+            lost = Failure(source, f"{source}: frame {number} cannot be decoded", number, time, lasts=True)
             yield Seen(number, time, picture, None if number in known else lost)
 
 

@@ -13,12 +13,10 @@ from uniformer.reading.views import Source
 from uniformer.reading.whole import People
 from uniformer.support.files import content_sum
 from uniformer.tasks.detections import Detections
-from uniformer.tasks.person_boxes import PERSON, PersonBoxes, people_found_by, read_person_boxes
+from uniformer.tasks.person_boxes import FILES, PERSON, PersonBoxes, people_found_by, read_person_boxes
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.identify import CheckpointSource
-
-FILES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt")  #: endings of files of boxes; all else is a checkpoint
 
 
 class Finder(NamedTuple):

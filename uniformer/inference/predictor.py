@@ -243,8 +243,12 @@ class Predictor:
         views = outcome.views
         if outcome.error is not None or views is None:
             return Failure(source, outcome.error or "no views")
+        try:
+            answer = self.task.decode(outcome.outputs, views, self.top_k)
+        except Exception as error:
+            return Failure(source, f"{source}: {engine.fault_of_source(error)}")
         return replace(
-            self.task.decode(outcome.outputs, views, self.top_k),
+            answer,
             source=source,
             checkpoint=self.contract.id or self.contract.arch,
             frames=None if views.frames is None else views.frames.tolist(),

@@ -37,7 +37,8 @@ class Answers:
     def text(self, result: Result | Failure) -> str:
         """One answer, or why there is none; in a table failures are left to standard error."""
         if self._form == "jsonl":
-            return to_json_line(result.to_dict() | {"weights": self._weights})
+            again = isinstance(result, Failure) and result.frame is not None and not result.lasts
+            return to_json_line(result.to_dict() | ({} if again else {"weights": self._weights}))
         if isinstance(result, Failure):
             return self._failure(result) if self._form == "csv" else ""
         if self._form == "csv":
@@ -47,9 +48,11 @@ class Answers:
 
     def _failure(self, failure: Failure) -> str:
         row: dict[str, Any] = dict.fromkeys(self._fields, "") | {"source": failure.source, "error": failure.error}
-        if failure.frame is not None:  # which stays: to be told from sources that are to be tried again
+        if failure.frame is not None:
             time = "" if failure.time is None else round(failure.time, 3)
-            row |= {"frame": failure.frame, "time": time, "weights": self._weights}
+            row |= {"frame": failure.frame, "time": time}
+        if failure.lasts:  # to be told from what is to be tried again
+            row["weights"] = self._weights
         return csv_line(row.values())
 
     def encode(self, result: Result | Failure) -> bytes:
@@ -105,7 +108,8 @@ def _jsonl_rows(data: Data, path: Path) -> Iterator[_Row]:
             result = parse_json(data[line].decode("utf-8", "surrogateescape"), f"{path}, line {number}")
             hash(result["source"])
             frame = result.get("frame")
-            weights = result["weights"] if "error" not in result or frame is not None else None
+            failed = "error" in result
+            weights = result["weights"] if not failed else None if frame is None else result.get("weights")
             yield _Row(number, result["source"], weights, True, line, frame)
         except (ValueError, KeyError, TypeError):
             raise _foreign(path, number) from None

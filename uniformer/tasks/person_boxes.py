@@ -11,12 +11,14 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from uniformer.datasets.coco import kind_of, read_boxes
 from uniformer.datasets.records import json_lines, text_of
 from uniformer.errors import InputError, counted, shown
 from uniformer.labels import PERSON_ID
@@ -29,6 +31,7 @@ from uniformer.tasks.detections import Detections
 
 EXPECTED = "boxes of people: COCO JSON, a detector's JSON lines, or lines path,x1,y1,x2,y2[,score]"
 PERSON = "person"
+FILES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt")  #: their endings
 PATH_NAMES = ("path", "file", "file_name", "filename", "image")  #: of a table's first column
 CORNERS = ("x1", "y1", "x2", "y2")
 
@@ -136,10 +139,13 @@ def read_person_boxes(path: str | os.PathLike[str]) -> PersonBoxes:
     Raises `InputError`, with the place in the file, for what is no such file or no box.
     """
     path = Path(path)
+    if path.suffix.lower() not in FILES:
+        more = "where a detector says, `uniformer predict --out FILE.jsonl` with it writes one"
+        raise InputError(f"{path}: expected a file of boxes of people that ends in {', '.join(FILES)}; {more}")
     if path.suffix.lower() == ".json":
+        if kind_of(path) is not None:
+            return _from_annotations(path)
         content = parse_json(read_text(path, EXPECTED), str(path), EXPECTED)
-        if isinstance(content, dict):
-            return _from_annotations(content, path)
         if isinstance(content, list):
             return _from_results(content, path)
         raise InputError(f"{path}: expected {EXPECTED}, found {type(content).__name__}")
@@ -179,12 +185,16 @@ def _gathered(rows: Iterable[_Row], path: Path, without: Iterable[str] = ()) -> 
     }
 
 
-def _made(path: Path, rows: Sequence[_Row], pictures: Iterable[str], counts: Mapping[str, int]) -> PersonBoxes:
-    """Of boxes that a program wrote: those without an area are left out, as what `counts` counts was, and are said."""
+def _made(
+    path: Path, rows: Sequence[_Row], pictures: Iterable[str], counts: Mapping[str, int], odd: Sequence[str] = ()
+) -> PersonBoxes:
+    """Of boxes that a program wrote: those without an area are left out, as what `counts` counts was, and are said, as
+    is what else was `odd`."""
     kept = [row for row in rows if row.has_area()]
     left_out = {**counts, "boxes without an area": len(rows) - len(kept)}
     said = ", ".join(f"{what}: {count}" for what, count in left_out.items() if count)
-    return PersonBoxes(str(path), _gathered(kept, path, pictures), (f"{path}: left out {said}",) if said else ())
+    lines = [*([f"left out {said}"] if said else []), *odd]
+    return PersonBoxes(str(path), _gathered(kept, path, pictures), tuple(f"{path}: {line}" for line in lines))
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
@@ -252,37 +262,28 @@ def _from_answers(path: Path) -> PersonBoxes:
 # ---- COCO ------------------------------------------------------------------------------------------------------------
 
 
-def _from_annotations(content: dict[str, Any], path: Path) -> PersonBoxes:
-    """Pictures by name, and the boxes of people who are no crowd, clipped to their pictures."""
-    images = {}
-    for number, image in enumerate(_list(content, "images", path), 1):
-        if not isinstance(image, dict) or not isinstance(image.get("file_name"), str) or "id" not in image:
-            raise InputError(f"{path}, image {number}: expected id and file_name, found {shown(image)}")
-        images[str(image["id"])] = image
-    person = _person(_list(content, "categories", path), path)
-    rows, counts = [], dict.fromkeys(("boxes of other classes", "crowds"), 0)
-    for number, entry in enumerate(_list(content, "annotations", path), 1):
-        place = f"annotation {number}"
-        row = _entry(entry, path, place, 1.0)
-        image = images.get(row.picture)
-        if image is None:
-            raise InputError(f"{path}, {place}: expected an image_id of its images, found {shown(row.picture)}")
-        row = row._replace(picture=image["file_name"], box=_clipped(row.box, image))
-        if entry.get("category_id") != person:
-            counts["boxes of other classes"] += 1
-        elif entry.get("iscrowd"):
-            counts["crowds"] += 1
-        else:
-            rows.append(row)
-    names = [image["file_name"] for image in images.values()]
-    return _made(path, rows, names, counts)
+def _from_annotations(path: Path) -> PersonBoxes:
+    """Pictures by name, and the boxes of people who are no crowd, clipped to their pictures; where the file does not
+    tell a picture's size, by its left and upper edge alone."""
+    listed = read_boxes(path)
+    found = listed.instances
+    is_person = found.labels == _person(listed.classes, path)
+    kept = is_person & ~found.crowd
+    sizes = np.where(listed.sizes > 0, listed.sizes, int(FURTHEST))
+    rows = []
+    for name, (height, width), (begin, end) in zip(listed.names, sizes, pairwise(found.offsets), strict=True):
+        boxes = clipped_boxes(found.boxes[begin:end][kept[begin:end]], height, width)
+        rows += [_Row(name, name, (x1, y1, x2, y2), 1.0) for x1, y1, x2, y2 in boxes.tolist()]
+    counts = {"boxes of other classes": int((~is_person).sum()), "crowds": int((found.crowd & is_person).sum())}
+    odd = [finding.text for finding in listed.findings if finding.level != "note"]
+    return _made(path, rows, listed.names, counts, odd)
 
 
 def _from_results(content: list[Any], path: Path) -> PersonBoxes:
     """What a detector found: pictures by number, as results have no names."""
     rows, others = [], 0
     for number, entry in enumerate(content, 1):
-        row = _entry(entry, path, f"entry {number}", None)
+        row = _entry(entry, path, f"entry {number}")
         if entry.get("category_id", PERSON_ID) == PERSON_ID:
             rows.append(row)
         else:
@@ -290,40 +291,22 @@ def _from_results(content: list[Any], path: Path) -> PersonBoxes:
     return _made(path, rows, [], {"boxes of other classes": others})
 
 
-def _entry(entry: Any, path: Path, place: str, score: float | None) -> _Row:
-    """One box of COCO's, x, y, width, height; its own score, unless one is given."""
+def _entry(entry: Any, path: Path, place: str) -> _Row:
+    """One box of COCO's, x, y, width, height, with its score."""
     try:
         x, y, width, height = map(float, entry["bbox"])
-        score = float(entry["score"]) if score is None else score
+        score = float(entry["score"])
         picture = str(entry["image_id"])
     except (TypeError, ValueError, KeyError, OverflowError):
-        needed = "image_id and bbox (x, y, width, height)" if score is not None else "image_id, bbox and score"
-        raise InputError(f"{path}, {place}: expected {needed}, found {shown(entry)}") from None
+        raise InputError(f"{path}, {place}: expected image_id, bbox and score, found {shown(entry)}") from None
     if not math.isfinite(score):
         raise InputError(f"{path}, {place}: expected a finite score, found {score}")
     return _Row(place, picture, (x, y, x + width, y + height), score)
 
 
-def _clipped(box: tuple[float, ...], image: Mapping[str, Any]) -> tuple[float, float, float, float]:
-    """As `clipped_boxes`; where the file does not tell the picture's size, by its left and upper edge alone."""
-    height, width = (
-        side if isinstance(side := image.get(name), int) and side > 0 else int(FURTHEST) for name in ("height", "width")
-    )
-    x1, y1, x2, y2 = clipped_boxes(np.array([box], np.float64), height, width)[0].tolist()
-    return x1, y1, x2, y2
-
-
-def _list(content: dict[str, Any], name: str, path: Path) -> list[Any]:
-    found = content.get(name)
-    if not isinstance(found, list):
-        raise InputError(f"{path}: expected COCO JSON with a list of {name}, found {shown(', '.join(content))}")
-    return found
-
-
-def _person(categories: list[Any], path: Path) -> Any:
-    """The id of the class of people: the one of that name, or the only one."""
-    named = {str(c.get("name")): c.get("id") for c in categories if isinstance(c, dict)}
-    people = [number for name, number in named.items() if name.lower() == PERSON]
-    if len(people) == 1 or len(named) == 1:
-        return people[0] if people else next(iter(named.values()))
-    raise InputError(f"{path}: expected a category {PERSON!r}, found {shown(', '.join(named))}")
+def _person(classes: Sequence[str], path: Path) -> int:
+    """The class of people: the one of that name, or the only one."""
+    people = [label for label, name in enumerate(classes) if name.lower() == PERSON] or [*range(len(classes))]
+    if len(people) != 1:
+        raise InputError(f"{path}: expected a category {PERSON!r}, found {shown(', '.join(classes))}")
+    return people[0]

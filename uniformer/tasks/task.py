@@ -88,6 +88,7 @@ class Failure:
     error: str
     frame: int | None = None  #: of a video whose frames have answers of their own: its number
     time: float | None = None  #: seconds from the first frame
+    lasts: bool = False  #: whether another try gives the same: of a frame that cannot be decoded
 
     def to_dict(self) -> dict[str, Any]:
         return {"source": self.source, **moment_of(self.frame, self.time), "error": self.error}
