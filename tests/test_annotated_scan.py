@@ -214,7 +214,7 @@ def test_what_is_not_for_annotated_pictures_is_refused(tmp_path: Path, cli: Cli)
 def test_the_statement_before_training_says_what_is_odd(bad_set: Path) -> None:
     lines = list(statement({"val": open_annotated(bad_set, split="val")}))
     assert lines[1:] == [
-        "val: pictures that are listed and not there, left out: 1 (val2017/val_0.jpg)",
+        "val: pictures that are listed and not there: 1 (val2017/val_0.jpg)",
         "val: crowds, which are neither learnt from nor counted: 1 (val2017/val_1.jpg: annotation 3, box 0, 0, 60, 40)",
     ]
     labels = open_annotated(bad_set, split="val", classes=["dog", "bird", "cat"])

@@ -10,10 +10,12 @@ import pytest
 
 from tests.annotated_sets import coco_set, coco_table, instance, label_map, picture, pose_set, values_of, write_json
 from tests.tiny import refused
+from uniformer.datasets.annotated import open_annotated
 from uniformer.datasets.tables import film_or_picture_of
 from uniformer.errors import InputError
 from uniformer.training.dense_sets import own_sets, recipe_sets
 from uniformer.training.recipe import load_recipe
+from uniformer.training.setup import target_options, task_for
 
 NAMES = [f"{i}.jpg" for i in range(4)]
 
@@ -90,6 +92,27 @@ def test_a_recipe_validates_on_what_it_names_alone(tmp_path: Path) -> None:
     assert (val.root, val.item_names()[0], val.classes) == (str(other), "val2017/val_0.jpg", train.classes)
 
 
+def test_a_recipe_wants_to_know_where_the_data_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with refused("mask_rcnn_1x_xxs: expected data.root=DIR, the folder of COCO 2017, got none"):
+        recipe_sets(load_recipe("mask_rcnn_1x_xxs"))
+    coco_set(tmp_path)
+    assert len(recipe_sets(load_recipe("mask_rcnn_1x_xxs"))[0]) == 3
+
+
+def test_key_points_of_another_number_than_the_recipe_s_are_refused(tmp_path: Path) -> None:
+    recipe, data = load_recipe("top_down_256x192_global_small"), open_annotated(pose_set(tmp_path), task="pose")
+    with refused("the train set has 3 classes, the network 17: model.num_classes=3 would fit"):
+        task_for(recipe, data).targets_and_loss(target_options(recipe), data, None)
+
+
+def test_pictures_that_are_left_out_are_said(tmp_path: Path) -> None:
+    (coco_set(tmp_path) / "train2017/train_0.jpg").unlink()
+    train, _, said = own_sets(str(tmp_path), "detection", None, None, None)
+    assert len(train) == 2
+    assert said[1:3] == ["train: pictures that are listed and not there: 1", "train: pictures of no use, left out: 1"]
+
+
 @pytest.mark.parametrize("given", ["split", "val"])
 def test_key_points_of_others_are_no_validation(given: str, tmp_path: Path) -> None:
     people = pose_set(tmp_path / "people")
@@ -108,7 +131,7 @@ def test_pictures_that_are_all_of_no_use_are_refused(split: str, purpose: str, t
         if part != split:
             label_map(tmp_path / f"masks/{part}/0.png", values_of(0))
     (tmp_path / "masks" / split).mkdir()
-    said = f"expected pictures to {purpose}, found none of use in 1 picture: pictures without a label map, left out: 1"
+    said = f"expected pictures to {purpose}, found none of use in 1 picture: pictures without a label map: 1"
     with refused(said):
         own_sets(str(tmp_path), "segmentation", None, None, None)
     with refused(said):

@@ -250,6 +250,8 @@ def test_own_pictures_pick_head_sizes_and_preset(tmp_path: Path) -> None:
     assert "no validation split: 2 of 12 pictures held out" in said
     assert "preset 'head' for 10 training pictures: the backbone stays as it is" in said
     assert "seen with short sides of up to 128 pixels" in said
+    asked = plan_training(tmp_path / "shapes", ["input.shortest=96"], checkpoint=classifier)
+    assert "seen with short sides" not in "\n".join(asked.reasons)
     assert shapes.sets is not None
     assert [len(part) for part in shapes.sets if part is not None] == [10, 2]
     maps = plan_training(segmentation_set(tmp_path / "maps"), ["optimizer.freeze=[]"], checkpoint=classifier)

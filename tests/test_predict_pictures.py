@@ -431,6 +431,11 @@ def test_more_that_is_wrong(predict: Predict, nets: Path, folder: Path, cli: Cli
     odd_media.h264(folder)
     one_line(predict("semantic_fpn", "h264.mp4", "--maps", "m"), "--maps is for pictures, got the video h264.mp4")
     one_line(predict("semantic_fpn", "h264.mp4", "--draw", "x.avi"), "x.avi: expected a name that ends in .mp4")
+    Path("boxes.csv").write_text("h264.mp4,5,5,50,55\n")
+    one_line(
+        predict("topdown", SOURCES[0], "h264.mp4", "--boxes", "boxes.csv"),
+        "got the video h264.mp4: expected a detector",
+    )
     one_line(
         predict("topdown", SOURCES[0], "--boxes", nets / "semantic_fpn.safetensors"),
         "expected a detector to find people",

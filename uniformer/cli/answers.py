@@ -32,15 +32,17 @@ def check_answers(args: argparse.Namespace, outputs: Sequence[Any], inputs: Sequ
 
 def whose(args: argparse.Namespace, predictor: Any, options: Mapping[str, Any]) -> str:
     """What tells answers from those of other weights, and where options say what a file does not tell, or how answers
-    are made, from those under others."""
-    given = {name: getattr(args, name) for name in (*args.tellable, "compute")} | dict(options)
+    are made, from those under others; the form that they were computed in, and where, as `results.recorded_form` reads
+    it."""
+    given = {name: getattr(args, name) for name in args.tellable} | dict(options)
     if args.precision != "float32":
         given["precision"] = args.precision
     if args.classes is not None:
         given["classes"] = predictor.contract.classes  # a file may have other names by now
     given = {name: value for name, value in given.items() if value is not None}
     digest = hashlib.blake2b(json.dumps(given, sort_keys=True).encode(), digest_size=4).hexdigest()
-    return predictor.network.weights + (f"+{digest}" if given else "")
+    network = predictor.network
+    return f"{network.weights}{f'+{digest}' if given else ''} {network.exact_form} on {network.device_type}"
 
 
 class Work:

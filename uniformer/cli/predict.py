@@ -71,7 +71,8 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
     from uniformer.tasks.classification import Prediction
     from uniformer.tasks.task import Failure
 
-    predictor = call(Predictor, args, model=_network(args), top_k=args.top_k or TOP_K, **told(args))
+    compute = _form_to_go_on(args, f"{args.out}.jsonl" if form == "coco" else args.out)
+    predictor = call(Predictor, args, model=_network(args), top_k=args.top_k or TOP_K, compute=compute, **told(args))
     check_options(args, predictor.contract)
     if predictor.task.whole:
         from uniformer.cli.predict_pictures import predict_pictures
@@ -118,6 +119,15 @@ def _draw(result: Any, path: Path, work: Work) -> None:
         result.save(path)
     except InputError as error:
         work.fail(Failure(result.source, str(error)))
+
+
+def _form_to_go_on(args: argparse.Namespace, out: str | None) -> str | None:
+    """The form of the network: where answers are gone on with, that of those."""
+    from uniformer.inference.networks import form_to_take
+    from uniformer.inference.results import recorded_form
+
+    goes_on = args.resume and out is not None and os.path.isfile(out)
+    return form_to_take(args.compute, recorded_form(Path(out)) if goes_on else None)  # type: ignore[arg-type]
 
 
 def _form(args: argparse.Namespace) -> str:

@@ -65,7 +65,11 @@ def predict_pictures(args: argparse.Namespace, form: str, predictor: Predictor) 
     work = Work(args, lines, journal, predictor, told)
     places = Places(args.draw, args.maps, work.sources)
     check_answers(args, [*filter(None, {args.out, journal}), *places.all()], work.sources)
-    for line in finder.unmatched(source for source in work.sources if not is_film(source)) if finder else ():
+    if finder and finder.is_of_pictures and (film := next(filter(is_film, work.sources), None)):
+        raise InputError(
+            f"{args.boxes} lists people of pictures, got the video {film}: expected a detector for --boxes"
+        )
+    for line in finder.unmatched(work.sources) if finder else ():
         say(line, file=sys.stderr)
     with Run(args, predictor, work, places) as run:
         run.go()

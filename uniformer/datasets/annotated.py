@@ -311,7 +311,7 @@ def _looked_for(paths: Sequence[str], parsed: Parsed, found: Found) -> npt.NDArr
     readable = np.array([path in there for path in paths], bool)
     missing = np.flatnonzero(~readable).tolist()
     found.add_all(
-        "error", "missing", "pictures that are listed and not there, left out",
+        "error", "missing", "pictures that are listed and not there",
         [(paths[row],) for row in missing[:EXAMPLES]], len(missing), (),
     )  # fmt: skip
     if parsed.labels is not None:

@@ -113,8 +113,7 @@ def _read(
         columns.add_picture(picture)
         found.append(os.path.relpath(labels / maps.pop(stem), path) if stem in maps else "")
         if not found[-1]:
-            what = "pictures without a label map, left out"
-            columns.found.add("error", "no label map", what, picture, path=picture)
+            columns.found.add("error", "no label map", "pictures without a label map", picture, path=picture)
     some = list(filter(None, found))[:_LOOKED_AT]
     if are_black_and_white(path / name for name in some):
         what = f"label maps of 0 and {IGNORED} only, of which {IGNORED} is no class: write 1 for it"

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -162,67 +163,106 @@ def evaluate(
         data_reading = DataReading(
             classes=classes, root=root, separator=separator, label_base=label_base, allow_duplicates=allow_duplicates
         )
-        asked_for = _Data(data, split, class_order, data_reading, say if group.is_main else None)
-        manifest: Any = asked_for.labelled() if probe or not asked_for.is_annotated else None
-        notes, known = [place.note] if place.note else [], ("", dict[str, float](), "")
-        reading = Reading(group.device, precision, batch_size, workers, backend, follow_seconds, compute)
-        answers = {name: asked.pop(name) for name in option_names() if name in asked}
-        if probe:
-            trained = _to_fit(data, train, data_reading)
-            model, contract, _ = load_model(checkpoint, **asked)  # type: ignore[arg-type]
-            warn_of_assumed(contract)
-            fed: Any = with_views(contract.input_of_classifier(), clips, crops)
-            manifest = asked_for.part_of(manifest, contract)
-            task_of(contract, **answers).on(manifest, boxes)  # refuses what is not for classifiers
-            manifest, fitted, tested = _features(
-                model.float(), trained, manifest, fed, Path(out or ""), reading, progress if group.is_main else None
-            )
-            scores: Any = probe_scores(probe, fitted, tested, k=k, temperature=temperature, c=c)
-            odd = _in_both(trained, manifest)
-        else:
-            store = Path(out, "answers") if out else None
-            network = open_network(
-                checkpoint,  # type: ignore[arg-type]
-                device=device if is_exported(checkpoint) else group.device,
-                precision=precision,
-                compute=form_to_go_on(compute, store),
-                **asked,
-            )
-            contract = network.contract
-            made: Task = (task or task_of)(contract, **answers)
-            if made.whole:
-                manifest = asked_for.annotated(made)
-            spec = fed_to(made, clips, crops)
-            manifest = asked_for.part_of(manifest or asked_for.labelled(), contract)
-            check_fits(contract.config, manifest, spec or made)
-            made = made.on(manifest, boxes)
-            asked_for.tell(made.notes)
-            metric = made.metric(manifest, label_order=class_order)
-            place.check(metric)
-            scores = score(network, metric, spec or made, reading, group, store=store, progress=progress, pace=pace)
-            scores, odd = metric.examine(scores)
-            manifest, known = metric.manifest, known_scores(contract)
-            notes += [*made.notes, *metric.notes]
-            fed = spec or contract.input
-        learnt = np.zeros(len(manifest), np.bool_)  # of those that are held out none is
-        if split != HELD_OUT:
-            learnt = group.broadcast(lambda: learnt_rows(contract, manifest))
-        both, parts = both_figures(scores, learnt, contract, missing)
-        name = contract.id or contract.arch or "model"
-        about = About(
-            title=f"{f'{probe} probe of ' if probe else ''}{name} on {Path(_name(data)).name}",
-            lines=(
-                f"checkpoint {_name(checkpoint)}",
-                manifest.origin,
-                f"{input_in_words(fed, contract.details.get(EXPORTED_SIZE))}, {precision}",
-            ),
-            notes=(*both, *notes, *odd),
-            known=known[2],
+        test = _Test(
+            checkpoint=checkpoint, boxes=boxes, views=(clips, crops), place=place, progress=progress,
+            data=_Data(data, split, class_order, data_reading, say if group.is_main else None),
+            reading=Reading(group.device, precision, batch_size, workers, backend, follow_seconds, compute),
+            answers={name: asked.pop(name) for name in option_names() if name in asked}, asked=asked,
+        )  # fmt: skip
+        fit = partial(probe_scores, probe, k=k, temperature=temperature, c=c) if probe else None
+        tested = test.scored(task, device, pace) if fit is None else test.probed(fit, train)
+        found = test.evaluation(tested, probe, missing)
+        return found.write(out, form) if out and group.is_main else found
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """What came of a checkpoint on data."""
+
+    contract: Contract
+    manifest: Any
+    fed: Any  #: what the network was fed
+    scores: Any
+    notes: Sequence[str]  #: what a reader must know before believing them
+    known: tuple[str, dict[str, float], str] | None  #: what the checkpoint scored before; None of a probe of it
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Test:
+    """A checkpoint, what it is tested on, and how."""
+
+    checkpoint: Any
+    data: _Data
+    boxes: str | os.PathLike[str] | None
+    views: tuple[int | None, Literal[1, 3] | None]  #: clips and crops
+    reading: Reading
+    answers: Mapping[str, Any]  #: how a dense network's are made
+    asked: Any  #: what the checkpoint does not tell of itself
+    place: _Place
+    progress: OnProgress | None
+
+    def scored(self, task: type[Task] | None, device: str, pace: Pace | None) -> _Tested:
+        """By the network's own answers."""
+        data, group, reading = self.data, self.place.group, self.reading
+        manifest: Any = None if data.is_annotated else data.labelled()  # before the network: errors come soon
+        store = Path(self.place.folder, "answers") if self.place.folder else None
+        network = open_network(
+            self.checkpoint,
+            device=device if is_exported(self.checkpoint) else group.device,
+            precision=reading.precision,
+            compute=form_to_go_on(reading.compute, store),
+            **self.asked,
         )
-        facts = {"probe": probe, **({} if probe else {known[0]: known[1]}), **parts}
-        metrics = scores.metrics(missing)
-        result = Evaluation(scores, metrics, about, manifest, fed, facts, is_main=group.is_main)
-        return result.write(out, form) if out and group.is_main else result
+        contract = network.contract
+        made: Task = (task or task_of)(contract, **self.answers)
+        if made.whole:
+            manifest = data.annotated(made)
+        spec = fed_to(made, *self.views)
+        manifest = data.part_of(manifest or data.labelled(), contract)
+        check_fits(contract.config, manifest, spec or made)
+        made = made.on(manifest, self.boxes)
+        data.tell(made.notes)
+        metric = made.metric(manifest, label_order=data.class_order)
+        self.place.check(metric)
+        scores = score(network, metric, spec or made, reading, group, store=store, progress=self.progress, pace=pace)
+        scores, odd = metric.examine(scores)
+        notes = [*made.notes, *metric.notes, *odd]
+        return _Tested(contract, metric.manifest, spec or contract.input, scores, notes, known_scores(contract))
+
+    def probed(self, fit: Callable[..., Any], train: Any) -> _Tested:
+        """By a plain classifier on the network's features, which `fit` makes of those of `train`."""
+        manifest: Any = self.data.labelled()
+        trained = _to_fit(self.data.source, train, self.data.reading)
+        model, contract, _ = load_model(self.checkpoint, **self.asked)
+        warn_of_assumed(contract)
+        fed = with_views(contract.input_of_classifier(), *self.views)
+        manifest = self.data.part_of(manifest, contract)
+        task_of(contract, **self.answers).on(manifest, self.boxes)  # refuses what is not for classifiers
+        manifest, fitted, tested = _features(
+            model.float(), trained, manifest, fed, self.place.folder or Path(), self.reading,
+            self.progress if self.place.group.is_main else None,
+        )  # fmt: skip
+        return _Tested(contract, manifest, fed, fit(fitted, tested), _in_both(trained, manifest), None)
+
+    def evaluation(self, tested: _Tested, probe: str | None, missing: Missing) -> Evaluation:
+        """In words and figures."""
+        contract, manifest, group = tested.contract, tested.manifest, self.place.group
+        learnt = np.zeros(len(manifest), np.bool_)  # of those that are held out none is
+        if self.data.split != HELD_OUT:
+            learnt = group.broadcast(lambda: learnt_rows(contract, manifest))
+        both, parts = both_figures(tested.scores, learnt, contract, missing)
+        name = contract.id or contract.arch or "model"
+        kind, known, in_words = tested.known or ("", {}, "")
+        fed = input_in_words(tested.fed, contract.details.get(EXPORTED_SIZE))
+        about = About(
+            title=f"{f'{probe} probe of ' if probe else ''}{name} on {Path(_name(self.data.source)).name}",
+            lines=(f"checkpoint {_name(self.checkpoint)}", manifest.origin, f"{fed}, {self.reading.precision}"),
+            notes=(*both, *filter(None, [self.place.note]), *tested.notes),
+            known=in_words,
+        )
+        facts = {"probe": probe, **({kind: known} if tested.known else {}), **parts}
+        metrics = tested.scores.metrics(missing)
+        return Evaluation(tested.scores, metrics, about, manifest, tested.fed, facts, is_main=group.is_main)
 
 
 @dataclass(frozen=True)

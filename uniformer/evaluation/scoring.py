@@ -27,9 +27,9 @@ from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.sums import item_sums
 from uniformer.errors import InputError
 from uniformer.inference import engine
-from uniformer.inference.networks import TorchNetwork, check_precision, evaluating
+from uniformer.inference.networks import TorchNetwork, check_precision, evaluating, form_to_take
 from uniformer.reading.views import Decoder, Views, load_views
-from uniformer.speed.timings import BY, Compute
+from uniformer.speed.timings import Compute
 from uniformer.support.distributed import ProcessGroup, current_process_group
 from uniformer.support.progress import OnProgress, Pace
 from uniformer.support.resume import ROWS_KEY, RowLog, read_claim
@@ -267,12 +267,6 @@ def run_key(
 
 
 def form_to_go_on(asked: str | None, folder: str | os.PathLike[str] | None, name: str = ROWS_KEY) -> str | None:
-    """The form in which a run with results in a folder goes on: as recorded, to the last digit, or what is asked for.
-
-    None where nothing is recorded or asked for, or where there is no choice: of an exported network.
-    """
+    """The form in which a run with results in a folder goes on: `form_to_take` by what is recorded there."""
     said = (read_claim(Path(folder, name)) or {}).get("network") if folder else None
-    recorded = next((form for form, old in FORM_NAMES.items() if old == said), said)
-    if recorded in (None, "exported") or (asked and asked != recorded.partition(BY)[0]):
-        return asked
-    return str(recorded)
+    return form_to_take(asked, next((form for form, old in FORM_NAMES.items() if old == said), said))

@@ -39,6 +39,7 @@ class Network(Protocol):
 
     contract: Contract
     report: Any  #: of loading the file, if there was one
+    exact_form: str  #: the form it computes in, with all that its last digits depend on
 
     def __call__(self, views: Floats, batch_size: int) -> Outputs:
         """Views (V, 3, ...) -> outputs (V, ...), `batch_size` views at a time."""

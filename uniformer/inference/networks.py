@@ -81,6 +81,15 @@ def is_exported(source: Any) -> bool:
     return isinstance(source, str | os.PathLike) and os.fspath(source).lower().endswith(tuple(TARGETS))
 
 
+def form_to_take(asked: str | None, recorded: str | None) -> str | None:
+    """The form in which work goes on: as recorded, to the last digit, or what is asked for, if that is another.
+
+    None where nothing is recorded or asked for, or where there is no choice: of an exported network.
+    """
+    is_other = asked and asked != (recorded or "").partition(BY)[0]
+    return asked if recorded in (None, "exported") or is_other else recorded
+
+
 def check_precision(precision: str) -> None:
     check_word("precision", precision, Precision)
 

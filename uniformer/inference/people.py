@@ -26,6 +26,11 @@ class Finder(NamedTuple):
     told_apart: str  #: from all others, in records of answers
     notes: tuple[str, ...] = ()  #: what was left out
 
+    @property
+    def is_of_pictures(self) -> bool:
+        """Whether it is a file, which lists pictures by name: frames of videos have none."""
+        return isinstance(self.people, PersonBoxes)
+
     def unmatched(self, pictures: Iterable[str]) -> list[str]:
         """Sentences on pictures that a file does not list, and on those it lists that are not among them."""
         return self.people.unmatched(pictures) if isinstance(self.people, PersonBoxes) else []
@@ -55,4 +60,4 @@ def people_from(told: CheckpointSource, **options: Any) -> Finder:
         with lock:
             return detector(source)
 
-    return Finder(people_found_by(seen), detector.network.weights)
+    return Finder(people_found_by(seen), f"{detector.network.weights} {detector.network.exact_form}")

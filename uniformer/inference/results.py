@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from uniformer.errors import InputError, shown, visible
+from uniformer.errors import InputError, reason, shown, visible
 from uniformer.inference.recorded import answered
 from uniformer.support.csv_text import csv_line, plain_cell
 from uniformer.support.files import changed_at
@@ -16,6 +17,8 @@ from uniformer.support.texts import parse_json, to_json_line
 from uniformer.tasks.task import Failure, Result
 
 AnswerFormat = Literal["table", "jsonl", "csv"]
+#: The end of a line of answers: weights and options, the form of the network, the device.
+_COMPUTED = re.compile(rb'[",][0-9a-f]+(?:\+[0-9a-f]+)? ([\w/ ]+) on \w+(?:"}|,)\r?\n')
 
 
 class Answers:
@@ -100,6 +103,17 @@ class _Row(NamedTuple):
     def key(self) -> Any:
         """What has the answer: a source, or a frame of it."""
         return answered(self.source, self.frame)
+
+
+def recorded_form(path: Path) -> str | None:
+    """The form of the network, in full, in which the first of the answers in a file was computed; None where it holds
+    none. Raises `InputError` where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            found = next(filter(None, map(_COMPUTED.search, file)), None)
+    except OSError as error:
+        raise InputError(f"{path}: expected answers, found no readable file: {reason(error)}") from None
+    return found and found[1].decode()
 
 
 def _jsonl_rows(data: Data, path: Path) -> Iterator[_Row]:

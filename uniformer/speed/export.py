@@ -90,7 +90,8 @@ def _size_of_views(
         return view_size(model.config, spec)
     if size is None or min(size) < 32:
         said = "none" if size is None else f"{size[0]}x{size[1]}"
-        raise InputError(f"expected the size of the pictures that {model.config.head} is exported for, got {said}")
+        wanted = f"the size of the pictures that {model.config.head} is exported for"
+        raise InputError(f"expected {wanted}, got {said}: --size 512x683, size=(512, 683)")
     return model.config.in_chans, *size
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from uniformer.config import DenseTask
-from uniformer.datasets.annotated import AnnotatedSet, find_annotated_splits, open_annotated
+from uniformer.datasets.annotated import AnnotatedSet, annotated_kind, find_annotated_splits, open_annotated
 from uniformer.datasets.annotated_open import annotated_for_evaluation, annotated_for_training
 from uniformer.datasets.open import training_split
 from uniformer.datasets.tables import film_or_picture_of
@@ -42,6 +42,11 @@ def recipe_sets(recipe: Recipe) -> tuple[AnnotatedSet, AnnotatedSet | None, list
     if data.train is None:
         raise InputError("expected data.train, the annotations or folder of the training pictures, got none")
     train = str(Path(data.root or "", data.train))
+    if data.root is None and train == "." and annotated_kind(train) is None:
+        dataset = data.dataset or "the data"
+        raise InputError(
+            f"{recipe.name}: expected data.root=DIR, the folder of {dataset}, got none, and it is not here"
+        )
     wanted: Any = task
     part = training_split(train, find_annotated_splits(train, task=wanted))
     train_set = open_annotated(train, split=part, task=wanted)
@@ -112,5 +117,8 @@ def statement(name: str, data: AnnotatedSet) -> list[str]:
 
 
 def oddities(name: str, data: AnnotatedSet) -> list[str]:
-    """What is odd in a set, in sentences."""
-    return [f"{name}: {finding.text}" for finding in data.findings if finding.level != "note"]
+    """What is odd in a set, and how many of its pictures are left out, in sentences."""
+    lines = [finding.text for finding in data.findings if finding.level != "note"]
+    if left_out := len(data) - len(data.usable()):
+        lines.append(f"pictures of no use, left out: {left_out}")
+    return [f"{name}: {line}" for line in lines]

@@ -100,6 +100,8 @@ def own_dense_recipe(
         },
     )  # fmt: skip
     recipe = recipe_from(merged(table, _length(train_set, batch, overrides)), overrides)
+    if "shortest" in section(asked(overrides), "input"):
+        reasons = []  # of the sizes that would have been taken
     pictures = counted(len(train_set), "training picture")
     learns = (
         preset.reason

@@ -136,10 +136,10 @@ def length_in_words(recipe: Recipe, plan: Plan) -> str:
 def task_for(recipe: Recipe, train_set: DataSet, task: type[Task] | None = None) -> Task:
     """The task of a recipe on a data set: its contract has the data's classes where the network has as many, and what
     else the data tell of answers."""
-    names = train_set.classes if len(train_set.classes) == recipe.model.num_classes else ()
+    fit = len(train_set.classes) == recipe.model.num_classes  # else `check_settings` says so
     contract = Contract(
-        recipe.model, recipe.arch, recipe.input, names,
-        dataset=recipe.data.dataset or "", details=details_of(train_set),
+        recipe.model, recipe.arch, recipe.input, train_set.classes if fit else (),
+        dataset=recipe.data.dataset or "", details=details_of(train_set) if fit else {},
     )  # fmt: skip
     return task_of(contract) if task is None else task(contract)
 
