@@ -18,7 +18,10 @@ def examples(page: str) -> list[str]:
     return re.findall(r"^<!-- runs -->\n```python\n(.*?)^```$", (DOCS / page).read_text("utf-8"), re.M | re.S)
 
 
-@pytest.mark.parametrize("page", [page.name for page in sorted(DOCS.glob("*.md")) if examples(page.name)])
+PAGES = [page.relative_to(DOCS).as_posix() for page in sorted(DOCS.rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", filter(examples, PAGES))
 def test_the_examples_of_a_page(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Image.fromarray(picture(1)).save("photo.jpg")

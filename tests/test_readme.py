@@ -17,6 +17,8 @@ from uniformer.cli.predict import _default_checkpoint
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ROOMS = ("benchmarks", "examples/*", "experiments", "experiments/*")
+LINKING = [*PAGES, ROOT / "CHANGELOG.md", *sorted(page for room in ROOMS for page in ROOT.glob(f"{room}/README.md"))]
 
 
 def shell_lines(page: Path) -> list[str]:
@@ -38,6 +40,24 @@ def test_commands_are_ones_that_exist(page: Path) -> None:
         if "|" in words:
             words = words[: words.index("|")]
         parsed(words[1:])  # exits, and so fails, on what it does not know
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may name of a page: its headings in small letters, without punctuation, hyphens for spaces."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    headings = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", "\n".join(re.findall(r"^#+ (.*)$", text, re.M)))
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings.splitlines()}
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    """Those within the repository, and the headings that they name."""
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    for link in (link for link in links if not re.match(r"[a-z]+:", link)):
+        path, _, anchor = link.partition("#")
+        there = page.parent / path if path else page
+        assert there.exists(), link
+        assert not anchor or anchor in anchors(there), link
 
 
 @pytest.mark.parametrize(
