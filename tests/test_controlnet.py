@@ -110,6 +110,9 @@ def test_comfyui(file: Path, resized: np.ndarray) -> None:
     assert np.array_equal(np.asarray(as_image), as_array)
     odd = segmentor(resized[:250, :170], detect_resolution=100, output_type="np", upscale_method="INTER_LANCZOS4")
     assert np.asarray(odd).shape == (147, 100, 3)
+    few_colours = Image.fromarray(resized).quantize(32)  # its numbers are places in a palette, not grey
+    found, expected = (np.asarray(segmentor(image, 64)) for image in (few_colours, few_colours.convert("RGB")))
+    assert np.array_equal(found, expected)
 
 
 def test_grey_and_transparent_pictures() -> None:
@@ -134,6 +137,8 @@ def test_what_is_wrong_is_said(
     with refused("cannot fetch upernet_global_small.pth of nobody/nothing: "):
         UniformerSegmentor.from_pretrained("nobody/nothing", cache_dir=str(tmp_path / "cache"))
     segmentor = UniformerSegmentor.from_pretrained(str(file))
+    with refused("expected a picture as uint8 .H, W, 3., got float64 of shape .8, 8, 3."):
+        segmentor(np.zeros((8, 8, 3)))
     with refused("expected no option 'resolution' of a segmentor"):
         segmentor(np.zeros((8, 8, 3), np.uint8), resolution=3)
     with refused("expected a filter of OpenCV such as INTER_CUBIC, got 'CUBIC'"):

@@ -101,6 +101,7 @@ ARRAYS: dict[str, tuple[np.ndarray | torch.Tensor, np.ndarray]] = {
     "float16": ((COLOURS / 255).astype(np.float16), COLOURS),
     "bool": (COLOURS > 128, np.where(COLOURS > 128, 255, 0)),
     "grey": (GREY, IN_GREY),
+    "three rows of grey": (GREY[:3], IN_GREY[:3]),
     "grey with an axis": (GREY[:, :, None], IN_GREY),
     "grey with an axis first": (GREY[None], IN_GREY),
     "grey floats": (GREY / 255, IN_GREY),

@@ -25,7 +25,7 @@ from uniformer.checkpoints.fetch import fetch_file
 from uniformer.config import Scaling
 from uniformer.errors import InputError, MissingExtra
 from uniformer.labels import load_palette
-from uniformer.reading.pictures import Pixels
+from uniformer.reading.pictures import Pixels, to_pixels
 from uniformer.tasks.drawing import paint
 
 if TYPE_CHECKING:
@@ -127,7 +127,9 @@ class UniformerSegmentor:
         if unused:
             raise InputError(f"expected no option {', '.join(map(repr, unused))} of a segmentor")
         is_array = isinstance(input_image, np.ndarray)
-        scaled, height, width = _filled(as_rgb(np.asarray(input_image, np.uint8)), detect_resolution, upscale_method)
+        is_plain = is_array or input_image.mode in ("L", "RGB", "RGBA")  # palettes and 16 bits have their conversion
+        pixels = as_rgb(np.asarray(input_image)) if is_plain else to_pixels(input_image)
+        scaled, height, width = _filled(pixels, detect_resolution, upscale_method)
         painted = self._annotator(scaled)[:height, :width]
         kind = output_type or ("np" if is_array else "pil")
         return Image.fromarray(painted) if kind == "pil" else painted

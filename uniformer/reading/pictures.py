@@ -390,7 +390,7 @@ def channels_last(pixels: np.ndarray | Tensor, ndim: int, form: str) -> Pixels:
     array = _array(pixels)
     if array.ndim == ndim - 1 == 2:
         array = array[..., None]
-    if array.ndim == ndim:
+    elif array.ndim == ndim:
         last, first = array.shape[-1], array.shape[-3]
         if last != 3 and (first == 3 or first == 1 != last):
             array = np.moveaxis(array, -3, -1)
