@@ -127,8 +127,10 @@ class UniformerSegmentor:
         if unused:
             raise InputError(f"expected no option {', '.join(map(repr, unused))} of a segmentor")
         is_array = isinstance(input_image, np.ndarray)
-        is_plain = is_array or input_image.mode in ("L", "RGB", "RGBA")  # palettes and 16 bits have their conversion
-        pixels = as_rgb(np.asarray(input_image)) if is_plain else to_pixels(input_image)
+        if isinstance(input_image, Image.Image) and input_image.mode not in ("L", "RGB", "RGBA"):
+            pixels = to_pixels(input_image)  # such as a palette's places, or 16 bits
+        else:
+            pixels = as_rgb(np.asarray(input_image))
         scaled, height, width = _filled(pixels, detect_resolution, upscale_method)
         painted = self._annotator(scaled)[:height, :width]
         kind = output_type or ("np" if is_array else "pil")
