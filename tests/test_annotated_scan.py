@@ -203,7 +203,7 @@ def test_key_points_and_label_maps_are_drawn(tmp_path: Path, cli: Cli) -> None:
 def test_what_is_not_for_annotated_pictures_is_refused(tmp_path: Path, cli: Cli) -> None:
     root = coco_set(tmp_path)
     one_line(cli("data", "scan", root, "--full"), "expected no --full for annotated pictures, got it")
-    one_line(cli("data", "scan", root, "--task", "segmentation"), "expected annotations for segmentation")
+    one_line(cli("data", "scan", root, "--task", "segmentation"), "for segmentation", "found some for detection")
     one_line(cli("data", "split", root, "--out", tmp_path / "x"), "found pictures annotated for detection")
     one_line(cli("data", "scan", root, "--split", "test"), "expected one of its splits (train, val)")
     table = json.loads((root / "annotations/instances_val2017.json").read_text())

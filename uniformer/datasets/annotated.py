@@ -238,9 +238,11 @@ def open_annotated(
     found = _recognise(path, task)
     if found is None:
         what = "boxes, key points or label maps" if task is None else f"annotations for {task}"
+        other = None if task is None else _recognise(path, None)
+        there = f"some for {other.task}" if other else "none of these" if path.exists() else "nothing there"
         raise InputError(
             f"{path}: expected {what}, in COCO's JSON, YOLO's folders, Pascal VOC's XML or as pictures beside label "
-            f"maps, found {'none of these' if path.exists() else 'nothing there'}"
+            f"maps, found {there}"
         )
     chosen = _choose(path, found, split)
     names = given_names(classes)
