@@ -39,7 +39,6 @@ class Network(Protocol):
 
     contract: Contract
     report: Any  #: of loading the file, if there was one
-    exact_form: str  #: the form it computes in, with all that its last digits depend on
 
     def __call__(self, views: Floats, batch_size: int) -> Outputs:
         """Views (V, 3, ...) -> outputs (V, ...), `batch_size` views at a time."""
@@ -50,6 +49,10 @@ class Network(Protocol):
     @property
     def compute(self) -> str:
         """The form it computes in."""
+
+    @property
+    def exact_form(self) -> str:
+        """The same in full, with all that its last digits depend on."""
 
     @property
     def weights(self) -> str:

@@ -210,6 +210,10 @@ class Shared:
         return self._network.compute
 
     @property
+    def exact_form(self) -> str:
+        return self._network.exact_form
+
+    @property
     def weights(self) -> str:
         return self._network.weights
 
