@@ -61,7 +61,8 @@ class Predictor:
         task: what the network is for; by default what its contract says.
         asked: what a file does not tell, as in `load_model`: head_dim, window, global_every, block_eps, like, sampling,
             classes (what is only assumed of its input is a warning); and how answers are made, as the task has it:
-            `tasks.detection.DetectionOptions`, `tasks.segmentation.SegmentationOptions`, `tasks.pose.PoseOptions`.
+            `tasks.classification.ClassOptions`, `tasks.detection.DetectionOptions`,
+            `tasks.segmentation.SegmentationOptions`, `tasks.pose.PoseOptions`.
     """
 
     def __init__(
