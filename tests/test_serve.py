@@ -30,6 +30,7 @@ from tests.command_line import COMMAND, Cli, one_line
 from tests.dense_nets import make_nets
 from tests.films import pan, write
 from tests.patience import PATIENCE, wait_until
+from tests.test_vocabulary import save_namer
 from tests.tiny import CLIPS, IMAGES, save_tiny, tiny_model
 from tests.tolerance import assert_close, rounding, terms_of
 from uniformer import Predictor, timeline
@@ -137,6 +138,17 @@ def test_answers_are_those_of_python(folder: Path) -> None:
             one.post("predict", folder / "picture.png").json(), one.service.predictor(folder / "picture.png").to_dict()
         )
         assert "a network of clips" in error_of(one.post("timeline", film), 422)
+
+
+def test_a_request_may_name_motions_in_others_words(folder: Path) -> None:
+    predictor, film = Predictor(save_namer(folder)), folder / "h264.mp4"
+    told = json.loads(timeline(film, predictor.asked(vocabulary="vbench")).to_json())
+    with served(predictor) as one:
+        found = one.post("predict", film, vocabulary="camerabench", top_k=9).json()
+        same(found, predictor.asked(vocabulary="camerabench", top_k=9)(film).to_dict())
+        assert one.post("timeline", film, vocabulary="vbench").json()["classes"] == told["classes"]
+        same(one.post("predict", film).json(), predictor(film).to_dict())
+        assert "vbench" in error_of(one.post("predict", film, vocabulary="dutch"), 422)
 
 
 def test_whole_pictures_and_films_of_them(folder: Path) -> None:
@@ -371,7 +383,8 @@ def test_a_token_is_asked_for(folder: Path) -> None:
         described = httpx.get(f"{one.url}/openapi.json", headers=right).json()
         assert {"/predict", "/timeline", "/embed", "/healthz", "/metrics"} == set(described["paths"])
         asked = {each["name"]: each["schema"]["type"] for each in described["paths"]["/predict"]["post"]["parameters"]}
-        assert asked == {"clips": "integer", "crops": "integer", "follow_seconds": "boolean", "top_k": "integer"}
+        kinds = {"clips": "integer", "crops": "integer", "follow_seconds": "boolean", "top_k": "integer"}
+        assert asked == kinds | {"vocabulary": "string"}
         assert httpx.get(f"{one.url}/docs", headers=right).status_code == 404  # it would load from elsewhere
 
 

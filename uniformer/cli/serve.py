@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from uniformer.cli.options import add_reading, add_told, call, number, told, whole
+from uniformer.cli.options import add_reading, add_told, add_vocabulary, call, number, told, whole
 from uniformer.cli.tables import say
 from uniformer.errors import InputError
 from uniformer.support.texts import read_text
@@ -28,6 +28,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--port", type=whole(0, 65535), default=8000, metavar="N", help="default: 8000; 0: a free one")
     p.add_argument("--token-file", metavar="FILE", help=f"the token clients must send (default: the variable {TOKEN})")
     p.add_argument("--top-k", type=whole(1), default=5, metavar="K", help="labels of an answer (default: 5)")
+    add_vocabulary(p)
     group = p.add_argument_group("limits")
     group.add_argument("--max-size", type=number(0, 1e6), default=256, metavar="MB", help="of a request (default: 256)")
     group.add_argument(
@@ -55,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
 
     token = _token(args.token_file)
     predictor = call(Predictor, args, model=args.checkpoint or BUNDLED, **told(args))
+    if args.vocabulary is not None:
+        predictor.answer_with(vocabulary=args.vocabulary)
     limits = Limits(round(1e6 * args.max_size), args.timeout, args.max_seconds, args.max_requests)
     if token is None and not args.host.startswith(LOOPBACK):
         say(f"uniformer: warning: no token: all who reach {args.host} are answered", file=sys.stderr)

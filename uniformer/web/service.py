@@ -57,6 +57,7 @@ class LabelOptions(ViewOptions):
     """Of a classifier's labels."""
 
     top_k: int | None = None
+    vocabulary: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,22 @@ class PictureOptions:
 
     def of_task(self) -> dict[str, Any]:
         """Those that were named, as `Predictor.asked` takes them."""
-        named = {name: value for name, value in asdict(self).items() if name != "every" and value is not None}
-        return named if self.keep is None else {**named, "keep": tuple(map(str.strip, self.keep.split(",")))}
+        told = {name: value for name, value in named(self).items() if name != "every"}
+        return told if self.keep is None else {**told, "keep": tuple(map(str.strip, self.keep.split(",")))}
 
 
 @dataclass(frozen=True)
 class TimelineOptions:
-    """Of a timeline: seconds of a window, and whether shots are told apart."""
+    """Of a timeline: seconds of a window, whether shots are told apart, and what motions are called."""
 
     window: float | None = None
     cuts: bool = True
+    vocabulary: str | None = None
+
+
+def named(options: Any) -> dict[str, Any]:
+    """Those that say anything: others are the predictor's own."""
+    return {name: value for name, value in asdict(options).items() if value is not None}
 
 
 def parsed(kind: type[Any], told: Iterable[tuple[str, str]]) -> Any:
@@ -203,7 +210,7 @@ class Service:
 
     def _predict(self, upload: Upload, options: LabelOptions | PictureOptions, turn: Turn, kind: str) -> Answer:
         if isinstance(options, LabelOptions):
-            return as_json(self._mine(turn, **asdict(options))(upload).to_dict())
+            return as_json(self._mine(turn, **named(options))(upload).to_dict())
         predictor = self._mine(turn, **options.of_task())
         if not is_image(upload):
             return self._frames(upload, predictor, options.every)
@@ -229,13 +236,15 @@ class Service:
             turn.left()
             self._check_length(upload, total)
 
-        found = timeline(upload, self._mine(turn), window=options.window, cuts=options.cuts, progress=check)
+        words = {} if options.vocabulary is None else {"vocabulary": options.vocabulary}
+        mine = self._mine(turn, **words)
+        found = timeline(upload, mine, window=options.window, cuts=options.cuts, progress=check)
         return Answer(found.to_json().encode())
 
     def _embed(self, upload: Upload, options: ViewOptions, turn: Turn, _: str) -> Answer:
         with self._making_features:
             _features = self.predictor.features  # made once, and shared by the copies
-        mine = self._mine(turn, **asdict(options))
+        mine = self._mine(turn, **named(options))
         (row,) = mine.embed([upload])
         checkpoint = mine.contract.id or mine.contract.arch
         return as_json({"source": upload.name, "checkpoint": checkpoint, "features": row.tolist()})
