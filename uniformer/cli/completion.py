@@ -94,7 +94,7 @@ class Place(NamedTuple):
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("shell", choices=tuple(SCRIPTS))
+    p.add_argument("shell", choices=tuple(SCRIPTS), help="that the script is for")
 
 
 def run(args: argparse.Namespace) -> int:
