@@ -137,7 +137,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     options.binary_location = program
     flags = (
         "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
-        "disable-component-update disable-sync disable-dev-shm-usage window-size=1160,1000"
+        "disable-component-update disable-sync disable-dev-shm-usage window-size=1160,1000 "
+        "use-fake-device-for-media-stream use-fake-ui-for-media-stream"  # a camera that everybody may use
     )
     for flag in flags.split():
         options.add_argument(f"--{flag}")

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TextIO
 import uniformer
 from uniformer import __version__
 from uniformer.cli import (
+    app,
     bench,
     completion,
     convert,
@@ -43,6 +44,7 @@ COMMANDS = {
     "motion": motion,
     "stream": stream,
     "serve": serve,
+    "app": app,
     "train": train,
     "eval": evaluate,
     "features": features,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import re
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, get_args
 
 from uniformer.cli.options import add_device, add_precision, add_quiet, add_told, call, number, told, whole
 from uniformer.cli.tables import say
 from uniformer.errors import InputError, counted, shown
 from uniformer.speed.timings import Compute
+from uniformer.support.signals import stopped_by_signals
 
 if TYPE_CHECKING:
     from uniformer.inference.predictor import Predictor
@@ -87,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         failed += 1
         _said(why)
 
-    with _stopped_by_signals() as stop:
+    with stopped_by_signals() as stop:
         feeds = _opened(args, stop, fail)
         predictor, every = _within_latency(args, predictor, feeds)
         watched = []
@@ -115,28 +114,6 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("expected --latency with --or-size and --or-checkpoint: they are for meeting it")
     if args.latency is not None and args.every is not None:
         raise InputError("expected --latency or --every, got both: the first chooses the second")
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; a second one acts as usual."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # where Python takes no signals
-        yield stop
-        return
-    before = {which: signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)}
-
-    def end(which: int, _: Any) -> None:
-        stop.set()
-        signal.signal(which, before[signal.Signals(which)])
-
-    for which in before:
-        signal.signal(which, end)
-    try:
-        yield stop
-    finally:
-        for which, handler in before.items():
-            signal.signal(which, handler)
 
 
 def _opened(args: argparse.Namespace, stop: threading.Event, fail: Callable[[str], None]) -> list[Feed]:

@@ -9,21 +9,29 @@ from uniformer.errors import counted
 from uniformer.support.files import atomic_path
 
 
-def write_page(path: str | os.PathLike[str], template: str, content: Mapping[str, object]) -> None:
-    """Write what a template of `templates/` makes of `content`. Raises `InputError` where it cannot be written.
+def rendered(template: str, content: Mapping[str, object], *rooms: str) -> str:
+    """What a template makes of `content`: one of `templates/` of this room, or of the `rooms` that are named.
 
-    All text is escaped but `Markup`; lone surrogates, from names of files that are no UTF-8, become question marks.
+    All text is escaped but `Markup`.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("uniformer.reports"),
+        loader=ChoiceLoader([PackageLoader(room) for room in ("uniformer.reports", *rooms)]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["counted"] = counted
-    page = environment.get_template(template).render(content)
+    return environment.get_template(template).render(content)
+
+
+def write_page(path: str | os.PathLike[str], template: str, content: Mapping[str, object]) -> None:
+    """Write what a template makes of `content`. Raises `InputError` where it cannot be written.
+
+    Lone surrogates, from names of files that are no UTF-8, become question marks.
+    """
+    page = rendered(template, content)
     with atomic_path(path) as temporary:
         temporary.write_bytes(page.encode("utf-8", "replace"))

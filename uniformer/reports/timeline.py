@@ -72,7 +72,7 @@ def content(timeline: Timeline, video: Media, truths: Sequence[Truth] = ()) -> d
     return {
         "tiles": [
             (shots, "shot found" if shots == 1 else "shots found"),
-            (_clock(timeline.duration), "length"),
+            (clock(timeline.duration), "length"),
             (said, noun if said == 1 else f"different {noun}s"),
         ],
         "noun": noun,
@@ -82,10 +82,10 @@ def content(timeline: Timeline, video: Media, truths: Sequence[Truth] = ()) -> d
         "cards": cards,
         "of": len(truths) or sum(bool(row.motion) for row in timeline.rows),
         "rows": [
-            (row.shot, _clock(row.start), _clock(row.end), plain_name(row.motion) or "(too short to tell)", _share(row))
+            (row.shot, clock(row.start), clock(row.end), plain_name(row.motion) or "(too short to tell)", _share(row))
             for row in timeline.rows
         ],
-        "clock": _clock,
+        "clock": clock,
         "plain_name": plain_name,
     }
 
@@ -102,7 +102,8 @@ def _share(row: Segment) -> str:
     return "" if row.confidence is None else f"{100 * row.confidence:.0f} %"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """'0:04.1': minutes and seconds."""
     minutes, rest = divmod(round(10 * seconds), 600)
     return f"{minutes}:{rest / 10:04.1f}"
 
@@ -182,7 +183,7 @@ def _chart(timeline: Timeline, cards: Sequence[_Card], cuts: Sequence[float], tr
         parts.append(line(_LEFT, top + _STEP, _LEFT + _ACROSS, top + _STEP))
         for start, end, share in zip(starts, ends, shares[:, place], strict=True):
             if share >= 0.04:
-                title = f"{name}, {_clock(start)} – {_clock(end)}: {100 * share:.0f} %"
+                title = f"{name}, {clock(start)} – {clock(end)}: {100 * share:.0f} %"
                 parts.append(_box(start, end, top, scale, "bar", title, share))
     parts += [line(_LEFT + cut * scale, 0, _LEFT + cut * scale, bottom, "cut") for cut in cuts]
     for truth in truths:
@@ -233,7 +234,7 @@ def _ticks(duration: float, scale: float, bottom: float) -> Iterator[Markup]:
     step = next((step for step in steps if duration / step <= 12), 14400)
     for number in range(int(duration / step + 1e-6) + 1):
         anchor = "middle" if number else "start"
-        yield text(_LEFT + number * step * scale, bottom + 16, _clock(number * step), anchor, "faint")
+        yield text(_LEFT + number * step * scale, bottom + 16, clock(number * step), anchor, "faint")
 
 
 def _box(

@@ -97,6 +97,9 @@ class Prediction(Result):
 
         return [Entry(label.name, label.score, colour_of(label.index)) for label in self.labels]
 
+    def in_short(self) -> str:
+        return self.labels[0].name
+
     def lines(self) -> list[str]:
         return [f"{100 * b.score:6.2f} %  {'█' * round(20 * b.score):20}  {b.name}" for b in self.labels]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -112,6 +113,10 @@ class Detections(PictureResult):
             f"{100 * self.scores[i]:6.2f} %  {self.name(i):{wide}}  " + " ".join(f"{v:7.1f}" for v in self.boxes[i])
             for i in range(len(self))
         ] or ["nothing found"]
+
+    def in_short(self) -> str:
+        counts = Counter(map(self.name, range(len(self))))
+        return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "nothing found"
 
     def to_coco(self, image_id: Id) -> list[dict[str, Any]]:
         """As COCO's result files have them: boxes as x, y, width, height; the category numbers of COCO's own classes,

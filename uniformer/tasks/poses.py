@@ -106,6 +106,9 @@ class Poses(PictureResult):
             for i in range(len(self))
         ] or ["nobody found"]
 
+    def in_short(self) -> str:
+        return f"{len(self) or 'no'} {'person' if len(self) == 1 else 'people'}"
+
     def to_coco(self, image_id: Id) -> list[dict[str, Any]]:
         """As COCO's result files have them."""
         categories = [PERSON_ID] * len(self)

@@ -114,6 +114,9 @@ class Segmentation(PictureResult):
             "nothing found"
         ]
 
+    def in_short(self) -> str:
+        return ", ".join(sorted(region.name for region in self.regions[:3])) or "nothing found"
+
     def to_coco(self, image_id: Id) -> list[dict[str, Any]]:
         """As result files of COCO's "stuff" task have it: a mask of each class."""
         ids = category_ids(self.classes or [""] * (int(self.labels.max(initial=0)) + 1))

@@ -65,6 +65,10 @@ class Result:
         """The answer as lines for people."""
         return [f"{name}: {value}" for name, value in self.answer().items()]
 
+    def in_short(self) -> str:
+        """The answer in a few words, the same for answers that say the same."""
+        return "; ".join(self.lines())
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
         return {

@@ -1,0 +1,147 @@
+"""What the buttons of the page do, and what becomes of the files that it is given."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from uniformer.errors import InputError, MissingExtra, first_line
+from uniformer.inference.predictor import Predictor
+from uniformer.web.answers import Progress, address, has_moments, html, look, look_at_all, moments
+
+try:
+    import gradio as gr
+except ImportError:
+    raise MissingExtra("gradio", "app", "the page") from None
+
+
+class Film(NamedTuple):
+    """A film that is to have a timeline."""
+
+    path: Path
+    tables: Path  #: the folder of its tables
+    network: str
+
+
+class Visit:
+    """The buttons: each answers with new contents for some parts of the page. `folder` is for all files."""
+
+    def __init__(self, predictors: Mapping[str, Predictor], folder: Path):
+        self.predictors, self._folder, self._uploads = predictors, folder, Uploads()
+        self._working, self._ended = threading.Lock(), threading.Event()
+
+    def look(
+        self,
+        given: list[str] | None,
+        network: str,
+        every: float | None,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio wants it
+    ) -> tuple[Any, ...]:
+        """What is said of the files: notes, player, answer, rows, what is wide, tables, and the film for a timeline."""
+        paths = [Path(path) for path in given or ()]
+        out = Path(tempfile.mkdtemp(dir=self._folder))
+        self._uploads.keep(request.session_hash, {out, *(path.parent for path in paths)})
+        predictor, told = self.predictors[network], self._told(progress, request)
+        options: dict[str, Any] = {"every": max(1, int(every or 1)), "progress": told}
+        if len(paths) == 1:
+            answer, errors = self._done(partial(look, predictor, paths[0], out, **options), paths)
+        elif paths:
+            answer, errors = self._done(partial(look_at_all, predictor, paths, **options), paths)
+        else:
+            answer, errors = None, ["expected a film or a picture: drop one above"]
+        if answer is None:
+            return html("said.html", errors=errors, notes=()), "", "", "", "", "", None
+        said = html("said.html", errors=(), notes=answer.notes)
+        film = Film(paths[0], out, network) if len(paths) == 1 and has_moments(predictor, paths[0]) else None
+        return said, answer.player, answer.answer, "", answer.below, _tables(out, {"answers.csv": answer.table}), film
+
+    def moments(
+        self,
+        film: Film | None,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> tuple[Any, Any]:
+        """The timeline of a film, and tables to download with it."""
+        if film is None:
+            return gr.skip(), gr.skip()
+        work = partial(moments, self.predictors[film.network], film.path, self._told(progress, request))
+        found, errors = self._done(work, [film.path])
+        if found is None:
+            return html("said.html", errors=errors, notes=()), gr.skip()
+        rows, texts = found
+        return rows, _tables(film.tables, texts)
+
+    def leave(self, request: gr.Request) -> None:
+        """The page was closed: what is computed for it stops at the next step."""
+        self._uploads.leave(request.session_hash)
+
+    def end(self) -> None:
+        """The server ends: no more is computed."""
+        self._ended.set()
+        with self._working:
+            pass
+
+    def _told(self, progress: gr.Progress, request: gr.Request) -> Progress:
+        def told(done: float, total: float, what: str) -> None:
+            if self._ended.is_set() or self._uploads.has_left(request.session_hash):
+                raise InputError("the page was closed")
+            progress((round(done), max(1, round(total))), desc=what, unit=what)
+
+        return told
+
+    def _done(self, work: Callable[[], Any], paths: Sequence[Path]) -> tuple[Any, list[str]]:
+        """What `work` gives or, where there is nothing, why, with files by their names."""
+        try:
+            with self._working:
+                return work(), []
+        except InputError as error:
+            line = str(error)
+        except Exception as error:  # a mistake of ours: the page goes on, and who runs it sees where
+            traceback.print_exc()
+            line = f"unforeseen: {type(error).__name__}: {first_line(error)}"
+        for path in paths:
+            line = line.replace(str(path), path.name)
+        return None, [line]
+
+
+def _tables(out: Path, texts: Mapping[str, str]) -> str:
+    """Links to all tables of a folder, these among them."""
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding="utf-8", errors="surrogateescape")
+    tables = [path for path in sorted(out.iterdir()) if path.suffix in (".csv", ".srt")]
+    return html("tables.html", tables=[(path.name, address(path)) for path in tables])
+
+
+class Uploads:
+    """The folders with what each open page shows; one that no page shows any more is deleted."""
+
+    def __init__(self) -> None:
+        self._of: dict[str | None, set[Path]] = {}
+        self._left: set[str | None] = set()
+        self._lock = threading.Lock()
+
+    def keep(self, page: str | None, folders: Iterable[Path]) -> None:
+        """From now on a page, by its session, shows these. Pages that were given the same file share its folder."""
+        with self._lock:
+            old = self._of.pop(page, set())
+            new = set(folders)
+            if page in self._left:  # nobody sees it any more
+                old, new = old | new, set()
+            self._of[page] = new
+            for folder in old.difference(*self._of.values()):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def leave(self, page: str | None) -> None:
+        """The page is closed for good."""
+        self._left.add(page)
+        self.keep(page, ())
+
+    def has_left(self, page: str | None) -> bool:
+        return page in self._left
