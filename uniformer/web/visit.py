@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 from uniformer.errors import InputError, MissingExtra, first_line
 from uniformer.inference.predictor import Predictor
 from uniformer.web.answers import Progress, address, has_moments, html, look, look_at_all, moments
+from uniformer.web.uploads import Uploads
 
 try:
     import gradio as gr
@@ -117,31 +117,3 @@ def _tables(out: Path, texts: Mapping[str, str]) -> str:
         (out / name).write_text(text, encoding="utf-8", errors="surrogateescape")
     tables = [path for path in sorted(out.iterdir()) if path.suffix in (".csv", ".srt")]
     return html("tables.html", tables=[(path.name, address(path)) for path in tables])
-
-
-class Uploads:
-    """The folders with what each open page shows; one that no page shows any more is deleted."""
-
-    def __init__(self) -> None:
-        self._of: dict[str | None, set[Path]] = {}
-        self._left: set[str | None] = set()
-        self._lock = threading.Lock()
-
-    def keep(self, page: str | None, folders: Iterable[Path]) -> None:
-        """From now on a page, by its session, shows these. Pages that were given the same file share its folder."""
-        with self._lock:
-            old = self._of.pop(page, set())
-            new = set(folders)
-            if page in self._left:  # nobody sees it any more
-                old, new = old | new, set()
-            self._of[page] = new
-            for folder in old.difference(*self._of.values()):
-                shutil.rmtree(folder, ignore_errors=True)
-
-    def leave(self, page: str | None) -> None:
-        """The page is closed for good."""
-        self._left.add(page)
-        self.keep(page, ())
-
-    def has_left(self, page: str | None) -> bool:
-        return page in self._left

@@ -1,0 +1,92 @@
+"""The page's parts and how they hang together, and the server of it: all that needs Gradio, but what buttons do."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from functools import cache, partial
+from importlib.resources import files
+
+from uniformer.errors import MissingExtra
+from uniformer.web.answers import html
+from uniformer.web.visit import Visit
+
+try:
+    import gradio as gr
+    import uvicorn
+    from fastapi import FastAPI
+except ImportError:
+    raise MissingExtra("gradio", "app", "the page") from None
+
+
+def build_page(visit: Visit) -> gr.Blocks:
+    """The page: what is given and asked for above, what is said of it below."""
+    names = list(visit.predictors)
+    of_pictures = any(predictor.task.whole for predictor in visit.predictors.values())
+    part = partial(gr.HTML, elem_classes="uniformer", js_on_load=None)
+    with gr.Blocks(analytics_enabled=False, title="UniFormer", delete_cache=(3600, 86_400)) as page:
+        part(html("lead.html"))
+        given = gr.File(label="A film or a picture, or several", file_count="multiple", elem_id="given", height=160)
+        taken = gr.File(visible="hidden", elem_id="taken")  # what the page records goes in here, as if it were dropped
+        part(html("record.html"))
+        with gr.Row():
+            network = gr.Dropdown(
+                names, value=names[0], label="Network", visible=len(names) > 1, min_width=320, elem_id="network"
+            )
+            every = gr.Number(1, label="Every so many frames", minimum=1, precision=0, visible=of_pictures)
+        again = gr.Button("Look", variant="primary", elem_id="look")
+        said = part(elem_id="said")
+        with gr.Row():
+            with gr.Column(min_width=320):
+                player = part(elem_id="player")
+            with gr.Column(min_width=320):
+                answer, rows = part(elem_id="answer"), part(elem_id="timeline")
+        below, tables, film = part(elem_id="below"), part(elem_id="tables"), gr.State(None)
+
+        looks = {
+            "fn": visit.look, "inputs": [given, network, every],
+            "outputs": [said, player, answer, rows, below, tables, film],
+            "show_progress_on": [said], "concurrency_id": "network", "api_visibility": "private",
+        }  # fmt: skip
+        seen = gr.on([given.upload, again.click], **looks)
+        recorded = taken.upload(lambda file: ([file], None), taken, [given, taken], api_visibility="private")
+        for before in (seen, recorded.then(**looks)):
+            before.then(
+                visit.moments, [film], [rows, tables], show_progress_on=[rows],
+                concurrency_id="network", api_visibility="private",
+            )  # fmt: skip
+        page.unload(visit.leave)
+    page.queue(default_concurrency_limit=1)
+    return page
+
+
+class Server(uvicorn.Server):
+    """Tells when the page can be reached, and ends without a word."""
+
+    def __init__(self, page: gr.Blocks, ready: Callable[[], None]):
+        app = FastAPI(openapi_url=None)
+        gr.mount_gradio_app(
+            app, page, "/", theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+            css=_asset("parts.css", "uniformer.reports") + _asset("app.css"), js=_asset("app.js"),
+            footer_links=[], run_history=False, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False,
+        )  # fmt: skip
+        super().__init__(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open pages hold connections without an end: that these are cut is no error."""
+        logger = logging.getLogger("uvicorn.error")
+        before = logger.level
+        logger.setLevel(logging.CRITICAL)
+        await super().shutdown(sockets)
+        logger.setLevel(before)
+
+
+@cache
+def _asset(name: str, room: str = "uniformer.web") -> str:
+    return (files(room) / "templates" / name).read_text("utf-8")
