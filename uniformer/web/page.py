@@ -67,7 +67,7 @@ class Server(uvicorn.Server):
     def __init__(self, page: gr.Blocks, ready: Callable[[], None]):
         app = FastAPI(openapi_url=None)
         gr.mount_gradio_app(
-            app, page, "/", theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+            app, page, "/", theme=gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"]),
             css=_asset("parts.css", "uniformer.reports") + _asset("app.css"), js=_asset("app.js"),
             footer_links=[], run_history=False, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False,
         )  # fmt: skip
