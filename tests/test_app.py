@@ -291,6 +291,15 @@ def test_what_the_camera_takes(page: Any) -> None:
 # ---- what it asks for, and what stays --------------------------------------------------------------------------------
 
 
+def test_work_stops_when_its_page_is_closed(page: Any, site: Site) -> None:
+    """And leaves nothing, on standard error neither, as the last test sees."""
+    choose(page, site.detector.name)
+    give(page, site.film)
+    until(lambda: "frames" in text(page, "#said"))
+    page.get("about:blank")
+    until(lambda: not site.kept())
+
+
 def test_no_other_files_are_served(site: Site) -> None:
     for path in (site.film, "/etc/passwd"):
         with pytest.raises(urllib.error.HTTPError, match=r"403|404"):

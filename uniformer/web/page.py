@@ -65,10 +65,10 @@ class Server(uvicorn.Server):
     """Tells when the page can be reached, and ends without a word."""
 
     def __init__(self, page: gr.Blocks, ready: Callable[[], None]):
-        app = FastAPI(openapi_url=None)
+        app, theme = FastAPI(openapi_url=None), gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"])
         gr.mount_gradio_app(
-            app, page, "/", theme=gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-            css=_asset("parts.css", "uniformer.reports") + _asset("app.css"), js=_asset("app.js"),
+            app, page, "/", theme=theme, css=_asset("parts.css", "uniformer.reports") + _asset("app.css"),
+            js=_asset("app.js"),
             footer_links=[], run_history=False, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False,
         )  # fmt: skip
         super().__init__(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))

@@ -6,19 +6,21 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from uniformer.errors import InputError, MissingExtra, first_line
 from uniformer.inference.predictor import Predictor
-from uniformer.web.answers import Progress, address, has_moments, html, look, look_at_all, moments
+from uniformer.web.answers import Progress, Shown, address, has_moments, html, look, look_at_all, moments
 from uniformer.web.uploads import Uploads
 
 try:
     import gradio as gr
 except ImportError:
     raise MissingExtra("gradio", "app", "the page") from None
+
+
+T = TypeVar("T")
 
 
 class Film(NamedTuple):
@@ -50,17 +52,23 @@ class Visit:
         self._uploads.keep(request.session_hash, {out, *(path.parent for path in paths)})
         predictor, told = self.predictors[network], self._told(progress, request)
         options: dict[str, Any] = {"every": max(1, int(every or 1)), "progress": told}
-        if len(paths) == 1:
-            answer, errors = self._done(partial(look, predictor, paths[0], out, **options), paths)
-        elif paths:
-            answer, errors = self._done(partial(look_at_all, predictor, paths, **options), paths)
-        else:
-            answer, errors = None, ["expected a film or a picture: drop one above"]
+
+        def work() -> tuple[Shown, str]:
+            if not paths:
+                raise InputError("expected a film or a picture: drop one above")
+            if len(paths) == 1:
+                shown = look(predictor, paths[0], out, **options)
+            else:
+                shown = look_at_all(predictor, paths, **options)
+            return shown, _tables(out, {"answers.csv": shown.table})
+
+        answer, said = self._done(work, paths, request)
         if answer is None:
-            return html("said.html", errors=errors, notes=()), "", "", "", "", "", None
-        said = html("said.html", errors=(), notes=answer.notes)
+            return said, "", "", "", "", "", None
+        shown, tables = answer
+        said = html("said.html", errors=(), notes=shown.notes)
         film = Film(paths[0], out, network) if len(paths) == 1 and has_moments(predictor, paths[0]) else None
-        return said, answer.player, answer.answer, "", answer.below, _tables(out, {"answers.csv": answer.table}), film
+        return said, shown.player, shown.answer, "", shown.below, tables, film
 
     def moments(
         self,
@@ -71,12 +79,14 @@ class Visit:
         """The timeline of a film, and tables to download with it."""
         if film is None:
             return gr.skip(), gr.skip()
-        work = partial(moments, self.predictors[film.network], film.path, self._told(progress, request))
-        found, errors = self._done(work, [film.path])
-        if found is None:
-            return html("said.html", errors=errors, notes=()), gr.skip()
-        rows, texts = found
-        return rows, _tables(film.tables, texts)
+        path, tables, network = film
+
+        def work() -> tuple[str, str]:
+            rows, texts = moments(self.predictors[network], path, self._told(progress, request))
+            return rows, _tables(tables, texts)
+
+        found, said = self._done(work, [path], request)
+        return found or (said, gr.skip())
 
     def leave(self, request: gr.Request) -> None:
         """The page was closed: what is computed for it stops at the next step."""
@@ -88,27 +98,31 @@ class Visit:
         with self._working:
             pass
 
+    def _is_over(self, request: gr.Request) -> bool:
+        return self._ended.is_set() or self._uploads.has_left(request.session_hash)
+
     def _told(self, progress: gr.Progress, request: gr.Request) -> Progress:
         def told(done: float, total: float, what: str) -> None:
-            if self._ended.is_set() or self._uploads.has_left(request.session_hash):
+            if self._is_over(request):
                 raise InputError("the page was closed")
             progress((round(done), max(1, round(total))), desc=what, unit=what)
 
         return told
 
-    def _done(self, work: Callable[[], Any], paths: Sequence[Path]) -> tuple[Any, list[str]]:
-        """What `work` gives or, where there is nothing, why, with files by their names."""
+    def _done(self, work: Callable[[], T], paths: Sequence[Path], request: gr.Request) -> tuple[T | None, str]:
+        """What `work` gives or, where there is nothing, a line that says why, with files by their names."""
         try:
             with self._working:
-                return work(), []
+                return work(), ""
         except InputError as error:
             line = str(error)
         except Exception as error:  # a mistake of ours: the page goes on, and who runs it sees where
-            traceback.print_exc()
+            if not self._is_over(request):  # its files are gone
+                traceback.print_exc()
             line = f"unforeseen: {type(error).__name__}: {first_line(error)}"
         for path in paths:
             line = line.replace(str(path), path.name)
-        return None, [line]
+        return None, html("said.html", errors=[line], notes=())
 
 
 def _tables(out: Path, texts: Mapping[str, str]) -> str:
