@@ -291,11 +291,22 @@ def test_what_the_camera_takes(page: Any) -> None:
 # ---- what it asks for, and what stays --------------------------------------------------------------------------------
 
 
-def test_work_stops_when_its_page_is_closed(page: Any, site: Site) -> None:
-    """And leaves nothing, on standard error neither, as the last test sees."""
+def test_others_wait_in_the_queue_until_a_page_is_closed(page: Any, site: Site) -> None:
+    """Then what is computed for it stops, and leaves nothing: on standard error neither, as the last test sees."""
     choose(page, site.detector.name)
     give(page, site.film)
     until(lambda: "frames" in text(page, "#said"))
+    first = page.current_window_handle
+    page.switch_to.new_window("tab")
+    page.get(site.address)
+    until(lambda: one(page, "#given input[type=file]"))
+    give(page, site.picture)
+    until(lambda: "queue: 1/1" in text(page, "#said"))
+    second = page.current_window_handle
+    page.switch_to.window(first)
+    page.close()
+    page.switch_to.window(second)
+    until(lambda: errors(page) == "photo.png: expected a video for a network of clips, found an image")
     page.get("about:blank")
     until(lambda: not site.kept())
 
