@@ -289,6 +289,7 @@ def test_all_commands_that_take_a_checkpoint_take_the_same_options() -> None:
         "export": "x y",
         "bench": "x",
         "serve": "--port 1",
+        "app": "--port 1",
     }
     values = {"like": SSV2, "sampling": "16x4", "classes": "names.txt", "block_eps": 1e-5}
     for command in (*words, "demo", "train"):

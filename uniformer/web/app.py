@@ -38,7 +38,7 @@ def serve_page(
 
     Args:
         checkpoints: what `Predictor` takes, to choose from; the model in the package by default.
-        host, port: where to listen; nobody but this machine reaches the loopback address.
+        host, port: where to listen, 0 for a free port; nobody but this machine reaches the loopback address.
         open_page: open it in the browser of this machine.
         say: is told the page's address when it can be reached.
         options: of every `Predictor`.
@@ -60,7 +60,7 @@ def serve_page(
         page = build_page(visit)
 
         def ready() -> None:
-            address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+            address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
             say(f"page: {address} (Ctrl-C ends it)")
             if open_page:  # some browsers are waited for
                 threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()

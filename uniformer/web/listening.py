@@ -1,4 +1,4 @@
-"""Where a server of this room listens."""
+"""Where the servers of this room listen."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from uniformer.errors import InputError, reason
 
 
 def listening_at(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises `InputError` where that cannot be, as where the port is taken."""
+    """A socket that listens there, for 0 at a free port. Raises `InputError` where that cannot be."""
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise InputError(
-            f"cannot listen on port {port} of {host}: {reason(error)}; expected a free one, give another --port"
-        ) from None
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        raise InputError(f"cannot listen on {host}, port {port}: {reason(error)}; give another --port") from None

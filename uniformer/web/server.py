@@ -21,10 +21,11 @@ from types import FrameType
 from typing import Any, get_args, get_type_hints
 
 from uniformer import __version__
-from uniformer.errors import InputError, MissingExtra, reason
+from uniformer.errors import InputError, MissingExtra
 from uniformer.inference.predictor import Predictor
 from uniformer.support.files import system_folder
 from uniformer.web.batching import NetworkFailed, OutOfTime
+from uniformer.web.listening import listening_at
 from uniformer.web.service import JSON, PNG, Answer, Limits, Service, as_json, parsed
 
 try:
@@ -282,11 +283,3 @@ def serve(
             server.run(sockets=[listening])
         finally:
             service.close(now=server.force_exit)
-
-
-def listening_at(host: str, port: int) -> socket.socket:
-    """Raises `InputError` where that cannot be."""
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, OverflowError) as error:
-        raise InputError(f"cannot listen on {host}, port {port}: {reason(error)}") from None
