@@ -27,6 +27,7 @@ ORDER = (
     "speed",
     "inference",
     "timelines",
+    "explanations",
     "controlnet",
     "doom",
     "camera_motion",

@@ -24,6 +24,9 @@ _PUBLIC = {  # name: (the module it comes from, what it is), in the order of `he
     "Stream": ("inference.stream", "the last seconds of frames that come one by one, seen again and again"),
     "timeline": ("timelines.timeline", "the shots of a long video, and what happens in each"),
     "Timeline": ("timelines.timeline", "what `timeline` gives"),
+    "explain": ("explanations.explain", "where and when a network looked for one answer"),
+    "Explainer": ("explanations.explain", "a network whose answers are explained, for many files"),
+    "Explanation": ("explanations.explanation", "maps of an answer over pixels and frames, and a bar over time"),
     "list_models": ("network.variants", "names of architectures"),
     "create_model": ("checkpoints.load", "an architecture by name, with or without a checkpoint's weights"),
     "UniFormer": ("network.model", "the network: a torch module for images or clips"),
@@ -68,6 +71,8 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from uniformer.datasets.open import open_dataset
     from uniformer.errors import InputError
     from uniformer.evaluation.run import evaluate
+    from uniformer.explanations.explain import Explainer, explain
+    from uniformer.explanations.explanation import Explanation
     from uniformer.heads.macs import count_macs
     from uniformer.inference.predictor import Predictor, predict
     from uniformer.inference.stream import Stream

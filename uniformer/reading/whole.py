@@ -27,6 +27,12 @@ class WholeViews(Views):
     factors: Floats | None = None  #: float32 (4,): boxes of the picture times these are boxes of the input
     others: tuple[Floats, ...] = ()  #: the same picture in further sizes, (1, 3, h, w)
 
+    @property
+    def reach(self) -> tuple[float, float, float, float]:
+        """What the input shows of the picture, padding included, which lies beyond: top, left, height, width."""
+        height, width = self.array.shape[2:]
+        return 0.0, 0.0, height * self.height / self.size[0], width * self.width / self.size[1]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TiledViews(Views):

@@ -14,13 +14,16 @@ from uniformer.config import with_options
 from uniformer.errors import InputError
 from uniformer.reading.views import Views
 from uniformer.tasks.fusion import Fusion
-from uniformer.tasks.task import Metric, Outputs, Result, Task, best_first, class_names
+from uniformer.tasks.pictured import label_named
+from uniformer.tasks.task import Evidence, Metric, Outputs, Result, Task, best_first, class_name, class_names
 from uniformer.tasks.vocabulary import Words
 
 if TYPE_CHECKING:
     import os
 
+    import torch
     from PIL import Image
+    from torch import Tensor
 
     from uniformer.checkpoints.contract import Contract
     from uniformer.datasets.manifest import Manifest
@@ -161,6 +164,28 @@ class Classification(Task):
         shares, names = self.words(probabilities), self.words.names
         labels = tuple(Label(names[i], float(shares[i]), i) for i in best_first(shares, top_k))
         return Prediction(labels=labels, probabilities=probabilities)
+
+    def evidence(
+        self, network: UniFormer, views: Views, device: torch.device, target: str | None, number: int
+    ) -> Evidence:
+        """Of a class: the fused answer, by what each view's logits change in it."""
+        import torch
+
+        def logits_of(view: int) -> Tensor:
+            return network(views.pixels[view : view + 1].to(device))
+
+        with torch.no_grad():
+            logits = torch.cat([logits_of(view) for view in range(len(views.array))]).cpu().numpy()
+        if number != 1:
+            raise InputError(f"expected number 1 of a class, as an answer has each once, got {number}")
+        probabilities, names = self.fusion(logits), self.contract.classes
+        row = int(probabilities.argmax()) if target is None else label_named(target, self.contract)
+        slopes = torch.from_numpy(self.fusion.slopes(logits, row)).to(device)
+        count, boxes = len(logits), views.boxes
+        return Evidence(
+            class_name(names, row), float(probabilities[row]), lambda view: (logits_of(view)[0] * slopes[view]).sum(),
+            tuple(range(count)), tuple(boxes[view % len(boxes)] for view in range(count)), pooled=True,
+        )  # fmt: skip
 
     def metric(self, manifest: Manifest, *, label_order: str = "numbers") -> ClassMetric:
         if self.options.vocabulary is not None:

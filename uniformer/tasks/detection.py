@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from uniformer.config import Scaling
-from uniformer.errors import Checked
+from uniformer.errors import Checked, InputError, counted
 from uniformer.reading.run_lengths import encode_mask
 from uniformer.reading.views import Source
 from uniformer.reading.whole import WholeViews, load_whole
 from uniformer.tasks.detections import Detections
-from uniformer.tasks.task import Outputs
+from uniformer.tasks.pictured import label_named
+from uniformer.tasks.task import Evidence, Outputs, class_name
 from uniformer.tasks.whole_picture import WholePictureTask
 
 if TYPE_CHECKING:
@@ -85,6 +86,33 @@ class Detection(WholePictureTask[DetectionOptions]):
         finite = torch.stack([level.sum(dtype=torch.float32) for level in levels])
         shares = form.masks(levels, found, scales)[0] if self.has_masks else found[0].boxes.new_zeros(0, 28, 28)
         return found[0].boxes, found[0].scores, found[0].labels, shares, finite
+
+    def evidence(
+        self, network: Any, views: WholeViews, device: torch.device, target: str | None, number: int
+    ) -> Evidence:
+        """Of a box that was found: what its region alone makes the box heads say of its class."""
+        import torch
+
+        from uniformer.heads.detection import region_features, with_images
+
+        names = self.contract.classes
+        with torch.no_grad():
+            boxes, scores, labels, *_ = self.answer(network, views, device, 1)
+        rows = range(len(labels)) if target is None else (labels == label_named(target, self.contract)).nonzero()[:, 0]
+        if not 1 <= number <= len(rows):
+            found = counted(len(rows), "box" if target is None else f"box of {target!r}")
+            raise InputError(f"expected box {number} to explain, found {found} with a score above {self.options.score}")
+        row = int(rows[number - 1])
+        label, scale = int(labels[row]), torch.from_numpy(views.factors).to(device)
+
+        def score(_: int) -> Tensor:
+            levels = network(torch.from_numpy(views.array).to(device))
+            cut = region_features(levels, with_images([boxes[row : row + 1] * scale]), 7)
+            each = torch.stack([head(cut)[0][0] for head in network.roi_head.box_heads])  # (stages, K + 1)
+            return (each[:, label] - each.mean(dim=1)).mean()
+
+        name = f"{class_name(names, label)}, box {number}"
+        return Evidence(name, float(scores[row]), score, (0,), (views.reach,), pooled=False)
 
     def decode(self, outputs: Outputs, views: WholeViews, top_k: int = 0) -> Detections:  # type: ignore[override]
         import torch

@@ -315,6 +315,22 @@ def draw_stretches(stretches: Sequence[Stretch], duration: float) -> Image.Image
     return image
 
 
+# ---- maps of what counts ---------------------------------------------------------------------------------------------
+
+HEAT = ((40, 10, 90), (150, 35, 110), (225, 80, 60), (250, 165, 20), (252, 250, 160))  #: from little to much
+HEATED = 0.75  # how much of the most covers the picture
+
+
+def draw_heat(pixels: Pixels, heat: NDArray[np.floating[Any]]) -> Image.Image:
+    """A map (H, W) of 0 to 1 over a picture, uint8 RGB (H, W, 3): the more, the less of the picture is seen."""
+    levels, steps = np.linspace(0, 1, 256), np.linspace(0, 1, len(HEAT))
+    share = (HEATED * np.sqrt(levels))[:, None]
+    colours = np.stack([np.interp(levels, steps, each) for each in np.transpose(HEAT)], axis=1) * share
+    level = (heat.clip(0, 1) * 255).astype(np.uint8)
+    mixed = pixels * (1 - share).astype(np.float32)[level] + colours.astype(np.float32)[level]
+    return Image.fromarray((mixed + 0.5).astype(np.uint8))
+
+
 # ---- people ----------------------------------------------------------------------------------------------------------
 
 

@@ -78,6 +78,26 @@ class Fusion:
             parts[..., names] = np.logaddexp(parts[..., names], parts[..., [still]])
         return self._weights @ evidence.mean(axis=1)
 
+    def slopes(self, logits: Floats, row: int) -> Floats:
+        """How the evidence of a class, less the mean of all classes', changes with the logits of the views, (V, K).
+
+        Less the mean, since what all classes have in common changes no probability; before the last softmax, which
+        is flat where an answer is sure.
+        """
+        count = logits.shape[-1]
+        contrast = np.eye(count, dtype=np.float32)[row] - (1 / count if count > 1 else 0)
+        parts = logits.reshape(len(self._weights), -1, count)
+        slopes = self._weights[:, None, None] / parts.shape[1] * np.broadcast_to(contrast, parts.shape)
+        for still, names in reversed(self._slow):
+            own = _sigmoid(parts[1:, :, names] - parts[1:, :, [still]])  # not of the one that stands still
+            slopes[1:, :, still] += (slopes[1:, :, names] * (1 - own)).sum(axis=-1)
+            slopes[1:, :, names] *= own
+        return slopes.reshape(logits.shape).astype(np.float32)
+
+
+def _sigmoid(x: Floats) -> Floats:
+    return np.exp(-np.logaddexp(0, -x))
+
 
 def average_views(logits: Floats, spec: InputSpec) -> Floats:
     """Logits of a source's views (V, K) -> probabilities (K,): of the mean logits, or the mean of probabilities."""

@@ -14,11 +14,11 @@ from PIL import Image
 
 from uniformer.config import did_you_mean
 from uniformer.errors import InputError, MissingExtra, cannot_write, shown
-from uniformer.labels import match_names
+from uniformer.labels import match_names, whole_number
 from uniformer.reading.pictures import Pixels, open_picture, to_pixels, upright_size
 from uniformer.support.files import atomic_path, check_outputs
 from uniformer.tasks.coco_results import Id
-from uniformer.tasks.task import Result, moment_of
+from uniformer.tasks.task import Result, class_names, moment_of
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.contract import Contract
@@ -225,6 +225,17 @@ def palette_of(contract: Contract) -> tuple[tuple[int, int, int], ...]:
 def skeleton_of(contract: Contract) -> tuple[tuple[int, int], ...]:
     """Pairs of key points with a limb between them."""
     return tuple((int(a), int(b)) for a, b in contract.details.get("skeleton", ()))
+
+
+def label_named(target: str, contract: Contract) -> int:
+    """The row of a class by its name in any spelling, or by its number where the checkpoint has no names.
+
+    Raises `InputError` for what is none of them.
+    """
+    count = contract.config.num_classes
+    if not contract.classes and (place := whole_number(target)) is not None and 0 <= place < count:
+        return place
+    return labels_of([target], class_names(contract))[0]
 
 
 def labels_of(wanted: Collection[str], names: Sequence[str]) -> list[int]:

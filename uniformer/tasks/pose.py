@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from uniformer.config import PersonCrop
-from uniformer.errors import Checked, InputError
+from uniformer.errors import Checked, InputError, counted
 from uniformer.reading.people import UNIT
 from uniformer.reading.views import Source
 from uniformer.reading.whole import People, PeopleViews, load_people
 from uniformer.tasks.keypoints import decode_heat_maps, rescore, without_doubles
 from uniformer.tasks.person_boxes import whole_picture
-from uniformer.tasks.pictured import skeleton_of
+from uniformer.tasks.pictured import label_named, skeleton_of
 from uniformer.tasks.poses import Poses
-from uniformer.tasks.task import Outputs
+from uniformer.tasks.task import Evidence, Outputs, class_name
 from uniformer.tasks.whole_picture import WholePictureTask
 
 if TYPE_CHECKING:
@@ -98,6 +98,28 @@ class Pose(WholePictureTask[PoseOptions]):
         """Of each key point's place, (K,), in the root of a person's area; 0.05 where the contract does not say."""
         count = self.contract.config.num_classes
         return np.asarray(self.contract.details.get("sigmas") or [0.05] * count, np.float64)
+
+    def evidence(
+        self, network: Any, views: PeopleViews, device: torch.device, target: str | None, number: int
+    ) -> Evidence:
+        """Of a key point of a person: its heat map where that is highest."""
+        import torch
+
+        if not 1 <= number <= len(views.array):
+            raise InputError(f"expected person {number} to explain, found {counted(len(views.array), 'person')}")
+        view, crops = number - 1, torch.from_numpy(views.array)
+
+        def peaks(person: int) -> Tensor:
+            """(K,)"""
+            return network(crops[person : person + 1].to(device))[0].flatten(1).amax(dim=1)
+
+        with torch.no_grad():
+            found = peaks(view)
+        row = int(found.argmax()) if target is None else label_named(target, self.contract)
+        (x, y), (w, h) = views.regions[view].centre, views.regions[view].scale * UNIT
+        box = (float(y - h / 2), float(x - w / 2), float(h), float(w))
+        name = f"{class_name(self.contract.classes, row)}, person {number}"
+        return Evidence(name, float(found[row]), lambda person: peaks(person)[row], (view,), (box,), pooled=False)
 
     def decode(self, outputs: Outputs, views: PeopleViews, top_k: int = 0) -> Poses:  # type: ignore[override]
         points, point_scores = decode_heat_maps(outputs[0], views.regions)  # (P, K, 2), (P, K)

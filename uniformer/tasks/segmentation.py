@@ -12,9 +12,9 @@ from uniformer.config import Scaling
 from uniformer.errors import Checked, InputError
 from uniformer.reading.views import Source
 from uniformer.reading.whole import TiledViews, WholeViews, load_tiled, load_whole
-from uniformer.tasks.pictured import palette_of
+from uniformer.tasks.pictured import label_named, palette_of
 from uniformer.tasks.segmentations import Segmentation, map_type
-from uniformer.tasks.task import Outputs
+from uniformer.tasks.task import Evidence, Outputs, class_name
 from uniformer.tasks.whole_picture import WholePictureTask
 
 if TYPE_CHECKING:
@@ -128,6 +128,35 @@ class Semantic(WholePictureTask[SegmentationOptions]):
                 seen.append(Seen(logits.float(), (x.shape[2], x.shape[3]), mirrored))
         finite = torch.stack([each.logits.sum() for each in seen])
         return pixel_classes(seen, (views.height, views.width))[None], finite
+
+    def evidence(
+        self, network: Any, views: WholeViews | TiledViews, device: torch.device, target: str | None, number: int
+    ) -> Evidence:
+        """Of a class: its logits where it is the answer (Seg-Grad-CAM, Vinogradova et al. 2020), their mean."""
+        import torch
+
+        if isinstance(views, TiledViews) or number != 1:
+            raise InputError("expected a class of a picture seen whole to explain, got tiles or a number other than 1")
+
+        def logits_of() -> Tensor:
+            """(K, h, w) of what is no padding."""
+            logits = network(torch.from_numpy(views.array).to(device))[0]
+            height, width = (-(-n // 4) for n in views.size)
+            return logits[:, :height, :width]
+
+        with torch.no_grad():
+            classes = logits_of().argmax(0)
+        counts = classes.flatten().bincount(minlength=self.contract.config.num_classes)
+        row = int(counts.argmax()) if target is None else label_named(target, self.contract)
+        name, where = class_name(self.contract.classes, row), classes == row
+        if not counts[row]:
+            raise InputError(f"expected pixels of {name!r} in the answer to explain, found none")
+
+        def score(_: int) -> Tensor:
+            logits = logits_of()
+            return (logits[row] - logits.mean(dim=0))[where].mean()
+
+        return Evidence(name, float(counts[row] / counts.sum()), score, (0,), (views.reach,), pooled=False)
 
     def decode(self, outputs: Outputs, views: WholeViews | TiledViews, top_k: int = 0) -> Segmentation:  # type: ignore[override]
         labels = in_size(outputs[0][0], views.height, views.width).astype(map_type(self.contract.config.num_classes))

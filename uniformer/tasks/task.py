@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +82,17 @@ class Result:
             "notes": list(self.notes),
             "timings": {name: round(value, 4) for name, value in self.timings.items()},
         }
+
+
+class Evidence(NamedTuple):
+    """What of an answer is to be explained."""
+
+    name: str  #: the class, the box or the key point
+    value: float  #: its probability, score or share in the answer
+    score: Callable[[int], Tensor]  #: runs the network on one view: what that speaks for the answer, one number
+    views: tuple[int, ...]  #: those that have a part in it
+    boxes: tuple[tuple[float, float, float, float], ...]  #: what each shows: top, left, height, width in the source
+    pooled: bool  #: whether it is an answer to a whole view, not to a place in it
 
 
 @dataclass(frozen=True)
@@ -207,6 +218,11 @@ class Task(ABC):
 
     def answer(self, form: Any, views: Any, device: torch.device, batch_size: int) -> tuple[Tensor, ...]:
         """What the network, in some form of it, makes of a whole picture: the outputs that `decode` takes."""
+        raise NotImplementedError
+
+    def evidence(self, network: Any, views: Any, device: torch.device, target: str | None, number: int) -> Evidence:
+        """What speaks for one part of the answer: a class or key point `target`, by default the first that the network
+        would name, and the `number`-th of that kind, from 1. Raises `InputError` where there is none."""
         raise NotImplementedError
 
     def on(self, data: Any, boxes: str | os.PathLike[str] | None = None) -> Task:

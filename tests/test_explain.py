@@ -1,0 +1,509 @@
+"""Explanations: maps that are exact where the truth is known, where and when they lie, and the files they become."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import uniformer
+from tests import films
+from tests.command_line import Cli
+from tests.dense_nets import make_nets
+from tests.odd_media import picture
+from tests.test_drawn_film import BEEP, beep_in, with_sound
+from tests.test_fusion import PARTS, SPARSE, contract
+from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
+from tests.tolerance import assert_close
+from uniformer.explanations.explain import Explainer, token_places
+from uniformer.explanations.explanation import Explanation, Part, between
+from uniformer.explanations.maps import attention_relevance, carried, class_activation, class_attention, kept_tokens
+from uniformer.explanations.trace import Attended, Trace, traced
+from uniformer.network.model import UniFormer
+from uniformer.reading.video import open_video
+from uniformer.reports.explanation import explanation_sheet
+from uniformer.tasks.fusion import Fusion
+
+CLASSES = 7
+
+
+def seen(model: UniFormer, x: Tensor, row: int = 0) -> tuple[Trace, Any]:
+    return traced(model, lambda: model(x)[0, row])
+
+
+def clip(*, frames: int = 4, side: int = 64, seed: int = 0) -> Tensor:
+    return torch.rand(1, 3, frames, side, side, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# ---- class-activation maps -------------------------------------------------------------------------------------------
+
+
+def test_of_the_last_stage_they_add_up_to_the_logit_exactly() -> None:
+    """What follows is linear: batch norm, mean and classifier. So each position's share is known."""
+    model = tiny_model(ndim=3).double()
+    x = clip()
+    trace, grads = seen(model, x, 3)
+    found = class_activation(trace.maps[4], grads.maps[4], pooled=True)
+    at_zero = model.forward_head(model.norm(torch.zeros_like(trace.maps[4])))[0, 3]  # type: ignore[misc]
+    assert_close(found.sum() + at_zero, model(x)[0, 3], trace.maps[4].numel())
+    scale = model.norm.weight / (model.norm.running_var + model.norm.eps).sqrt()  # type: ignore[union-attr, operator]
+    cam = (trace.maps[4][0] * (scale * model.head.weight[3])[:, None, None, None]).sum(0) / found.numel()  # type: ignore[union-attr, operator]
+    assert_close(found[0], cam, len(scale))
+
+
+def test_of_a_place_they_are_what_is_lost_where_a_position_is_as_the_rest() -> None:
+    """Exactly, by a linear network that reads each position otherwise; what reads one has that alone."""
+    maps = torch.rand(1, 8, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(maps.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    (grads,) = torch.autograd.grad((maps * weights).sum(), maps)
+    found = class_activation(maps.detach(), grads, pooled=False)
+    for place in np.ndindex(2, 3, 3):
+        as_the_rest = maps.detach().clone()
+        as_the_rest[(0, slice(None), *place)] = maps.detach()[0].flatten(1).mean(1)
+        lost = ((maps - as_the_rest) * weights).sum()
+        assert_close(found[(0, *place)], lost, maps.numel())
+    (grads,) = torch.autograd.grad((maps[0, :, 1, 0, 2] * weights[0, :, 1, 0, 2]).sum(), maps)
+    assert int((class_activation(maps.detach(), grads, pooled=False) != 0).sum()) == 1
+    assert int((class_activation(maps.detach(), grads, pooled=True) != 0).sum()) == 18
+
+
+def test_nothing_of_the_network_is_changed() -> None:
+    model = tiny_model(keep_ratio=0.5, ndim=3).double()
+    model.set_grad_checkpointing()
+    x, before = clip(), {name: value.clone() for name, value in model.state_dict().items()}
+    logits = model(x).detach()
+    trace, grads = seen(model, x)
+    assert trace.maps[3].shape == grads.maps[3].shape
+    assert torch.equal(model(x), logits)
+    assert model.grad_checkpointing
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+# ---- attention -------------------------------------------------------------------------------------------------------
+
+
+def attended(seed: int, tokens: int = 5, heads: int = 2, dim: int = 4) -> tuple[Attended, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    qkv = torch.randn(1, tokens, 3 * heads * dim, generator=generator, dtype=torch.float64)
+    grad = torch.randn(1, tokens, heads * dim, generator=generator, dtype=torch.float64)
+    return Attended(qkv, grad, dim), grad
+
+
+def test_the_attention_is_weighed_by_its_own_gradient() -> None:
+    """As by Chefer et al.: against a gradient that torch takes of the affinities themselves."""
+    one, grad = attended(0)
+    q, k, v = (p.unflatten(2, (2, 4)).transpose(1, 2) for p in one.qkv.chunk(3, dim=2))
+    affinity = (q @ k.transpose(2, 3) / 2).softmax(-1).requires_grad_()
+    mixed = (affinity @ v).transpose(1, 2).flatten(2)
+    (slope,) = torch.autograd.grad((mixed * grad).sum(), affinity)
+    expected = (affinity * slope).relu().sum(1)
+    expected = expected / expected.sum(2, keepdim=True)
+    assert_close(class_attention(one, grad), expected.detach(), 16)
+
+
+def test_block_by_block_is_the_product_of_the_rules_matrices() -> None:
+    """R <- (1 + A) R / 2 from the first block on, then the row of the answer; here from the last block back."""
+    blocks = [attended(seed) for seed in range(3)]
+    answer = torch.rand(1, 5, dtype=torch.float64)
+    relevance, matrix = answer, torch.eye(5, dtype=torch.float64)
+    for block in reversed(blocks):
+        relevance = 0.5 * (relevance + carried(*block, relevance))
+    for block in blocks:
+        matrix = 0.5 * (matrix + class_attention(*block)[0] @ matrix)
+    assert_close(relevance, answer @ matrix, 5)
+
+
+@pytest.mark.parametrize(
+    "options", [{"ndim": 3}, {"ndim": 3, "split_attention": True}, {"ndim": 3, "keep_ratio": 0.5}, {"overlap": 4}]
+)
+def test_relevance_is_passed_on_and_not_lost(options: dict[str, Any]) -> None:
+    model = tiny_model(**{"depths": (1, 1, 2, 2), **options}).double()
+    x = clip() if "ndim" in options else clip()[:, :, 0]
+    trace, grads = seen(model, x)
+    start = class_activation(trace.maps[4], grads.maps[4], pooled=True).relu().sum()
+    found = attention_relevance(model, trace, grads, pooled=True)
+    assert found.shape == (1, *trace.grid(3))
+    assert float(found.detach().min()) >= 0
+    lost = 0 if "keep_ratio" not in options else _with_the_class_token(model, trace, grads)
+    assert_close(found.sum() + lost, start, found.numel() * 4)
+
+
+def _with_the_class_token(model: UniFormer, trace: Trace, grads: Any) -> Tensor:
+    """What the class token ends with, which no position is."""
+    from uniformer.explanations import maps
+
+    last = class_activation(trace.maps[4], grads.maps[4], pooled=True).relu().flatten(1)
+    tokens, cls = maps._back_through(model, 4, trace, grads, last, last.new_zeros(1, 1))
+    spread = maps.spread_to(tokens.view(1, *trace.grid(4)), trace.grid(3)).flatten(1)
+    return maps._back_through(model, 3, trace, grads, spread, cls)[1].sum()
+
+
+def test_windows_keep_relevance_within_them() -> None:
+    """A 4 x 4 window of a stage of windows alone: what begins in it stays in it."""
+    from uniformer.explanations import maps
+
+    model = tiny_model(ndim=2, window=4, num_classes=7).double()
+    trace, grads = seen(model, clip(side=128)[:, :, 0])
+    assert trace.grid(3) == (8, 8)
+    start = torch.zeros(1, 8, 8, dtype=torch.float64)
+    start[0, 1, 6] = 1
+    found, _ = maps._back_through(model, 3, trace, grads, start.flatten(1), start.new_zeros(1, 1))
+    found = found.view(8, 8)
+    assert_close(found[:4, 4:].sum(), torch.ones((), dtype=torch.float64), 16)
+    assert float(found[4:].abs().sum() + found[:4, :4].abs().sum()) == 0
+
+
+# ---- hourglass blocks ------------------------------------------------------------------------------------------------
+
+
+def test_tokens_that_were_not_kept_all_got_the_same() -> None:
+    """The summary's update, and no other: so the block itself tells which they were."""
+    model = tiny_model(depths=(1, 1, 3, 2), ndim=3, keep_ratio=0.5).double()
+    given: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+    for stage in (3, 4):
+        for index, block in enumerate(model.stages[stage - 1].blocks):  # type: ignore[arg-type, union-attr]
+
+            def keep(m: Any, args: Any, out: Any, key: tuple[int, int] = (stage, index)) -> None:
+                given[key] = (m._positioned(args[0]), out[0])
+
+            block.register_forward_hook(keep)
+    trace, _ = seen(model, clip())
+    kept = kept_tokens(model, trace)
+    assert list(kept) == [(3, 1), (3, 2), (4, 0), (4, 1)]  # the first has no scores to choose by
+    for key, which in kept.items():
+        before, after = given[key]
+        update = (after - before)[0].flatten(1).T.detach()  # (N, C)
+        rest = ~which[0].flatten()
+        assert int(rest.sum()) == len(rest) - int(len(rest) * 0.5)
+        assert_close(update[rest], update[rest][:1].expand_as(update[rest]), 4)
+        assert float((update[~rest] - update[rest][:1]).abs().amax(1).min()) > 1e-6
+
+
+# ---- views and their fusion ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slow", [{}, {"static": ["left", "right", "up"]}])
+def test_slopes_are_those_of_the_fusions_own_evidence(slow: dict[str, Any]) -> None:
+    fusion = Fusion(contract(replace(SPARSE, clips=2), parts=PARTS, slow=slow))
+    logits = np.random.default_rng(0).standard_normal((6, CLASSES))
+    found, step = fusion.slopes(logits, 1), 1e-6
+    for place in np.ndindex(logits.shape):
+        moved = np.stack([logits, logits])
+        moved[0][place] += step
+        moved[1][place] -= step
+        up, down = (fusion.evidence(each) for each in moved)  # type: ignore[arg-type]
+        expected = ((up - up.mean())[1] - (down - down.mean())[1]) / (2 * step)
+        assert found[place] == pytest.approx(expected, abs=2e-7)  # float32's 6e-8 of slopes up to 1, and 1e-8 of steps
+
+
+def test_what_parts_say_of_the_standing_is_no_evidence_against() -> None:
+    """A part that stands still counts for a slow class by its stillness, less than one that moves."""
+    fusion = Fusion(contract(parts=PARTS, slow={"static": ["left", "right", "up", "down", "in"]}))
+    logits = np.zeros((3, CLASSES), np.float32)
+    logits[1, 3], logits[2, 0] = 9, 9  # the first half stands still, the second moves left
+    slopes = fusion.slopes(logits, 0)
+    assert slopes[1, 0] < slopes[2, 0]
+    assert slopes[1, 3] > 0 > slopes[1, 2]
+
+
+# ---- places ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{"ndim": 3}, {"ndim": 3, "overlap": 1, "time_kernel": 3}, {"overlap": 4}])
+def test_tokens_lie_at_the_middle_of_what_their_embeddings_read(options: dict[str, Any]) -> None:
+    model = tiny_model(**options).double()
+    size = (9, 96, 96)[-model.config.ndim :]
+    places = token_places(model, size)
+    x = torch.zeros(1, 3, *size, dtype=torch.float64, requires_grad=True)
+    out: Tensor = x
+    for number, stage in enumerate(model.stages, start=1):
+        for m in stage.embed.modules():  # type: ignore[union-attr]
+            if isinstance(m, nn.Conv2d | nn.Conv3d):
+                out = getattr(torch.nn.functional, f"conv{model.config.ndim}d")(
+                    out, torch.ones_like(m.weight), stride=m.stride, padding=m.padding
+                )
+        if number in (3, 4):
+            middle = tuple(n // 2 for n in out.shape[2:])
+            (read,) = torch.autograd.grad(out[(0, 0, *middle)], x, retain_graph=True)
+            for axis, (own, place) in enumerate(zip(places[number], middle, strict=True)):
+                along = read[0].sum(0).sum(tuple(i for i in range(len(size)) if i != axis))
+                centre = float((along * torch.arange(len(along))).sum() / along.sum())
+                assert own[place] == pytest.approx(centre, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Explainer:
+    return Explainer(device="cpu")
+
+
+def moving(begin: int, end: int, frames: int = 96, step: float = 2.0) -> np.ndarray:
+    """A camera that stands, pans right from frame `begin` to `end`, and stands again."""
+    moved = list(films.pan(0, end - begin + 1, step))
+    return np.stack([moved[min(max(number - begin, 0), end - begin)] for number in range(frames)])
+
+
+def test_maps_have_the_clips_frames_and_the_views_pixels(bundled: Explainer) -> None:
+    found = bundled(moving(0, 60, 60), fps=24.0)
+    spec = bundled.predictor.spec
+    assert spec is not None
+    assert found.full("stage4").shape == (len(spec.parts), spec.frames, *spec.size)
+    tokens = found.maps["stage4"]
+    assert_close(tokens[:, 1:-1:2], (tokens[:, :-2:2] + tokens[:, 2::2]) / 2, 2)  # between the network's own
+    with refused("expected a frame in 0 .. 59, got 60"):
+        found.at("stage3", 60)
+    with refused("expected a map stage4, stage3, attention of this network, got 'kept'"):
+        found.over_time("kept")
+    assert found.at("stage3", 10).shape == (96, 128)
+    assert found.at("stage3", 10)[:, :16].max() == 0 < found.at("stage3", 10)[:, 16:112].max()  # outside the crop
+    assert found.frames is not None
+    assert found.frames.shape == (len(spec.parts), spec.frames)
+
+
+def test_views_lie_where_and_when_they_were_taken() -> None:
+    """Two views of a constant 1 in each of four frames: over the frames between, and nowhere else."""
+    found = Explanation(
+        source="", checkpoint="", parts=(Part("a", 1.0, views=2),), maps={"stage4": np.ones((2, 4, 2, 2), np.float32)},
+        places={"stage4": (np.array([7.5, 23.5], np.float32),) * 2}, size=(32, 32),
+        boxes=((0.0, 0.0, 64.0, 64.0), (0.0, 64.0, 64.0, 64.0)), height=64, width=128,
+        frames=np.array([[0, 3, 6, 9], [9, 9, 10, 11]]), num_frames=20,
+    )  # fmt: skip
+    bar = found.over_time("stage4")
+    assert np.allclose(bar[:9], 4 / 3)
+    assert bar[9] == pytest.approx(4 / 3 + 4)
+    assert np.allclose(bar[10:12], 4)
+    assert not bar[12:].any()
+    assert np.allclose(found.at("stage4", 4), np.repeat([[1 / 3, 0.0]], 64, axis=1))
+    assert np.allclose(found.at("stage4", 10, (8, 16)), np.repeat([[0.0, 1.0]], 8, axis=1))
+    assert found.fed == {0, 3, 6, 9, 10, 11}
+    assert np.allclose(between([1.0, 3.0], [0, 1, 2, 5]), [[1, 0], [1, 0], [0.5, 0.5], [0, 1]])
+
+
+# ---- sanity checks (Adebayo et al. 2018): another network or another class gives another map -------------------------
+
+
+def likeness(one: Explanation, other: Explanation, kind: str) -> float:
+    """Correlation of ranks over all tokens."""
+    a, b = (np.argsort(np.argsort(e.maps[kind].ravel())) for e in (one, other))
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def test_another_class_and_random_weights_change_the_maps(bundled: Explainer) -> None:
+    frames = moving(32, 64)
+    found = bundled(frames, "pan_right", fps=24.0)
+    other = bundled(frames, "pull out", fps=24.0)
+    torch.manual_seed(0)
+    model = UniFormer(bundled.predictor.contract.config).eval()
+    random = Explainer((model, bundled.predictor.contract), device="cpu")(frames, "pan_right", fps=24.0)
+    assert found.parts[0].name == "pan_right" != other.parts[0].name
+    for kind in found.kinds:
+        assert likeness(found, found, kind) == pytest.approx(1)
+        assert likeness(found, other, kind) < 0.8, kind
+        assert likeness(found, random, kind) < 0.5, kind
+
+
+@pytest.mark.parametrize(("begin", "end"), [(24, 48), (36, 60), (64, 88)])
+def test_the_bar_is_highest_where_the_motion_was_put(begin: int, end: int, bundled: Explainer) -> None:
+    found = bundled(moving(begin, end), "pan_right", fps=24.0)
+    assert begin <= int(found.over_time("stage4").argmax()) < end
+
+
+# ---- every kind of source --------------------------------------------------------------------------------------------
+
+
+def test_a_class_is_named_in_any_spelling_or_by_number(tmp_path: Path) -> None:
+    named = Explainer(save_tiny(tmp_path / "a.safetensors", IMAGES), device="cpu")
+    image = np.asarray(picture(1, 96, 80))
+    assert named(image, "Class of number-4").parts[0].name == "class of number 4"
+    best = uniformer.Predictor(tmp_path / "a.safetensors", device="cpu")(image).labels[0]
+    assert named(image).parts[0][:2] == (best.name, pytest.approx(best.score, abs=1e-6))
+    with refused("expected classes of the checkpoint, got 'dog'"):
+        named(image, "dog")
+    with refused("expected number 1 of a class"):
+        named(image, number=2)
+    model = tiny_model()
+    bare = Explainer((model, uniformer.Contract(model.config, "", IMAGES)), device="cpu")
+    assert bare(image, "3").parts[0].name == bare(image, "class 3").parts[0].name == "class 3"
+    with refused("got '7'"):
+        bare(image, "7")
+
+
+def test_a_network_of_no_numbers_is_refused() -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.head.weight[0, 0] = torch.nan  # type: ignore[index, union-attr, operator]
+    explainer = Explainer((model, uniformer.Contract(model.config, "", IMAGES)), device="cpu")
+    with refused("expected finite numbers of the network, got NaN or infinity"):
+        explainer(np.asarray(picture(1, 96, 80)))
+
+
+def test_views_of_clips_and_crops(tmp_path: Path) -> None:
+    explainer = Explainer(save_tiny(tmp_path / "a.safetensors", CLIPS), device="cpu", crops=3)
+    found = explainer(np.stack([picture(i, 96, 64) for i in range(20)]))
+    assert found.maps["stage4"].shape[:2] == (6, 4)
+    assert len(set(found.boxes)) == 3
+    assert found.boxes[:3] == found.boxes[3:]
+    assert found.frames is not None
+    assert np.array_equal(found.frames[0], found.frames[2])
+    assert not np.array_equal(found.frames[0], found.frames[3])
+
+
+def test_light_models_tell_which_tokens_were_kept() -> None:
+    model = tiny_model(ndim=3, keep_ratio=0.5, depths=(1, 1, 2, 1))
+    spec = replace(CLIPS, clips=1)
+    found = Explainer((model, uniformer.Contract(model.config, "", spec)), device="cpu")(
+        np.stack([picture(i, 64, 64) for i in range(8)])
+    )
+    assert found.kinds == ("stage4", "stage3", "attention", "kept")
+    assert {block: kept.shape for block, kept in found.kept.items()} == {
+        "stage3.block2": (1, 2, 4, 4), "stage4.block1": (1, 2, 2, 2),
+    }  # fmt: skip
+    assert found.kept["stage3.block2"].mean() == found.kept["stage4.block1"].mean() == 0.5
+    both = np.mean([found.kept["stage3.block2"], found.kept["stage4.block1"].repeat(2, 2).repeat(2, 3)], axis=0)
+    assert np.array_equal(found.maps["kept"][:, ::2], both)
+
+
+@pytest.fixture(scope="module")
+def nets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return make_nets(tmp_path_factory.mktemp("nets"))
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    return np.asarray(films.photo(0).resize((120, 90)))
+
+
+def test_a_class_of_a_segmentation(nets: dict[str, Path], photo: np.ndarray) -> None:
+    explainer = Explainer(nets["segmentation"], device="cpu")
+    answer = explainer.predictor(photo)
+    found = explainer(photo)
+    shares = np.bincount(answer.labels.ravel(), minlength=3) / answer.labels.size
+    assert found.parts[0].name == answer.classes[int(shares.argmax())]
+    assert found.parts[0].value == pytest.approx(shares.max(), abs=0.05)  # at a quarter of the size
+    assert found.at("attention").shape == photo.shape[:2]
+
+
+def test_one_box_of_a_detection(nets: dict[str, Path], photo: np.ndarray) -> None:
+    explainer = Explainer(nets["detection"], device="cpu", score=0.0)
+    answer = explainer.predictor(photo)
+    one, two = explainer(photo), explainer(photo, number=2)
+    assert one.parts[0].value == pytest.approx(float(answer.scores[0]), abs=1e-5)
+    assert one.parts[0].name == f"{answer.names[answer.labels[0]]}, box 1"
+    assert any(not np.array_equal(one.maps[kind], two.maps[kind]) for kind in one.kinds)
+    own = answer.names[answer.labels[0]]
+    assert explainer(photo, own).parts[0] == one.parts[0]
+    with refused("expected box 10000 to explain, found"):
+        explainer(photo, number=10000)
+
+
+def test_a_key_point_of_a_person(nets: dict[str, Path], photo: np.ndarray) -> None:
+    def people(_: Any, height: int, width: int) -> Any:
+        return np.array([[4, 4, 44, 60], [60, 20, 110, 80]], np.float32), np.ones(2)
+
+    explainer = Explainer(nets["pose"], device="cpu", people=people)
+    found = explainer(photo, "Point 2", number=2)
+    assert found.parts[0].name == "point 2, person 2"
+    heat = found.at("stage3")
+    assert heat[:, :47].max() == 0 < heat[30:70, 70:100].max()  # within the crop, which is larger than the box
+    with refused("expected person 3 to explain, found 2 persons"):
+        explainer(photo, number=3)
+
+
+def test_frames_of_a_video_by_a_network_of_pictures(nets: dict[str, Path], tmp_path: Path) -> None:
+    film = films.write(tmp_path / "a.mp4", films.pan(0, 9), rate=10)
+    found = Explainer(nets["segmentation"], device="cpu").frames(film, every=4)
+    assert sorted(found.fed) == [0, 4, 8]
+    bar = found.over_time("stage4")
+    assert not bar[[1, 2, 3, 5, 6, 7]].any()
+    assert found.seconds is not None
+    assert np.allclose(found.seconds.ravel(), [0, 0.4, 0.8])
+    with refused("expected a frame with something to explain, found none: frame 0: expected classes"):
+        Explainer(nets["segmentation"], device="cpu").frames(film, "castle")
+
+
+def test_a_timeline_is_explained_window_by_window(bundled: Explainer, tmp_path: Path) -> None:
+    film = films.write(tmp_path / "a.mp4", moving(48, 95, 96))
+    found = bundled.timeline(film)
+    assert [part.start for part in found.parts] == sorted(part.start for part in found.parts)  # type: ignore[type-var]
+    assert found.parts[0].name == "static"
+    assert {"pan_right", "truck_right"} & {part.name for part in found.parts}
+    assert sum(part.views for part in found.parts) == len(found.boxes) == len(found.maps["stage4"])
+    assert found.part_at(80).name in ("pan_right", "truck_right")
+    of_one = bundled.timeline(film, "pan right", cuts=False)
+    assert {part.name for part in of_one.parts} == {"pan_right"}
+    assert int(of_one.over_time("stage4").argmax()) >= 48
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_video_becomes_a_sheet_arrays_and_a_film(cli: Cli, tmp_path: Path) -> None:
+    film = with_sound(tmp_path / "my film.mp4", start=0.4)
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"no film")
+    out = tmp_path / "out"
+    ended = cli("explain", film, bad, "--out", out, "--class", "Pan Right", "--device", "cpu")
+    assert ended.status == 1
+    assert "my film.mp4: pan_right (" in ended.out
+    assert f"uniformer: {bad}: " in ended.err
+    assert sorted(path.name for path in out.iterdir()) == [
+        f"my film.explained.{ending}" for ending in ("mp4", "npz", "png")
+    ]
+    with open_video(film) as one, open_video(out / "my film.explained.mp4") as other:
+        assert other.info.num_frames == one.info.num_frames
+        assert np.allclose(one.times(range(50)), other.times(range(50)), atol=1e-4)
+        assert (other.info.width, other.info.height) == (96, 64 + 58)
+    assert beep_in(out / "my film.explained.mp4") == pytest.approx(BEEP - 0.4, abs=0.03)
+    with np.load(out / "my film.explained.npz") as arrays:
+        assert arrays["stage4"].shape == (8, 8, 96, 96)
+        assert arrays["frames"].shape == (8, 8)
+        assert arrays["over_time_stage4"].shape == (50,)
+        assert arrays["name"].tolist() == ["pan_right"]
+    with Image.open(out / "my film.explained.png") as sheet:
+        assert sheet.width > 8 * 176
+    again = cli("explain", film, "--out", out, "--device", "cpu")
+    assert again.status == 2
+    assert "is there already" in again.err
+    assert len(again.err.splitlines()) == 1
+
+
+def test_a_picture_becomes_a_sheet_and_arrays(cli: Cli, nets: dict[str, Path], tmp_path: Path) -> None:
+    Image.fromarray(picture(1, 96, 64)).save(tmp_path / "a.jpg")
+    options = ("--checkpoint", nets["segmentation"], "--out", tmp_path / "out", "--device", "cpu")
+    assert cli("explain", tmp_path / "a.jpg", *options).status == 0
+    with np.load(tmp_path / "out" / "a.explained.npz") as arrays:
+        assert arrays["stage3"].shape[:2] == (1, 1)
+    refusal = cli("explain", tmp_path / "a.jpg", "--timeline", *options)
+    assert (refusal.status, len(refusal.err.splitlines())) == (2, 1)
+    assert not list((tmp_path / "out").glob("*.mp4"))
+
+
+def test_the_sheet_shows_the_map_where_it_lies(nets: dict[str, Path]) -> None:
+    """The source's tile as it is; a map's tile changed where the map is, and nowhere else."""
+    pixels = np.full((64, 64, 3), 90, np.uint8)
+    tokens = np.zeros((1, 1, 4, 4), np.float32)
+    tokens[0, 0, 0, 3] = 1
+    places = (np.arange(4, dtype=np.float32) * 16 + 7.5,) * 2
+    found = Explanation(
+        source="a.png", checkpoint="", parts=(Part("a", 1.0, views=1),), maps={"stage3": tokens},
+        places={"stage3": places}, size=(64, 64), boxes=((0.0, 0.0, 64.0, 64.0),), height=64, width=64,
+    )  # fmt: skip
+    sheet = np.asarray(explanation_sheet(found, pixels))
+    side = 352
+    source, heat = sheet[26 : 26 + side, 8 : 8 + side], sheet[26 : 26 + side, 16 + side : 16 + 2 * side]
+    assert (source == 90).all()
+    assert (heat[side // 2 :] == 90).all()
+    assert (heat[:, : side // 2] == 90).all()
+    assert heat[40, -44].astype(int).sum() > 3 * 90 + 150
+
+
+def test_an_exported_network_has_answers_only(tmp_path: Path) -> None:
+    with refused("expected a checkpoint to explain, got an exported network"):
+        Explainer(tmp_path / "a.xml")
