@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class Fit:
 
     def probabilities(self, evidence: Rows, classes: Sequence[str]) -> Rows:
         """(N, K) -> (N, K)"""
-        return np.exp(_log_softmax(evidence / self.temperature + np.log([self.prior.get(c, 1.0) for c in classes])))
+        return np.exp(log_softmax(evidence / self.temperature + np.log([self.prior.get(c, 1.0) for c in classes])))
 
 
 def kind_of(name: str) -> str | None:
@@ -68,7 +68,7 @@ def fit(evidence: Rows, labels: Sequence[str], classes: Sequence[str]) -> Fit:
     member = np.array([[kind_of(name) == kind for name in classes] for kind in kinds], float)
 
     def loss(numbers: Rows) -> float:
-        log_p = _log_softmax(evidence * np.exp(numbers[0]) + numbers[1:] @ member)
+        log_p = log_softmax(evidence * np.exp(numbers[0]) + numbers[1:] @ member)
         return float(-log_p[np.arange(len(truth)), truth].sum() + SHRINK * (numbers[1:] ** 2).sum())
 
     best = minimize(loss, np.zeros(1 + len(kinds)), method="L-BFGS-B").x
@@ -106,9 +106,9 @@ def row(title: str, p: Rows, labels: Sequence[str], classes: Sequence[str]) -> t
     return (title, *(wilson(int(np.sum(x)), len(x)) for x in (seven, merged, exact, merged[surest])))
 
 
-def digital_moves(shots: Sequence[Shot], media: Media, predictor: Predictor) -> list[tuple[str, float, Any]]:
-    """Logits (P, K) of moves of a window over standing films, each with its merged class and its amount."""
-    found, seen = [], set[str]()
+def digital_clips(shots: Sequence[Shot], media: Media) -> Iterator[tuple[str, str, float, npt.NDArray[np.uint8]]]:
+    """Moves of a window over standing films: the film, the merged class, the amount, and the frames at `RATE`."""
+    seen = set[str]()
     for shot in shots:
         film = media.film(shot.source, shot.path)
         if shot.label != "static" or shot.path in seen or not isinstance(film, Path) or len(seen) == 10:
@@ -123,9 +123,7 @@ def digital_moves(shots: Sequence[Shot], media: Media, predictor: Predictor) -> 
         for name in SEVEN[:-1]:
             for amount in AMOUNTS:
                 clip = [moved(p, name, amount, i / (FRAMES - 1) - 0.5) for i, p in enumerate(pictures)]
-                views = load_views(np.stack(clip), predictor.spec, fps=RATE)
-                found.append((name, amount, predictor.logits(views.array)))
-    return found
+                yield f"{shot.source}/{shot.path}", name, amount, np.stack(clip)
 
 
 def moved(picture: Image.Image, name: str, amount: float, moment: float) -> npt.NDArray[np.uint8]:
@@ -157,7 +155,7 @@ def digital_table(moves: Sequence[tuple[str, float, Any]], ways: Mapping[str, An
     return common.markdown(("", "", *(f"{amount:g}" for amount in AMOUNTS)), rows)
 
 
-def _log_softmax(x: Rows) -> Rows:
+def log_softmax(x: Rows) -> Rows:
     shifted = x - x.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
@@ -180,21 +178,24 @@ def main() -> None:
     shots, labels = list(films), [shot.label for shot in films]
     logits = [predictor.logits(shot_views(film, shot, predictor).array) for shot, film in films.items()]
     evidence = np.array([fusion.evidence(x) for x in logits], float)
-    mean = np.array([_log_softmax(x).mean(0) for x in logits])
+    mean = np.array([log_softmax(x).mean(0) for x in logits])
     alone = np.array([x[0] for x in logits], float)
     rows = [
-        row("the whole alone", np.exp(_log_softmax(alone)), labels, classes),
-        row("mean of all parts", np.exp(_log_softmax(mean)), labels, classes),
+        row("the whole alone", np.exp(log_softmax(alone)), labels, classes),
+        row("mean of all parts", np.exp(log_softmax(mean)), labels, classes),
         row("the whole alone, fitted", held_out(alone, shots, classes), labels, classes),
         row("together, fitted", held_out(evidence, shots, classes), labels, classes),
     ]
     fitted = fit(evidence, labels, classes)
     details |= {"temperature": fitted.temperature, "prior": dict(fitted.prior)}
     final = Fusion(replace(contract, details=details))
-    moves = digital_moves(shots, media, predictor)
+    moves = [
+        (name, amount, predictor.logits(load_views(clip, predictor.spec, fps=RATE).array))
+        for _, name, amount, clip in digital_clips(shots, media)
+    ]
     ways = {
         "the whole alone": lambda x: x[0],
-        "mean of all parts": lambda x: _log_softmax(x).mean(0),
+        "mean of all parts": lambda x: log_softmax(x).mean(0),
         "together": final,
     }
     head = ("", "direction of seven", "merged", "exact", "merged, surest 80 %")

@@ -106,6 +106,8 @@ def test_amounts_of_a_part_and_of_a_second(photo: Image.Image) -> None:
     inside = total(steps, 0.51, 0.55)  # less than a step
     assert inside is not None
     assert inside.per_second().x == pytest.approx(0.3, rel=0.1)
+    assert inside.per_second().parallax == inside.parallax
+    assert total(np.array(steps), 0.5, 1.5) == half
     assert total(steps, 3, 4) is None
 
 
@@ -127,6 +129,16 @@ def test_nothing_to_follow_is_no_step() -> None:
     assert tracker.add(np.zeros((50, 80, 3), np.uint8), 0.2) is None
     assert tracker.add(np.zeros((1, 1, 3), np.uint8), 0.3) is None
     assert total([]) is None
+
+
+def test_there_and_back_is_no_way(photo: Image.Image) -> None:
+    frames = moved(photo, x=-0.4)
+    there = frames[FRAMES // 2 :]  # from the middle to the left
+    found = total(measure([*there, *there[-2::-1]], np.arange(2 * len(there) - 1) / RATE))
+    assert found is not None
+    assert found.x == pytest.approx(0, abs=0.01)
+    assert found.x_and_back == pytest.approx(-0.2, rel=0.05)
+    assert found.growth_and_back == pytest.approx(0, abs=0.01)
 
 
 def test_shaking_is_told_from_going(photo: Image.Image) -> None:

@@ -24,10 +24,13 @@ from tests.films import pan, shake, write
 from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
 from tests.tolerance import assert_close, terms_of
 from uniformer import Predictor, Timeline, timeline
+from uniformer.checkpoints.contract import Contract
 from uniformer.config import InputSpec
 from uniformer.reading.video import open_video
 from uniformer.reading.views import load_views
 from uniformer.timelines import timeline as timelines
+from uniformer.timelines.levels import Levels
+from uniformer.timelines.rows import Shot, rows_of
 from uniformer.timelines.shots import AROUND
 
 PARTS = ((0.0, 1.0), (0.0, 0.5), (0.25, 0.75), (0.5, 1.0), *((n / 4, (n + 1) / 4) for n in range(4)))
@@ -158,7 +161,8 @@ def test_neighbours_are_merged_and_the_shot_is_covered() -> None:
     """What the windows of a shot say, put together by hand."""
     shares = np.array([[0.9, 0.1], [0.8, 0.2], [0.9, 0.1], [0.1, 0.9], [0.2, 0.8], [0.0, 1.0]], np.float32)
     windows = [timelines.Window(1, n / 2, n / 2 + 2, (), p) for n, p in enumerate(shares)]
-    rows = timelines._rows(timelines._Shot(1, 0.0, 4.6, 110), windows, ("a", "b"), 0.5)
+    contract = Contract(replace(tiny_model(ndim=3).config, num_classes=2), classes=("a", "b"))
+    rows = rows_of(Shot(1, 0.0, 4.6), windows, ("a", "b"), 0.5, Levels(contract, ("a", "b")), None)
     assert [(row.motion, row.start, row.end) for row in rows] == [("a", 0.0, 2.25), ("b", 2.25, 4.6)]
     means = [0.85, 2.6 / 3, 0.6]  # of a window and its neighbours
     assert rows[0].confidence == pytest.approx((1.25 * means[0] + 0.5 * means[1] + 0.5 * means[2]) / 2.25)

@@ -62,6 +62,19 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--window", type=number(0, 86_400), metavar="SECONDS", help="that the network sees at once (default: about 2)"
     )
+    p.add_argument(
+        "--min-confidence",
+        type=number(0, 1, above=False),
+        metavar="SHARE",
+        help="what is less probable is called unsure: the direction, or else the kind of motion (default: 0.5 for the "
+        "network in the package)",
+    )
+    p.add_argument(
+        "--amounts",
+        action=argparse.BooleanOptionalAction,
+        help="measure how far the camera goes, and let that count beside the network's word; needs OpenCV (default: "
+        "with the network in the package, where OpenCV is installed)",
+    )
     p.add_argument("--no-cuts", action="store_true", help="take each video for one shot")
     p.add_argument(
         "--markers", nargs="+", default=[], choices=MARKERS,
@@ -227,6 +240,8 @@ def _timeline(video: Path | str, args: argparse.Namespace, predictor: Predictor)
             predictor,
             window=args.window,
             cuts=not args.no_cuts,
+            min_confidence=args.min_confidence,
+            amounts=args.amounts,
             progress=lambda done, total: bar(round(done), round(total)),
         )
 
@@ -278,19 +293,22 @@ def _save(timeline: Timeline, video: Path | str, place: Path, markers: Sequence[
 
 
 def _print_timeline(timeline: Timeline) -> None:
-    rows = [(str(row.shot), _minutes(row.start), _minutes(row.end), *_answer(row)) for row in timeline.rows]
+    far = any(row.amounts for row in timeline.rows)
+    rows = [
+        (str(row.shot), _minutes(row.start), _minutes(row.end), *_answer(row), *[row.amounts_said] * far)
+        for row in timeline.rows
+    ]
     say(timeline.source)
-    print_table(("shot", "start", "end", "motion", "confidence"), rows, right=(0, 1, 2, 4))
+    head = ("shot", "start", "end", "motion", "confidence", *["how far"] * far)
+    print_table(head, rows, right=(0, 1, 2, 4))
     for note in timeline.notes:
         say(f"note: {note}")
 
 
 def _answer(row: Segment) -> tuple[str, str]:
-    """What the network says of a row, and how sure it is."""
-    from uniformer.timelines.timeline import plain_name
-
+    """What is said of a row, and how sure that is."""
     share = "" if row.confidence is None else f"{100 * row.confidence:.0f} %"
-    return plain_name(row.motion) or "(too short to tell)", share
+    return row.said or "(too short to tell)", share
 
 
 def _minutes(seconds: float) -> str:

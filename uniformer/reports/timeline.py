@@ -69,6 +69,7 @@ def content(timeline: Timeline, video: Media, truths: Sequence[Truth] = ()) -> d
     cards, cuts = list(_cards(timeline, video, truths)), _cuts(timeline)
     shots, said = timeline.rows[-1].shot, len({row.motion for row in timeline.rows if row.motion})
     noun = "motion" if _names_motion(timeline) else "label"
+    measured = any(row.amounts for row in timeline.rows)
     return {
         "tiles": [
             (shots, "shot found" if shots == 1 else "shots found"),
@@ -82,9 +83,11 @@ def content(timeline: Timeline, video: Media, truths: Sequence[Truth] = ()) -> d
         "cards": cards,
         "of": len(truths) or sum(bool(row.motion) for row in timeline.rows),
         "rows": [
-            (row.shot, clock(row.start), clock(row.end), plain_name(row.motion) or "(too short to tell)", _share(row))
+            (row.shot, clock(row.start), clock(row.end), row.said or "(too short to tell)", _share(row))
+            + (row.amounts_said,) * measured
             for row in timeline.rows
         ],
+        "head": ("shot", "start", "end", noun, "confidence") + ("how far",) * measured,
         "clock": clock,
         "plain_name": plain_name,
     }

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,10 +31,11 @@ _FEWEST = 8  # corners that a picture is measured by
 
 Grey = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float32]
+Moves = npt.NDArray[np.float64]
+Steps = Sequence["Step"] | npt.NDArray[np.float64]  #: of one shot; as an array (N, 9)
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """What the camera did between two frames that were compared."""
 
     start: float  #: seconds
@@ -50,21 +51,23 @@ class Step:
 
 @dataclass(frozen=True)
 class Amounts:
-    """What the camera did over a time, in whole; `per_second` is the same of a second."""
+    """What the camera did over a time, in whole."""
 
     seconds: float  #: that were measured
     x: float  #: widths to the right
     y: float  #: heights up
     growth: float  #: doublings of the picture: nearer
     roll: float  #: degrees clockwise, seen from behind
+    x_and_back: float  #: widths to the right (or left) and back again
+    growth_and_back: float  #: doublings nearer (or farther) and back again
+    shake: float  #: widths that the way is longer than a smooth one
     parallax: float  #: share of the picture's motion that the fit leaves, 0..1: near and far, and things that move
-    shake: float  #: widths a second that the way is longer than a smooth one
     inliers: float  #: share of the corners that do as the fit says, 0..1
 
     def per_second(self) -> Amounts:
-        """Of one second; shares and `shake` stay."""
-        moved = {name: getattr(self, name) / self.seconds for name in ("x", "y", "growth", "roll")}
-        return Amounts(seconds=1.0, **moved, parallax=self.parallax, shake=self.shake, inliers=self.inliers)
+        """Of one second; `parallax` and `inliers`, which are shares, stay."""
+        names = [f.name for f in fields(self) if f.name not in ("parallax", "inliers")]
+        return replace(self, **{name: getattr(self, name) / self.seconds for name in names})
 
 
 class Tracker:
@@ -150,31 +153,45 @@ def measure(frames: Iterable[Pixels], times: Iterable[float], *, rate: float = R
     return [step for step in steps if step is not None]
 
 
-def total(steps: Sequence[Step], start: float = -math.inf, end: float = math.inf) -> Amounts | None:
-    """What steps come to from `start` to `end`, in seconds; of those at the borders the part inside. None of none."""
-    parts = [(step, (min(step.end, end) - max(step.start, start)) / (step.end - step.start)) for step in steps]
-    inside = [(step, part) for step, part in parts if part > 0]
-    if not inside:
+def total(steps: Steps, start: float = -math.inf, end: float = math.inf) -> Amounts | None:
+    """What steps, in order, come to from `start` to `end`, in seconds; of those at the borders the part inside.
+
+    None where there is none.
+    """
+    table = np.asarray(steps, float).reshape(-1, len(Step._fields))
+    first, last = np.searchsorted(table[:, 1], start, "right"), np.searchsorted(table[:, 0], end, "left")
+    inside = table[first:last]
+    if not len(inside):
         return None
-    shares = np.array([part for _, part in inside])
-    rows = np.array([(s.end - s.start, s.x, s.y, s.growth, s.roll, s.residual, s.flow, s.inliers) for s, _ in inside])
-    seconds, x, y, growth, roll, residual, flow, inliers = (shares @ rows).tolist()
+    begins, ends = inside[:, 0], inside[:, 1]
+    shares = (np.minimum(ends, end) - np.maximum(begins, start)) / (ends - begins)
+    moves = shares[:, None] * inside[:, 2:]
+    x, y, growth, roll, residual, flow, inliers = moves.sum(axis=0).tolist()
     return Amounts(
-        seconds=seconds,
+        seconds=float(shares @ (ends - begins)),
         x=x,
         y=y,
         growth=growth,
         roll=roll,
+        x_and_back=_and_back(moves[:, 0]),
+        growth_and_back=_and_back(moves[:, 2]),
+        shake=_shake(moves[:, :2]),
         parallax=min(residual / flow, 1.0) if flow else 0.0,
-        shake=_shake(rows[:, 1:3]) / seconds if seconds else 0.0,
         inliers=inliers / float(shares.sum()),
     )
 
 
-def _shake(ways: npt.NDArray[np.float64]) -> float:
-    """Steps (N, 2) -> how much longer the way along them is than that along the means of three in a row."""
-    if len(ways) < 3:
+def _and_back(moves: Moves) -> float:
+    """Moves along one axis (N,) -> how far beyond both ends of the way they go, to the side where that is farther."""
+    way = np.append(0.0, moves.cumsum())
+    low, high = min(way[0], way[-1]) - way.min(), way.max() - max(way[0], way[-1])
+    return float(high if high > low else -low)
+
+
+def _shake(moves: Moves) -> float:
+    """Moves (N, 2) -> how much longer the way along them is than that along the means of three in a row."""
+    if len(moves) < 3:
         return 0.0
-    smooth = np.stack([np.convolve(way, np.ones(3) / 3, "valid") for way in ways.T], axis=1)
-    longer = np.linalg.norm(ways[1:-1], axis=1).sum() - np.linalg.norm(smooth, axis=1).sum()
+    smooth = np.stack([np.convolve(axis, np.ones(3) / 3, "valid") for axis in moves.T], axis=1)
+    longer = np.linalg.norm(moves[1:-1], axis=1).sum() - np.linalg.norm(smooth, axis=1).sum()
     return max(float(longer), 0.0)

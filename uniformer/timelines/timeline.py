@@ -6,18 +6,20 @@ frames, each once -> shots -> windows of about 2 s, one beginning every 0.5 s ->
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from itertools import chain
+from operator import attrgetter
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from uniformer.checkpoints.records import BUNDLED
 from uniformer.config import WHOLE, InputSpec
-from uniformer.errors import InputError
+from uniformer.errors import InputError, MissingExtra
 from uniformer.inference.predictor import Predictor
 from uniformer.reading.frames import VideoReader
 from uniformer.reading.pictures import Pixels
@@ -29,39 +31,30 @@ from uniformer.support.csv_text import csv_line
 from uniformer.tasks.drawing import Stretch, colour_of
 from uniformer.tasks.task import Outputs
 from uniformer.timelines.drawn import OverTime
+from uniformer.timelines.fit import Amounts, Step, Steps, Tracker, total
+from uniformer.timelines.levels import SURE, Levels
+from uniformer.timelines.rows import (
+    AMOUNT_FIELDS,
+    CSV_FIELDS,
+    LEVEL_FIELDS,
+    STEPS,
+    Segment,
+    Shot,
+    Window,
+    borders,
+    plain_name,
+    rows_of,
+)
 from uniformer.timelines.shots import Look, look_at, with_cuts
 
 if TYPE_CHECKING:
     from uniformer.checkpoints.identify import CheckpointSource
 
-STEPS = 4  # windows begin this often within the length of one
 SHORTEST = 0.5  # seconds of a shot below which nothing is said of it
 GAP = 0.5  # seconds of frames that cannot be decoded, from which on a shot ends there
 EPSILON = 1e-6  # seconds by which times may be off
 
-CSV_FIELDS = ("shot", "start", "end", "motion", "confidence")
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of a shot with one motion."""
-
-    shot: int  #: from 1
-    start: float  #: seconds from the first frame of the video
-    end: float
-    motion: str  #: the class; "" where the shot is too short to tell
-    confidence: float | None  #: mean probability of the class over the stretch
-
-
-@dataclass(frozen=True)
-class Window:
-    """What the network was fed once, and what it said."""
-
-    shot: int
-    start: float  #: seconds
-    end: float
-    frames: tuple[int, ...]
-    probabilities: NDArray[np.float32]  #: (K,)
+__all__ = ["CSV_FIELDS", "Segment", "Timeline", "Window", "borders", "plain_name", "timeline"]
 
 
 @dataclass(frozen=True)
@@ -76,16 +69,17 @@ class Timeline(OverTime):
     rows: tuple[Segment, ...]
     windows: tuple[Window, ...]
     notes: tuple[str, ...] = ()
+    fields: tuple[str, ...] = CSV_FIELDS  #: what there is to say of a row, the columns of its CSV
 
     TEXTS: ClassVar = {".json": "to_json", ".csv": "to_csv", ".srt": "to_srt"}
 
     def stretches(self) -> list[Stretch]:
         said = [(row, self.classes.index(row.motion)) for row in self.rows if row.motion]
-        return [Stretch(plain_name(r.motion), r.confidence or 0, r.start, r.end, colour_of(k)) for r, k in said]
+        return [Stretch(row.said, row.confidence or 0, row.start, row.end, colour_of(k)) for row, k in said]
 
     def to_json(self) -> str:
         """Rows and windows; times in seconds, to the millisecond."""
-        rows = [dict(zip(CSV_FIELDS, _values(row), strict=True)) for row in self.rows]
+        rows = [dict(zip(self.fields, row.values(self.fields), strict=True)) for row in self.rows]
         windows = [
             {
                 "shot": w.shot, "start": round(w.start, 3), "end": round(w.end, 3), "frames": list(w.frames),
@@ -102,26 +96,15 @@ class Timeline(OverTime):
 
     def to_csv(self) -> str:
         """A header and one line per row."""
-        return "".join(map(csv_line, [CSV_FIELDS, *map(_values, self.rows)]))
+        return "".join(map(csv_line, [self.fields, *(row.values(self.fields) for row in self.rows)]))
 
     def to_srt(self) -> str:
         """Subtitles (SubRip): what the camera does, shown while it does it."""
         said = [row for row in self.rows if row.motion and _milliseconds(row.end) > _milliseconds(row.start)]
         return "\n".join(
-            f"{number}\n{_clock(row.start)} --> {_clock(row.end)}\n"
-            f"{plain_name(row.motion)} ({100 * (row.confidence or 0):.0f} %)\n"
+            f"{number}\n{_clock(row.start)} --> {_clock(row.end)}\n{row.said} ({100 * (row.confidence or 0):.0f} %)\n"
             for number, row in enumerate(said, start=1)
         )
-
-
-def plain_name(name: str) -> str:
-    """A class in words, on one line."""
-    return " ".join(name.replace("_", " ").replace("-->", "->").split())
-
-
-def _values(row: Segment) -> tuple[Any, ...]:
-    confidence = None if row.confidence is None else round(row.confidence, 4)
-    return row.shot, round(row.start, 3), round(row.end, 3), row.motion, confidence
 
 
 def _milliseconds(seconds: float) -> int:
@@ -141,6 +124,8 @@ def timeline(
     cuts: bool = True,
     span: tuple[float, float] | None = None,
     vocabulary: str | None = None,
+    min_confidence: float | None = None,
+    amounts: bool | None = None,
     progress: Callable[[float, float], None] | None = None,
 ) -> Timeline:
     """What happens when in a video of any length, a path, bytes, a file or an address, by a network of clips.
@@ -157,11 +142,17 @@ def timeline(
         cuts: False takes the whole video for one shot.
         span: start and end in seconds of the part to look at; times are still from the first frame of the video.
         vocabulary: others' words for the camera's motions, as `Predictor` takes it; of a `Predictor` its own hold.
+        min_confidence: probability below which a row is unsure of its direction or else its kind; by default 0.5 for
+            checkpoints whose labels have levels, and nothing is said of it for others.
+        amounts: whether to measure how far the camera goes, which needs OpenCV; by default for checkpoints that say
+            what amounts tell of their labels, where OpenCV is installed. What they say is joined with the network's.
         progress: called now and then with the seconds done and all seconds.
 
     Raises:
         InputError: the file is no video, has no clock, or holds no frame that can be decoded; the network is one of
-            images; the window is not positive; a vocabulary is given with a `Predictor`.
+            images; the window is not positive, or the confidence no probability; a vocabulary is given with a
+            `Predictor`.
+        MissingExtra: amounts are asked for without OpenCV.
     """
     if isinstance(model, Predictor) and vocabulary is not None:
         raise InputError("expected a vocabulary with a checkpoint: a predictor has its own")
@@ -172,26 +163,48 @@ def timeline(
         raise InputError("expected a network of clips for a timeline, got one of images")
     if window is not None and not window > 0:
         raise InputError(f"expected a window of more than 0 seconds, got {window}")
-    shots: list[_Shot] = []
+    if min_confidence is not None and not 0 <= min_confidence <= 1:
+        raise InputError(f"expected a confidence from 0 to 1, got {min_confidence}")
+    contract = predictor.contract
+    names = predictor.task.words.names
+    levels = Levels(contract, contract.classes or names)
+    least = SURE if min_confidence is None and not levels.is_plain else min_confidence
+    tracker, missing = _tracker(levels, amounts)
+    shots: list[Shot] = []
     with open_clip(source, predictor.backend) as reader:
-        film = _Film(reader, replace(predictor.spec, clips=1), window, span)
-        windows = list(_answers(predictor, film, _clips(_parts(film, _marked(film, cuts), progress), shots)))
+        film = _Film(reader, replace(predictor.spec, clips=1), window, span, tracker)
+        clips = _clips(_parts(film, _marked(film, cuts), progress), shots)
+        windows = list(_answers(predictor, film, clips, levels))
     if not shots:
         raise InputError(f"{reader.info.path}: expected a video, found no frame that can be decoded")
-    names = predictor.task.words.names
     by_shot: dict[int, list[Window]] = {shot.number: [] for shot in shots}
     for one in windows:
         by_shot[one.shot].append(one)
+    of_words = levels if names == contract.classes else Levels(replace(contract, details={}), names)
+    rows = (rows_of(shot, by_shot[shot.number], names, film.step, of_words, least) for shot in shots)
     return Timeline(
         source=name_of_source(source),
-        checkpoint=predictor.contract.id or predictor.contract.arch,
+        checkpoint=contract.id or contract.arch,
         classes=names,
         duration=float(film.ends[-1]),
         fps=film.fps,
-        rows=tuple(row for shot in shots for row in _rows(shot, by_shot[shot.number], names, film.step)),
+        rows=tuple(chain.from_iterable(rows)),
         windows=tuple(windows),
-        notes=tuple(_notes(film, shots, by_shot)),
+        notes=(*_notes(film, shots, by_shot), *missing),
+        fields=CSV_FIELDS + LEVEL_FIELDS * (least is not None) + AMOUNT_FIELDS * (tracker is not None),
     )
+
+
+def _tracker(levels: Levels, amounts: bool | None) -> tuple[Tracker | None, list[str]]:
+    """What measures amounts, if anything is to; and in a line what is missing where it would have been of use."""
+    if amounts is False or (amounts is None and not levels.facts.reach):
+        return None, []
+    try:
+        return Tracker(), []
+    except MissingExtra as why:
+        if amounts:
+            raise
+        return None, [f"the network's word alone: {why}"]
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -200,6 +213,7 @@ def timeline(
 class _Frame(NamedTuple):
     number: int
     view: Floats  #: (crops, 3, 1, h, w)
+    step: Step | None  #: that was measured up to it
 
 
 class _Key(NamedTuple):
@@ -224,22 +238,23 @@ class _Clip(NamedTuple):
     start: float
     end: float
     parts: tuple[_Part, ...]
-
-
-class _Shot(NamedTuple):
-    number: int
-    start: float
-    end: float
-    frames: int
+    amounts: Amounts | None
 
 
 class _Film:
     """A video that is being read, and how it is to be looked at."""
 
-    def __init__(self, reader: VideoReader, spec: InputSpec, window: float | None, span: tuple[float, float] | None):
+    def __init__(
+        self,
+        reader: VideoReader,
+        spec: InputSpec,
+        window: float | None,
+        span: tuple[float, float] | None,
+        tracker: Tracker | None,
+    ):
         info = reader.info
         self.first, self.count = frames_within(reader, span)
-        self.reader, self.spec, self.fps = reader, spec, info.fps
+        self.reader, self.spec, self.fps, self.tracker = reader, spec, info.fps, tracker
         self.times = reader.times(range(info.num_frames))
         self.ends = np.append(self.times[1:], max(info.duration or 0.0, self.times[-1]))  # when each frame goes
         self.follows = spec.fps is not None and info.fps is not None  # strides that follow seconds
@@ -257,14 +272,15 @@ class _Film:
                 self.first_lost = self.first + self.seen
             self.seen += 1
             pixels = _shrunk(picture(), self.spec)
-            yield _Frame(number, view_array(pixels[None, None], self.spec)), look_at(pixels)
+            step = self.tracker and self.tracker.add(pixels, float(self.times[number]))
+            yield _Frame(number, view_array(pixels[None, None], self.spec), step), look_at(pixels)
 
     def is_torn(self, before: int, after: int) -> bool:
         """Whether too many frames are missing between two."""
         return after > before + 1 and float(self.times[after] - self.ends[before]) > GAP
 
-    def clip(self, shot: int, start: float, frames: Sequence[_Frame]) -> Iterator[_Clip]:
-        """The window that begins at `start`, of frames from there on; none where it has too few."""
+    def clip(self, shot: int, start: float, frames: Sequence[_Frame], steps: Steps) -> Iterator[_Clip]:
+        """The window that begins at `start`, of frames and steps from there on; none where it has too few frames."""
         inside = [frame for frame in frames if self.times[frame.number] < start + self.window - EPSILON]
         if len(inside) < self.least:
             return
@@ -277,7 +293,7 @@ class _Film:
             chosen = [inside[first + place] for place in places]
             key = _Key(shot, round(1e6 * (start + begin * length)), tuple(frame.number for frame in chosen))
             parts.append(_Part(key, np.concatenate([frame.view for frame in chosen], axis=2)))
-        yield _Clip(shot, start, end, tuple(parts))
+        yield _Clip(shot, start, end, tuple(parts), total(steps, start, end))
 
 
 def _shrunk(pixels: Pixels, spec: InputSpec) -> Pixels:
@@ -304,7 +320,7 @@ class _OpenShot:
         self.film, self.number = film, number
         self.start = self.next = float(film.times[first])
         self.last = first
-        self.count = 0
+        self.steps: list[Step] = []
         self.end_of_windows: float | None = None
         self.held: deque[_Frame] = deque()
 
@@ -317,9 +333,10 @@ class _OpenShot:
             self.next += film.step
         self.held.append(frame)
         self.last = frame.number
-        self.count += 1
+        if frame.step is not None and frame.step.start >= self.start - EPSILON:  # not from the shot before
+            self.steps.append(frame.step)
 
-    def close(self) -> Iterator[_Clip | _Shot]:
+    def close(self) -> Iterator[_Clip | Shot]:
         """The last window, which ends with the shot, and the shot."""
         film, end = self.film, float(self.film.ends[self.last])
         if self.end_of_windows is None:
@@ -327,17 +344,18 @@ class _OpenShot:
                 yield from self._window(self.start)
         elif end - self.end_of_windows > film.step / 2:
             yield from self._window(end - film.window)
-        yield _Shot(self.number, self.start, end, self.count)
+        yield Shot(self.number, self.start, end, np.array(self.steps).reshape(-1, len(Step._fields)))
 
     def _window(self, start: float) -> Iterator[_Clip]:
         while self.held and self.film.times[self.held[0].number] < start - EPSILON:
             self.held.popleft()
-        yield from self.film.clip(self.number, start, self.held)
+        first = bisect_right(self.steps, start, key=attrgetter("end"))
+        yield from self.film.clip(self.number, start, self.held, self.steps[first:])
 
 
 def _parts(
     film: _Film, frames: Iterable[tuple[_Frame, bool]], progress: Callable[[float, float], None] | None
-) -> Iterator[_Clip | _Shot]:
+) -> Iterator[_Clip | Shot]:
     """The windows of each shot as they are complete, and after them the shot."""
     shot: _OpenShot | None = None
     for frame, is_first in frames:
@@ -355,17 +373,17 @@ def _parts(
 # ---- answering -------------------------------------------------------------------------------------------------------
 
 
-def _clips(parts: Iterable[_Clip | _Shot], shots: list[_Shot]) -> Iterator[_Clip]:
+def _clips(parts: Iterable[_Clip | Shot], shots: list[Shot]) -> Iterator[_Clip]:
     """The windows; shots are added to the list as they end."""
     for part in parts:
-        if isinstance(part, _Shot):
+        if isinstance(part, Shot):
             shots.append(part)
         else:
             yield part
 
 
-def _answers(predictor: Predictor, film: _Film, clips: Iterable[_Clip]) -> Iterator[Window]:
-    """What the network says of each window; a part that windows share goes through it once."""
+def _answers(predictor: Predictor, film: _Film, clips: Iterable[_Clip], levels: Levels) -> Iterator[Window]:
+    """What the network and the amounts say of each window; a part that windows share goes through the network once."""
     info = film.reader.info
     waiting: deque[tuple[_Clip, list[_Key]]] = deque()
     said: dict[_Key, Outputs | None] = {}  # none: the network has not answered yet
@@ -385,7 +403,8 @@ def _answers(predictor: Predictor, film: _Film, clips: Iterable[_Clip]) -> Itera
             clip, keys = waiting.popleft()
             outputs = tuple(map(np.concatenate, zip(*(said[key] or () for key in keys), strict=True)))
             answer = predictor.task.decode(outputs, Views(outputs[0], info.height, info.width, ()), 1)
-            yield Window(clip.shot, clip.start, clip.end, keys[0].frames, predictor.task.words(answer.probabilities))
+            probabilities = predictor.task.words(levels.joined(answer.probabilities, clip.amounts))
+            yield Window(clip.shot, clip.start, clip.end, keys[0].frames, probabilities)
             for key in [key for key in said if key < keys[0]]:  # later windows begin later
                 del said[key]
 
@@ -397,36 +416,7 @@ def _answers(predictor: Predictor, film: _Film, clips: Iterable[_Clip]) -> Itera
     yield from whole()
 
 
-def _rows(shot: _Shot, windows: Sequence[Window], names: Sequence[str], step: float) -> list[Segment]:
-    """What a shot's windows say, each for the time nearest to its middle; equal neighbours merged."""
-    if not windows:
-        return [Segment(shot.number, shot.start, shot.end, "", None)]
-    middles = _middles(windows)
-    near = np.abs(middles[:, None] - middles) < 1.5 * step  # the window and its neighbours
-    smooth = near @ np.stack([w.probabilities for w in windows]) / near.sum(1, keepdims=True)  # (N, K)
-    bounds = borders(windows, shot.start, shot.end)
-    best = smooth.argmax(1)
-    begins = [i for i in range(len(best)) if i == 0 or best[i] != best[i - 1]]
-    rows = []
-    for first, last in zip(begins, [*begins[1:], len(best)], strict=True):
-        weights = np.diff(bounds[first : last + 1])
-        confidence = float(np.average(smooth[first:last, best[first]], weights=weights))
-        rows.append(Segment(shot.number, float(bounds[first]), float(bounds[last]), names[best[first]], confidence))
-    return rows
-
-
-def borders(windows: Sequence[Window], start: float, end: float) -> NDArray[np.float64]:
-    """Where in a shot the word passes from one of its N windows to the next, half-way between their middles: (N + 1,)
-    seconds, from the shot's start to its end."""
-    middles = _middles(windows)
-    return np.concatenate([[start], (middles[1:] + middles[:-1]) / 2, [end]])
-
-
-def _middles(windows: Sequence[Window]) -> NDArray[np.float64]:
-    return np.array([(w.start + w.end) / 2 for w in windows])
-
-
-def _notes(film: _Film, shots: Sequence[_Shot], windows: Mapping[int, Sequence[Window]]) -> Iterator[str]:
+def _notes(film: _Film, shots: Sequence[Shot], windows: Mapping[int, Sequence[Window]]) -> Iterator[str]:
     yield from film.reader.notes
     count = film.count
     if film.seen < count:
