@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -17,6 +18,9 @@ from tests.films import pan, write
 from tests.tiny import CLIPS, refused, tiny_model
 from uniformer import Predictor, timeline
 from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.records import BUNDLED
+from uniformer.checkpoints.save import save_checkpoint
+from uniformer.cli.main import main
 from uniformer.errors import MissingExtra
 from uniformer.timelines.fit import Amounts, Step
 from uniformer.timelines.levels import Levels
@@ -242,3 +246,40 @@ def test_amounts_of_a_shot_do_not_reach_over_a_cut(tmp_path: Path, net: Predicto
 def test_a_confidence_is_a_probability(share: float, film: Path, net: Predictor) -> None:
     with refused("expected a confidence from 0 to 1"):
         timeline(film, net, min_confidence=share)
+
+
+# ---- on the command line, and the model in the package ---------------------------------------------------------------
+
+
+def test_the_demo_says_how_sure_and_how_far(film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("cv2")
+    save_checkpoint(tiny_model(ndim=3, num_classes=len(NAMES)), tmp_path / "net.safetensors", contract(**DETAILS))
+    asked = ["demo", str(film), "--checkpoint", str(tmp_path / "net.safetensors"), "--quiet", "--out"]
+    assert main([*asked, str(tmp_path / "sure"), "--min-confidence", "0"]) == 0
+    said = capsys.readouterr().out
+    (line,) = table((tmp_path / "sure" / "timeline.csv").read_text())
+    assert tuple(line) == ROW_FIELDS + LEVEL_FIELDS + AMOUNT_FIELDS
+    assert "how far" in said
+    assert f"{float(line['widths']):+.2f} widths" in said
+    assert f"{float(line['widths']):+.2f} widths" in (tmp_path / "sure" / "timeline.html").read_text()
+    assert main([*asked, str(tmp_path / "unsure"), "--min-confidence", "1", "--no-amounts"]) == 0
+    said = capsys.readouterr().out
+    (line,) = table((tmp_path / "unsure" / "timeline.csv").read_text())
+    assert tuple(line) == ROW_FIELDS + LEVEL_FIELDS
+    assert line["unsure"] == "direction"
+    assert "unsure" in said
+    assert "how far" not in said
+
+
+def test_the_model_in_the_package_measures_a_pan(tmp_path: Path) -> None:
+    """A window goes right over a photograph, by 3 of its 128 pixels a frame."""
+    pytest.importorskip("cv2")
+    video = write(tmp_path / "pan.mp4", pan(2, 41))
+    (row,) = timeline(video, BUNDLED).rows
+    assert (row.direction, row.unsure in ("", "kind")) == ("right", True)
+    assert row.amounts is not None
+    assert row.amounts.y == pytest.approx(0, abs=0.02)
+    assert row.amounts.growth == pytest.approx(0, abs=0.02)
+    with av.open(str(video)) as container:
+        width = container.streams.video[0].width
+    assert row.amounts.x == pytest.approx(3 * 40 / width, rel=0.05)

@@ -272,7 +272,7 @@ class _Film:
                 self.first_lost = self.first + self.seen
             self.seen += 1
             pixels = _shrunk(picture(), self.spec)
-            step = self.tracker and self.tracker.add(pixels, float(self.times[number]))
+            step = None if self.tracker is None else self.tracker.add(pixels, float(self.times[number]))
             yield _Frame(number, view_array(pixels[None, None], self.spec), step), look_at(pixels)
 
     def is_torn(self, before: int, after: int) -> bool:
