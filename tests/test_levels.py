@@ -258,14 +258,14 @@ def test_the_demo_says_how_sure_and_how_far(film: Path, tmp_path: Path, capsys: 
     assert main([*asked, str(tmp_path / "sure"), "--min-confidence", "0"]) == 0
     said = capsys.readouterr().out
     (line,) = table((tmp_path / "sure" / "timeline.csv").read_text())
-    assert tuple(line) == ROW_FIELDS + LEVEL_FIELDS + AMOUNT_FIELDS
+    assert tuple(line) == CSV_FIELDS + LEVEL_FIELDS + AMOUNT_FIELDS
     assert "how far" in said
     assert f"{float(line['widths']):+.2f} widths" in said
     assert f"{float(line['widths']):+.2f} widths" in (tmp_path / "sure" / "timeline.html").read_text()
     assert main([*asked, str(tmp_path / "unsure"), "--min-confidence", "1", "--no-amounts"]) == 0
     said = capsys.readouterr().out
     (line,) = table((tmp_path / "unsure" / "timeline.csv").read_text())
-    assert tuple(line) == ROW_FIELDS + LEVEL_FIELDS
+    assert tuple(line) == CSV_FIELDS + LEVEL_FIELDS
     assert line["unsure"] == "direction"
     assert "unsure" in said
     assert "how far" not in said
