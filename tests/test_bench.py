@@ -133,7 +133,7 @@ def test_a_runtime_that_was_not_measured_can_be_asked_for(clips: Path, cache: Pa
     assert np.array_equal(first.logits(x), again.logits(x))
     with refused("expected float32 on the CPU with compute onnxruntime"):
         Predictor(clips, compute="onnxruntime", precision="bfloat16")
-    with refused("expected compute plain, fast, compiled, openvino, onnxruntime, got 'best'"):
+    with refused("expected compute plain, fast, compiled, openvino, onnxruntime, int8, got 'best'"):
         Predictor(clips, compute="best")  # type: ignore[arg-type]
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
-from uniformer.cli.options import add_precision, add_told, told, whole
+from uniformer.cli.options import add_int8, add_precision, add_told, told, whole
 from uniformer.cli.tables import print_table, say
 from uniformer.errors import InputError
-from uniformer.speed.timings import Compute
+from uniformer.speed.timings import INT8, Compute
 from uniformer.support.texts import to_json_line
 
 if TYPE_CHECKING:
-    from uniformer.config import InputSpec
+    from uniformer.checkpoints.contract import Contract
     from uniformer.network.model import UniFormer
     from uniformer.speed.bench import Benchmark
 
@@ -32,6 +34,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--threads", type=whole(1, 1024), metavar="N", help="default: as torch chooses, or OMP_NUM_THREADS")
     p.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:1, ... (default: cpu)")
     add_precision(p)
+    add_int8(p, "also in 8 bits by OpenVINO, kept if it is faster: ")
     p.add_argument("--forms", nargs="+", choices=get_args(Compute), help="beside plain (default: all that run here)")
     p.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     add_told(p)
@@ -50,9 +53,13 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = pick_device(args.device)
-    model, spec, is_checkpoint = _network(args)
-    size = view_size(model.config, spec)
+    if args.max_loss is not None and args.calibrate is None:
+        raise InputError("--max-loss: expected --calibrate DATA too, which it is of")
+    model, contract, is_checkpoint = _network(args)
+    size = view_size(model.config, contract.input_of_classifier())
     forms = args.forms or forms_here(device, args.precision)
+    if args.calibrate is not None and _kept_in_8_bits(args, model, contract, size, is_checkpoint):
+        forms = [*forms, *([INT8] if INT8 not in forms else [])]
     benchmark = measure(
         model,
         size,
@@ -75,10 +82,32 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _network(args: argparse.Namespace) -> tuple[UniFormer, InputSpec, bool]:
-    """The network, what it is fed, and whether it is a checkpoint's, not one with random weights."""
+def _kept_in_8_bits(
+    args: argparse.Namespace, model: UniFormer, contract: Contract, size: Sequence[int], is_checkpoint: bool
+) -> bool:
+    """Whether the network is worth it in 8 bits; then it lies in the cache folder."""
+    from uniformer.speed.forms import weights_of
+    from uniformer.speed.quantise import NotKept, Samples, export_int8
+    from uniformer.speed.timings import int8_path
+
+    if not is_checkpoint or args.device != "cpu" or args.precision != "float32":
+        raise InputError("--calibrate: expected a checkpoint, in float32 on the CPU")
+    aside = partial(say, file=sys.stderr)
+    samples = Samples.of(contract, args.calibrate, say=aside)
+    path = int8_path(weights_of(model.float()), size, samples.calibration)  # as predictors have it
+    try:
+        aside(f"kept in 8 bits: {export_int8(model, contract, path, samples, max_loss=args.max_loss, say=aside)}")
+    except NotKept as error:
+        aside(f"not kept in 8 bits: {error}")
+        return False
+    return True
+
+
+def _network(args: argparse.Namespace) -> tuple[UniFormer, Contract, bool]:
+    """The network, what it is and is fed, and whether it is a checkpoint's, not one with random weights."""
     from dataclasses import replace
 
+    from uniformer.checkpoints.contract import Contract
     from uniformer.checkpoints.load import create_model, load_model
     from uniformer.checkpoints.told import refuse_told, warn_of_assumed
     from uniformer.network.variants import default_input, list_models
@@ -94,11 +123,12 @@ def _network(args: argparse.Namespace) -> tuple[UniFormer, InputSpec, bool]:
         if model.config.output != "logits":
             raise InputError(f"{args.network}: expected a classifier to measure, got a network that returns maps")
         spec = default_input(model.config)
+        contract = Contract(model.config, input=spec)
     if args.frames and not spec.is_video:
         raise InputError("expected no --frames: it is a network of images")
     if args.size:
         spec = replace(spec, size=(args.size, args.size), resize=max(spec.resize, args.size))
-    return model, replace(spec, frames=args.frames or spec.frames), is_checkpoint
+    return model, replace(contract, input=replace(spec, frames=args.frames or spec.frames)), is_checkpoint
 
 
 def _plain(benchmark: Benchmark) -> dict[str, Any]:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from uniformer.cli.options import add_told, told
+from uniformer.cli.options import add_int8, add_told, told
 from uniformer.cli.tables import say
 from uniformer.errors import InputError
 from uniformer.labels import names_file
 from uniformer.support.files import atomic_path, check_outputs
+
+if TYPE_CHECKING:
+    from uniformer.speed.export import Receipt
+    from uniformer.speed.quantise import Int8Receipt
 
 HELP = "write a network for OpenVINO, ONNX Runtime, browsers, phones"
 
@@ -31,6 +38,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         help="2d: of clips no 3D convolution and no tensor of five dimensions (default where the runtime has none)",
     )
     p.add_argument("--size", metavar="HxW", help="of the pictures that a segmenter is written for, such as 512x683")
+    add_int8(p, "--int8: ")
+    p.add_argument("--int8", action="store_true", help="a classifier in 8-bit integers, for OpenVINO or ONNX Runtime")
+    p.add_argument("--even-slower", action="store_true", help="--int8: keep it where it is not faster here, too")
     add_told(p)
     p.add_argument("--receipt", metavar="FILE", help="write what was found when the file was run, as JSON")
     p.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
@@ -43,15 +53,34 @@ def run(args: argparse.Namespace) -> int:
 
     out = Path(args.out)
     files = [out, *([out.with_suffix(".bin")] if out.suffix.lower() == ".xml" else []), *filter(None, [args.receipt])]
-    check_outputs(files, [args.checkpoint, names_file(args.classes)], overwrite=args.overwrite)
+    _check_int8(args)
+    check_outputs(files, [args.checkpoint, names_file(args.classes), args.calibrate], overwrite=args.overwrite)
     model, contract, _ = load_model(args.checkpoint, **told(args))
     warn_of_assumed(contract)
-    receipt = export(model, contract, args.out, size=_size(args.size), conv3d=args.conv3d)
+    receipt: Receipt | Int8Receipt
+    if args.int8:
+        from uniformer.speed.quantise import export_int8
+
+        receipt = export_int8(
+            model, contract, args.out, args.calibrate,
+            conv3d=args.conv3d, max_loss=args.max_loss, even_slower=args.even_slower, say=partial(say, file=sys.stderr),
+        )  # fmt: skip
+    else:
+        receipt = export(model, contract, args.out, size=_size(args.size), conv3d=args.conv3d)
     if args.receipt:
         with atomic_path(args.receipt) as temporary:
             temporary.write_text(json.dumps(asdict(receipt), indent=1) + "\n", encoding="utf-8")
-    say(f"wrote {args.out}: its logits are off by {receipt.gap:.0e} of the largest")
+    say(f"wrote {args.out}: {receipt}")
     return 0
+
+
+def _check_int8(args: argparse.Namespace) -> None:
+    if args.int8 and args.calibrate is None:
+        raise InputError("--int8: expected --calibrate DATA too, clips or images to calibrate on and to judge by")
+    if args.int8 and args.size:
+        raise InputError("--int8: expected no --size, it is for classifiers, which have one")
+    if not args.int8 and (args.even_slower or (args.calibrate, args.max_loss) != (None, None)):
+        raise InputError("--calibrate, --max-loss, --even-slower: expected --int8 too, which they are of")
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -103,6 +103,17 @@ def add_data(p: argparse.ArgumentParser, split: str) -> None:
     p.add_argument("--allow-duplicates", action="store_true", help="keep rows that name the same part of a file twice")
 
 
+def add_int8(p: argparse.ArgumentParser, of: str = "") -> None:
+    """How a network in 8 bits is made and judged."""
+    p.add_argument("--calibrate", metavar="DATA", help=f"{of}folder or list of labelled clips or images")
+    p.add_argument(
+        "--max-loss",
+        type=number(0, 100, above=False),
+        metavar="POINTS",
+        help=f"{of}of accuracy that it may lose on items held out (default: 0.5)",
+    )
+
+
 def add_quiet(p: argparse.ArgumentParser) -> None:
     p.add_argument("--quiet", action="store_true", help="no progress; warnings and errors are still said")
 

@@ -15,7 +15,8 @@ import importlib.util
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -53,6 +54,9 @@ class Receipt:
     agreement: float  #: the share of views, or of places of their maps, whose best class is the model's
     seconds: float  #: of one view, here, as the runtime comes
     versions: Mapping[str, str]  #: of torch and the packages that wrote it, and "opset" of ONNX
+
+    def __str__(self) -> str:
+        return f"its logits are off by {self.gap:.0e} of the largest"
 
 
 def export(
@@ -109,9 +113,7 @@ def write_checked(
     """`export` for inputs (any batch, *size), whatever the contract says of them."""
     form, way = form_of(out), _way(model, out, conv3d)
     example = torch.randn(3, *size, generator=torch.Generator().manual_seed(0))
-    if out.is_dir():
-        raise InputError(f"cannot write {out}: a folder is there; give another name, or remove it first")
-    with folder_to_fill(out.parent), temporary_folder(out) as folder:
+    with folder_for(out) as folder:
         written = folder / f"network{form}"
         write_graph(model, size, written, contract, way)
         receipt = _receipt(model, written, example, way)
@@ -119,9 +121,22 @@ def write_checked(
             raise InputError(
                 f"{out}: expected the model's logits of the exported file, they are off by {receipt.gap:.1e}"
             )
-        for path in sorted(folder.iterdir()):  # .bin before .xml
-            path.replace(out if path.suffix == form else out.with_suffix(path.suffix))
+        put_in_place(written, out)
     return receipt
+
+
+@contextmanager
+def folder_for(out: Path) -> Iterator[Path]:
+    """Where a network's files are written and tried before they are put at `out`. Raises `InputError` for a folder."""
+    if out.is_dir():
+        raise InputError(f"cannot write {out}: a folder is there; give another name, or remove it first")
+    with folder_to_fill(out.parent), temporary_folder(out) as folder:
+        yield folder
+
+
+def put_in_place(written: Path, out: Path) -> None:
+    for path in sorted(written.parent.glob(f"{written.stem}.*")):  # .bin before .xml
+        path.replace(out if path.suffix == written.suffix else out.with_suffix(path.suffix))
 
 
 def write_graph(

@@ -16,7 +16,18 @@ from uniformer.heads.pyramid import DenseNetwork
 from uniformer.network.model import UniFormer
 from uniformer.speed.preparation import prepare
 from uniformer.speed.products import By
-from uniformer.speed.timings import BY, RUNTIMES, Compute, best_at_hand, exported_path, processor_name, situation
+from uniformer.speed.timings import (
+    BY,
+    INT8,
+    RUNTIMES,
+    Compute,
+    best_at_hand,
+    exported_path,
+    int8_path,
+    last_calibration,
+    processor_name,
+    situation,
+)
 from uniformer.support.files import system_folder
 
 if TYPE_CHECKING:
@@ -89,9 +100,9 @@ class RuntimeNetwork(nn.Module):
     It has no parameters and cannot be copied or pickled: `uniformer.export` writes files.
     """
 
-    def __init__(self, network: Exported, size: tuple[int, ...]):
+    def __init__(self, network: Exported, size: tuple[int, ...], by: str = ""):
         super().__init__()
-        self._network, self.size = network, size
+        self._network, self.size, self.by = network, size, by
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,12 +123,12 @@ def inference_form(model: Network, compute: str, size: Sequence[int] | None, dty
     check_word("compute", compute, Compute)
     if compute == "plain":
         return model
-    if compute in RUNTIMES:
+    if compute in (*RUNTIMES, INT8):
         if size is None:
             raise InputError(f"expected compute plain, fast or compiled for pictures of any size, got {compute}")
         if dtype != torch.float32 or next(model.parameters()).device.type != "cpu":
             raise InputError(f"expected float32 on the CPU with compute {compute}: it has no other")
-        return _by_runtime(model, compute, size)
+        return _in_8_bits(model, size, by) if compute == INT8 else _by_runtime(model, compute, size)
     fast = prepare(
         model, training=False, dtype=dtype if dtype.itemsize < 4 else None, size=size, share=True,
         by=By.parsed(by) if by else None,
@@ -128,8 +139,9 @@ def inference_form(model: Network, compute: str, size: Sequence[int] | None, dty
 
 
 def exact_name(compute: str, form: nn.Module) -> str:
-    """The name of a form in full, with all that its last digits depend on: "fast by onednn/torch"."""
-    return f"{compute}{BY}{getattr(form, 'backbone', form).by}" if compute == "fast" else compute
+    """The name of a form in full, with all that its last digits depend on: "fast by onednn/torch"; "int8 by" what it
+    was calibrated on."""
+    return f"{compute}{BY}{getattr(form, 'backbone', form).by}" if compute in ("fast", INT8) else compute
 
 
 def _by_runtime(model: Network, compute: str, size: Sequence[int]) -> RuntimeNetwork:
@@ -142,6 +154,19 @@ def _by_runtime(model: Network, compute: str, size: Sequence[int]) -> RuntimeNet
         path.parent.mkdir(parents=True, exist_ok=True)
         write_checked(model, size, path, Contract(model.config))
     return RuntimeNetwork(open_exported(path), tuple(size))
+
+
+def _in_8_bits(model: Network, size: Sequence[int], calibration: str) -> RuntimeNetwork:
+    """The network as `uniformer bench --calibrate` kept it, on what `calibration` tells or else last."""
+    from uniformer.speed.runtimes import open_exported
+
+    weights = weights_of(model)
+    found = calibration or last_calibration(weights, size)
+    if found is None or not (path := int8_path(weights, size, found)).is_file():
+        raise InputError(
+            "expected a network in 8 bits that was kept here: `uniformer bench CHECKPOINT --calibrate DATA`"
+        )
+    return RuntimeNetwork(open_exported(path), tuple(size), found)
 
 
 def best_form(model: Network, size: Sequence[int] | None, device: torch.device, dtype: torch.dtype) -> Compute:

@@ -7,13 +7,14 @@ as (B, C, T, H * W), which is the same memory.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -59,7 +60,7 @@ class Exported:
     ):
         self._path, self._run, self.contract = path, run, contract
         self.size = size  #: of one view, (C, [T,] H, W)
-        self._shape, self._most = tuple(shape[1:]), TARGETS[form_of(path)].most
+        self.shape, self._most = tuple(shape[1:]), TARGETS[form_of(path)].most  #: of one view, as the graph takes it
 
     def __call__(self, views: Floats, batch_size: int) -> Floats:
         """Views (V, 3, ...) -> logits (V, K), maps of them (V, K, H / 4, W / 4) of a segmenter or a pose network;
@@ -67,7 +68,7 @@ class Exported:
         at_once = min(batch_size, self._most or batch_size)
         try:
             if views.shape[1:] == self.size:
-                views = views.reshape(len(views), *self._shape)
+                views = views.reshape(len(views), *self.shape)
             parts = [self._run(views[first : first + at_once]) for first in range(0, len(views), at_once)]
             logits = np.concatenate(parts)
         except Exception as error:  # each runtime has classes of its own
@@ -131,7 +132,7 @@ def _openvino(path: Path, threads: int | None) -> Opened:
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     if threads:
         config["INFERENCE_NUM_THREADS"] = threads
-    core = _core(openvino)
+    core = core_of(openvino)
     try:
         model = core.read_model(path)
         compiled = core.compile_model(model, "CPU", config)
@@ -227,7 +228,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
 
 
 @functools.cache
-def _core(openvino: Any) -> Any:
+def core_of(openvino: Any) -> Any:
     """One for the life of the process. Each gives its thread a stack for signals (sigaltstack, which Python's handlers
     run on) and frees it when it goes; of two, the one that goes last leaves the freed stack of the other behind, and
     the next signal kills the process."""
@@ -236,17 +237,25 @@ def _core(openvino: Any) -> Any:
 
 def import_openvino(purpose: str) -> Any:
     """OpenVINO without its telemetry: left alone it reports every import to a server, and waits where there is none."""
-    hidden = "openvino_telemetry" not in sys.modules
-    if hidden:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # not to be found: OpenVINO has a stub for that
     try:
-        import openvino
+        with without_telemetry():
+            import openvino
     except ImportError:
         raise MissingExtra("openvino", "openvino", purpose) from None
-    finally:
-        if hidden:
-            del sys.modules["openvino_telemetry"]
     return openvino
+
+
+@contextlib.contextmanager
+def without_telemetry() -> Iterator[None]:
+    """What is imported does not find the package that OpenVINO and NNCF report by: both have a stub for that."""
+    name = "openvino_telemetry"
+    before = {name: sys.modules[name]} if name in sys.modules else {}
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        sys.modules.update(before)
 
 
 def import_onnxruntime(purpose: str) -> Any:

@@ -27,8 +27,9 @@ from uniformer.support.texts import parse_json, read_whole
 if TYPE_CHECKING:
     import torch
 
-Compute = Literal["plain", "fast", "compiled", "openvino", "onnxruntime"]
+Compute = Literal["plain", "fast", "compiled", "openvino", "onnxruntime", "int8"]
 RUNTIMES = {"openvino": ".xml", "onnxruntime": ".onnx"}  #: what they read
+INT8: Compute = "int8"  #: OpenVINO in 8 bits: of networks alone that `uniformer bench --calibrate` kept
 AT_ONCE = ("plain", "fast")  #: forms that need nothing prepared
 BY = " by "  #: in the full name of a form (`forms.exact_name`): what comes after is a `products.By`
 NAME = "forms.json"
@@ -96,6 +97,18 @@ def seconds(run: Callable[[], Any], device: torch.device, times: int = 1) -> flo
     return begin_event.elapsed_time(end_event) / 1000 / times
 
 
+def in_turn(runs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each run in every round, one after the other: so a slow minute of the machine falls on all alike."""
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + 1):
+        for name, run in runs.items():
+            begin = time.perf_counter()
+            run()
+            if turn:  # the first warms up
+                taken[name].append(time.perf_counter() - begin)
+    return taken
+
+
 def processor_name(device: torch.device) -> str:
     """What a measurement is kept under."""
     if device.type == "cpu":
@@ -134,11 +147,16 @@ def remembered() -> dict[str, dict[str, float]]:
 def best_at_hand(key: str, weights: Callable[[], str], size: Sequence[int]) -> Compute:
     """The fastest form that was measured in a situation and can start at once; "fast" where nothing was measured.
 
-    A runtime can start at once if the network of these weights was exported for it. `torch.compile` never can.
+    A runtime can start at once if the network of these weights was exported for it, in 8 bits if that was kept.
+    `torch.compile` never can.
     """
     times = remembered().get(key, {})
     for form in sorted(times, key=lambda name: times[name]):
-        if form in AT_ONCE or (form in RUNTIMES and exported_path(weights(), size, form).is_file()):
+        if (
+            form in AT_ONCE
+            or (form in RUNTIMES and exported_path(weights(), size, form).is_file())
+            or (form == INT8 and last_calibration(weights(), size) is not None)
+        ):
             return form  # type: ignore[return-value]
     return "fast"
 
@@ -146,6 +164,17 @@ def best_at_hand(key: str, weights: Callable[[], str], size: Sequence[int]) -> C
 def exported_path(weights: str, size: Sequence[int], form: str) -> Path:
     """Where the network of these weights is kept for a runtime."""
     return cache_folder() / f"{weights}-{'x'.join(map(str, size))}{RUNTIMES[form]}"
+
+
+def int8_path(weights: str, size: Sequence[int], calibration: str) -> Path:
+    """Where it is kept in 8 bits; `calibration` tells what it was calibrated on (`quantise.Samples`)."""
+    return cache_folder() / f"{weights}-{'x'.join(map(str, size))}-int8-{calibration}.xml"
+
+
+def last_calibration(weights: str, size: Sequence[int]) -> str | None:
+    """Of the network in 8 bits that was kept last; None where none was."""
+    there = [(path.stat().st_mtime_ns, path.stem) for path in cache_folder().glob(int8_path(weights, size, "*").name)]
+    return max(there)[1].rpartition("-")[2] if there else None
 
 
 def _versions(*packages: str) -> str:
