@@ -194,6 +194,18 @@ def test_a_row_seeks_the_film_and_is_marked_as_it_plays(shown: Any, site: Site, 
     assert film(shown, "currentTime") >= found.rows[1].start
 
 
+def test_where_it_looked_on_demand(shown: Any, seen: tuple[Any, Any]) -> None:
+    one(shown, "#explain").click()
+    until(lambda: every(shown, "#explained video"))
+    until(lambda: shown.execute_script("return document.querySelector('#explained video').videoWidth") >= 128)
+    assert plain_name(seen[0].labels[0].name) in text(shown, "#explained h2")
+    until(lambda: shown.execute_script("return document.querySelector('#explained img').naturalWidth") >= 480)
+    one(shown, "#target textarea, #target input").send_keys("juggling")
+    one(shown, "#explain").click()
+    until(lambda: "juggling" in text(shown, "#explained [role=alert]"))
+    assert "\n" not in text(shown, "#explained [role=alert]")
+
+
 def test_it_fits_a_phone(shown: Any, site: Site) -> None:
     shown.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
     try:

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from uniformer.errors import InputError, counted
+from uniformer.explanations.explain import Explainer
 from uniformer.inference.frames import see_frames
 from uniformer.inference.predictor import Predictor
 from uniformer.inference.results import Answers
@@ -26,6 +27,7 @@ from uniformer.reading.pictures import is_image
 from uniformer.reading.transforms import denormalise
 from uniformer.reading.video import open_video
 from uniformer.reading.views import Views
+from uniformer.reports.explanation import save_explanation
 from uniformer.reports.page import rendered
 from uniformer.reports.pictures import middle_pixels, shrunk, still
 from uniformer.reports.sampling import fed_in_words
@@ -101,6 +103,21 @@ def moments(predictor: Predictor, path: Path, progress: Progress) -> tuple[str, 
     rows = [Row(r.start, r.end, plain_name(r.motion) or "(too short to tell)", r.confidence) for r in found.rows]
     texts = {"timeline.csv": found.to_csv(), "timeline.srt": found.to_srt()}
     return html("moments.html", rows=rows, clock=clock, notes=found.notes), texts
+
+
+def explained(predictor: Predictor, path: Path, out: Path, target: str | None, *, every: int) -> str:
+    """Where and when a network looked for one answer, by default the likeliest: the film under a map, or some of its
+    frames, or the picture, under each. Raises `InputError` where there is nothing to explain."""
+    explainer, is_film = Explainer(predictor), not is_image(path)
+    frames = is_film and predictor.task.whole
+    found = explainer.frames(path, target, every=every) if frames else explainer(path, target)
+    names = ("sheet.png", "arrays.npz", *["film.mp4"] * is_film)
+    files = {name.partition(".")[0]: out / f"explained-{name}" for name in names}
+    note = save_explanation(found, path, files)
+    return html(
+        "explained.html", name=plain_name(found.parts[0].name), notes=[*found.notes, *filter(None, [note])],
+        files={kind: address(file) for kind, file in files.items()},
+    )  # fmt: skip
 
 
 def has_moments(predictor: Predictor, path: Path) -> bool:

@@ -42,20 +42,28 @@ def build_page(visit: Visit) -> gr.Blocks:
                 player = part(elem_id="player")
             with gr.Column(min_width=320):
                 answer, rows = part(elem_id="answer"), part(elem_id="timeline")
-        below, tables, film = part(elem_id="below"), part(elem_id="tables"), gr.State(None)
+        below, tables, looked = part(elem_id="below"), part(elem_id="tables"), gr.State(None)
+        with gr.Row(equal_height=True):
+            target = gr.Textbox(label="Which answer?", placeholder="the likeliest", min_width=200, elem_id="target")
+            why = gr.Button("Where did it look?", min_width=160, elem_id="explain")
+        explained = part(elem_id="explained")
 
         looks = {
             "fn": visit.look, "inputs": [given, network, every],
-            "outputs": [said, player, answer, rows, below, tables, film],
+            "outputs": [said, player, answer, rows, below, tables, explained, looked],
             "show_progress_on": [said], "concurrency_id": "network", "api_visibility": "private",
         }  # fmt: skip
         seen = gr.on([given.upload, again.click], **looks)
         recorded = taken.upload(lambda file: ([file], None), taken, [given, taken], api_visibility="private")
         for before in (seen, recorded.then(**looks)):
             before.then(
-                visit.moments, [film], [rows, tables], show_progress_on=[rows],
+                visit.moments, [looked], [rows, tables], show_progress_on=[rows],
                 concurrency_id="network", api_visibility="private",
             )  # fmt: skip
+        gr.on(
+            [why.click, target.submit], visit.explain, [looked, target, every], [explained],
+            show_progress_on=[explained], concurrency_id="network", api_visibility="private",
+        )  # fmt: skip
         page.unload(visit.leave)
     page.queue(default_concurrency_limit=1)
     return page

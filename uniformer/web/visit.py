@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from uniformer.errors import InputError, MissingExtra, first_line
 from uniformer.inference.predictor import Predictor
-from uniformer.web.answers import Progress, Shown, address, has_moments, html, look, look_at_all, moments
+from uniformer.web.answers import Progress, Shown, address, explained, has_moments, html, look, look_at_all, moments
 from uniformer.web.uploads import Uploads
 
 try:
@@ -23,8 +23,8 @@ except ImportError:
 T = TypeVar("T")
 
 
-class Film(NamedTuple):
-    """A film that is to have a timeline."""
+class Looked(NamedTuple):
+    """A film or a picture that was looked at."""
 
     path: Path
     tables: Path  #: the folder of its tables
@@ -46,7 +46,7 @@ class Visit:
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio wants it
     ) -> tuple[Any, ...]:
-        """What is said of the files: notes, player, answer, rows, what is wide, tables, and the film for a timeline."""
+        """What is said of files: notes, player, answer, rows, what is wide, tables, no explanation, and of what."""
         paths = [Path(path) for path in given or ()]
         out = Path(tempfile.mkdtemp(dir=self._folder))
         self._uploads.keep(request.session_hash, {out, *(path.parent for path in paths)})
@@ -64,22 +64,22 @@ class Visit:
 
         answer, said = self._done(work, paths, request)
         if answer is None:
-            return said, "", "", "", "", "", None
+            return said, "", "", "", "", "", "", None
         shown, tables = answer
         said = html("said.html", errors=(), notes=shown.notes)
-        film = Film(paths[0], out, network) if len(paths) == 1 and has_moments(predictor, paths[0]) else None
-        return said, shown.player, shown.answer, "", shown.below, tables, film
+        looked = Looked(paths[0], out, network) if len(paths) == 1 else None
+        return said, shown.player, shown.answer, "", shown.below, tables, "", looked
 
     def moments(
         self,
-        film: Film | None,
+        looked: Looked | None,
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[Any, Any]:
         """The timeline of a film, and tables to download with it."""
-        if film is None:
+        if looked is None or not has_moments(self.predictors[looked.network], looked.path):
             return gr.skip(), gr.skip()
-        path, tables, network = film
+        path, tables, network = looked
 
         def work() -> tuple[str, str]:
             rows, texts = moments(self.predictors[network], path, self._told(progress, request))
@@ -87,6 +87,20 @@ class Visit:
 
         found, said = self._done(work, [path], request)
         return found or (said, gr.skip())
+
+    def explain(self, looked: Looked | None, target: str, every: float | None, request: gr.Request) -> str:
+        """Where and when the network looked for an answer, or why that cannot be shown."""
+
+        def work() -> str:
+            if looked is None:
+                raise InputError("expected one film or picture to explain: drop one above")
+            path, tables, network = looked
+            out = Path(tempfile.mkdtemp(dir=tables))
+            wanted, steps = target.strip() or None, max(1, int(every or 1))
+            return explained(self.predictors[network], path, out, wanted, every=steps)
+
+        found, said = self._done(work, [looked.path] if looked else [], request)
+        return found or said
 
     def leave(self, request: gr.Request) -> None:
         """The page was closed: what is computed for it stops at the next step."""
