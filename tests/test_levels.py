@@ -130,7 +130,7 @@ def test_kinds_that_change_are_one_row() -> None:
 @pytest.mark.parametrize(
     ("shares", "unsure", "said"),
     [
-        ([0.3, 0.1, 0.1, 0.2, 0.3], "direction", "unsure"),
+        ([0.3, 0.1, 0.1, 0.2, 0.3], "direction", "unsure (pan left?)"),
         ([0.4, 0.3, 0.1, 0.1, 0.1], "kind", "left (pan?)"),
         ([0.7, 0.1, 0.1, 0.1, 0.0], "", "pan left"),
         ([0.1, 0.1, 0.1, 0.1, 0.6], "", "static"),

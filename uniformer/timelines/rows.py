@@ -38,7 +38,7 @@ class Segment:
     def said(self) -> str:
         """The row in words, as sure as it is; "" where the shot is too short to tell."""
         if self.unsure == "direction":
-            return "unsure"
+            return f"unsure ({plain_name(self.motion)}?)"
         words = f"{self.direction} ({self.kind}?)" if self.unsure == "kind" else self.motion
         return plain_name(" + ".join([words, *self.also]))
 
