@@ -171,6 +171,7 @@ def test_a_film_with_its_labels_frames_and_timeline(shown: Any, site: Site, seen
     assert numbers == result.frames
     rows = [row.text.split("\n") for row in every(shown, "#moments button")]
     assert [row[1] for row in rows] == [plain_name(row.motion) for row in found.rows]
+    assert [" ".join(row[3:]) for row in rows] == [row.amounts_said for row in found.rows]
     assert len(rows) == 2
     files = tables(shown)
     assert (files["timeline.csv"], files["timeline.srt"]) == (found.to_csv(), found.to_srt())

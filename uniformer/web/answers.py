@@ -63,6 +63,7 @@ class Row(NamedTuple):
     end: float
     words: str
     share: float | None = None  #: how sure that is, 0 to 1
+    amounts: str = ""  #: how far the camera goes
 
 
 def html(template: str, **content: Any) -> str:
@@ -100,7 +101,10 @@ def moments(predictor: Predictor, path: Path, progress: Progress) -> tuple[str, 
     Raises `InputError` where there is no timeline.
     """
     found = timeline(path, predictor, progress=lambda done, total: progress(done, total, "seconds of the film"))
-    rows = [Row(r.start, r.end, plain_name(r.motion) or "(too short to tell)", r.confidence) for r in found.rows]
+    rows = [
+        Row(r.start, r.end, plain_name(r.motion) or "(too short to tell)", r.confidence, r.amounts_said)
+        for r in found.rows
+    ]
     texts = {"timeline.csv": found.to_csv(), "timeline.srt": found.to_srt()}
     return html("moments.html", rows=rows, clock=clock, notes=found.notes), texts
 
