@@ -33,6 +33,7 @@ from uniformer.support.resume import claim
 from uniformer.support.texts import parse_json, to_json_line
 from uniformer.tasks.pictured import labels_of
 from uniformer.tasks.vocabulary import VOCABULARIES, load_vocabulary
+from uniformer.timelines.fit import can_measure
 from uniformer.timelines.timeline import CSV_FIELDS, Timeline, timeline
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class Answering:
             "cuts": str(asked.cuts),
             "static": str(asked.static),
             "expect": ", ".join(sorted(self.expected)),
+            "amounts": str(can_measure()),
         }
 
     def row(self, table: ClipTable, row: Row, number: int) -> dict[str, Any]:
