@@ -24,10 +24,12 @@ from tests.tiny import IMAGES, refused, save_tiny
 from tests.training_processes import ended, kill, places, said, start_command
 from uniformer import Predictor, timeline
 from uniformer.camera_motion.classes import CLASSES
+from uniformer.checkpoints.records import BUNDLED
 from uniformer.cli.main import main
 from uniformer.datasets.clips import clips_of_paths, open_clips, write_clips
 from uniformer.timelines import motions
 from uniformer.timelines.motions import Answering, Asked
+from uniformer.timelines.timeline import CSV_FIELDS
 
 ODD = {"a": 'turns, "fast"', "b b": "=1+1", "broken": "line\nbreak", "none": "", "short": "ä \u2028"}
 
@@ -113,6 +115,29 @@ def test_rows_are_what_timelines_say_beside_the_tables_own(
             assert [row[f"p_{n}"] for n in CLASSES] == [round(float(x), 4) for x in p]
         else:
             assert "too short to tell" in row["motion_notes"]
+
+
+def test_direction_kind_doubt_and_amounts_are_those_of_the_motions_longest_row(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film, out = clips / "b b.mp4", tmp_path / "out.parquet"
+    assert motion(film, Path(BUNDLED), "--out", out, "--min-confidence", 0.9) == 0
+    (row,) = read(out)
+    found = timeline(film, min_confidence=0.9)
+    mine = [r for r in found.rows if r.motion == row["motion"]]
+    longest = max(mine, key=lambda r: r.end - r.start)
+    more = [field for field in found.fields if field not in CSV_FIELDS]
+    assert {"direction", "kind", "unsure", "widths", "degrees"} <= set(more)
+    assert [row[f"motion_{field}"] for field in more] == list(longest.values(more))
+    assert motion(film, Path(BUNDLED), "--out", tmp_path / "alone.csv", "--no-amounts") == 0
+    assert "motion_widths" not in read(tmp_path / "alone.csv")[0]
+    predictor = Predictor(BUNDLED, device="cpu")
+    measured = Answering(predictor, Asked()).key()
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert Answering(predictor, Asked()).key() != measured  # rows that were measured are not mixed with others
+    assert Answering(predictor, Asked(amounts=False)).key() == Answering(predictor, Asked()).key()
+    with refused(r"uniformer\[motion\]"):
+        Answering(predictor, Asked(amounts=True))
 
 
 def test_parquet_keeps_its_types_and_parts_of_films_are_meant(namer: Path, clips: Path, tmp_path: Path) -> None:
@@ -224,9 +249,6 @@ def test_finished_shards_stay_unless_their_clips_change(
         motions.find_motions(many, out, namer, device="cpu", progress=stop_at(75))
     shards = sorted(Path(f"{out}.parts").glob("motions-*.jsonl"))
     assert len(shards) == 2
-    with monkeypatch.context() as without, refused("amounts"):  # rows that were measured are not mixed with others
-        without.setitem(sys.modules, "cv2", None)
-        motions.find_motions(many, out, namer, device="cpu")
     names[35].unlink()
     write(names[35], pan(3, 30))  # of the second shard
     seen: list[int] = []

@@ -16,7 +16,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uniformer.cli.options import add_device, add_quiet, add_told, add_vocabulary, number, told, whole
+from uniformer.cli.options import add_device, add_levels, add_quiet, add_told, add_vocabulary, number, told, whole
 from uniformer.cli.tables import print_table, say
 from uniformer.errors import InputError, counted
 from uniformer.labels import names_file
@@ -62,19 +62,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--window", type=number(0, 86_400), metavar="SECONDS", help="that the network sees at once (default: about 2)"
     )
-    p.add_argument(
-        "--min-confidence",
-        type=number(0, 1, above=False),
-        metavar="SHARE",
-        help="what is less probable is called unsure: the direction, or else the kind of motion (default: 0.5 for the "
-        "network in the package)",
-    )
-    p.add_argument(
-        "--amounts",
-        action=argparse.BooleanOptionalAction,
-        help="measure how far the camera goes, and let that count beside the network's word; needs OpenCV (default: "
-        "with the network in the package, where OpenCV is installed)",
-    )
+    add_levels(p)
     p.add_argument("--no-cuts", action="store_true", help="take each video for one shot")
     p.add_argument(
         "--markers", nargs="+", default=[], choices=MARKERS,

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uniformer.cli.options import add_device, add_quiet, add_told, add_vocabulary, number, told
+from uniformer.cli.options import add_device, add_levels, add_quiet, add_told, add_vocabulary, number, told
 from uniformer.cli.tables import say
 from uniformer.errors import InputError, counted
 from uniformer.support.progress import progress_bar
@@ -46,6 +46,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "--checkpoint", metavar="ID|FILE|REPO", help="another network of clips (default: the one in the package)"
     )
     p.add_argument("--window", type=number(0, 86_400), metavar="SECONDS", help="seen at once (default: about 2)")
+    add_levels(p)
     p.add_argument("--no-cuts", action="store_true", help="take each clip for one shot")
     add_vocabulary(p)
     add_quiet(p)
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from uniformer.timelines.motions import STATIC, Asked
 
     static = STATIC if args.static_from is None else args.static_from
-    asked = Asked(tuple(args.expect), static, args.window, not args.no_cuts)
+    asked = Asked(tuple(args.expect), static, args.window, not args.no_cuts, args.min_confidence, args.amounts)
     table = _table(args)
     return _write(args, table, asked) if args.out else _print(args, table, asked)
 

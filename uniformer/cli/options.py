@@ -136,6 +136,23 @@ def add_vocabulary(p: argparse.ArgumentParser) -> None:
     )
 
 
+def add_levels(p: argparse.ArgumentParser) -> None:
+    """What timelines and motions take of direction, kind and amounts."""
+    p.add_argument(
+        "--min-confidence",
+        type=number(0, 1, above=False),
+        metavar="SHARE",
+        help="what is less probable is called unsure: the direction, or else the kind of motion (default: 0.5 for the "
+        "network in the package)",
+    )
+    p.add_argument(
+        "--amounts",
+        action=argparse.BooleanOptionalAction,
+        help="measure how far the camera goes, and let that count beside the network's word; needs OpenCV (default: "
+        "with the network in the package, where OpenCV is installed)",
+    )
+
+
 TOLD: dict[str, dict[str, Any]] = {  # options by their names in `checkpoints.told.Told`
     "head_dim": {"type": whole(1, 100_000), "metavar": "D", "help": "channels per head, where nothing tells it"},
     "window": {"type": whole(0, 100_000), "metavar": "N", "help": "size of stage 3's attention windows (0: none)"},

@@ -143,15 +143,6 @@ def _opencv() -> Any:
     return cv2
 
 
-def can_measure() -> bool:
-    """Whether OpenCV is installed."""
-    try:
-        _opencv()
-    except MissingExtra:
-        return False
-    return True
-
-
 def measure(frames: Iterable[Pixels], times: Iterable[float], *, rate: float = RATE) -> list[Step]:
     """The steps of one shot: frames, uint8 RGB (H, W, 3), and their times in seconds, rising.
 

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 
 from uniformer.errors import InputError, MissingExtra, shown
 from uniformer.reading.sources import is_url
-from uniformer.timelines.timeline import Segment, Timeline, plain_name
+from uniformer.timelines.timeline import Segment, Timeline
 
 #: Frames a second that editing programs know.
 RATES = tuple(
@@ -122,8 +122,9 @@ def _marks(rows: Sequence[Segment], rate: Fraction) -> Iterator[Mark]:
     for row in rows:
         if row.motion:
             sure = row.confidence or 0.0
-            text = f"{shown(plain_name(row.motion), _LONGEST)} {100 * sure:.0f} %"
-            yield Mark(_frame(row.start, rate), _frame(row.end, rate), text, sure >= SURE, row)
+            text = f"{shown(row.said, _LONGEST)} {100 * sure:.0f} %"
+            is_sure = sure >= SURE and not row.unsure
+            yield Mark(_frame(row.start, rate), _frame(row.end, rate), text, is_sure, row)
 
 
 def _frame(seconds: float, rate: Fraction) -> int:

@@ -32,9 +32,10 @@ from uniformer.support.progress import OnProgress
 from uniformer.support.resume import claim
 from uniformer.support.texts import parse_json, to_json_line
 from uniformer.tasks.pictured import labels_of
+from uniformer.tasks.task import class_names
 from uniformer.tasks.vocabulary import VOCABULARIES, load_vocabulary
-from uniformer.timelines.fit import can_measure
-from uniformer.timelines.timeline import CSV_FIELDS, Timeline, timeline
+from uniformer.timelines.levels import Levels
+from uniformer.timelines.timeline import CSV_FIELDS, Timeline, timeline, tracker_of
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -68,6 +69,8 @@ class Asked:
     static: float = STATIC  #: probability from which the camera stands
     window: float | None = None  #: seconds; see `timeline`
     cuts: bool = True
+    min_confidence: float | None = None  #: see `timeline`
+    amounts: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ class Motions:
 class Answering:
     """A network of clips, and how it is asked for the motion of each.
 
-    Raises `InputError` for a network of images, motions that it does not know, and a threshold that is none.
+    Raises `InputError` for a network of images, motions that it does not know, and a threshold that is none;
+    `MissingExtra` where amounts are asked for without OpenCV.
     """
 
     def __init__(self, predictor: Predictor, asked: Asked):
@@ -98,6 +102,8 @@ class Answering:
         self.still = next((name for name in self.classes if name in still), None)
         if not 0 <= asked.static <= 1:
             raise InputError(f"expected a threshold for static in [0, 1], got {asked.static}")
+        levels = Levels(predictor.contract, class_names(predictor.contract))
+        self.measures = tracker_of(levels, asked.amounts)[0] is not None
 
     def columns(self, said: Row | None = None) -> dict[str, type]:
         """What a row gets, in order, by type; `said`, of a clip that has an answer, tells what else rows of timelines
@@ -115,9 +121,10 @@ class Answering:
             "classes": ", ".join(self.classes),
             "window": str(asked.window),
             "cuts": str(asked.cuts),
+            "min_confidence": str(asked.min_confidence),
+            "amounts": str(self.measures),  # which joins the network's word
             "static": str(asked.static),
             "expect": ", ".join(sorted(self.expected)),
-            "amounts": str(can_measure()),
         }
 
     def row(self, table: ClipTable, row: Row, number: int) -> dict[str, Any]:
@@ -125,7 +132,11 @@ class Answering:
         path, asked = "a clip", self.asked
         try:
             path, span = table.clip_of(row, number)
-            return self._said(timeline(path, self.predictor, window=asked.window, cuts=asked.cuts, span=span))
+            found = timeline(
+                path, self.predictor, window=asked.window, cuts=asked.cuts, span=span,
+                min_confidence=asked.min_confidence, amounts=asked.amounts,
+            )  # fmt: skip
+            return self._said(found)
         except InputError as error:
             return {"motion_error": str(error)}
         except Exception as error:
@@ -244,7 +255,7 @@ class _Work:
                 lines.append(to_json_line(self.answering.row(self.table, row, number)))
                 done += 1
                 if progress is not None:
-                    progress(done, len(shards) * SHARD)
+                    progress(done, min(len(shards) * SHARD, self.count))
             with atomic_path(self._path(shard)) as temporary:
                 temporary.write_bytes("".join(lines).encode("utf-8", "surrogateescape"))
 

@@ -169,7 +169,7 @@ def timeline(
     names = predictor.task.words.names
     levels = Levels(contract, contract.classes or names)
     least = SURE if min_confidence is None and not levels.is_plain else min_confidence
-    tracker, missing = _tracker(levels, amounts)
+    tracker, missing = tracker_of(levels, amounts)
     shots: list[Shot] = []
     with open_clip(source, predictor.backend) as reader:
         film = _Film(reader, replace(predictor.spec, clips=1), window, span, tracker)
@@ -195,7 +195,7 @@ def timeline(
     )
 
 
-def _tracker(levels: Levels, amounts: bool | None) -> tuple[Tracker | None, list[str]]:
+def tracker_of(levels: Levels, amounts: bool | None) -> tuple[Tracker | None, list[str]]:
     """What measures amounts, if anything is to; and in a line what is missing where it would have been of use."""
     if amounts is False or (amounts is None and not levels.facts.reach):
         return None, []
