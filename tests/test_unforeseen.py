@@ -138,7 +138,7 @@ def test_numbers_have_a_range(place: str) -> None:
             kind(text)
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 200
-    share, side = ("eps", "score", "enter", "leave"), ("tile", "size")
+    share, side = ("eps", "score", "enter", "leave", "confidence", "static-from"), ("tile", "size")
     usual = "0.5" if place.endswith(share) else "64" if place.endswith(side) else "2"
     assert kind(usual) == float(usual)
 

@@ -55,6 +55,10 @@ class Network(Protocol):
         """The same in full, with all that its last digits depend on."""
 
     @property
+    def device_type(self) -> str:
+        """Where it computes: "cpu", "cuda"."""
+
+    @property
     def weights(self) -> str:
         """What tells the weights from all others, whatever they are called; `whole_weights` is the whole sum."""
 

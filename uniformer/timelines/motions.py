@@ -25,11 +25,12 @@ from uniformer.checkpoints.records import BUNDLED
 from uniformer.checkpoints.told import NetworkTold
 from uniformer.datasets.clips import ClipTable, Row, check_form, open_clips, write_clips
 from uniformer.errors import InputError, first_line
+from uniformer.inference.networks import form_to_take
 from uniformer.inference.predictor import Predictor
 from uniformer.support.distributed import process_group
 from uniformer.support.files import atomic_path, changed_at, check_outputs
 from uniformer.support.progress import OnProgress
-from uniformer.support.resume import claim
+from uniformer.support.resume import claim, read_claim
 from uniformer.support.texts import parse_json, to_json_line
 from uniformer.tasks.pictured import labels_of
 from uniformer.tasks.task import class_names
@@ -115,9 +116,12 @@ class Answering:
 
     def key(self) -> dict[str, str]:
         """What answers depend on, beside the clips."""
-        asked = self.asked
+        asked, network = self.asked, self.predictor.network
         return {
-            "weights": self.predictor.network.weights,
+            "weights": network.weights,
+            "form": network.exact_form,
+            "device": network.device_type,
+            "precision": self.predictor.precision,
             "classes": ", ".join(self.classes),
             "window": str(asked.window),
             "cuts": str(asked.cuts),
@@ -205,7 +209,8 @@ def find_motions(
     with process_group(device) as group:
         inputs = (table.name, checkpoint)
         group.broadcast(lambda: check_outputs([out], inputs, overwrite=overwrite))
-        predictor = Predictor(checkpoint, device=str(group.device), **told)
+        recorded = group.broadcast(lambda: (read_claim(folder / KEY_NAME) or {}).get("form"))
+        predictor = Predictor(checkpoint, device=str(group.device), compute=form_to_take(None, recorded), **told)  # type: ignore[arg-type]
         if vocabulary is not None:
             predictor.answer_with(vocabulary=vocabulary)
         answering = Answering(predictor, asked or Asked())

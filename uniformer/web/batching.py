@@ -214,6 +214,10 @@ class Shared:
         return self._network.exact_form
 
     @property
+    def device_type(self) -> str:
+        return self._network.device_type
+
+    @property
     def weights(self) -> str:
         return self._network.weights
 
