@@ -102,16 +102,9 @@ def _passes(trace: Trace) -> Callable[..., Any]:
     return hook
 
 
-def _keeps_map(trace: Trace, stage: int) -> Callable[..., Any]:
-    """And hands it on contiguous: a batch of one comes with an odd batch stride, for which the gradients of torch
-    2.15's batch norm are wrong."""
-
-    def hook(_: nn.Module, __: Any, out: Any) -> Any:
-        if not isinstance(out, tuple):
-            trace.maps[stage] = out.contiguous()
-            return trace.maps[stage]
-        trace.maps[stage] = out[0].contiguous()  # hourglass blocks hand on their state too
-        return trace.maps[stage], *out[1:]
+def _keeps_map(trace: Trace, stage: int) -> Callable[..., None]:
+    def hook(_: nn.Module, __: Any, out: Any) -> None:
+        trace.maps[stage] = out[0] if isinstance(out, tuple) else out  # hourglass blocks hand on their state too
 
     return hook
 

@@ -20,7 +20,8 @@ def to_tokens(x: Tensor) -> tuple[Tensor, Grid]:
 
 def to_grid(tokens: Tensor, grid: Grid) -> Tensor:
     """Tokens (B, N, C) -> (B, C, *grid)."""
-    return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], *grid)
+    # Not by reshape, which gives a batch of one an odd stride, for which torch 2.15's batch norm has wrong gradients.
+    return tokens.unflatten(1, grid).movedim(-1, 1)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
