@@ -42,5 +42,5 @@ if __name__ == "__main__":
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("demo.png")
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "demo.html"
-        subprocess.run([sys.executable, "-m", "uniformer.cli", "demo", "--out", str(page)], check=True)
+        subprocess.run([sys.executable, "-m", "uniformer.cli", "demo", "--no-amounts", "--out", str(page)], check=True)
         picture(page).quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
