@@ -45,8 +45,8 @@ def results(path: Path) -> dict[str, int]:
 
 CLIPS = 120
 VERBS = {  # arguments, and what is compared of the output; other forms may be computed otherwise by another process
-    "predict to jsonl": ("predict {many} --checkpoint {net} --resume --out {out}.jsonl", "out.jsonl"),
-    "predict to csv": ("predict {many} --checkpoint {net} --resume --out {out}.csv", "out.csv"),
+    "predict to jsonl": ("predict {many} --checkpoint {net} --compute plain --resume --out {out}.jsonl", "out.jsonl"),
+    "predict to csv": ("predict {many} --checkpoint {net} --compute plain --resume --out {out}.csv", "out.csv"),
     "eval": ("eval {net} {listed} --workers 1 --plain --out {out}", "out/answers/rows-0.bin"),
     "features": ("features {net} {listed} --workers 0 --stages 4 --plain --out {out}", "out/*.safetensors"),
     "scan": ("data scan {listed} --workers 0 --out {out}", "out/*.manifest"),

@@ -16,7 +16,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         help="a network of any task; given several times, the page offers all (default: the one in the package)",
     )  # fmt: skip
     p.add_argument("--port", type=whole(0, 65_535), default=7860, metavar="N", help="default: 7860; 0: a free one")
-    p.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen at (default: this machine alone)")
+    p.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen at (default: 127.0.0.1, this one)")
     p.add_argument("--open", action="store_true", help="open the page in a browser")
     add_device(p)
     add_precision(p)

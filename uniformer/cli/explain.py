@@ -43,7 +43,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         help="that films show (default: stage4, of boxes, pixels and key points stage3)",
     )
     p.add_argument("--timeline", action="store_true", help="of clips: see a long video through windows, as `demo` does")
-    p.add_argument("--every", type=whole(1), default=1, metavar="N", help="of pictures' networks: every Nth frame")
+    p.add_argument(
+        "--every", type=whole(1), default=1, metavar="N", help="of pictures' networks: every Nth frame (default: 1)"
+    )
     p.add_argument("--overwrite", action="store_true", help="replace what is there of an earlier one")
     add_quiet(p)
     add_device(p)

@@ -154,7 +154,7 @@ class Answering:
             if row.motion:
                 held[row.motion] += length
                 sure[row.motion] += length * (row.confidence or 0.0)
-        rows: list[dict[str, Any]] = json.loads(found.to_json())["rows"]
+        rows: list[dict[str, Any]] = parse_json(found.to_json(), "a timeline")["rows"]
         said: dict[str, Any] = {
             "motion": "",
             "motion_shots": found.rows[-1].shot,
