@@ -12,9 +12,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
 from uniformer.datasets.annotated import open_annotated
 from uniformer.doom.make import make
+from uniformer.network.variants import get_config
 
 for package in ("vizdoom", "faster_coco_eval", "sklearn"):
     if importlib.util.find_spec(package) is None:
@@ -80,3 +82,15 @@ def test_the_control_learns_from_the_truth_of_other_pictures(learning: ModuleTyp
         else:
             assert np.array_equal(control.annotations(row).boxes, data.annotations(partner).boxes)
             assert np.array_equal(control.annotations(row).masks(240, 320), data.annotations(partner).masks(240, 320))
+
+
+def test_ssdlites_boxes_are_parts_of_the_picture(learning: ModuleType) -> None:
+    """torchvision takes shares of a side: per cent would be boxes of many pictures, none of which is ever matched."""
+    from torchvision.models.detection.image_list import ImageList
+
+    network = learning.RIVALS["ssdlite"][0](get_config("mask_rcnn.uniformer_nano")).network
+    maps = [torch.zeros(1, 1, n, n) for n in (20, 10, 5, 3, 2, 1)]
+    (boxes,) = network.anchor_generator(ImageList(torch.zeros(1, 3, 320, 320), [(320, 320)]), maps)
+    sides = (boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt() / 320
+    assert 0.04 < float(sides.min()) < 0.06
+    assert 0.5 < float(sides.max()) <= 1.0

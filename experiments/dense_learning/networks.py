@@ -20,7 +20,7 @@ from uniformer.tasks.detection import Detection
 from uniformer.tasks.detection_losses import Truth
 from uniformer.tasks.objective import Objective
 
-SMALLEST_BOX, LARGEST_BOX = 5, 80  #: default boxes of SSDlite, per cent of a side; its own 20 to 95 suit photographs
+SMALLEST_BOX, LARGEST_BOX = 0.05, 0.8  #: boxes of SSDlite, shares of a side; its own suit photographs
 
 
 class LRASPP(nn.Module):
