@@ -130,12 +130,19 @@ def text(page: Any, selector: str) -> str:
     return page.execute_script(script, selector)  # type: ignore[no-any-return]
 
 
+def press(page: Any, selector: str) -> None:
+    """Once it is there: parts of the page come one after the other."""
+    until(lambda: one(page, selector))
+    one(page, selector).click()
+
+
 def give(page: Any, *paths: Path) -> None:
+    until(lambda: one(page, "#given input[type=file]"))
     one(page, "#given input[type=file]").send_keys("\n".join(map(str, paths)))
 
 
 def choose(page: Any, name: str) -> None:
-    one(page, "#network input").click()
+    press(page, "#network input")
     until(lambda: any(name in option.text for option in every(page, "[role=option]")))
     next(option for option in every(page, "[role=option]") if name in option.text).click()
 
@@ -196,13 +203,13 @@ def test_a_row_seeks_the_film_and_is_marked_as_it_plays(shown: Any, site: Site, 
 
 
 def test_where_it_looked_on_demand(shown: Any, seen: tuple[Any, Any]) -> None:
-    one(shown, "#explain").click()
+    press(shown, "#explain")
     until(lambda: every(shown, "#explained video"))
     until(lambda: shown.execute_script("return document.querySelector('#explained video').videoWidth") >= 128)
     assert plain_name(seen[0].labels[0].name) in text(shown, "#explained h2")
     until(lambda: shown.execute_script("return document.querySelector('#explained img').naturalWidth") >= 480)
     one(shown, "#target textarea, #target input").send_keys("juggling")
-    one(shown, "#explain").click()
+    press(shown, "#explain")
     until(lambda: "juggling" in text(shown, "#explained [role=alert]"))
     assert "\n" not in text(shown, "#explained [role=alert]")
 
@@ -210,7 +217,7 @@ def test_where_it_looked_on_demand(shown: Any, seen: tuple[Any, Any]) -> None:
 def test_it_fits_a_phone(shown: Any, site: Site) -> None:
     shown.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
     try:
-        one(shown, "#record summary").click()
+        press(shown, "#record summary")
         assert shown.execute_script("return document.scrollingElement.scrollWidth") <= 390
         for selector in ("#look", "#take", "#shot", "#moments button", "#tables a", "#film"):
             box = one(shown, selector).rect
@@ -269,7 +276,7 @@ def test_several_files_and_their_table(page: Any, site: Site, seen: tuple[Any, A
 
 
 def test_errors_are_one_line(page: Any, site: Site) -> None:
-    one(page, "#look").click()
+    press(page, "#look")
     until(lambda: errors(page) == "expected a film or a picture: drop one above")
     give(page, site.broken)
     until(lambda: errors(page).startswith("broken.mp4: expected a video"))
@@ -284,14 +291,14 @@ def test_a_film_that_the_browser_cannot_play(page: Any, tmp_path: Path) -> None:
 
 
 def test_what_the_camera_takes(page: Any) -> None:
-    one(page, "#record summary").click()
+    press(page, "#record summary")
     until(lambda: page.execute_script("return document.getElementById('camera').videoWidth"))
-    one(page, "#take").click()
+    press(page, "#take")
     until(lambda: page.execute_script("return document.getElementById('camera').currentTime") > 1)
-    one(page, "#take").click()
+    press(page, "#take")
     until(lambda: every(page, "#moments") and film(page, "videoWidth"))
     assert text(page, "#labels")
-    one(page, "#shot").click()
+    press(page, "#shot")
     until(lambda: errors(page) == "picture.png: expected a video for a network of clips, found an image")
 
 
