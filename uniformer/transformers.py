@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,6 +35,7 @@ from uniformer.checkpoints.proof import digest
 from uniformer.config import InputSpec, Scaling
 from uniformer.errors import InputError, MissingExtra
 from uniformer.heads import build_network
+from uniformer.heads.detection import Limits
 from uniformer.heads.segmentation import Seen, pixel_classes
 from uniformer.network.model import UniFormer
 from uniformer.reading.views import load_views
@@ -205,17 +207,24 @@ class _Classifier(_Model):
         output = ImageClassifierOutput(loss=loss, logits=logits)
         return output.to_tuple() if return_dict is False else output
 
+    @cached_property
+    def _fusion(self) -> Fusion | None:
+        """What makes one answer of views; None where the checkpoint does not say what it is fed."""
+        contract = self.config.contract
+        return Fusion(contract) if isinstance(contract.input, InputSpec) else None
+
     def _averaged(self, logits: Tensor) -> Tensor:
         """(B, V, K) -> (B, K). Of mean probabilities their logarithms: what softmax makes those probabilities of.
 
         What a checkpoint knows of parts, temperature and priors (`Fusion`) is of its answers: gradients see the mean.
         """
-        contract = self.config.contract
-        spec, fusion = contract.input, Fusion(contract)
+        fusion = self._fusion
+        if fusion is None:
+            return logits.mean(1)
         if not fusion.is_plain and not logits.requires_grad:
             probabilities = np.stack([fusion(views) for views in logits.float().cpu().numpy()])
             return torch.from_numpy(probabilities).to(logits).log()
-        if isinstance(spec, InputSpec) and spec.average == "probabilities":
+        if fusion.spec.average == "probabilities":
             return logits.softmax(-1).mean(1).log()
         return logits.mean(1)
 
@@ -259,6 +268,10 @@ class UniFormerDetections(ModelOutput):
 class UniFormerForObjectDetection(_Model):
     task = "detection"
 
+    @cached_property
+    def _limits(self) -> Limits:
+        return Detection(self.config.contract).limits
+
     def forward(
         self, pixel_values: Tensor, sizes: Tensor, factors: Tensor, labels: Tensor | None = None
     ) -> UniFormerDetections:
@@ -266,8 +279,7 @@ class UniFormerForObjectDetection(_Model):
         from boxes of the picture to boxes of the input. The thresholds are the checkpoint's."""
         _refuse_labels(labels)
         whole = [(int(height), int(width)) for height, width in sizes]
-        limits = Detection(self.config.contract).limits
-        _, found = things_in(self.network, pixel_values, whole, list(factors.to(pixel_values)), limits)
+        _, found = things_in(self.network, pixel_values, whole, list(factors.to(pixel_values)), self._limits)
         return UniFormerDetections(
             boxes=tuple(each.boxes for each in found),
             scores=tuple(each.scores for each in found),

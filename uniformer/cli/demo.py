@@ -103,9 +103,7 @@ def run(args: argparse.Namespace) -> int:
     drawn = _drawn(args.draw, args.videos)
     files += drawn.values()
     check_outputs(files, [*args.videos, args.checkpoint, names_file(args.classes)], overwrite=args.overwrite)
-    predictor = Predictor(args.checkpoint or BUNDLED, device=args.device, **told(args))
-    if args.vocabulary is not None:
-        predictor.answer_with(vocabulary=args.vocabulary)
+    predictor = Predictor(args.checkpoint or BUNDLED, device=args.device, vocabulary=args.vocabulary, **told(args))
     return _own_videos(args, predictor, places, drawn, unfound) if is_own else _made_film(args, predictor, page)
 
 
@@ -296,7 +294,7 @@ def _print_timeline(timeline: Timeline) -> None:
 def _answer(row: Segment) -> tuple[str, str]:
     """What is said of a row, and how sure that is."""
     share = "" if row.confidence is None else f"{100 * row.confidence:.0f} %"
-    return row.said or "(too short to tell)", share
+    return row.said, share
 
 
 def _minutes(seconds: float) -> str:

@@ -103,9 +103,7 @@ def _print(args: argparse.Namespace, table: ClipTable, asked: Asked) -> int:
     from uniformer.inference.predictor import Predictor
     from uniformer.timelines.motions import EXPECTED, Answering
 
-    predictor = Predictor(args.checkpoint or BUNDLED, device=args.device, **told(args))
-    if args.vocabulary is not None:
-        predictor.answer_with(vocabulary=args.vocabulary)
+    predictor = Predictor(args.checkpoint or BUNDLED, device=args.device, vocabulary=args.vocabulary, **told(args))
     answering, count, failed, unexpected = Answering(predictor, asked), table.check(), 0, 0
     with progress_bar("clips", shown=count > 1 and not args.quiet) as bar:
         for place, row in enumerate(table.read()):
@@ -127,10 +125,10 @@ def _print(args: argparse.Namespace, table: ClipTable, asked: Asked) -> int:
 
 
 def _in_words(said: dict[str, Any]) -> str:
-    from uniformer.timelines.timeline import plain_name
+    from uniformer.timelines.rows import TOO_SHORT, plain_name
 
     if not said["motion"]:
-        return "(too short to tell)"
+        return TOO_SHORT
     share = f"{100 * said['motion_share']:.0f} % of {said['motion_seconds']:.1f} s"
     shots = f", {said['motion_shots']} shots" * (said["motion_shots"] > 1)
     return f"{plain_name(said['motion'])} ({100 * said['motion_confidence']:.0f} %), {share}{shots}"

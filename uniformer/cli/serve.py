@@ -55,9 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from uniformer.web.service import Limits
 
     token = _token(args.token_file)
-    predictor = call(Predictor, args, model=args.checkpoint or BUNDLED, **told(args))
-    if args.vocabulary is not None:
-        predictor.answer_with(vocabulary=args.vocabulary)
+    predictor = call(Predictor, args, model=args.checkpoint or BUNDLED, vocabulary=args.vocabulary, **told(args))
     limits = Limits(round(1e6 * args.max_size), args.timeout, args.max_seconds, args.max_requests)
     if token is None and not args.host.startswith(LOOPBACK):
         say(f"uniformer: warning: no token: all who reach {args.host} are answered", file=sys.stderr)

@@ -62,7 +62,7 @@ class Predictor:
         asked: what a file does not tell, as in `load_model`: head_dim, window, global_every, block_eps, like, sampling,
             classes (what is only assumed of its input is a warning); and how answers are made, as the task has it:
             `tasks.classification.ClassOptions`, `tasks.detection.DetectionOptions`,
-            `tasks.segmentation.SegmentationOptions`, `tasks.pose.PoseOptions`.
+            `tasks.segmentation.SegmentationOptions`, `tasks.pose.PoseOptions`; None for as usual.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Predictor:
     ):
         _check_counts(top_k=top_k, batch_size=batch_size, workers=workers)
         check_word("backend", backend, Decoder)
-        answers = {name: asked.pop(name) for name in option_names() if name in asked}
+        answers = {name: told for name in option_names() if (told := asked.pop(name, None)) is not None}
         self.network = open_network(model, device=device, precision=precision, compute=compute, **asked)
         self.contract = self.network.contract
         self.report = self.network.report  #: of loading the file

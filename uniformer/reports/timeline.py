@@ -83,8 +83,7 @@ def content(timeline: Timeline, video: Media, truths: Sequence[Truth] = ()) -> d
         "cards": cards,
         "of": len(truths) or sum(bool(row.motion) for row in timeline.rows),
         "rows": [
-            (row.shot, clock(row.start), clock(row.end), row.said or "(too short to tell)", _share(row))
-            + (row.amounts_said,) * measured
+            (row.shot, clock(row.start), clock(row.end), row.said, _share(row)) + (row.amounts_said,) * measured
             for row in timeline.rows
         ],
         "head": ("shot", "start", "end", noun, "confidence") + ("how far",) * measured,

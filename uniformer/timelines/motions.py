@@ -209,10 +209,8 @@ def find_motions(
     with process_group(device) as group:
         inputs = (table.name, checkpoint)
         group.broadcast(lambda: check_outputs([out], inputs, overwrite=overwrite))
-        recorded = group.broadcast(lambda: (read_claim(folder / KEY_NAME) or {}).get("form"))
-        predictor = Predictor(checkpoint, device=str(group.device), compute=form_to_take(None, recorded), **told)  # type: ignore[arg-type]
-        if vocabulary is not None:
-            predictor.answer_with(vocabulary=vocabulary)
+        form: Any = form_to_take(None, group.broadcast(lambda: (read_claim(folder / KEY_NAME) or {}).get("form")))
+        predictor = Predictor(checkpoint, device=str(group.device), compute=form, vocabulary=vocabulary, **told)
         answering = Answering(predictor, asked or Asked())
         if taken := next((name for name in table.columns if name in answering.columns()), None):
             raise InputError(f"{table.name}: expected no column {taken}: it is one of those that are added")

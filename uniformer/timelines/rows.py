@@ -14,6 +14,7 @@ from uniformer.timelines.levels import Levels
 
 STEPS = 4  # windows begin this often within the length of one
 
+TOO_SHORT = "(too short to tell)"
 CSV_FIELDS = ("shot", "start", "end", "motion", "confidence")
 LEVEL_FIELDS = ("direction", "kind", "unsure", "also")  #: of checkpoints with levels, and where it was asked for
 AMOUNT_FIELDS = ("widths", "heights", "doublings", "degrees", "parallax", "shake")  #: where they were measured
@@ -36,7 +37,9 @@ class Segment:
 
     @property
     def said(self) -> str:
-        """The row in words, as sure as it is; "" where the shot is too short to tell."""
+        """The row in words, as sure as it is."""
+        if not self.motion:
+            return TOO_SHORT
         if self.unsure == "direction":
             return f"unsure ({plain_name(self.motion)}?)"
         words = f"{self.direction} ({self.kind}?)" if self.unsure == "kind" else self.motion

@@ -156,9 +156,7 @@ def timeline(
     """
     if isinstance(model, Predictor) and vocabulary is not None:
         raise InputError("expected a vocabulary with a checkpoint: a predictor has its own")
-    predictor = model if isinstance(model, Predictor) else Predictor(model)
-    if vocabulary is not None:
-        predictor.answer_with(vocabulary=vocabulary)
+    predictor = model if isinstance(model, Predictor) else Predictor(model, vocabulary=vocabulary)
     if predictor.spec is None or not predictor.spec.is_video:
         raise InputError("expected a network of clips for a timeline, got one of images")
     if window is not None and not window > 0:

@@ -101,10 +101,7 @@ def moments(predictor: Predictor, path: Path, progress: Progress) -> tuple[str, 
     Raises `InputError` where there is no timeline.
     """
     found = timeline(path, predictor, progress=lambda done, total: progress(done, total, "seconds of the film"))
-    rows = [
-        Row(r.start, r.end, plain_name(r.motion) or "(too short to tell)", r.confidence, r.amounts_said)
-        for r in found.rows
-    ]
+    rows = [Row(r.start, r.end, r.said, r.confidence, r.amounts_said) for r in found.rows]
     texts = {"timeline.csv": found.to_csv(), "timeline.srt": found.to_srt()}
     return html("moments.html", rows=rows, clock=clock, notes=found.notes), texts
 

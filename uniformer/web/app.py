@@ -16,7 +16,7 @@ from uniformer.inference.predictor import Predictor
 from uniformer.support.environment import changed
 from uniformer.support.files import system_folder
 from uniformer.support.signals import stopped_by_signals
-from uniformer.web.listening import listening_at
+from uniformer.web.listening import address_of, listening_at
 
 HOST, PORT = "127.0.0.1", 7860
 QUIET = {  # what Gradio would ask others, or keep, unless told
@@ -60,7 +60,7 @@ def serve_page(
         page = build_page(visit)
 
         def ready() -> None:
-            address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
+            address = f"{address_of(listener, host)}/"
             say(f"page: {address} (Ctrl-C ends it)")
             if open_page:  # some browsers are waited for
                 threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()

@@ -25,7 +25,7 @@ from uniformer.errors import InputError, MissingExtra
 from uniformer.inference.predictor import Predictor
 from uniformer.support.files import system_folder
 from uniformer.web.batching import NetworkFailed, OutOfTime
-from uniformer.web.listening import listening_at
+from uniformer.web.listening import address_of, listening_at
 from uniformer.web.service import JSON, PNG, Answer, Limits, Service, as_json, parsed
 
 try:
@@ -277,8 +277,7 @@ def serve(
     with closing(listening_at(host, port)) as listening, system_folder("serve") as folder:
         service = Service(predictor, limits or Limits(), wait=wait, seen=metrics.views.observe)
         app, door = make_app(service, metrics, token=token, folder=folder)
-        address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-        server = Server(app, door, lambda: ready(address))
+        server = Server(app, door, lambda: ready(address_of(listening, host)))
         try:
             server.run(sockets=[listening])
         finally:
