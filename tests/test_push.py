@@ -1,12 +1,7 @@
-"""Publishing on a hub, against a server on loopback, by the command line in a process of its own, which takes one
-command after the other: huggingface_hub reads its settings at import."""
+"""Publishing on a hub, against a server on loopback, by the command line in a process of its own, over LFS."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +10,7 @@ import yaml
 
 from tests.dense_nets import make_nets
 from tests.patience import PATIENCE
+from tests.push_client import Client
 from tests.tiny import CLIPS, IMAGES, refused, same, save_tiny, tiny_model
 from tests.upload_server import Hub, serve
 from uniformer.checkpoints.card import MARK, model_card
@@ -23,59 +19,6 @@ from uniformer.checkpoints.hosts import PROCESSOR_NAME
 from uniformer.checkpoints.load import load_model
 from uniformer.checkpoints.push import from_pretrained, push, save_pretrained
 from uniformer.checkpoints.save import verify
-
-TOKEN = "hf_secretsecretsecretsecret"
-
-CHILD = """
-import contextlib, io, json, sys
-from uniformer.cli.main import main
-for line in sys.stdin:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = main(json.loads(line))
-    print(json.dumps([status, out.getvalue(), err.getvalue()]), flush=True)
-"""
-
-
-class Client:
-    """A process that runs commands, and all that it has said."""
-
-    def __init__(self, url: str, home: Path, log: Path, temporary: Path):
-        self.temporary = temporary
-        temporary.mkdir(exist_ok=True)
-        env = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
-        env.pop("HF_HUB_OFFLINE", None)
-        env |= {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
-        env |= {"HF_HUB_DISABLE_UPDATE_CHECK": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        env |= {"TMPDIR": str(temporary)}
-        self.log = log
-        self.stderr = log.open("w")
-        self.child = subprocess.Popen(
-            [sys.executable, "-c", CHILD], env=env, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr,
-        )  # fmt: skip
-
-    def ask(self, *command: str | Path) -> None:
-        assert self.child.stdin is not None
-        self.child.stdin.write(json.dumps(list(map(str, command))) + "\n")
-        self.child.stdin.flush()
-
-    def close(self) -> None:
-        self.child.communicate()
-        self.stderr.close()
-
-    def __call__(self, *command: str | Path, status: int = 0) -> str:
-        """What was said: by a refusal, in one line."""
-        self.ask(*command)
-        assert self.child.stdout is not None
-        line = self.child.stdout.readline()
-        assert line, self.log.read_text()
-        ended, out, err = json.loads(line)
-        assert TOKEN not in out + err + self.log.read_text()
-        assert ended == status, err
-        if status:
-            assert err.count("\n") == 1, err
-        return err if status else out
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,5 @@
-"""A server on loopback that speaks the hub's protocol of uploads, as huggingface_hub 2 uses it without xet:
-repositories, branches, kinds of files, LFS in one part or several, commits on a parent;
+"""A server on loopback that speaks the hub's protocol of uploads, as huggingface_hub 2 uses it:
+repositories, branches, kinds of files, LFS in one part or several, xet, commits on a parent;
 and downloads of what was committed."""
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from urllib.parse import unquote
 
 from tests.loopback import QuietHandler, running
 from tests.patience import PATIENCE
+from tests.xet_store import Store
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Hub:
     repos: dict[str, Repository] = field(default_factory=dict)
     stored: dict[str, bytes] = field(default_factory=dict)  #: LFS objects by sha256
     parts: dict[str, bytes] = field(default_factory=dict)
+    xet: Store = field(default_factory=Store)
     chunk: int | None = None  #: size of the parts of an upload; None takes it in one
     fail: dict[str, int] = field(default_factory=dict)  #: a word in a request: the status of every answer ...
     fail_times: int = 10**9  #: ... or of the first so many
@@ -115,6 +118,14 @@ class _Handler(QuietHandler):
             (r"/lfs/(\w+)", lambda oid: self._stored(oid, body)),
             (r"/part/(\w+)/(\d+)", lambda oid, number: self._part(oid, number, body)),
             (r"/whole/(\w+)", lambda oid: self._whole(oid, json.loads(body))),
+            (r"/api/models/(\w+/\w+)/xet-(?:read|write)-token/(.+)", lambda _, __: self._xet_token()),
+            (r"/v1/xorbs/default/(\w+)", lambda name: self._xorb(name, body)),
+            (r"/xorb/(\w+)", lambda name: self._ranged(self.hub.xet.xorbs[name])),
+            ("/v1/shards", lambda: self._shard(body)),
+            (
+                r"/v1/reconstructions/(\w+)",
+                lambda name: self._send(200, self.hub.xet.reconstruction(name, self.hub.url)),
+            ),
             ("/verify", lambda: self._send(200, {})),
             (r"/(\w+/\w+)/resolve/([^/]+)/(.+)", self._file),
         ]
@@ -180,6 +191,27 @@ class _Handler(QuietHandler):
     def _whole(self, oid: str, asked: dict[str, Any]) -> None:
         self._stored(oid, b"".join(self.hub.parts[f"{oid}/{part['partNumber']}"] for part in asked["parts"]))
 
+    def _xet_token(self) -> None:
+        token, until = "xet_secretsecret", str(int(time.time()) + 3600)
+        names = ("X-Xet-Cas-Url", "X-Xet-Access-Token", "X-Xet-Token-Expiration")
+        answer = {"casUrl": self.hub.url, "accessToken": token, "exp": int(until)}
+        self._send(200, answer, dict(zip(names, (self.hub.url, token, until), strict=True)))
+
+    def _xorb(self, name: str, data: bytes) -> None:
+        self.hub.xet.xorbs[name] = data
+        self._send(200, {"was_inserted": True})
+
+    def _shard(self, data: bytes) -> None:
+        self.hub.xet.take_shard(data)
+        self.hub.stored |= {sha: self.hub.xet.content(name) for sha, name in self.hub.xet.hashes.items()}
+        self._send(200, {"result": 1})
+
+    def _ranged(self, data: bytes) -> None:
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"])
+        assert asked
+        begin, last = map(int, asked.groups())
+        self._send(206, data[begin : last + 1], {"Content-Range": f"bytes {begin}-{last}/{len(data)}"})
+
     def _commit(self, repo: str, branch: str, body: bytes) -> None:
         there = self.hub.repos[repo]
         if self.hub.meanwhile:
@@ -203,7 +235,14 @@ class _Handler(QuietHandler):
             code = "EntryNotFound" if files is not None else "RevisionNotFound" if there else "RepoNotFound"
             return self._send(404, {}, {"X-Error-Code": code})
         data, sha = files[name], there.branches.get(revision, revision)
-        return self._send(200, data, {"X-Repo-Commit": sha, "ETag": f'"{hashlib.sha256(data).hexdigest()}"'})
+        digest = hashlib.sha256(data).hexdigest()
+        headers = {"X-Repo-Commit": sha, "ETag": f'"{digest}"'}
+        if xet := self.hub.xet.hashes.get(digest):
+            headers |= {
+                "X-Xet-Hash": xet,
+                "X-Xet-Refresh-Route": f"{self.hub.url}/api/models/{repo}/xet-read-token/{sha}",
+            }
+        return self._send(200, data, headers)
 
     def _send(self, status: int, answer: dict[str, Any] | bytes, headers: dict[str, str] | None = None) -> None:
         data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
