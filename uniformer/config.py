@@ -34,8 +34,16 @@ TASKS: Mapping[str, TaskName] = types.MappingProxyType(
 )  #: what each head is for
 
 
+class Typed(Checked):
+    """A `Checked` dataclass whose fields get the types they are declared with, as JSON does not keep them."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        super().__post_init__()
+
+
 @dataclass(frozen=True)
-class Config(Checked):
+class Config(Typed):
     """One architecture of the family. Every published variant is a row of differences from these defaults:
     `network/variants.py`.
 
@@ -65,10 +73,6 @@ class Config(Checked):
     head: Head | None = None  #: of a dense network (`uniformer.heads`), over the four normed maps of all the above
     head_width: int = HEAD_WIDTH  #: channels of a head's maps; the widths of its other layers are in proportion
     anchor_scale: float = ANCHOR_SCALE  #: of a detector: sides of anchors in strides; smaller for smaller things
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        super().__post_init__()
 
     def _problems(self) -> Iterable[str]:
         if self.ndim not in (2, 3):
@@ -145,7 +149,7 @@ class Config(Checked):
 
 
 @dataclass(frozen=True)
-class InputSpec(Checked):
+class InputSpec(Typed):
     """How a file becomes the views a network was trained for, and how the views' logits become one answer.
 
     It travels inside every checkpoint, so nobody chooses it again by hand. Values: facts of the published runs.
@@ -165,10 +169,6 @@ class InputSpec(Checked):
     fps: float | None = None  #: the usual frame rate of the training videos, to follow strides in seconds
     average: Literal["logits", "probabilities"] = "logits"  #: what is averaged over the views
     parts: tuple[tuple[float, float], ...] = WHOLE  #: of a video that are sampled alike: from and to, as shares of it
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        super().__post_init__()
 
     def _problems(self) -> Iterable[str]:
         if self.sampling not in (None, "dense", "sparse"):
@@ -217,7 +217,7 @@ class InputSpec(Checked):
 
 
 @dataclass(frozen=True)
-class Scaling(Checked):
+class Scaling(Typed):
     """How a whole picture becomes the input of a detector or a segmenter; defaults are the published detectors'."""
 
     longest: int = 1333  #: no side is longer, pixels
@@ -228,9 +228,7 @@ class Scaling(Checked):
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     swap: bool = False  #: red and blue before normalising, as ControlNet's annotators do
 
-    def __post_init__(self) -> None:
-        check_types(self)
-        super().__post_init__()
+    is_video = False
 
     def _problems(self) -> Iterable[str]:
         if not 1 <= self.shortest <= self.longest <= 1 << 15:
@@ -242,13 +240,9 @@ class Scaling(Checked):
         if not all(s > 0 for s in self.std):
             yield f"expected positive deviations, got {self.std}"
 
-    @property
-    def is_video(self) -> bool:
-        return False
-
 
 @dataclass(frozen=True)
-class PersonCrop(Checked):
+class PersonCrop(Typed):
     """How the box of a person becomes the input of a pose network; defaults are the published networks'."""
 
     size: tuple[int, int] = (256, 192)  #: height and width of the crop, pixels
@@ -256,9 +250,7 @@ class PersonCrop(Checked):
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  #: of values in 0..1, red, green, blue
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
-    def __post_init__(self) -> None:
-        check_types(self)
-        super().__post_init__()
+    is_video = False
 
     def _problems(self) -> Iterable[str]:
         if not all(32 <= side <= 1 << 11 and side % 32 == 0 for side in self.size):
@@ -267,10 +259,6 @@ class PersonCrop(Checked):
             yield f"expected enlarge in 1 to 4, got {self.enlarge}"
         if not all(s > 0 for s in self.std):
             yield f"expected positive deviations, got {self.std}"
-
-    @property
-    def is_video(self) -> bool:
-        return False
 
 
 Input = InputSpec | Scaling | PersonCrop  #: what a network is fed, by what it is for

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from uniformer.config import check_types
-from uniformer.errors import Checked, shown
+from uniformer.config import Typed
+from uniformer.errors import shown
 
 BITS_AN_ITEM = 32  # up to a quarter million items: one of five million others is then taken for one of them
 LEAST_BYTES = 1 << 9  # a filter of a few bits would know few patterns
@@ -22,7 +22,7 @@ Sums = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
-class TrainedOn(Checked):
+class TrainedOn(Typed):
     """A Bloom filter of the sums of items, 64 bits each: none of them is missed, few others are taken for one of them.
 
     It tells no names and no contents. Raises `InputError` for values that are out of bounds.
@@ -31,10 +31,6 @@ class TrainedOn(Checked):
     items: int
     hashes: int  #: bits that an item sets
     bits: str  #: base64, little-endian in each byte
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        super().__post_init__()
 
     def _problems(self) -> Iterable[str]:
         if not 0 <= self.items < 1 << 40:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from uniformer.config import check_types
-from uniformer.errors import Checked, InputError
+from uniformer.config import Typed
+from uniformer.errors import InputError
 from uniformer.timelines.fit import Amounts
 
 if TYPE_CHECKING:
@@ -33,17 +33,13 @@ Probabilities = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class LevelFacts(Checked):
+class LevelFacts(Typed):
     """What `Contract.details` say of it."""
 
     levels: Mapping[str, tuple[str, str]] = field(default_factory=dict)  #: class -> its direction, and its kind or ""
     reach: Mapping[str, tuple[str, float]] = field(default_factory=dict)  #: direction -> one of `Amounts`, and how much
     power: float = 1.0
     weight: float = 1.0  #: of the network's log probabilities beside what was measured
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        super().__post_init__()
 
     def _problems(self) -> Iterable[str]:
         known = [f.name for f in fields(Amounts)]
