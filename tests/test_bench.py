@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from tests.command_line import Cli, one_line
+from tests.scored import evaluate_model
 from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
 from tests.tolerance import assert_close, rounding, terms_of
 from uniformer.config import Config
 from uniformer.datasets.manifest import Item, Manifest
-from uniformer.evaluation.scoring import evaluate_model
 from uniformer.inference.predictor import Predictor
 from uniformer.speed.bench import forms_here, measure
 from uniformer.speed.forms import situation_of, weights_of

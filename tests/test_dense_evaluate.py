@@ -24,11 +24,11 @@ from tests.command_line import Cli, Ended
 from tests.dense_nets import COUNT, ORDER, TASKS, evaluated, make_nets, make_sets, save_dense
 from tests.made_objects import SIGMAS, made, write_set
 from tests.patience import wait_until
+from tests.scored import evaluate_model
 from tests.tiny import refused
 from uniformer.checkpoints.load import load_model
 from uniformer.datasets.annotated import open_annotated
 from uniformer.evaluation.learnt import trained_on
-from uniformer.evaluation.scoring import evaluate_model
 from uniformer.tasks import task_of
 from uniformer.tasks.object_scores import ObjectScores
 from uniformer.tasks.segmentation_scores import SegmentationScores

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from tests.odd_media import encode
+from tests.scored import evaluate_model
 from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
 from tests.tolerance import assert_close, layers_of, terms_of
 from uniformer.checkpoints.contract import Contract
@@ -23,7 +24,7 @@ from uniformer.cli.main import main
 from uniformer.datasets.manifest import Item, Manifest
 from uniformer.evaluation.features import extract_features, load_features
 from uniformer.evaluation.run import evaluate
-from uniformer.evaluation.scoring import Reading, evaluate_model, item_groups
+from uniformer.evaluation.scoring import Reading, item_groups
 from uniformer.inference.networks import evaluating
 from uniformer.inference.predictor import Predictor
 from uniformer.network.model import UniFormer

@@ -10,9 +10,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from tests.scored import evaluate_model
 from uniformer.checkpoints.load import load_model
 from uniformer.datasets.open import open_dataset
-from uniformer.evaluation.scoring import evaluate_model
 from uniformer.training.loop import fit
 from uniformer.training.recipe import load_recipe
 

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 import uniformer
 from tests import odd_media
+from tests.scored import evaluate_model
 from tests.tiny import CLIPS, IMAGES, refused, same, save_tiny, tiny_model
 from tests.tolerance import assert_close, layers_of, off, rounding, terms_of
 from uniformer import speed
 from uniformer.config import Config
 from uniformer.datasets.manifest import Item, Manifest
 from uniformer.evaluation.features import extract_features, load_features
-from uniformer.evaluation.scoring import Reading, evaluate_model
+from uniformer.evaluation.scoring import Reading
 from uniformer.inference.predictor import Predictor
 from uniformer.network.blocks import LocalBlock
 from uniformer.network.model import UniFormer

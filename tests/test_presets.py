@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.scored import evaluate_model
 from tests.training_runs import losses, make_images, recipe
 from uniformer.checkpoints import save as checkpoint
 from uniformer.cli import main as cli
 from uniformer.datasets.open import open_dataset
 from uniformer.errors import InputError
-from uniformer.evaluation.scoring import evaluate_model
 from uniformer.training.loop import fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")

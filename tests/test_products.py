@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 import uniformer
+from tests.scored import evaluate_model
 from tests.tiny import IMAGES, refused, tiny_model
 from tests.tolerance import MARGIN, assert_close, assert_close_gradients, off, rounding, terms_of
 from uniformer import speed
 from uniformer.datasets.manifest import Item, Manifest
-from uniformer.evaluation.scoring import evaluate_model
 from uniformer.network import ops
 from uniformer.speed.blocks import feed_forward_
 from uniformer.speed.forms import inference_form

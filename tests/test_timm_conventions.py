@@ -26,7 +26,7 @@ from tests.tolerance import assert_close, assert_close_gradients, terms_of
 from uniformer.checkpoints.contract import Contract
 from uniformer.network.model import UniFormer
 from uniformer.network.variants import VARIANTS, default_input
-from uniformer.reading.transforms import image_views
+from uniformer.reading.transforms import image_array
 
 DEPTHS = (1, 2, 2, 1)
 KINDS: dict[str, dict[str, Any]] = {
@@ -288,7 +288,7 @@ def test_timms_transform_is_ours() -> None:
     model = uniformer.create_model("uniformer_small", depths=(1, 1, 1, 1))
     image = Image.fromarray(odd_media.picture(3, 400, 300))
     transform = create_transform(**resolve_model_data_config(model))
-    assert_close(transform(image), image_views(image, default_input(model.config))[0], 2)
+    assert_close(transform(image), torch.from_numpy(image_array(image, default_input(model.config))[0]), 2)
 
 
 def test_the_input_is_that_of_the_weights_once_they_are_loaded(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.tolerance import assert_close
 from uniformer.config import InputSpec
 from uniformer.errors import InputError
-from uniformer.reading.transforms import crop_boxes, denormalise, image_views, to_views
+from uniformer.reading.transforms import crop_boxes, denormalise, image_array, view_array
 
 CLIP = InputSpec(
     size=(32, 32),
@@ -29,6 +29,14 @@ CLIP = InputSpec(
 )
 IMAGE = InputSpec(size=(32, 32), resize=36)
 BILINEAR = 4 + 2  # four pixels, each by a weight; less the mean, by the deviation
+
+
+def to_views(frames: np.ndarray | torch.Tensor, spec: InputSpec) -> torch.Tensor:
+    return torch.from_numpy(view_array(frames, spec))
+
+
+def image_views(image: Image.Image | np.ndarray | torch.Tensor, spec: InputSpec) -> torch.Tensor:
+    return torch.from_numpy(image_array(image, spec))
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:

@@ -44,8 +44,8 @@ def load_classes(dataset: str) -> tuple[str, ...]:
     """The class names of a data set; position = row of the classifier.
 
     Kinetics names come in the order of the reference's data lists, which is not alphabetical and not the order of other
-    libraries; see `kinetics400_permutation`. ImageNet's are torchvision's. Raises `InputError` for a data set without
-    a list here.
+    libraries: no class of Kinetics-400 keeps its number. ImageNet's are torchvision's. Raises `InputError` for a data
+    set without a list here.
     """
     if dataset == _IMAGENET:
         return _imagenet_classes()
@@ -139,16 +139,6 @@ def load_palette(dataset: str) -> tuple[tuple[int, int, int], ...]:
     if dataset != "ADE20K":
         raise InputError(f"no colours for the data set {dataset!r}: expected 'ADE20K'")
     return tuple((red, green, blue) for red, green, blue in _read_asset("ade20k_palette.json", dataset))
-
-
-def kinetics400_permutation() -> list[int]:
-    """`p[i]` is the alphabetical index (torchvision, OpenMMLab) of class i in the published order.
-
-    `logits_alphabetical[:, p] = logits_published`. No class keeps its index.
-    """
-    names = load_classes("Kinetics-400")
-    rank = {name: index for index, name in enumerate(sorted(names))}
-    return [rank[name] for name in names]
 
 
 def _imagenet_classes() -> tuple[str, ...]:

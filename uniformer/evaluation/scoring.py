@@ -21,25 +21,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from uniformer.checkpoints.contract import Contract
 from uniformer.config import Config, InputSpec, Precision, to_dict
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.sums import item_sums
 from uniformer.errors import InputError
 from uniformer.inference import engine
-from uniformer.inference.networks import TorchNetwork, check_precision, evaluating, form_to_take
+from uniformer.inference.networks import check_precision, form_to_take
 from uniformer.reading.views import Decoder, Views, load_views
 from uniformer.speed.timings import Compute
-from uniformer.support.distributed import ProcessGroup, current_process_group
+from uniformer.support.distributed import ProcessGroup
 from uniformer.support.progress import OnProgress, Pace
 from uniformer.support.resume import ROWS_KEY, RowLog, read_claim
-from uniformer.tasks import task_of
 from uniformer.tasks.task import Metric, Task
 
 if TYPE_CHECKING:
     from uniformer.datasets.annotated import AnnotatedSet
-    from uniformer.heads.pyramid import DenseNetwork
-    from uniformer.network.model import UniFormer
 
 FORM_NAMES = {"fast by torch/torch": "inference form"}  #: what `run_key` has called a form since it was the only one
 
@@ -155,44 +151,6 @@ def _answer(spec: InputSpec | Task, outcome: engine.Outcome[int]) -> Any:
         return outcome.outputs
     assert outcome.views is not None
     return spec.decode(outcome.outputs, outcome.views, 0)
-
-
-def evaluate_model(
-    model: UniFormer | DenseNetwork,
-    manifest: Manifest | AnnotatedSet,
-    spec: InputSpec | Task,
-    *,
-    device: Any = "cpu",
-    precision: Precision = "float32",
-    batch_size: int = 8,
-    workers: int = 2,
-    backend: Decoder = "pyav",
-    follow_seconds: bool = False,
-    progress: OnProgress | None = None,
-    store: str | os.PathLike[str] | None = None,
-    compute: Compute | None = None,
-    pace: Pace | None = None,
-    task: type[Task] | None = None,
-) -> Any:
-    """`score` of a model at hand, fed what `spec` says, or the task of a dense network, which then has its contract;
-    labels of the manifest are the model's own.
-
-    The model is put on `device`, computes in evaluation mode, and is left in the mode it was in. Within a
-    torch.distributed group each process takes its share of the items and all get the whole result.
-    """
-    reading = Reading(device, precision, batch_size, workers, backend, follow_seconds, compute)
-    check_fits(model.config, manifest, spec)
-    if isinstance(spec, Task):
-        spec = spec.on(manifest)
-        contract, metric = spec.contract, spec.metric(manifest)
-    else:
-        contract = Contract(model.config, input=spec)
-        metric = (task or type(task_of(contract)))(contract).metric(manifest)
-    form = form_to_go_on(compute, store)
-    with evaluating(model):
-        network = TorchNetwork(model, contract, device=device, precision=precision, compute=form)
-        group = current_process_group(device)
-        return score(network, metric, spec, reading, group, store=store, progress=progress, pace=pace)
 
 
 def run_items(

@@ -110,7 +110,7 @@ def augment_image(
 ) -> Tensor:
     """One training view of a picture: a PIL image or uint8 RGB (H, W, 3) -> float32 (3, h, w), normalised.
 
-    Read as by `transforms.image_views`. Raises `InputError` as `augment_clip` does.
+    Read as by `transforms.image_array`. Raises `InputError` as `augment_clip` does.
     """
     frames = to_pixels(image)[None]
     drawn = draw(frames.shape[1], frames.shape[2], spec, augment, rng)

@@ -10,8 +10,7 @@ Two traditions, both exact (tests hold them to it):
 
 `InputSpec.interpolation` decides how pixels are made, `InputSpec.is_video` how lengths are rounded.
 
-`view_array` and `image_array` need no torch, which takes seconds to import; `to_views` and `image_views` give the same
-memory as tensors.
+No torch here, which takes seconds to import: views are arrays.
 """
 
 from __future__ import annotations
@@ -35,13 +34,6 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 Values = TypeVar("Values", "Tensor", Floats)
 
 ELONGATED = 64  # times as long as wide, from which on a picture is not resized as a whole before it is cropped
-
-
-def to_views(frames: AnyPixels, spec: InputSpec) -> Tensor:
-    """`view_array` as a tensor."""
-    import torch
-
-    return torch.from_numpy(view_array(frames, spec))
 
 
 def view_array(frames: AnyPixels, spec: InputSpec) -> Floats:
@@ -72,13 +64,6 @@ def views_of(
     return normalise(views.reshape(-1, *views.shape[2:]), spec)
 
 
-def image_views(image: Image.Image | AnyPixels, spec: InputSpec) -> Tensor:
-    """`image_array` as a tensor."""
-    import torch
-
-    return torch.from_numpy(image_array(image, spec))
-
-
 def image_array(image: Image.Image | AnyPixels, spec: InputSpec) -> Floats:
     """Views of a picture: a PIL image or uint8 RGB (H, W, 3) or (3, H, W) -> float32 (crops, 3, h, w).
 
@@ -90,7 +75,7 @@ def image_array(image: Image.Image | AnyPixels, spec: InputSpec) -> Floats:
 def crop_boxes(height: int, width: int, spec: InputSpec) -> list[tuple[float, float, float, float]]:
     """What each crop shows of a picture of `height` x `width` pixels: (top, left, height, width) in its own pixels.
 
-    Floats, as a crop's edge lies anywhere between source pixels. Raises `InputError` as `to_views` does.
+    Floats, as a crop's edge lies anywhere between source pixels. Raises `InputError` as `view_array` does.
     """
     frame = _frame(height, width, spec)
     up, across = height / frame.height, width / frame.width  # source pixels per resized pixel
