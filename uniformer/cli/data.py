@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from uniformer.cli.options import add_data, add_quiet, call, whole
 from uniformer.cli.tables import say
-from uniformer.config import DenseTask
+from uniformer.config import DenseTask, InputSpec
 from uniformer.errors import InputError, counted, shown
 from uniformer.labels import names_file
 from uniformer.support.files import as_given, check_outputs, make_folder
@@ -125,8 +125,7 @@ def _add_source(p: argparse.ArgumentParser, split: str = "default: what is there
 
 
 def run(args: argparse.Namespace) -> int:
-    status: int = args.action(args)
-    return status
+    return args.action(args)
 
 
 def _scan(args: argparse.Namespace) -> int:
@@ -143,8 +142,6 @@ def _scan(args: argparse.Namespace) -> int:
     for line in statement(sets):
         say(line)
     out = _scan_folder(args)
-    from uniformer.config import InputSpec
-
     known = get_checkpoint(args.checkpoint).input if args.checkpoint else None
     spec = known if isinstance(known, InputSpec) else None
     with progress_bar("files", shown=not args.quiet) as progress:

@@ -28,7 +28,7 @@ from uniformer.datasets.findings import (
 )
 from uniformer.datasets.label_maps import read_labels
 from uniformer.datasets.manifest import Kind
-from uniformer.datasets.scan import JOURNAL, REPORT, ScanResult, check_names, digest_all, inspect_all, silent
+from uniformer.datasets.scan import JOURNAL, REPORT, ScanResult, check_names, inspect_all, silent
 from uniformer.errors import InputError
 from uniformer.labels import IGNORED
 from uniformer.reading.pictures import strips
@@ -73,7 +73,6 @@ def scan_annotated(
     folder, count = Path(out), os.cpu_count() or 1 if workers is None else workers
     with open_journal(folder / JOURNAL, [folder / REPORT], [], resume=resume, overwrite=overwrite) as journal:
         records = inspect_all(files, journal, None, False, count, progress or silent)
-        records = digest_all(files, records, journal, count)
     found = Found()
     pixels = {name: np.zeros(len(data.classes), np.int64) for name, data in named.items()}
     marked = {name: _marked(data, records, found) for name, data in named.items()}

@@ -18,7 +18,6 @@ from uniformer.errors import InputError
 
 Fingerprints = npt.NDArray[np.uint8]
 
-BYTES = 32
 # Real clips at half the size, saved as JPEG of quality 70, differ from themselves in 0 to 8 bits; different clips, also
 # of one scene from two sides, in 93 and more.
 NEAR = 15  #: bits of 256 by which copies differ at most

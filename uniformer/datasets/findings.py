@@ -120,7 +120,7 @@ def find(sets: Sets, records: Records, spec: InputSpec | None = None) -> list[Fi
             *_shorter(sets, records, spec),
             *_wrong_lists(sets, records),
             *on_copies(sets, rows, records),
-            *_same_source(sets, rows),
+            *_same_source(sets),
             *on_classes(sets),
             *_sides(sets),
             *_rates(sets, records, spec),
@@ -214,7 +214,7 @@ def _copy_findings(
         yield finding(level, name, f"groups of {what} {where}", table, tuple(rows[i].path for g in some for i in g[:2]))
 
 
-def _same_source(sets: Sets, rows: list[SetRow]) -> Iterator[Finding]:
+def _same_source(sets: Sets) -> Iterator[Finding]:
     """By the names of the recordings (UCF101's groups, Kinetics' videos), where the manifests know them."""
     splits: dict[str, set[str]] = {}
     for split, manifest in sets.items():

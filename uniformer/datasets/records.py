@@ -29,14 +29,9 @@ def text_of(path: Path, newline: str | None = None) -> Iterator[str]:
         raise InputError(f"{path}: expected a list of files, found damaged text: {first_line(error)}") from None
 
 
-def json_of(text: str, path: Path, place: str) -> Any:
-    """What a text in JSON says. Raises `InputError` for any other, and for one nested too deep."""
-    return parse_json(text, f"{path}, {place}")
-
-
 def json_records(path: Path) -> Records:
     """The elements of the array that the file is."""
-    records = json_of("".join(text_of(path)), path, "the file")
+    records = parse_json("".join(text_of(path)), f"{path}, the file")
     if not isinstance(records, list):
         raise InputError(f"{path}: expected a JSON array of objects, found {type(records).__name__}")
     return ((f"entry {number}", record) for number, record in enumerate(records, 1))
@@ -46,7 +41,7 @@ def json_lines(path: Path) -> Records:
     """An object a line."""
     for number, line in enumerate(text_of(path), 1):
         if line.strip():
-            yield f"line {number}", json_of(line, path, f"line {number}")
+            yield f"line {number}", parse_json(line, f"{path}, line {number}")
 
 
 def parquet_records(path: Path) -> Records:
@@ -78,7 +73,7 @@ def class_names(path: Path) -> tuple[str, ...] | None:
             (n for n, m in zip(names, meanings(names, str(path)), strict=True) if m in ("label", "class")), ""
         )
     try:
-        feature = json_of((about or b"{}").decode(), path, "the schema")["info"]["features"][column]
+        feature = parse_json((about or b"{}").decode(), f"{path}, the schema")["info"]["features"][column]
         feature = feature if isinstance(feature, dict) else feature[0]  # several labels a row, as it was once written
         found = feature.get("feature", feature)["names"]
     except (KeyError, TypeError, IndexError, AttributeError, UnicodeError):

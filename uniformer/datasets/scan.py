@@ -91,7 +91,6 @@ def scan(
     outputs, inputs = [folder / REPORT, *saved.values()], [m.file for m in named.values() if m.file]
     with open_journal(folder / JOURNAL, outputs, inputs, resume=resume, overwrite=overwrite) as journal:
         records = inspect_all(files, journal, spec, full, count, progress or silent)
-        records = digest_all(files, records, journal, count)
         marked = {name: _marked(manifest, records) for name, manifest in named.items()}
         for name, manifest in marked.items():
             manifest.save(saved[name])
@@ -177,15 +176,12 @@ def _stamp(path: str) -> tuple[int, int]:
     return content_sum(path, with_time=True), bytes_of(path)
 
 
-def _files_in(path: str) -> list[str]:
-    return sorted(entry.path for entry in os.scandir(path) if entry.is_file())
-
-
 def digest(path: str) -> str | None:
     """Of a file's content, or of all files' in a folder. None if it cannot be read."""
     total = hashlib.blake2b(digest_size=16)
     try:
-        for file in _files_in(path) if os.path.isdir(path) else [path]:
+        files = [e.path for e in os.scandir(path) if e.is_file()] if os.path.isdir(path) else [path]
+        for file in sorted(files):
             with open(file, "rb") as f:
                 total.update(hashlib.file_digest(f, partial(hashlib.blake2b, digest_size=16)).digest())
     except OSError:
@@ -203,6 +199,7 @@ def _hex(data: bytes | None) -> str | None:
 def inspect_all(
     files: Mapping[str, Kind], journal: Journal, spec: InputSpec | None, full: bool, workers: int, progress: OnProgress
 ) -> dict[str, FileRecord]:
+    """What each file is, by its path, from the journal where it is there already."""
     records: dict[str, FileRecord] = {}
 
     def left() -> Iterator[tuple[str, Kind]]:
@@ -222,7 +219,7 @@ def inspect_all(
         journal.add(asdict(answer))
         progress(len(records), len(files))
     progress(len(files), len(files))
-    return {path: records[path] for path in files}
+    return _digested({path: records[path] for path in files}, journal, workers)
 
 
 def _record(entry: dict[str, Any]) -> FileRecord | None:
@@ -235,9 +232,7 @@ def _record(entry: dict[str, Any]) -> FileRecord | None:
     return record
 
 
-def digest_all(
-    files: Iterable[str], records: dict[str, FileRecord], journal: Journal, workers: int
-) -> dict[str, FileRecord]:
+def _digested(records: dict[str, FileRecord], journal: Journal, workers: int) -> dict[str, FileRecord]:
     """With a digest of each file that shares its size with another: only such can be copies."""
     sizes: dict[int, int] = {}
     for record in records.values():

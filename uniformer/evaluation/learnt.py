@@ -78,7 +78,6 @@ def both_figures(
 def _metrics(scores: Any, missing: Literal["error", "skip"]) -> dict[str, float]:
     """Of a part; none where there is nothing to score in it."""
     try:
-        found: dict[str, float] = scores.metrics(missing)
+        return scores.metrics(missing)
     except InputError:
         return {}
-    return found

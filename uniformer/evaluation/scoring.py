@@ -72,9 +72,8 @@ class Items:
         if isinstance(self.spec, Task):
             return self._whole(self.spec, row)
         item, reading = self.manifest[row], self.reading
-        span = None if item.start is None or item.end is None else (item.start, item.end)
         return load_views(
-            item.path, self.spec, backend=reading.backend, follow_seconds=reading.follow_seconds, span=span
+            item.path, self.spec, backend=reading.backend, follow_seconds=reading.follow_seconds, span=item.span
         )
 
     def _whole(self, task: Task, row: int) -> Views:

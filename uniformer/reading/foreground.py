@@ -106,8 +106,7 @@ def _motion(count: int, rng: np.random.Generator) -> Motion:
 def _sway(time: Track, rng: np.random.Generator) -> Track:
     """(T,) three slow sines with random phases, of deviation 1 together."""
     cycles, phases = rng.uniform(0.3, 3, (3, 1)), rng.uniform(0, 2 * np.pi, (3, 1))
-    waves: Track = np.sin(2 * np.pi * cycles * time + phases).sum(0) * np.sqrt(2 / 3)
-    return waves
+    return np.sin(2 * np.pi * cycles * time + phases).sum(0) * np.sqrt(2 / 3)
 
 
 def _pasted(view: Tensor, cutout: Tensor, motion: Motion, slimness: float) -> Tensor:

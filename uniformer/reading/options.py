@@ -38,9 +38,8 @@ class Augment(Checked):
     even_frames: bool = False  #: sparse clips: at even distances, not one drawn from each segment
     foreground: float = 0.0  #: clips: probability of large moving things before the lens, which labels do not mean
     erase_prob: float = 0.25  #: probability of erasing one box
-    erase_mode: Literal["pixel", "colour", "zero"] = (
-        "pixel"  #: filled with noise per pixel, one random colour, the mean
-    )
+    #: What that is filled with: noise per pixel, one random colour, the mean.
+    erase_mode: Literal["pixel", "colour", "zero"] = "pixel"
     repeats: int = 1  #: differently augmented copies of each sample in a batch (clips: of one decoding)
 
     def __post_init__(self) -> None:

@@ -69,9 +69,8 @@ def resize_pixels(pixels: NDArray[Any], size: Sequence[int]) -> Pixels:
         return pixels
     values = pixels.astype(np.int32)
     if pixels.shape[:2] == (2 * height, 2 * width):
-        return ((values[::2, ::2] + values[1::2, ::2] + values[::2, 1::2] + values[1::2, 1::2] + 2) >> 2).astype(
-            np.uint8
-        )
+        squares = values[::2, ::2] + values[1::2, ::2] + values[::2, 1::2] + values[1::2, 1::2]
+        return ((squares + 2) >> 2).astype(np.uint8)
     left, right, across = _taps(pixels.shape[1], width, keeps_ends=True)
     above, below, down = _taps(pixels.shape[0], height, keeps_ends=False)
     rows = (values[:, left] * across[0][:, None] + values[:, right] * across[1][:, None]) >> 4

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from uniformer.datasets.annotated import AnnotatedSet
 from uniformer.datasets.manifest import Manifest
-from uniformer.reports.charts import columns, heat_map
+from uniformer.reports.charts import SHARES, columns, heat_map
 from uniformer.reports.classes import MAP_CLASSES, bars_of, confusions_of, percents, worst_first
 from uniformer.reports.measures import headline
 from uniformer.reports.objects import of_objects
@@ -112,7 +112,7 @@ def _reliability(scores: Scores) -> Markup:
         f"{n} answers: mean probability {confidence:.2f}, {100 * accuracy:.0f} % right" if n else ""
         for n, confidence, accuracy in zip(found.count, found.confidence, found.accuracy, strict=True)
     ]
-    ticks = [f"{tick:g}" for tick in (0, 0.2, 0.4, 0.6, 0.8, 1.0)]
+    ticks = [f"{tick:g}" for tick in SHARES]
     layers = [("bar", found.accuracy.tolist(), titles)]
     return columns(layers, ticks, "probability of the answer", "share that is right", "reliability", diagonal=True)
 
@@ -138,9 +138,8 @@ def _worst(scores: Scores, manifest: Manifest) -> Iterator[dict[str, str | None]
     predicted, confidence, true = scores.predicted(), scores.confidence(), scores.true_probability()
     for row in wrong[np.argsort(-confidence[wrong], kind="stable")][:WORST].tolist():
         item = manifest[row]
-        span = None if item.start is None or item.end is None else (item.start, item.end)
         yield {
-            "picture": thumbnail(item.path, manifest.kind, span),
+            "picture": thumbnail(item.path, manifest.kind, item.span),
             "said": scores.name(int(predicted[row])),
             "said_share": f"{100 * confidence[row]:.0f} %",
             "true": scores.name(int(scores.labels[row])),

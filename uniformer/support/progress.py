@@ -86,11 +86,9 @@ class Pace:
     working: float = 0.0  #: seconds for everything else
 
     def add(self, samples: int, waiting: float, working: float) -> None:
-        self.samples, self.waiting, self.working = (
-            self.samples + samples,
-            self.waiting + waiting,
-            self.working + working,
-        )
+        self.samples += samples
+        self.waiting += waiting
+        self.working += working
 
     @property
     def rate(self) -> float:

@@ -127,13 +127,13 @@ def keys(cls: type, where: str = "") -> Iterator[str]:
             yield where + name
 
 
-def leaves(table: Mapping[str, Any], where: str = "") -> Iterator[str]:
-    """The dotted keys of all values in nested tables."""
+def leaves(table: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    """All values in nested tables, by their dotted keys."""
     for key, value in table.items():
         if isinstance(value, Mapping):
             yield from leaves(value, f"{where}{key}.")
         else:
-            yield where + key
+            yield where + key, value
 
 
 def nearest(key: str, known: Sequence[str]) -> str:

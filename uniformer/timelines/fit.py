@@ -95,8 +95,7 @@ class Tracker:
         scale = min(1.0, LONG_SIDE / max(height, width))
         size = max(1, round(width * scale)), max(1, round(height * scale))
         grey = cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
-        blurred: Grey = cv2.GaussianBlur(grey, (0, 0), _BLUR)
-        return blurred
+        return cv2.GaussianBlur(grey, (0, 0), _BLUR)
 
     def _step(self, a: Grey, start: float, b: Grey, end: float) -> Step | None:
         here, there = self._followed(a, b)

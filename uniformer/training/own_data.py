@@ -160,9 +160,8 @@ def _facts(train_set: Manifest, contract: Contract, checkpoint: str, name: str) 
 
 def wants_features(recipe: Recipe, overrides: Sequence[str]) -> bool:
     """Whether a new classifier on features computed once does all that the recipe and the overrides ask for."""
-    keys = leaves(asked(overrides))
     plain = recipe.loss.kind != "bce" and recipe.optimizer.freeze == ("backbone",)
-    return plain and all(key.startswith(OF_FEATURES) for key in keys)
+    return plain and all(key.startswith(OF_FEATURES) for key, _ in leaves(asked(overrides)))
 
 
 def with_validation(whole: Manifest, *, seed: int = 0) -> tuple[Manifest, Manifest, str]:

@@ -214,7 +214,7 @@ def _check_keys(table: Table, task: TaskName) -> None:
     known = [key for key in keys(Recipe) if key not in by_task]
     known += [key for name, kind in by_task.items() for key in keys(kind, f"{name}.")]
     sections = {f.name for f in fields(Recipe)}  # a value where a table belongs is another error
-    for key in leaves(table):
+    for key, _ in leaves(table):
         if key not in known and key not in sections:
             raise InputError(f"unknown setting {key!r}{nearest(key, known)}")
 

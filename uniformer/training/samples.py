@@ -6,6 +6,7 @@ import hashlib
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from uniformer.config import InputSpec
 from uniformer.datasets.annotated import AnnotatedSet
@@ -45,32 +46,29 @@ def details_of(data: DataSet) -> dict[str, Any]:
 def truth_sum(data: DataSet) -> str:
     """Of labels, boxes and key points of all rows in their order, of label maps the pictures' names: `shape_sum`."""
     if isinstance(data, Manifest):
-        return hashlib.sha256(np.ascontiguousarray(data.labels).tobytes()).hexdigest()[:12]
+        return _sum_of(data.labels)
+    names = "\0".join(data.item_names()).encode("utf-8", "surrogatepass")
     found = data.instances
-    digest = hashlib.sha256("\0".join(data.item_names()).encode("utf-8", "surrogatepass"))
-    for part in (found.offsets, found.boxes, found.labels, found.crowd, found.keypoints):
-        if part is not None:
-            digest.update(np.ascontiguousarray(part).tobytes())
-    return digest.hexdigest()[:12]
+    return _sum_of(
+        np.frombuffer(names, np.uint8), found.offsets, found.boxes, found.labels, found.crowd, found.keypoints
+    )
 
 
 def shape_sum(data: DataSet) -> str:
     """Of the masks of all instances, or of what the files of label maps hold; "" where there are neither."""
     if isinstance(data, Manifest):
         return ""
-    shapes, digest = data.instances.shapes, hashlib.sha256()
     if data.maps is not None:
-        digest.update(map_sums(data).tobytes())
-    elif shapes is not None:
-        for part in (
-            shapes.runs.blob,
-            shapes.points,
-            shapes.polygons,
-            shapes.starts,
-            shapes.runs.offsets,
-            shapes.sizes,
-        ):
-            digest.update(np.ascontiguousarray(part).tobytes())
-    else:
+        return _sum_of(map_sums(data))
+    if (shapes := data.instances.shapes) is None:
         return ""
+    runs = shapes.runs
+    return _sum_of(runs.blob, shapes.points, shapes.polygons, shapes.starts, runs.offsets, shapes.sizes)
+
+
+def _sum_of(*parts: npt.NDArray[Any] | None) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        if part is not None:
+            digest.update(np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()[:12]

@@ -33,16 +33,8 @@ PARTS = {
     "recipe": str, "data": dict, "progress": dict, "model": dict, "optimizer": dict, "scaler": dict,
     "ema": dict | None,
 }  # fmt: skip
-FREE = (
-    "loop.",
-    "keep.",
-    "data.root",
-    "data.train",
-    "data.val",
-    "data.workers",
-    "title",
-    "notes",
-)  # may change on the way
+#: What may change on the way.
+FREE = ("loop.", "keep.", "data.root", "data.train", "data.val", "data.workers", "title", "notes")
 
 
 @dataclass
@@ -169,7 +161,7 @@ def check_same_run(
         then = recipe_from(parse_toml(state["recipe"], "its recipe"))
     except InputError as error:
         raise InputError(f"{path}: expected the state of a run, found one with another recipe: {error}") from None
-    old, new = (_flat(parse_toml(resolved(r), r.name)) for r in (then, recipe))
+    old, new = (dict(leaves(parse_toml(resolved(r), r.name))) for r in (then, recipe))
     changed = [k for k in sorted(old.keys() | new.keys()) if not k.startswith(FREE) and old.get(k) != new.get(k)]
     if changed:
         key = changed[0]
@@ -185,13 +177,3 @@ def check_same_run(
             raise InputError(
                 f"{path} is of a run on other data ({key}: {there} there, {here} here): give another --out"
             )
-
-
-def _flat(table: dict[str, Any]) -> dict[str, Any]:
-    flat = {}
-    for key in leaves(table):
-        value: Any = table
-        for part in key.split("."):
-            value = value[part]
-        flat[key] = value
-    return flat
