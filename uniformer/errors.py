@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable
+from importlib import import_module
 from typing import Any, get_args
 
 #: What a terminal acts on instead of showing it: control characters, ends of lines, changes of the writing's direction.
@@ -27,6 +28,14 @@ class MissingExtra(InputError):
 
     def __init__(self, package: str, extra: str, purpose: str):
         super().__init__(f"{purpose} needs the package {package!r}: pip install 'uniformer[{extra}]'")
+
+
+def load_extra(module: str, package: str, extra: str, purpose: str) -> Any:
+    """A module of an optional package. Raises `MissingExtra` where it is not installed."""
+    try:
+        return import_module(module)
+    except ImportError:
+        raise MissingExtra(package, extra, purpose) from None
 
 
 class UnfitInput(InputError):

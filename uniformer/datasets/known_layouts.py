@@ -23,7 +23,7 @@ from uniformer.datasets.layouts import (
 )
 from uniformer.datasets.records import class_names, text_of
 from uniformer.datasets.tables import ListRow, group_of, read_rows, row_of
-from uniformer.errors import InputError, MissingExtra, first_line, shown
+from uniformer.errors import InputError, first_line, load_extra, shown
 
 # ----------------------------------------------------------------------------------------------------- UCF101, HMDB51
 
@@ -127,10 +127,7 @@ def _metadata(folder: Path) -> Path | None:
 
 
 def _saved_to_disk(folder: Path, options: OpenOptions) -> Listing:
-    try:
-        import datasets
-    except ImportError:
-        raise MissingExtra("datasets", "datasets", f"{folder}, written by the `datasets` library,") from None
+    datasets = load_extra("datasets", "datasets", "datasets", f"{folder}, written by the `datasets` library,")
     try:
         saved = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:  # Arrow's are some of these

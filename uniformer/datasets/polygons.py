@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from uniformer.datasets.instances import Floats
-from uniformer.errors import InputError, MissingExtra
+from uniformer.errors import InputError, load_extra
 from uniformer.reading.run_lengths import RunLengths, compressed
 
 FARTHEST = 1 << 16  #: a polygon's coordinates in pixels: drawing takes memory for the length of its edges
@@ -42,8 +42,4 @@ def _filled(polygons: Sequence[Floats], height: int, width: int) -> RunLengths:
 
 def load_masks() -> Any:
     """COCO's functions of masks, or `MissingExtra`."""
-    try:
-        from faster_coco_eval.core import mask
-    except ImportError:
-        raise MissingExtra("faster-coco-eval", "dense", "drawing polygons as COCO does") from None
-    return mask
+    return load_extra("faster_coco_eval.core", "faster-coco-eval", "dense", "drawing polygons as COCO does").mask

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from uniformer.datasets.columns import meanings
-from uniformer.errors import InputError, MissingExtra, first_line, reason, shown
-from uniformer.support.texts import check_file, parse_json, text_encoding
+from uniformer.errors import InputError, first_line, load_extra, shown
+from uniformer.support.texts import check_file, parse_json, readable, text_encoding
 
 Records = Iterator[tuple[str, Any]]  # place in the file ("line 7"), record
 
@@ -17,16 +17,15 @@ Records = Iterator[tuple[str, Any]]  # place in the file ("line 7"), record
 def text_of(path: Path, newline: str | None = None) -> Iterator[str]:
     """The lines of a list. Raises `InputError` where it cannot be read, or is no text."""
     check_file(path, "a list of files")
-    try:
+    with readable(path, "a list of files"):
         with open(path, "rb") as f:
             encoding = text_encoding(f.read(1024), f"{path}: expected a list of files")
-        # Names of files need not be valid UTF-8.
-        with open(path, encoding=encoding, errors="surrogateescape", newline=newline) as f:
-            yield from f
-    except OSError as error:
-        raise InputError(f"{path}: expected a list of files, found no readable file: {reason(error)}") from None
-    except UnicodeError as error:
-        raise InputError(f"{path}: expected a list of files, found damaged text: {first_line(error)}") from None
+        try:
+            # Names of files need not be valid UTF-8.
+            with open(path, encoding=encoding, errors="surrogateescape", newline=newline) as f:
+                yield from f
+        except UnicodeError as error:
+            raise InputError(f"{path}: expected a list of files, found damaged text: {first_line(error)}") from None
 
 
 def json_records(path: Path) -> Records:
@@ -96,12 +95,8 @@ def parquet_file(path: Path) -> Iterator[Any]:
 
 def load_pyarrow(purpose: str = "a Parquet file") -> tuple[Any, Any]:
     """The packages pyarrow and pyarrow.parquet, or `MissingExtra`."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise MissingExtra("pyarrow", "parquet", purpose) from None
-    return pyarrow, pyarrow.parquet
+    arrow, parquet = (load_extra(name, "pyarrow", "parquet", purpose) for name in ("pyarrow", "pyarrow.parquet"))
+    return arrow, parquet
 
 
 READERS = {".json": json_records, ".jsonl": json_lines, ".ndjson": json_lines, ".parquet": parquet_records}

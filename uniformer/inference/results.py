@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from uniformer.errors import InputError, reason, shown, visible
+from uniformer.errors import InputError, shown, visible
 from uniformer.inference.recorded import answered
 from uniformer.support.csv_text import csv_line, plain_cell
 from uniformer.support.files import changed_at
 from uniformer.support.resume import Data, whole_lines
-from uniformer.support.texts import parse_json, to_json_line
+from uniformer.support.texts import parse_json, readable, to_json_line
 from uniformer.tasks.task import Failure, Result
 
 AnswerFormat = Literal["table", "jsonl", "csv"]
@@ -108,11 +108,8 @@ class _Row(NamedTuple):
 def recorded_form(path: Path) -> str | None:
     """The form of the network, in full, in which the first of the answers in a file was computed; None where it holds
     none. Raises `InputError` where it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            found = next(filter(None, map(_COMPUTED.search, file)), None)
-    except OSError as error:
-        raise InputError(f"{path}: expected answers, found no readable file: {reason(error)}") from None
+    with readable(path, "answers"), open(path, "rb") as file:
+        found = next(filter(None, map(_COMPUTED.search, file)), None)
     return found and found[1].decode()
 
 

@@ -15,7 +15,7 @@ from uniformer.errors import InputError, reason, shown
 from uniformer.reading.frames import VIDEO_SUFFIXES, natural_order
 from uniformer.reading.pictures import IMAGE_SUFFIXES
 from uniformer.reading.sources import is_url
-from uniformer.support.texts import text_encoding
+from uniformer.support.texts import readable, text_encoding
 
 
 @dataclass
@@ -111,10 +111,8 @@ def _once(paths: Iterable[str]) -> Iterator[str]:
 
 
 def _bytes_of(path: str) -> bytes:
-    try:
+    with readable(path, "a list of files"):
         return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: expected a list of files, found no readable file: {reason(error)}") from None
 
 
 def _listed(data: bytes, folder: Path, where: str) -> Iterator[str]:

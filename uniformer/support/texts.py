@@ -12,6 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -58,14 +59,20 @@ def check_file(path: str | os.PathLike[str], expected: str) -> None:
         raise InputError(f"{path}: expected {expected}, found an empty file")
 
 
+@contextmanager
+def readable(path: str | os.PathLike[str], expected: str) -> Iterator[None]:
+    """What the system says while a file is read, as an `InputError`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: expected {expected}, found no readable file: {reason(error)}") from None
+
+
 def read_whole(path: str | os.PathLike[str], expected: str, most: int = LARGEST) -> bytes:
     """All bytes of a file. Raises `InputError` as `check_file` does, and where it has more than `most` bytes."""
     check_file(path, expected)
-    try:
-        with open(path, "rb") as f:
-            data = f.read(most + 1)
-    except OSError as error:
-        raise InputError(f"{path}: expected {expected}, found no readable file: {reason(error)}") from None
+    with readable(path, expected), open(path, "rb") as f:
+        data = f.read(most + 1)
     if len(data) > most:
         raise InputError(f"{path}: expected {expected}, found a file of more than {most / (1 << 20):g} MB")
     return data
@@ -119,17 +126,16 @@ def read_json_arrays(
     object (`NotJson`), and for a value that a taker is for and that is no array.
     """
     check_file(path, expected)
-    try:
+    with readable(path, expected):
         with open(path, "rb") as f:
             if os.fstat(f.fileno()).st_size > LARGEST_STREAM:
                 raise InputError(f"{path}: expected {expected}, found a file of more than {LARGEST_STREAM >> 30} GB")
             encoding = text_encoding(f.read(1024), f"{path}: expected {expected}")
-        with open(path, encoding=encoding) as text:
-            return _JsonReader(text, f"{path}: expected {expected}").arrays(takers)
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: expected {expected}, found no {encoding.upper()}") from None
-    except OSError as error:
-        raise InputError(f"{path}: expected {expected}, found no readable file: {reason(error)}") from None
+        try:
+            with open(path, encoding=encoding) as text:
+                return _JsonReader(text, f"{path}: expected {expected}").arrays(takers)
+        except UnicodeDecodeError:
+            raise InputError(f"{path}: expected {expected}, found no {encoding.upper()}") from None
 
 
 class _JsonReader:

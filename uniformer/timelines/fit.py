@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from uniformer.errors import MissingExtra
+from uniformer.errors import load_extra
 from uniformer.reading.pictures import Pixels
 
 RATE = 12.0  # frames a second that are compared
@@ -74,7 +74,7 @@ class Tracker:
     """Compares frames as they come. Raises `MissingExtra` where OpenCV is not installed."""
 
     def __init__(self, rate: float = RATE):
-        self._cv2 = _opencv()
+        self._cv2 = load_extra("cv2", "opencv-python-headless", "motion", "measuring how far the camera goes")
         self._least = 0.9 / rate  # seconds between frames that are compared
         self._before: tuple[Grey, float] | None = None
 
@@ -132,14 +132,6 @@ class Tracker:
         good = (found & again).ravel() > 0
         good &= np.linalg.norm(back - corners, axis=-1).ravel() < _BACK
         return corners.reshape(-1, 2)[good], moved.reshape(-1, 2)[good]
-
-
-def _opencv() -> Any:
-    try:
-        import cv2
-    except ImportError:
-        raise MissingExtra("opencv-python-headless", "motion", "measuring how far the camera goes") from None
-    return cv2
 
 
 def measure(frames: Iterable[Pixels], times: Iterable[float], *, rate: float = RATE) -> list[Step]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from uniformer.errors import InputError, MissingExtra, shown
+from uniformer.errors import InputError, load_extra, shown
 from uniformer.reading.sources import is_url
 from uniformer.timelines.timeline import Segment, Timeline
 
@@ -231,8 +231,4 @@ def check_forms(forms: Iterable[str]) -> None:
 
 
 def _opentimelineio() -> Any:
-    try:
-        import opentimelineio
-    except ImportError:
-        raise MissingExtra("opentimelineio", "otio", "writing OpenTimelineIO") from None
-    return opentimelineio
+    return load_extra("opentimelineio", "opentimelineio", "otio", "writing OpenTimelineIO")

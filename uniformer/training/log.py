@@ -9,12 +9,11 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from uniformer.datasets.annotated import AnnotatedSet
 from uniformer.datasets.manifest import Manifest
-from uniformer.errors import InputError, MissingExtra, visible
+from uniformer.errors import InputError, load_extra, visible
 from uniformer.reports.training import write_training_page
 from uniformer.support.csv_text import csv_line, plain_cell
 from uniformer.support.files import as_given, atomic_path
@@ -41,9 +40,7 @@ class Log:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
         if self._board is not None:
             self._board.close()
@@ -160,11 +157,8 @@ def time_left(seconds_per_step: float, steps: int) -> str:
 
 
 def _tensorboard() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise MissingExtra("tensorboard", "tensorboard", "writing TensorBoard logs") from None
-    return SummaryWriter
+    purpose = "writing TensorBoard logs"
+    return load_extra("torch.utils.tensorboard", "tensorboard", "tensorboard", purpose).SummaryWriter
 
 
 def _append(path: Path, names: tuple[str, ...], row: Mapping[str, object]) -> None:
