@@ -21,14 +21,14 @@ from uniformer.cli.tables import print_table, say
 from uniformer.errors import InputError, counted
 from uniformer.labels import names_file
 from uniformer.reading.sources import is_url
-from uniformer.support.files import atomic_path, check_outputs, distinct_names, make_folder, system_folder
+from uniformer.support.files import check_outputs, distinct_names, make_folder, system_folder, write_whole
 from uniformer.support.progress import progress_bar
 from uniformer.tasks.vocabulary import load_vocabulary
 
 if TYPE_CHECKING:
     from uniformer.camera_motion.film import Take, Verdict
     from uniformer.inference.predictor import Predictor
-    from uniformer.timelines.timeline import Segment, Timeline
+    from uniformer.timelines.timeline import Timeline
 
 HELP = "name the motion of the camera over time, in a film made on the spot or in your own videos"
 PAGE = "uniformer-demo.html"
@@ -165,7 +165,8 @@ def _print_verdicts(verdicts: Iterable[Verdict]) -> None:
         (
             f"{v.take.start:.1f} - {v.take.end:.1f}",
             plain_name(v.take.motion),
-            *_answer(v.row),
+            v.row.said,
+            v.row.confidence_said,
             "right" if v.is_right else "WRONG",
         )
         for v in verdicts
@@ -265,13 +266,11 @@ def _save(timeline: Timeline, video: Path | str, place: Path, markers: Sequence[
     files = _files(place, markers)
     texts = {".json": timeline.to_json, ".csv": timeline.to_csv, ".srt": timeline.to_srt}
     texts |= {f".{form}": partial(write, timeline) for form, write in WRITERS.items()}
-    make_folder(files[0].parent)
     for path in files:
-        if path.suffix not in texts:
+        if path.suffix in texts:
+            write_whole(path, texts[path.suffix](), "surrogateescape")
+        else:
             write_timeline_page(path, timeline, video, title=os.path.basename(video))
-            continue
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(texts[path.suffix]().encode("utf-8", "surrogateescape"))
     fps, rate = timeline.fps or 0.0, float(editing_rate(timeline.fps or 1.0))
     if markers and abs(rate - fps) > 1e-3 * rate:
         say(f"note: markers count {rate:g} frames a second, which editing programs know, not the film's {fps:g}")
@@ -281,7 +280,14 @@ def _save(timeline: Timeline, video: Path | str, place: Path, markers: Sequence[
 def _print_timeline(timeline: Timeline) -> None:
     far = any(row.amounts for row in timeline.rows)
     rows = [
-        (str(row.shot), _minutes(row.start), _minutes(row.end), *_answer(row), *[row.amounts_said] * far)
+        (
+            str(row.shot),
+            _minutes(row.start),
+            _minutes(row.end),
+            row.said,
+            row.confidence_said,
+            *[row.amounts_said] * far,
+        )
         for row in timeline.rows
     ]
     say(timeline.source)
@@ -289,12 +295,6 @@ def _print_timeline(timeline: Timeline) -> None:
     print_table(head, rows, right=(0, 1, 2, 4))
     for note in timeline.notes:
         say(f"note: {note}")
-
-
-def _answer(row: Segment) -> tuple[str, str]:
-    """What is said of a row, and how sure that is."""
-    share = "" if row.confidence is None else f"{100 * row.confidence:.0f} %"
-    return row.said, share
 
 
 def _minutes(seconds: float) -> str:

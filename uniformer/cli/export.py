@@ -15,7 +15,7 @@ from uniformer.cli.options import add_int8, add_told, told
 from uniformer.cli.tables import say
 from uniformer.errors import InputError
 from uniformer.labels import names_file
-from uniformer.support.files import atomic_path, check_outputs
+from uniformer.support.files import check_outputs, write_whole
 
 if TYPE_CHECKING:
     from uniformer.speed.export import Receipt
@@ -68,8 +68,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         receipt = export(model, contract, args.out, size=_size(args.size), conv3d=args.conv3d)
     if args.receipt:
-        with atomic_path(args.receipt) as temporary:
-            temporary.write_text(json.dumps(asdict(receipt), indent=1) + "\n", encoding="utf-8")
+        write_whole(args.receipt, json.dumps(asdict(receipt), indent=1) + "\n")
     say(f"wrote {args.out}: {receipt}")
     return 0
 

@@ -28,7 +28,7 @@ from uniformer.reading.frames import VideoReader
 from uniformer.reading.sampling import clip_indices
 from uniformer.reading.video import open_video
 from uniformer.support.csv_text import csv_line
-from uniformer.support.files import atomic_path, bytes_of, clear_away, content_sum
+from uniformer.support.files import atomic_path, bytes_of, clear_away, content_sum, write_whole
 from uniformer.support.jobs import run_parallel
 from uniformer.support.progress import OnProgress
 from uniformer.support.resume import open_journal
@@ -122,8 +122,7 @@ def write_list(manifest: Manifest, path: str | os.PathLike[str]) -> None:
             labels = "|".join(manifest.classes[label] if are_numbers else str(label) for label in item.labels)
             f.write(csv_line([file, labels, *(getattr(item, name) for name in extra)]))
     if not beside.exists():
-        with atomic_path(beside) as temporary:
-            temporary.write_text(names, "utf-8")
+        write_whole(beside, names)
 
 
 # --------------------------------------------------------------------------------------------------------- re-encode

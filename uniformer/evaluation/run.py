@@ -37,7 +37,7 @@ from uniformer.reports.evaluation import About, write_evaluation_page
 from uniformer.reports.measures import words_of
 from uniformer.speed.timings import Compute
 from uniformer.support.distributed import ProcessGroup, process_group
-from uniformer.support.files import atomic_path, check_outputs, clear_away, make_folder
+from uniformer.support.files import check_outputs, make_folder, write_whole
 from uniformer.support.progress import OnProgress, Pace
 from uniformer.support.resume import ROWS_KEY
 from uniformer.tasks import option_names, task_of
@@ -80,9 +80,7 @@ class Evaluation:
         make_folder(folder)
         self.scores.save(paths["scores"])
         answers = self.scores.save_answers(folder) if isinstance(self.scores, WithAnswers) else {}
-        with atomic_path(paths["metrics"]) as temporary:
-            text = json.dumps(self.to_dict(), indent=2) + "\n"
-            temporary.write_text(text, encoding="utf-8", errors="replace")
+        write_whole(paths["metrics"], json.dumps(self.to_dict(), indent=2) + "\n", "replace")
         write_evaluation_page(paths["report"], self.scores, self.manifest, self.about, self.metrics)
         return replace(self, paths={**paths, **answers})
 
@@ -384,8 +382,6 @@ class _Place:
 
     def _check(self, outputs: Sequence[Path]) -> None:
         self.group.broadcast(lambda: check_outputs(outputs, self.inputs, overwrite=self.overwrite))
-        if self.group.is_main:
-            clear_away(outputs)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 from uniformer.errors import counted
-from uniformer.support.files import atomic_path
+from uniformer.support.files import write_whole
 
 
 def rendered(template: str, content: Mapping[str, object], *rooms: str) -> str:
@@ -32,6 +32,4 @@ def write_page(path: str | os.PathLike[str], template: str, content: Mapping[str
 
     Lone surrogates, from names of files that are no UTF-8, become question marks.
     """
-    page = rendered(template, content)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(page.encode("utf-8", "replace"))
+    write_whole(path, rendered(template, content), "replace")

@@ -83,7 +83,7 @@ def content(timeline: Timeline, video: Media, truths: Sequence[Truth] = ()) -> d
         "cards": cards,
         "of": len(truths) or sum(bool(row.motion) for row in timeline.rows),
         "rows": [
-            (row.shot, clock(row.start), clock(row.end), row.said, _share(row)) + (row.amounts_said,) * measured
+            (row.shot, clock(row.start), clock(row.end), row.said, row.confidence_said) + (row.amounts_said,) * measured
             for row in timeline.rows
         ],
         "head": ("shot", "start", "end", noun, "confidence") + ("how far",) * measured,
@@ -98,10 +98,6 @@ def _names_motion(timeline: Timeline) -> bool:
     return {"pan_left", "tilt_up", "static"} <= said or any(
         said <= {*words.words.values(), words.other} for words in map(load_vocabulary, VOCABULARIES)
     )
-
-
-def _share(row: Segment) -> str:
-    return "" if row.confidence is None else f"{100 * row.confidence:.0f} %"
 
 
 def clock(seconds: float) -> str:

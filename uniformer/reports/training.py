@@ -12,7 +12,7 @@ from markupsafe import Markup
 from uniformer.reports.charts import SHARES, SIDE, apart, trace
 from uniformer.reports.measures import words_of
 from uniformer.reports.page import write_page
-from uniformer.support.files import atomic_path
+from uniformer.support.files import write_whole
 
 CURVES, PAGE = "curves.svg", "training.html"  #: in a run's folder
 POINTS = 500  # of a line at most: means of more
@@ -30,8 +30,7 @@ def write_training_page(folder: Path, rows: Sequence[Row], measures: Sequence[st
     if not ended:
         return
     drawings = _drawings(rows, ended, measures)
-    with atomic_path(folder / CURVES) as temporary:
-        temporary.write_bytes(apart(drawings, title).encode("utf-8", "replace"))
+    write_whole(folder / CURVES, apart(drawings, title), "replace")
     names = [f"{whose}_{name}" for name in measures for whose in WHOSE if any(r[f"{whose}_{name}"] for r in ended)]
     table = [[row["epoch"], *(_short(name, row[name]) for name in ("epoch_loss", *names))] for row in ended]
     content = {

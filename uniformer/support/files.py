@@ -48,6 +48,13 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
         raise cannot_write(path, error) from None
 
 
+def write_whole(path: StrPath, content: str | bytes, errors: str = "strict") -> None:
+    """A file with this content, text as UTF-8. Raises `InputError` as `atomic_path` does."""
+    data = content if isinstance(content, bytes) else content.encode("utf-8", errors)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
 @contextlib.contextmanager
 def temporary_folder(path: StrPath) -> Iterator[Path]:
     """A folder beside `path` for what is to become that, and for what libraries leave on the way; it goes at the end.

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uniformer.errors import InputError, cannot_write
-from uniformer.support.files import atomic_path, check_outputs, clear_away, locked, make_folder
+from uniformer.support.files import atomic_path, check_outputs, clear_away, locked, make_folder, write_whole
 from uniformer.support.texts import parse_json, read_whole
 
 Record = TypeVar("Record")
@@ -38,10 +38,8 @@ def claim(path: Path, run: Mapping[str, Any], what: str) -> None:
     """
     found = read_claim(path)
     if found is None:
-        make_folder(path.parent)
         clear_away([path])
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(run, indent=2) + "\n")
         return
     other = [name for name in {**run, **found} if found.get(name) != run.get(name)]
     if other:
@@ -215,7 +213,6 @@ def open_journal(
         if unlocked:
             warnings.warn(unlocked, stacklevel=1)
         check_outputs(outputs, inputs, overwrite=overwrite or path.exists())
-        clear_away(outputs)
         try:
             path.touch()  # before the first output: from now on those that are there are of this work
         except OSError as error:

@@ -28,7 +28,7 @@ from uniformer.errors import InputError, first_line
 from uniformer.inference.networks import form_to_take
 from uniformer.inference.predictor import Predictor
 from uniformer.support.distributed import process_group
-from uniformer.support.files import atomic_path, changed_at, check_outputs
+from uniformer.support.files import atomic_path, changed_at, check_outputs, write_whole
 from uniformer.support.progress import OnProgress
 from uniformer.support.resume import claim, read_claim
 from uniformer.support.texts import parse_json, to_json_line
@@ -259,8 +259,7 @@ class _Work:
                 done += 1
                 if progress is not None:
                     progress(done, min(len(shards) * SHARD, self.count))
-            with atomic_path(self._path(shard)) as temporary:
-                temporary.write_bytes("".join(lines).encode("utf-8", "surrogateescape"))
+            write_whole(self._path(shard), "".join(lines), "surrogateescape")
 
     def finish(self, out: Path) -> Motions:
         """One table of all shards."""

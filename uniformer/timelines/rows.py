@@ -46,6 +46,11 @@ class Segment:
         return plain_name(" + ".join([words, *self.also]))
 
     @property
+    def confidence_said(self) -> str:
+        """How sure that is, in percent; "" of a shot too short to tell."""
+        return "" if self.confidence is None else f"{100 * self.confidence:.0f} %"
+
+    @property
     def amounts_said(self) -> str:
         """How far it goes, in words: what shows of it."""
         if self.amounts is None or not self.motion:

@@ -20,7 +20,7 @@ from uniformer.heads.pyramid import DenseNetwork
 from uniformer.network.model import UniFormer
 from uniformer.reports.measures import figures
 from uniformer.reports.training import CURVES, PAGE
-from uniformer.support.files import atomic_path, make_folder
+from uniformer.support.files import atomic_path, write_whole
 from uniformer.tasks.task import Task
 from uniformer.training.log import METRICS, UNREADABLE
 from uniformer.training.recipe import Recipe, resolved
@@ -72,25 +72,15 @@ def write_origin(out: Path, recipe: Recipe, sets: tuple[DataSet, DataSet | None]
     """What a run came from, where it is not written yet: its recipe, and `sets` as lists that `open_dataset` reads; of
     annotated pictures, as the paths of these."""
     if not (out / RECIPE).exists():
-        with atomic_path(out / RECIPE) as temporary:
-            temporary.write_text(resolved(recipe), encoding="utf-8")
+        write_whole(out / RECIPE, resolved(recipe))
     for name, part in zip(("train", "val"), sets or (), strict=False):
         if part is None:
             continue
         if isinstance(part, AnnotatedSet):
-            write_pictures(part, out / SPLIT / f"{name}.txt")
+            if not (path := out / SPLIT / f"{name}.txt").exists():
+                write_whole(path, "".join(f"{part.path(row)}\n" for row in range(len(part))), "surrogateescape")
         elif not (path := out / SPLIT / f"{name}.csv").exists():
             write_list(part, path)
-
-
-def write_pictures(data: AnnotatedSet, path: Path) -> None:
-    """The paths of a set's pictures, one a line, where they are not written yet."""
-    if path.exists():
-        return
-    make_folder(path.parent)
-    with atomic_path(path) as temporary:
-        lines = "".join(f"{data.path(row)}\n" for row in range(len(data)))
-        temporary.write_text(lines, encoding="utf-8", errors="surrogateescape")
 
 
 def in_short(found: Evaluation) -> str:
