@@ -279,17 +279,10 @@ def _save(timeline: Timeline, video: Path | str, place: Path, markers: Sequence[
 
 def _print_timeline(timeline: Timeline) -> None:
     far = any(row.amounts for row in timeline.rows)
-    rows = [
-        (
-            str(row.shot),
-            _minutes(row.start),
-            _minutes(row.end),
-            row.said,
-            row.confidence_said,
-            *[row.amounts_said] * far,
-        )
-        for row in timeline.rows
-    ]
+    rows = []
+    for row in timeline.rows:
+        times = _minutes(row.start), _minutes(row.end)
+        rows.append((str(row.shot), *times, row.said, row.confidence_said, *[row.amounts_said] * far))
     say(timeline.source)
     head = ("shot", "start", "end", "motion", "confidence", *["how far"] * far)
     print_table(head, rows, right=(0, 1, 2, 4))

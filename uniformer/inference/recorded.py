@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from uniformer.errors import InputError
+from uniformer.support.closing import Closing
 from uniformer.support.texts import parse_json
 from uniformer.tasks.pictured import PictureResult
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from uniformer.checkpoints.contract import Contract
 
 
-class Recorded(Mapping[Hashable, PictureResult]):
+class Recorded(Closing, Mapping[Hashable, PictureResult]):
     """The answers in a file, by source or, of the frames of a video, by (source, frame); failures are passed over.
 
     Only their places are held, and the file as it is now: that it is replaced or grows changes nothing. Raises
@@ -45,12 +46,6 @@ class Recorded(Mapping[Hashable, PictureResult]):
 
     def close(self) -> None:
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def answered(source: str, frame: int | None = None) -> Hashable:

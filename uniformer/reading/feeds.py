@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
 from threading import Event
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from av.error import FFmpegError
@@ -28,6 +28,7 @@ from uniformer.reading.frames import Picture
 from uniformer.reading.limits import Work, check_pixels
 from uniformer.reading.sources import TIMEOUT, is_url
 from uniformer.reading.views import open_clip
+from uniformer.support.closing import Closing
 
 LOOK = 0.2  # seconds between two looks at whether to stop
 WAITS = (0.2, 5.0)  # seconds until a lost feed is tried again: at first, and at most, doubled in between
@@ -40,7 +41,7 @@ class Arrival(NamedTuple):
     picture: Picture  #: gives its pixels (H, W, 3), until the next one is asked for
 
 
-class Feed(ABC):
+class Feed(Closing, ABC):
     """Frames of one source as they come. A context manager."""
 
     name: str
@@ -51,15 +52,6 @@ class Feed(ABC):
     @abstractmethod
     def arrivals(self) -> Iterator[Arrival]:
         """Its frames. Ends with the source. Raises `InputError` where it breaks off."""
-
-    def close(self) -> None:  # noqa: B027 - a feed that holds nothing open has nothing to do
-        """Let go of it."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class RawForm(NamedTuple):

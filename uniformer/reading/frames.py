@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from uniformer.errors import InputError, reason, shown
 from uniformer.reading.pictures import IMAGE_SUFFIXES, Pixels, load_image
+from uniformer.support.closing import Closing
 
 Picture = Callable[[], Pixels]  # converts one decoded frame to (H, W, 3) when called, so that only wanted ones are
 
@@ -80,7 +79,7 @@ class Orientation:
         return image[:: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1]
 
 
-class VideoReader(ABC):
+class VideoReader(Closing, ABC):
     """Frames of one video by number. A context manager; not to be shared between threads.
 
     A frame that cannot be decoded is replaced by the nearest one that can (the earlier of two equally near), with one
@@ -136,17 +135,6 @@ class VideoReader(ABC):
             if reached < number < last:
                 reached = number
                 yield number, picture
-
-    def close(self) -> None:  # noqa: B027 - a reader that holds nothing open has nothing to do
-        """Let go of the file."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @abstractmethod
     def _pictures(self, wanted: Sequence[int]) -> Iterator[tuple[int, Picture]]:

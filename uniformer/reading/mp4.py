@@ -8,7 +8,6 @@ import io
 import os
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, NamedTuple
 
 from uniformer.errors import InputError
@@ -30,18 +29,11 @@ class _Box(NamedTuple):
 
 def check_samples(medium: Encoded) -> None:
     """Raises `InputError` for a file that lists more than `MAX_SAMPLES`, counted once for each of a track's edits."""
-    file = medium.from_start()
-    if isinstance(file, Path):
-        with file.open("rb") as opened:
-            _check(opened, medium.name)
-    else:
-        _check(file, medium.name)
-
-
-def _check(file: IO[bytes], name: str) -> None:
-    count = _samples(file, _Box(b"", 0, file.seek(0, os.SEEK_END)))
+    with medium.opened() as file:
+        count = _samples(file, _Box(b"", 0, file.seek(0, os.SEEK_END)))
     if count > MAX_SAMPLES:
-        raise InputError(f"{name}: expected a video of at most {MAX_SAMPLES} samples, found one that lists {count}")
+        what = f"a video of at most {MAX_SAMPLES} samples"
+        raise InputError(f"{medium.name}: expected {what}, found one that lists {count}")
 
 
 def _boxes(file: IO[bytes], start: int, end: int) -> Iterator[_Box]:

@@ -12,7 +12,7 @@ import os
 import struct
 import sys
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeGuard
 from urllib.parse import urlsplit
@@ -82,17 +82,20 @@ def open_image(source: Media, most: int = MAX_PHOTO, least: int | None = None, *
         InputError: it is missing, or has more than `most` pixels or than its format allows; `Undecodable`: it is
             damaged or no picture.
     """
-    with closing(encoded(source, "an image")) as medium:
-        try:
-            file = medium.from_start()
-            if not isinstance(file, Path):
-                return _read(file, medium.name, most, least, whole)
-            with file.open("rb") as opened:
-                return _read(opened, medium.name, most, least, whole)
-        except InputError:
-            raise
-        except Exception as error:  # Pillow's plugins let struct, index, value and syntax errors out on damaged files
-            raise _undecodable(medium.name, first_line(error, 120)) from None
+    with closing(encoded(source, "an image")) as medium, _explained(medium.name), medium.opened() as file:
+        return _read(file, medium.name, most, least, whole)
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Whatever is raised on the way as an `InputError`: Pillow's plugins let struct, index, value and syntax errors out
+    on damaged files."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise _undecodable(name, first_line(error, 120)) from None
 
 
 def _undecodable(name: str, why: str) -> Undecodable:
@@ -361,17 +364,12 @@ def open_header(path: Path) -> tuple[int, int]:
 
     Raises `InputError` as `open_image` does where that cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            image = _opened(file)
-            if image is None:
-                raise _undecodable(str(path), "not a format that is read")
-            check_pixels(path, *image.size, MAX_PHOTO)
-            return upright_size(image)
-    except InputError:
-        raise
-    except Exception as error:  # as in `open_image`
-        raise _undecodable(str(path), first_line(error, 120)) from None
+    with _explained(str(path)), path.open("rb") as file:
+        image = _opened(file)
+        if image is None:
+            raise _undecodable(str(path), "not a format that is read")
+        check_pixels(path, *image.size, MAX_PHOTO)
+        return upright_size(image)
 
 
 def to_pixels(picture: Image.Image | np.ndarray | Tensor) -> Pixels:

@@ -13,7 +13,7 @@ import string
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeAlias, TypeGuard
@@ -51,6 +51,13 @@ class Encoded:
         if not isinstance(self.file, Path):
             self.file.seek(0)
         return self.file
+
+    @contextmanager
+    def opened(self) -> Iterator[IO[bytes]]:
+        """The file at its beginning, for as long as the block runs; a caller's stays open."""
+        file = self.from_start()
+        with file.open("rb") if isinstance(file, Path) else nullcontext(file) as opened:
+            yield opened
 
 
 def encoded(source: Media, expected: str) -> Encoded:

@@ -15,12 +15,13 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from uniformer.errors import InputError, cannot_write
+from uniformer.support.closing import Closing
 from uniformer.support.files import atomic_path, check_outputs, clear_away, locked, make_folder, write_whole
 from uniformer.support.texts import parse_json, read_whole
 
@@ -80,7 +81,7 @@ class Codec(Protocol[Record]):
         """
 
 
-class Records(Generic[Record]):
+class Records(Closing, Generic[Record]):
     """A file of records, each safe from a kill of this process once `add` returns.
 
     The first one is written together with those of earlier runs that stay, whole or not at all; `resume=False` begins
@@ -151,12 +152,6 @@ class Records(Generic[Record]):
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def whole_lines(data: Data) -> Iterator[slice]:
