@@ -23,7 +23,7 @@ from tests.patience import wait_until
 from tests.test_report_page import count, opened
 from uniformer.checkpoints.records import BUNDLED
 from uniformer.config import InputSpec
-from uniformer.datasets.duplicates import BYTES, near_groups, perceptual_hash
+from uniformer.datasets.duplicates import near_groups, perceptual_hash
 from uniformer.datasets.manifest import Item, Manifest
 from uniformer.datasets.open import open_dataset
 from uniformer.datasets.scan import ScanResult, inspect, scan
@@ -320,7 +320,7 @@ def test_copies_have_near_fingerprints_and_others_have_not() -> None:
 
 def test_near_groups_are_those_of_all_pairs() -> None:
     rng = np.random.default_rng(1)
-    base = rng.integers(0, 256, (40, BYTES), np.uint8)
+    base = rng.integers(0, 256, (40, 32), np.uint8)
     prints = base[rng.integers(0, 40, 200)]
     for row in prints:  # up to 20 bits changed: near and not so near
         for bit in rng.integers(0, 256, rng.integers(0, 20)):
@@ -330,7 +330,7 @@ def test_near_groups_are_those_of_all_pairs() -> None:
     reached = np.linalg.matrix_power(near.astype(np.float64), 64) > 0
     expected = {tuple(np.flatnonzero(row)) for row in reached if row.sum() > 1}
     assert {tuple(group) for group in near_groups(prints, 15)} == expected
-    assert near_groups(np.zeros((0, BYTES), np.uint8)) == []
+    assert near_groups(np.zeros((0, 32), np.uint8)) == []
     with pytest.raises(InputError, match=r"expected near in 0 \.\. 15"):
         near_groups(prints, 16)
 

@@ -205,7 +205,9 @@ def read_labels(path: Path, size: tuple[int, int], classes: int, zero_is_unlabel
 
     Raises `InputError` where it cannot be read, is of another size, or has values beyond the classes.
     """
-    labels = as_labels(read_values(path), zero_is_unlabelled)
+    labels = read_values(path)
+    if zero_is_unlabelled:
+        labels = np.where(labels == IGNORED, np.uint8(IGNORED), labels - np.uint8(1))  # 0 - 1 is 255
     if labels.shape != size:
         wanted, found = (f"{width}x{height}" for height, width in (size, labels.shape))
         raise InputError(f"{path}: expected a label map of {wanted}, as its picture, found {found}")
@@ -215,10 +217,3 @@ def read_labels(path: Path, size: tuple[int, int], classes: int, zero_is_unlabel
         asked = f"values of the {classes} classes, {first} .. {classes - 1 + first}"
         raise InputError(f"{path}: expected {asked}, found {highest + first}")
     return labels
-
-
-def as_labels(values: npt.NDArray[np.uint8], zero_is_unlabelled: bool) -> npt.NDArray[np.uint8]:
-    """Values as classes, 255 for none: counted from 0, or from 1."""
-    if not zero_is_unlabelled:
-        return values
-    return np.where(values == IGNORED, np.uint8(IGNORED), values - np.uint8(1))  # 0 - 1 is 255

@@ -147,7 +147,8 @@ def class_folders(folder: Path, options: OpenOptions) -> Listing | None:
 
     `train/` itself is that split, whatever lies beside it.
     """
-    splits = {split: parts for split, found in by_split(subfolders(folder)).items() if (parts := _of_classes(found))}
+    named = by_split(subfolders(folder)).items()
+    splits = {split: parts for split, found in named if (parts := list(filter(_holds_classes, found)))}
     if splits:
         split = choose(options.split, splits, folder)
         chosen = only_one(splits[split], split, folder)
@@ -232,10 +233,6 @@ def _folders_with_media(folder: Path, left_out: LeftOut) -> Iterator[tuple[str, 
                 left_out.add("files that are no media", os.path.relpath(os.path.join(place, name), folder.parent))
         if media := sorted(name for name in files if media_kind(name)):
             yield place, [os.path.join(place, name) for name in media]
-
-
-def _of_classes(folders: list[Path]) -> list[Path]:
-    return [folder for folder in folders if _holds_classes(folder)]
 
 
 def _holds_classes(folder: Path) -> bool:

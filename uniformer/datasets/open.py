@@ -106,7 +106,7 @@ def open_dataset(
     return _saved(listing, names) if isinstance(listing, Path) else _build(path, listing, options)
 
 
-def find_splits(source: str | os.PathLike[str], *, fold: int = 1) -> list[str]:
+def find_splits(source: str | os.PathLike[str]) -> list[str]:
     """The splits that `open_dataset` can choose from: of "train", "val", "test", then by names of their own.
 
     Empty where the source is one set, or nothing that can be opened. One that is there and cannot be opened counts, so
@@ -115,7 +115,7 @@ def find_splits(source: str | os.PathLike[str], *, fold: int = 1) -> list[str]:
     path, found, broken, others = Path(source), list[str](), list[str](), dict[str, None]()
     for split in SPLITS:
         try:
-            _recognise(path, OpenOptions(split, fold=fold))
+            _recognise(path, OpenOptions(split))
             found.append(split)
         except NoSuchSplit as error:
             others |= dict.fromkeys(name for name in error.there if name not in SPLITS)

@@ -180,7 +180,6 @@ def reencode(
     gop: int = 16,
     codec: str = "h264",
     workers: int | None = None,
-    resume: bool = True,
     overwrite: bool = False,
     progress: OnProgress | None = None,
 ) -> PrepareResult:
@@ -193,7 +192,6 @@ def reencode(
     Args:
         codec: "h264", or "mjpeg" for files several times as large that are read several times as fast.
         workers: processes; None takes one a core, 0 works in this one.
-        resume: False encodes everything anew.
         overwrite: replace files in `out` that no earlier run wrote.
         progress: called with (files done, of how many).
 
@@ -208,7 +206,7 @@ def reencode(
     count = os.cpu_count() or 1 if workers is None else workers
     outputs = [out / name for name in (MANIFEST, *targets.values())]
     inputs = [*targets, *filter(None, [manifest.file])]
-    with open_journal(out / JOURNAL, outputs, inputs, resume=resume, overwrite=overwrite) as journal:
+    with open_journal(out / JOURNAL, outputs, inputs, overwrite=overwrite) as journal:
         done = {path for path in targets if _is_done(journal.entries.get(path), path, out / targets[path], encoding)}
         jobs = [(path, str(out / target)) for path, target in targets.items() if path not in done]
         for folder in {os.path.dirname(target) for _, target in jobs}:
@@ -241,12 +239,12 @@ def _result(
     )
 
 
-def seconds_to_read(path: str | os.PathLike[str], spec: InputSpec = _TIMED_CLIP) -> float:
+def seconds_to_read(path: str | os.PathLike[str]) -> float:
     """Wall time to open a video and read the frames of its first test clip."""
     begin = time.perf_counter()
     with warnings.catch_warnings(), open_video(path) as reader:
         warnings.simplefilter("ignore")
-        for _ in reader.each(clip_indices(spec, reader.info.num_frames)[0]):
+        for _ in reader.each(clip_indices(_TIMED_CLIP, reader.info.num_frames)[0]):
             pass
     return time.perf_counter() - begin
 

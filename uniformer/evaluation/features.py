@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Unpack, get_args
@@ -122,7 +121,11 @@ def extract_features(
             "classes": list(manifest.classes),
             **run_key(network, manifest, spec, reading),
         }
-        labels = partial(_labels, manifest, max(len(manifest.classes), model.config.num_classes))
+        classes = max(len(manifest.classes), model.config.num_classes)
+
+        def labels(rows: list[int]) -> npt.NDArray[Any]:
+            return manifest.select(rows).label_array(classes)
+
         sums = group.broadcast(lambda: item_sums(manifest, with_time=True))
         unfinished = group.broadcast(lambda: _unfinished(Path(out), about, shards, labels, sums))
         todo = unfinished[group.rank :: group.size]
@@ -276,10 +279,6 @@ def _unfinished(
 
 def _shard_path(folder: Path, number: int, form: str) -> Path:
     return folder / f"features-{number:05}.{form}"
-
-
-def _labels(manifest: Manifest, classes: int, rows: list[int]) -> npt.NDArray[Any]:
-    return manifest.select(rows).label_array(classes)
 
 
 def _holds(path: Path, labels: npt.NDArray[Any], sums: npt.NDArray[np.uint64]) -> bool:

@@ -24,9 +24,9 @@ import numpy.typing as npt
 from uniformer.config import Config, InputSpec, Precision, to_dict
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.sums import item_sums
-from uniformer.errors import InputError
+from uniformer.errors import InputError, check_word
 from uniformer.inference import engine
-from uniformer.inference.networks import check_precision, form_to_take
+from uniformer.inference.networks import form_to_take
 from uniformer.reading.views import Decoder, Views, load_views
 from uniformer.speed.timings import Compute
 from uniformer.support.distributed import ProcessGroup
@@ -53,7 +53,7 @@ class Reading:
     compute: Compute | None = None  #: form of the network; the best that `uniformer bench` found, or "fast"
 
     def __post_init__(self) -> None:
-        check_precision(self.precision)
+        check_word("precision", self.precision, Precision)
         if self.batch_size < 1 or self.workers < 0:
             raise InputError(
                 f"expected batch_size of at least 1 and workers of at least 0, got {self.batch_size} and {self.workers}"

@@ -47,7 +47,7 @@ def open_network(
     what the caller says of a file, as in `load_model`; what is only assumed of its input is a warning. Raises
     `InputError` for what cannot be read or computed so.
     """
-    check_precision(precision)
+    check_word("precision", precision, Precision)
     network = (_exported if is_exported(source) else _in_torch)(source, device, precision, compute, told)
     warn_of_assumed(network.contract)
     return network
@@ -88,10 +88,6 @@ def form_to_take(asked: str | None, recorded: str | None) -> str | None:
     """
     is_other = asked and asked != (recorded or "").partition(BY)[0]
     return asked if recorded in (None, "exported") or is_other else recorded
-
-
-def check_precision(precision: str) -> None:
-    check_word("precision", precision, Precision)
 
 
 class ExportedNetwork:

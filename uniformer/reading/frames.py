@@ -190,16 +190,16 @@ class VideoReader(Closing, ABC):
             warnings.warn(message, stacklevel=4)
 
 
-def open_frames(paths: Sequence[str | os.PathLike[str]], name: str | None = None) -> VideoReader:
-    """A video made of image files, in the order given. `name` is what messages call it (default: the first path).
+def open_frames(paths: Sequence[str | os.PathLike[str]]) -> VideoReader:
+    """A video made of image files, in the order given; messages call it by the first path.
 
     Raises:
         InputError: no path is given, or none of the files can be read as an image.
     """
     files = [Path(p) for p in paths]
     if not files:
-        raise InputError(f"{name or 'frames'}: expected at least one image file, found none")
-    return FrameReader(files, name or str(files[0]))
+        raise InputError("frames: expected at least one image file, found none")
+    return FrameReader(files, str(files[0]))
 
 
 def open_folder(folder: Path) -> VideoReader:

@@ -68,22 +68,14 @@ def _clips(spec: InputSpec, num_frames: int, stride: float | None) -> Indices:
     return np.stack([_spread(start, window, spec.frames, num_frames) for start in starts])
 
 
-def random_clip(
-    spec: InputSpec,
-    num_frames: int,
-    rng: np.random.Generator,
-    *,
-    fps: float | None = None,
-    follow_seconds: bool = False,
-    even: bool = False,
-) -> Indices:
+def random_clip(spec: InputSpec, num_frames: int, rng: np.random.Generator, *, even: bool = False) -> Indices:
     """The frames of one training clip, (T,), ascending: the same generator state gives the same clip.
 
     Dense: the window starts anywhere it fits (at a fraction of a frame, as in the reference). Sparse: one frame drawn
     from each segment, both ends included; or with `even` from one place in all segments, so that they are at even
-    distances as in testing. Other arguments and errors as for `clip_indices`.
+    distances as in testing. Strides count frames, as in all published runs. Errors as for `clip_indices`.
     """
-    stride = _checked_stride(spec, num_frames, fps, follow_seconds)
+    stride = _checked_stride(spec, num_frames)
     if stride is None and even:
         return ((np.arange(spec.frames) + rng.random()) * (num_frames - 1) / spec.frames).round().astype(np.int64)
     if stride is None:
@@ -127,7 +119,9 @@ def _rate(fps: float | None, whose: str) -> float:
     return fps
 
 
-def _checked_stride(spec: InputSpec, num_frames: int, fps: float | None, follow_seconds: bool) -> float | None:
+def _checked_stride(
+    spec: InputSpec, num_frames: int, fps: float | None = None, follow_seconds: bool = False
+) -> float | None:
     stride = effective_stride(spec, fps=fps, follow_seconds=follow_seconds)
     if num_frames < 1:
         raise InputError(f"expected a video of at least one frame, got {num_frames}")

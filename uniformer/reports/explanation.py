@@ -16,7 +16,7 @@ from uniformer.reading.pictures import Pixels, open_picture, to_pixels
 from uniformer.reading.sources import Media
 from uniformer.reading.transforms import Floats
 from uniformer.reading.video import open_video
-from uniformer.reading.views import Decoder, Source, open_clip
+from uniformer.reading.views import Source, open_clip
 from uniformer.support.files import atomic_path
 from uniformer.tasks.drawing import HEAT, PANEL, PANEL_FAINT, PANEL_INK, Colour, draw_heat, fitted
 from uniformer.tasks.drawn_film import film_of
@@ -63,10 +63,10 @@ def heated(found: Explanation, kind: str, frame: int, pixels: Pixels, peak: floa
     return draw_heat(pixels, heat / peak if peak > 0 else heat)
 
 
-def explanation_sheet(found: Explanation, source: Source, *, backend: Decoder = "pyav") -> Image.Image:
+def explanation_sheet(found: Explanation, source: Source) -> Image.Image:
     """The source under each map: of a picture side by side; of clips a row of frames for each map, and below it the
     bar of time, in which those frames are marked."""
-    pictures = _frames_of(found, source, backend)
+    pictures = _frames_of(found, source)
     tile = _tile(found, TILE if found.frames is not None else 2 * TILE)
     across = len(pictures) if found.frames is not None else 1 + len(found.kinds)
     width = max(across * (tile[0] + MARGIN) + MARGIN, 480)
@@ -89,7 +89,7 @@ def explanation_sheet(found: Explanation, source: Source, *, backend: Decoder = 
     return _stacked(rows, width)
 
 
-def _frames_of(found: Explanation, source: Source, backend: Decoder) -> dict[int, Pixels]:
+def _frames_of(found: Explanation, source: Source) -> dict[int, Pixels]:
     """Some frames that the network saw, by their numbers, in the size of a tile; of a picture itself."""
     if found.frames is None:
         image = Image.fromarray(to_pixels(open_picture(source)))
@@ -97,7 +97,7 @@ def _frames_of(found: Explanation, source: Source, backend: Decoder) -> dict[int
     seen = np.unique(found.frames)
     chosen = seen[np.linspace(0, len(seen) - 1, min(COLUMNS, len(seen))).round().astype(int)]
     tile, pictures = _tile(found, TILE), dict[int, Pixels]()
-    with open_clip(source, backend, found.fps) as reader:
+    with open_clip(source, fps=found.fps) as reader:
         for places, pixels in reader.each(chosen):
             shown = np.asarray(Image.fromarray(pixels).resize(tile, NEXT))
             pictures.update({int(chosen[place]): shown for place in places})
@@ -183,14 +183,7 @@ def _mark(bar: Image.Image, found: Explanation, frame: int, ink: Colour = PANEL_
     ImageDraw.Draw(bar).line((x, 0, x, bar.height), fill=ink)
 
 
-def save_film(
-    found: Explanation,
-    source: Media,
-    path: str | os.PathLike[str],
-    kind: str | None = None,
-    *,
-    backend: Decoder = "pyav",
-) -> str | None:
+def save_film(found: Explanation, source: Media, path: Path, kind: str | None = None) -> str | None:
     """The video at its own rate and with its sound, each frame under a map, by default the `usual` one; below it what
     is explained there, whether the network was fed the frame or it lies between two that were, and the bar of time.
 
@@ -201,7 +194,7 @@ def save_film(
     height = max(LINE + BAR, 2 * round(found.height / 16))
     bar, peak = _bar(found, kind, (found.width, height - LINE)), found.peak(kind)
     with (
-        open_video(source, backend=backend) as reader,
+        open_video(source) as reader,
         film_of(source, path, start=reader.start, rate=reader.info.fps) as film,
     ):
         for number, time, picture in moments_of(reader):
@@ -221,7 +214,7 @@ def save_film(
 
 
 def save_explanation(
-    found: Explanation, source: Source, files: Mapping[str, Path], kind: str | None = None, *, backend: Decoder = "pyav"
+    found: Explanation, source: Source, files: Mapping[str, Path], kind: str | None = None
 ) -> str | None:
     """Write what `files` names: "arrays", "sheet" and, of a video, "film". Returns a note on the film's sound.
 
@@ -229,7 +222,7 @@ def save_explanation(
     """
     found.check_kind(kind or found.usual)
     save_arrays(found, files["arrays"])
-    save_picture(explanation_sheet(found, source, backend=backend), files["sheet"])
+    save_picture(explanation_sheet(found, source), files["sheet"])
     if "film" not in files:
         return None
-    return save_film(found, source, files["film"], kind, backend=backend)  # type: ignore[arg-type]
+    return save_film(found, source, files["film"], kind)  # type: ignore[arg-type]

@@ -164,14 +164,14 @@ def wants_features(recipe: Recipe, overrides: Sequence[str]) -> bool:
     return plain and all(key.startswith(OF_FEATURES) for key, _ in leaves(asked(overrides)))
 
 
-def with_validation(whole: Manifest, *, seed: int = 0) -> tuple[Manifest, Manifest, str]:
+def with_validation(whole: Manifest) -> tuple[Manifest, Manifest, str]:
     """Training and validation parts of a set without splits, what was cut from one recording in one part; in words.
 
     Raises `InputError` where there is nothing to be held out.
     """
     from uniformer.datasets.prepare import split
 
-    parts = split(whole, {"train": 1 - HELD_OUT, "val": HELD_OUT}, seed=seed)
+    parts = split(whole, {"train": 1 - HELD_OUT, "val": HELD_OUT}, seed=0)
     train_set, val_set = parts["train"], parts["val"]
     there, held_out = (int((part.class_counts() > 0).sum()) for part in (whole, val_set))
     if not held_out:
