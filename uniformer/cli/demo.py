@@ -16,7 +16,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uniformer.cli.options import add_device, add_levels, add_quiet, add_told, add_vocabulary, number, told, whole
+from uniformer.cli.options import add_device, add_quiet, add_timeline, add_told, add_vocabulary, told, whole
 from uniformer.cli.tables import print_table, say
 from uniformer.errors import InputError, counted
 from uniformer.labels import names_file
@@ -56,14 +56,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--overwrite", action="store_true", help="replace what is there of an earlier one")
     p.add_argument("--seed", type=whole(0), metavar="N", help="another film (default: 0)")
-    p.add_argument(
-        "--checkpoint", metavar="ID|FILE|REPO", help="another network of clips (default: the one in the package)"
-    )
-    p.add_argument(
-        "--window", type=number(0, 86_400), metavar="SECONDS", help="that the network sees at once (default: about 2)"
-    )
-    add_levels(p)
-    p.add_argument("--no-cuts", action="store_true", help="take each video for one shot")
+    add_timeline(p, "video", "that the network sees at once")
     p.add_argument(
         "--markers", nargs="+", default=[], choices=MARKERS,
         help="with videos and a folder: for editing programs, CMX 3600, Final Cut's XML, OpenTimelineIO",

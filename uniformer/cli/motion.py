@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uniformer.cli.options import add_device, add_levels, add_quiet, add_told, add_vocabulary, number, told
+from uniformer.cli.options import add_device, add_quiet, add_timeline, add_told, add_vocabulary, number, told
 from uniformer.cli.tables import say
 from uniformer.errors import InputError, counted
 from uniformer.support.progress import progress_bar
@@ -42,12 +42,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         metavar="P",
         help="probability of standing from which a clip counts as static (default: 0.2, calibrated)",
     )
-    p.add_argument(
-        "--checkpoint", metavar="ID|FILE|REPO", help="another network of clips (default: the one in the package)"
-    )
-    p.add_argument("--window", type=number(0, 86_400), metavar="SECONDS", help="seen at once (default: about 2)")
-    add_levels(p)
-    p.add_argument("--no-cuts", action="store_true", help="take each clip for one shot")
+    add_timeline(p, "clip", "seen at once")
     add_vocabulary(p)
     add_quiet(p)
     add_device(p)

@@ -136,8 +136,12 @@ def add_vocabulary(p: argparse.ArgumentParser) -> None:
     )
 
 
-def add_levels(p: argparse.ArgumentParser) -> None:
-    """What timelines and motions take of direction, kind and amounts."""
+def add_timeline(p: argparse.ArgumentParser, what: str, window: str) -> None:
+    """How `demo` and `motion` look at each `what` over time: by which network, through which windows, how sure."""
+    p.add_argument(
+        "--checkpoint", metavar="ID|FILE|REPO", help="another network of clips (default: the one in the package)"
+    )
+    p.add_argument("--window", type=number(0, 86_400), metavar="SECONDS", help=f"{window} (default: about 2)")
     p.add_argument(
         "--min-confidence",
         type=number(0, 1, above=False),
@@ -151,6 +155,7 @@ def add_levels(p: argparse.ArgumentParser) -> None:
         help="measure how far the camera goes, and let that count beside the network's word; needs OpenCV (default: "
         "with the network in the package, where OpenCV is installed)",
     )
+    p.add_argument("--no-cuts", action="store_true", help=f"take each {what} for one shot")
 
 
 TOLD: dict[str, dict[str, Any]] = {  # options by their names in `checkpoints.told.Told`
