@@ -315,9 +315,7 @@ def check_types(spec: Any) -> None:
             raise WrongType(f"expected {name} as {_words(hint)}, got {shown(repr(value))}") from None
 
 
-@cache
-def _declared(cls: Any) -> dict[str, Any]:
-    return get_type_hints(cls)
+_declared = cache(get_type_hints)
 
 
 def _as_declared(value: Any, hint: Any) -> Any:

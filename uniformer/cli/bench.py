@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
-from uniformer.cli.options import add_int8, add_precision, add_told, told, whole
+from uniformer.cli.options import add_int8, add_precision, add_told, call, told, whole
 from uniformer.cli.tables import print_table, say
 from uniformer.errors import InputError
 from uniformer.speed.timings import INT8, Compute
@@ -60,17 +60,10 @@ def run(args: argparse.Namespace) -> int:
     forms = args.forms or forms_here(device, args.precision)
     if args.calibrate is not None and _kept_in_8_bits(args, model, contract, size, is_checkpoint):
         forms = [*forms, *([INT8] if INT8 not in forms else [])]
-    benchmark = measure(
-        model,
-        size,
-        forms,
-        batch=args.batch_size,
-        rounds=args.rounds,
-        device=device,
-        precision=args.precision,
-        keep=is_checkpoint,
-        say=lambda line: say(line, file=sys.stderr),
-    )
+    benchmark = call(
+        measure, args, model=model, size=size, forms=forms, batch=args.batch_size, device=device, keep=is_checkpoint,
+        say=partial(say, file=sys.stderr),
+    )  # fmt: skip
     situation = situation_of(model.config, size, device, DTYPES[args.precision])
     path = remember(situation, {t.form: t.median for t in benchmark.timings if t.form in forms})
     about = {"network": args.network, "views": [args.batch_size, *size], "situation": situation}

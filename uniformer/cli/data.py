@@ -145,16 +145,7 @@ def _scan(args: argparse.Namespace) -> int:
     known = get_checkpoint(args.checkpoint).input if args.checkpoint else None
     spec = known if isinstance(known, InputSpec) else None
     with progress_bar("files", shown=not args.quiet) as progress:
-        result = scan(
-            sets,
-            out,
-            spec=spec,
-            workers=args.workers,
-            resume=not args.no_resume,
-            full=args.full,
-            overwrite=args.overwrite,
-            progress=progress,
-        )
+        result = call(scan, args, sets=sets, out=out, spec=spec, resume=not args.no_resume, progress=progress)
     return _say_what_was_found(args, out, result)
 
 
@@ -162,28 +153,17 @@ def _scan_annotated(args: argparse.Namespace) -> int:
     from uniformer.datasets.annotated import find_annotated_splits, open_annotated
     from uniformer.datasets.annotated_scan import scan_annotated
 
-    _refuse(args, "annotated pictures", "checkpoint", "full", "root", "label_base", "allow_duplicates")
+    of_lists = ("checkpoint", "full", "root", "label_base", "allow_duplicates")
+    if given := next((name for name in of_lists if getattr(args, name)), None):
+        raise InputError(f"expected no --{given.replace('_', '-')} for annotated pictures, got it")
     splits = [args.split] if args.split else find_annotated_splits(args.source, task=args.task)
     sets = {name or "all": call(open_annotated, args, split=name) for name in splits or [None]}
     for name, data in sets.items():
         say(f"{name}: {data.origin}")  # its findings are among those of the scan
     out = _scan_folder(args)
     with progress_bar("pictures", shown=not args.quiet) as progress:
-        result = scan_annotated(
-            sets,
-            out,
-            workers=args.workers,
-            resume=not args.no_resume,
-            overwrite=args.overwrite,
-            progress=progress,
-        )
+        result = call(scan_annotated, args, sets=sets, out=out, resume=not args.no_resume, progress=progress)
     return _say_what_was_found(args, out, result)
-
-
-def _refuse(args: argparse.Namespace, what: str, *options: str) -> None:
-    """Raises `InputError` where an option is given that says nothing of this."""
-    if given := next((name for name in options if getattr(args, name)), None):
-        raise InputError(f"expected no --{given.replace('_', '-')} for {what}, got it")
 
 
 def _say_what_was_found(args: argparse.Namespace, out: Path, result: ScanResult) -> int:
@@ -286,16 +266,7 @@ def _prepare(args: argparse.Namespace) -> int:
     manifest = _manifest(args)
     _check_journal(args, Path(args.out, JOURNAL))
     with progress_bar("videos", shown=not args.quiet) as progress:
-        result = reencode(
-            manifest,
-            args.out,
-            short_side=args.short_side,
-            gop=args.gop,
-            codec=args.codec,
-            workers=args.workers,
-            overwrite=args.overwrite,
-            progress=progress,
-        )
+        result = call(reencode, args, manifest=manifest, progress=progress)
     say(result)
     for path, reason in result.failed.items():
         say(as_given(f"  {path}: {reason}", args.source))

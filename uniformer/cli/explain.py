@@ -91,12 +91,8 @@ def run(args: argparse.Namespace) -> int:
                 failed.append(source)
                 bar.say(f"uniformer: {line}")
             bar(number, len(sources))
-    return _ended(failed, len(sources))
-
-
-def _ended(failed: list[str], count: int) -> int:
     if failed:
-        say(f"{len(failed)} failed, {max(0, count - len(failed))} explained", file=sys.stderr)
+        say(f"{len(failed)} failed, {max(0, len(sources) - len(failed))} explained", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uniformer.cli.options import add_device, add_quiet, add_timeline, add_told, add_vocabulary, number, told
+from uniformer.cli.options import add_device, add_quiet, add_timeline, add_told, add_vocabulary, call, number, told
 from uniformer.cli.tables import say
 from uniformer.errors import InputError, counted
 from uniformer.support.progress import progress_bar
@@ -76,10 +76,8 @@ def _write(args: argparse.Namespace, table: ClipTable, asked: Asked) -> int:
     from uniformer.timelines.motions import find_motions
 
     with progress_bar("clips", shown=not args.quiet) as bar:
-        found = find_motions(
-            table, args.out, args.checkpoint or BUNDLED, asked=asked, vocabulary=args.vocabulary, device=args.device,
-            overwrite=args.overwrite, progress=bar, **told(args),
-        )  # fmt: skip
+        more = {"clips": table, "checkpoint": args.checkpoint or BUNDLED, "asked": asked, "progress": bar}
+        found = call(find_motions, args, **more, **told(args))
     if found.is_main:
         if found.note:
             say(f"note: {found.note}", file=sys.stderr)

@@ -228,12 +228,8 @@ class _Sorted:
         self._say(order[crowd], "note", "crowds", "crowds, which are neither learnt from nor counted")
         if shapes is not None:
             bare = order[(shapes.counts() == 0) & ~crowd]
-            self._say(
-                bare,
-                "warning",
-                "no mask",
-                "instances with a box and no mask, in a set with masks: learnt as boxes alone",
-            )
+            what = "instances with a box and no mask, in a set with masks: learnt as boxes alone"
+            self._say(bare, "warning", "no mask", what)
         keys = np.column_stack([self.picture[order], self.labels[order], self.boxes[order], crowd])
         by_key = np.lexsort(keys.T[::-1])
         same = (np.diff(keys[by_key], axis=0) == 0).all(1)

@@ -108,12 +108,8 @@ def _of_kind(files: list[tuple[Path, DenseTask]], kind: DenseTask) -> list[Path]
 
 
 def _read_one(root: Path, files: list[Path], split: str, kind: DenseTask, given: Classes | None) -> Parsed:
-    return read_coco(only_one(files, split, root), root, split, kind, given)
-
-
-def read_coco(path: Path, root: Path, split: str, kind: DenseTask, given: Classes | None) -> Parsed:
-    """One file. Raises `InputError` where it is malformed: it says what stands where."""
-    return _read(path, kind).parsed(root, split, given)
+    """The only file of a split. Raises `InputError` where it is malformed: it says what stands where."""
+    return _read(only_one(files, split, root), kind).parsed(root, split, given)
 
 
 class ListedBoxes(NamedTuple):
@@ -127,7 +123,7 @@ class ListedBoxes(NamedTuple):
 
 
 def read_boxes(path: Path) -> ListedBoxes:
-    """The boxes of one file alone. Raises `InputError` as `read_coco`, but for pictures that are not there."""
+    """The boxes of one file alone. Raises `InputError` where it is malformed, whether its pictures are there or not."""
     return _read(path, None).listed_boxes()
 
 

@@ -439,8 +439,5 @@ def known_scores(contract: Contract) -> tuple[str, dict[str, float], str]:
         kind = "training_scores"
     if not scores or not isinstance(spec, InputSpec):
         return kind, scores, ""
-    return kind, scores, f"{what}: {_percents(scores)}, with {input_in_words(spec)}"
-
-
-def _percents(scores: Mapping[str, float]) -> str:
-    return ", ".join(f"{words_of(name) or name} {value:g} %" for name, value in scores.items())
+    percents = ", ".join(f"{words_of(name) or name} {value:g} %" for name, value in scores.items())
+    return kind, scores, f"{what}: {percents}, with {input_in_words(spec)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -12,21 +12,12 @@ import numpy as np
 
 from uniformer.reading.frames import Picture, VideoReader
 from uniformer.reading.moments import Moment, moments_of
-from uniformer.reading.pictures import Pixels
 from uniformer.tasks.pictured import PictureResult
 from uniformer.tasks.task import Failure
 
 if TYPE_CHECKING:
     from uniformer.inference.predictor import Predictor
     from uniformer.reading.views import Views
-
-
-class Frame(NamedTuple):
-    """A frame of a video that can be decoded, on its way through the network."""
-
-    number: int
-    time: float | None
-    pixels: Pixels
 
 
 class Seen(NamedTuple):
@@ -52,23 +43,23 @@ def see_frames(
 
     for what, moments in groupby(moments_of(reader, every), kind):
         if what == "new":
-            yield from _answers(predictor, _decoded(moments), source)
+            yield from _answers(predictor, map(_decoded, moments), source)
             continue
         for number, time, picture in moments:
             lost = Failure(source, f"{source}: frame {number} cannot be decoded", number, time, lasts=True)
             yield Seen(number, time, picture, None if number in known else lost)
 
 
-def _decoded(moments: Iterable[Moment]) -> Iterator[Frame]:
-    for number, time, picture in moments:
-        assert picture is not None
-        yield Frame(number, time, picture())
+def _decoded(moment: Moment) -> Moment:
+    """With pixels that stay when the next one is asked for."""
+    assert moment.picture is not None
+    return moment._replace(picture=partial(np.asarray, moment.picture()))
 
 
-def _answers(predictor: Predictor, frames: Iterator[Frame], source: str) -> Iterator[Seen]:
-    def load(frame: Frame) -> Views:
-        return predictor.task.load(frame.pixels)
+def _answers(predictor: Predictor, moments: Iterator[Moment], source: str) -> Iterator[Seen]:
+    def load(moment: Moment) -> Views:
+        assert moment.picture is not None
+        return predictor.task.load(moment.picture())
 
-    for frame, answer in predictor.answers(frames, load, lambda frame: f"{source}, frame {frame.number}"):
-        placed = replace(answer, source=source, frame=frame.number, time=frame.time)
-        yield Seen(frame.number, frame.time, partial(np.asarray, frame.pixels), placed)
+    for moment, answer in predictor.answers(moments, load, lambda moment: f"{source}, frame {moment.number}"):
+        yield Seen(*moment, replace(answer, source=source, frame=moment.number, time=moment.time))

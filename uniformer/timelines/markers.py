@@ -146,11 +146,9 @@ def to_edl(timeline: Timeline) -> str:
         span = f"{edit.timecode(shot.start)} {edit.timecode(shot.end)}"
         lines.append(f"{number:03}  {'AX':8} {'V':5} C        {span} {span}")
         lines.append(f"* FROM CLIP NAME: {edit.name}")
-        colours = (("YELLOW", "GREEN")[mark.is_sure] for mark in shot.marks)
-        lines += [
-            f"* LOC: {edit.timecode(mark.start)} {colour:7} {mark.text}"
-            for mark, colour in zip(shot.marks, colours, strict=True)
-        ]
+        for mark in shot.marks:
+            colour = "GREEN" if mark.is_sure else "YELLOW"
+            lines.append(f"* LOC: {edit.timecode(mark.start)} {colour:7} {mark.text}")
     return "\n".join(lines) + "\n"
 
 

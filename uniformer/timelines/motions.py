@@ -237,11 +237,8 @@ class _Work:
 
     def unfinished(self) -> list[int]:
         """The shards that are not there, or whose clips changed since. Raises `InputError` for other work's folder."""
-        claim(
-            self.folder / KEY_NAME,
-            {"clips": self.table.key, "root": self.table.root, **self.answering.key()},
-            "motions",
-        )
+        key = {"clips": self.table.key, "root": self.table.root, **self.answering.key()}
+        claim(self.folder / KEY_NAME, key, "motions")
         left = set(range(-(-self.count // SHARD)))
         for shard, rows in self._shards({n for n in left if self._path(n).is_file()}):
             written = self._path(shard).stat().st_mtime_ns
