@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +13,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from tests.scripts import script
 from tests.tiny import refused, same
 from uniformer import count_macs
 from uniformer.camera_motion.classes import CLASSES, REVERSED
@@ -30,13 +29,7 @@ if importlib.util.find_spec("skimage") is None:
 SMALL = ("input.frames=8", "input.size=32", "input.resize=32", "batch_size=2", "epochs=2", "schedule.warmup_epochs=1")
 SETTINGS = (*SMALL, "loop.eval_every=1", "data.workers=0")
 FORMS = ["as they are", "frames out of order", "middle frame, repeated", "backwards"]
-
-
-@pytest.fixture(scope="module")
-def experiment() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[1] / "experiments")  # where a script finds its neighbours
-        yield import_module("camera_motion_cnn")
+experiment = script("experiments/camera_motion_cnn.py")
 
 
 @pytest.fixture(scope="module")

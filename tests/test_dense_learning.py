@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.scripts import script
 from uniformer.datasets.annotated import open_annotated
 from uniformer.doom.make import make
 from uniformer.network.variants import get_config
@@ -28,13 +27,7 @@ SETTINGS = {
     "semantic_fpn": (*SHORT, "augment.shortest=64", "augment.longest=96", "augment.crop=[64, 64]"),
     "mask_rcnn": (*SHORT, "augment.sides=[64]", "augment.longest=96"),
 }
-
-
-@pytest.fixture(scope="module")
-def learning() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(FOLDER)
-        yield import_module("learning")
+learning = script("experiments/dense_learning/learning.py")
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -14,17 +12,11 @@ import numpy as np
 import pytest
 from skimage import data, transform
 
+from tests.scripts import ROOT, script
 from uniformer.camera_motion.footage import write_clip
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 FRAMES = 13
-
-
-@pytest.fixture(scope="module")
-def flows() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(EXPERIMENTS)  # where a script finds its neighbours
-        yield import_module("flows")
+flows = script("experiments/flows.py")
 
 
 def film(path: Path, *, right: float = 0.0, down: float = 0.0, growth: float = 0.0, turn: float = 0.0) -> Path:
@@ -81,7 +73,7 @@ def test_the_tables(tmp_path: Path) -> None:
         entries.append({"path": name, "split": split, "class": label, "world": "photos", "size": 0.1})
     (tmp_path / "paths.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
     out = tmp_path / "out"
-    command = [sys.executable, EXPERIMENTS / "flows.py", tmp_path, "--out", out, "--jobs", "1"]
+    command = [sys.executable, ROOT / "experiments/flows.py", tmp_path, "--out", out, "--jobs", "1"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     report = json.loads((out / "report.json").read_text())

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import pytest
 
 from tests.scored import evaluate_model
+from tests.scripts import script
 from uniformer.checkpoints.load import load_model
 from uniformer.datasets.open import open_dataset
 from uniformer.training.loop import fit
@@ -18,13 +16,7 @@ from uniformer.training.recipe import load_recipe
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 RECIPES = EXPERIMENTS / "recipes"
-
-
-@pytest.fixture(scope="module")
-def experiment() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(EXPERIMENTS)  # where a script finds its neighbours
-        yield import_module("moving_digits")
+experiment = script("experiments/moving_digits.py")
 
 
 def top1(run: Path, data: Path) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -14,17 +13,11 @@ import pytest
 from faster_coco_eval import COCO
 from PIL import Image
 
+from tests.scripts import script
 from tests.tiny import refused
 
-FOLDER = Path(__file__).parents[1] / "experiments" / "made_people"
 COUNT = 12
-
-
-@pytest.fixture(scope="module")
-def make() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(FOLDER)  # where a script finds its neighbours
-        yield import_module("make")
+make = script("experiments/made_people/make.py")
 
 
 @pytest.fixture(scope="module")

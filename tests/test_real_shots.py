@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
-from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -15,19 +13,13 @@ import torch
 
 from tests import films
 from tests.measured_motion import AXIS, IN_PICTURE, motion
+from tests.scripts import script
 from uniformer.camera_motion.classes import CLASSES
 from uniformer.checkpoints.records import BUNDLED
 from uniformer.errors import InputError
 from uniformer.inference.predictor import Predictor
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-
-
-@pytest.fixture(scope="module")
-def experiment() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(EXPERIMENTS)  # where a script finds its neighbours
-        yield import_module("real_shots")
+experiment = script("experiments/real_shots.py")
 
 
 @pytest.fixture(scope="module")
