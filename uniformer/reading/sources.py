@@ -200,28 +200,19 @@ def download(url: str, *, max_bytes: int = MAX_BYTES, timeout: float = TIMEOUT) 
 @contextmanager
 def _asked(url: str, timeout: float) -> Iterator[Any]:
     """The server's answer, an `http.client.HTTPResponse` of status 200."""
+    from urllib import request as by
     from urllib.parse import quote
-    from urllib.request import (
-        HTTPDefaultErrorHandler,
-        HTTPErrorProcessor,
-        HTTPHandler,
-        HTTPRedirectHandler,
-        HTTPSHandler,
-        OpenerDirector,
-        ProxyHandler,
-        Request,
-    )
 
     from uniformer import __version__
 
     if not url.lower().startswith(("http://", "https://")):
         raise InputError(f"{url}: expected a path or an http(s) address")
-    opener = OpenerDirector()  # not build_opener, which would let a redirect lead to ftp
-    for kind in (ProxyHandler, HTTPHandler, HTTPSHandler, HTTPErrorProcessor, HTTPDefaultErrorHandler):
+    opener = by.OpenerDirector()  # not build_opener, which would let a redirect lead to ftp
+    for kind in (by.ProxyHandler, by.HTTPHandler, by.HTTPSHandler, by.HTTPErrorProcessor, by.HTTPDefaultErrorHandler):
         opener.add_handler(kind())
-    opener.add_handler(HTTPRedirectHandler())
+    opener.add_handler(by.HTTPRedirectHandler())
     with _explained(url, timeout):
-        request = Request(quote(url, safe=string.punctuation), headers={"User-Agent": f"uniformer/{__version__}"})
+        request = by.Request(quote(url, safe=string.punctuation), headers={"User-Agent": f"uniformer/{__version__}"})
         response = opener.open(request, timeout=timeout)
     with response:
         yield response
