@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.identify import CheckpointSource
 from uniformer.checkpoints.load import load_model
 from uniformer.checkpoints.records import get_checkpoint, list_checkpoints
 from uniformer.checkpoints.told import warn_of_assumed
@@ -29,9 +30,11 @@ from uniformer.evaluation.features import KEY_NAME, Features, extract_features, 
 from uniformer.evaluation.learnt import HELD_OUT, both_figures, held_out, learnt_rows
 from uniformer.evaluation.probe import Probe, probe_scores
 from uniformer.evaluation.scoring import Reading, check_fits, form_to_go_on, score
+from uniformer.heads.pyramid import DenseNetwork
 from uniformer.inference.networks import is_exported, open_network
 from uniformer.inference.predictor import fed_to, with_views
 from uniformer.labels import names_file
+from uniformer.network.model import UniFormer
 from uniformer.reading.views import Decoder
 from uniformer.reports.evaluation import About, write_evaluation_page
 from uniformer.reports.measures import words_of
@@ -45,11 +48,6 @@ from uniformer.tasks.class_order import order_of, relabelled
 from uniformer.tasks.scores import Missing, ScoresForm
 from uniformer.tasks.segmentation import EXPORTED_SIZE
 from uniformer.tasks.task import Metric, Task, WithAnswers
-
-if TYPE_CHECKING:
-    from uniformer.checkpoints.identify import CheckpointSource
-    from uniformer.heads.pyramid import DenseNetwork
-    from uniformer.network.model import UniFormer
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from uniformer.config import Config, InputSpec, Precision, to_dict
+from uniformer.datasets.annotated import AnnotatedSet
 from uniformer.datasets.manifest import Manifest
 from uniformer.datasets.sums import item_sums
 from uniformer.errors import InputError, check_word
@@ -33,9 +34,6 @@ from uniformer.support.distributed import ProcessGroup
 from uniformer.support.progress import OnProgress, Pace
 from uniformer.support.resume import ROWS_KEY, RowLog, read_claim
 from uniformer.tasks.task import Metric, Task
-
-if TYPE_CHECKING:
-    from uniformer.datasets.annotated import AnnotatedSet
 
 FORM_NAMES = {"fast by torch/torch": "inference form"}  #: what `run_key` has called a form since it was the only one
 

@@ -16,19 +16,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from uniformer.checkpoints.contract import Contract
 from uniformer.config import InputSpec
 from uniformer.errors import InputError, UnfitInput, first_line, is_out_of_memory
 from uniformer.reading.transforms import Floats
 from uniformer.reading.views import Views
+from uniformer.support.progress import Pace
 from uniformer.tasks.task import Outputs, Task
-
-if TYPE_CHECKING:
-    from uniformer.checkpoints.contract import Contract
-    from uniformer.support.progress import Pace
 
 S = TypeVar("S")
 Read = Views | str  #: the views of a source, or why there are none

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from uniformer.checkpoints.contract import Contract
 from uniformer.errors import InputError
 from uniformer.support.closing import Closing
 from uniformer.support.texts import parse_json
 from uniformer.tasks.pictured import PictureResult
-
-if TYPE_CHECKING:
-    from uniformer.checkpoints.contract import Contract
 
 
 class Recorded(Closing, Mapping[Hashable, PictureResult]):

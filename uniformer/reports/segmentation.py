@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from uniformer.datasets.annotated import AnnotatedSet
 from uniformer.errors import InputError, counted
 from uniformer.reading.label_png import from_png
 from uniformer.reading.pictures import Pixels
@@ -26,9 +27,6 @@ from uniformer.reports.classes import (
 from uniformer.reports.pictures import middle_pixels, shrunk, still
 from uniformer.tasks.drawing import MAP, colours_of, paint
 from uniformer.tasks.segmentation_scores import SegmentationScores, per_class
-
-if TYPE_CHECKING:
-    from uniformer.datasets.annotated import AnnotatedSet
 
 SIDE = 420  #: pixels of the longer side of a picture, three of which stand side by side
 
