@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from uniformer.datasets.findings import EXAMPLES, Found, Level
-from uniformer.datasets.instances import Bools, Floats, Instances, Ints, Shapes, offsets_of
+from uniformer.datasets.instances import Bools, Floats, Instances, Ints, Shapes
 from uniformer.datasets.polygons import FARTHEST
-from uniformer.datasets.strings import Strings, spans
+from uniformer.datasets.strings import Strings, offsets_of, spans
 from uniformer.errors import InputError, shown
 from uniformer.labels import unfit
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from uniformer.datasets.strings import Strings, spans
+from uniformer.datasets.strings import Strings, offsets_of, spans
 from uniformer.reading.run_lengths import RunLengths
 
 Bools = npt.NDArray[np.bool_]
@@ -16,11 +16,6 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 Shape = list[Floats] | RunLengths  #: polygons, each (P, 2) of x and y, or run lengths
-
-
-def offsets_of(sizes: Ints) -> Ints:
-    """(N + 1,): where each of N parts of these sizes begins, one after the other, and where the last ends."""
-    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)

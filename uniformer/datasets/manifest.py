@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from uniformer.datasets.strings import Strings, check_offsets, spans
+from uniformer.datasets.strings import Strings, check_offsets, offsets_of, spans
 from uniformer.errors import InputError, shown
 from uniformer.labels import LONGEST_NAME, unfit, whole_number
 from uniformer.support.files import atomic_path
@@ -196,7 +196,7 @@ class Manifest:
         else:
             starts, ends = self.label_offsets[:-1][rows], self.label_offsets[1:][rows]
             taken["labels"] = self.labels[spans(starts, ends)]
-            taken["label_offsets"] = np.concatenate([[0], np.cumsum(ends - starts)])
+            taken["label_offsets"] = offsets_of(ends - starts)
         return replace(self, paths=self.paths.take(rows), file=None, **taken)
 
     def by_number(self) -> Manifest:

@@ -45,7 +45,7 @@ class Strings:
 
     def take(self, indices: npt.NDArray[np.int64]) -> Strings:
         starts, ends = self.offsets[:-1][indices], self.offsets[1:][indices]
-        offsets = np.concatenate([[0], np.cumsum(ends - starts)])
+        offsets = offsets_of(ends - starts)
         blob = np.empty(offsets[-1], np.uint8)
         for low in range(0, len(indices), _CHUNK):
             part = slice(low, low + _CHUNK)
@@ -60,6 +60,11 @@ def check_offsets(what: str, offsets: npt.NDArray[np.int64], end: int) -> None:
     is_sound = offsets.ndim == 1 and len(offsets) and offsets[0] == 0 and offsets[-1] == end
     if not (is_sound and (offsets[1:] >= offsets[:-1]).all()):
         raise InputError(f"expected {what} one after the other, from 0 to {end}, found other offsets")
+
+
+def offsets_of(sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """(N + 1,): where each of N parts of these sizes begins, one after the other, and where the last ends."""
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
 def spans(starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -16,7 +16,7 @@ from uniformer.datasets.manifest import Manifest
 from uniformer.errors import InputError, load_extra, visible
 from uniformer.reports.training import write_training_page
 from uniformer.support.csv_text import csv_line, plain_cell
-from uniformer.support.files import as_given, atomic_path
+from uniformer.support.files import as_given, write_whole
 
 STEP_METRICS = ("epoch", "step", "lr", "loss", "grad_norm", "samples_per_s", "waiting", "epoch_loss")
 METRICS, UNREADABLE = "metrics.csv", "unreadable.csv"  #: in a run's folder
@@ -178,8 +178,5 @@ def _rows(path: Path, names: tuple[str, ...]) -> list[dict[str, str]]:
 
 
 def _rewrite(path: Path, names: tuple[str, ...], rows: Iterable[Mapping[str, str]]) -> None:
-    with (
-        atomic_path(path) as temporary,
-        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as f,
-    ):
-        f.write(csv_line(names) + "".join(csv_line(row[name] for name in names) for row in rows))
+    text = csv_line(names) + "".join(csv_line(row[name] for name in names) for row in rows)
+    write_whole(path, text, "surrogateescape")
