@@ -294,7 +294,9 @@ def test_two_runs_into_one_file(place: Path) -> None:
 
 def test_the_rule(place: Path) -> None:
     check_outputs(["new"], ["v/a/a.mp4", "an.id", "https://example.org/a.mp4", "x\0y"])
-    check_outputs(["v", "list.txt"], ["photos", None, ("list.txt",)], overwrite=True)
+    check_outputs(["list.txt"], ["photos", None, ("list.txt",)], overwrite=True)
+    with refused("cannot write v: it is a folder, expected a file name"):
+        check_outputs(["new", "v"], [], overwrite=True)
     with refused(r"cannot write list.txt: it is there already; give another name, or --overwrite to replace it"):
         check_outputs(["new", "list.txt"], ["photos"])
     with refused(r"cannot write w/a/a.mp4: it would replace the input v; give another name"):

@@ -15,6 +15,7 @@ from tests.tiny import CLIPS, IMAGES, refused, same, save_tiny, tiny_model
 from tests.upload_server import Hub, serve
 from uniformer.checkpoints.card import MARK, model_card
 from uniformer.checkpoints.contract import Contract
+from uniformer.checkpoints.files import WEIGHTS_NAME
 from uniformer.checkpoints.hosts import PROCESSOR_NAME
 from uniformer.checkpoints.load import load_model
 from uniformer.checkpoints.push import from_pretrained, push, save_pretrained
@@ -166,6 +167,36 @@ def test_another_network_or_page_is_replaced_by_force_only(hub: Hub, client: Cli
     assert "README.md was not written by uniformer" in client("push", first, "me/page", status=2)
     assert "it is there and public" in client("push", first, "me/page", "--private", "--force", status=2)
     assert (hub.repos["me/page"].files("main") or {})["README.md"] == b"my own words"
+
+
+def test_nothing_of_another_task_is_left(hub: Hub, client: Client, tmp_path: Path) -> None:
+    """Nobody reads a pose network's input in transformers: what read that of a classifier goes, if it was ours."""
+    first, pose = save_tiny(tmp_path / "a.safetensors", IMAGES), make_nets(tmp_path)["pose"]
+    client("push", first, "me/model")
+    client("push", pose, "me/model", "--force")
+    left = set(hub.repos["me/model"].files("main") or {})
+    assert left == {".gitattributes", "README.md", "config.json", WEIGHTS_NAME}
+    client("push", pose, "me/model")
+    hub.create("me/other", files={PROCESSOR_NAME: b"somebody's own"})
+    client("push", pose, "me/other")
+    assert (hub.repos["me/other"].files("main") or {})[PROCESSOR_NAME] == b"somebody's own"
+    folder = tmp_path / "folder"
+    push(first, "me/model", dry_run=True, out=folder)
+    (folder / "README.md").write_text("my own words")
+    push(pose, "me/model", dry_run=True, out=folder, force=True)
+    assert {file.name for file in folder.iterdir()} == {"README.md", "config.json", WEIGHTS_NAME}
+    assert MARK in (folder / "README.md").read_text()
+    (folder / PROCESSOR_NAME).write_text("somebody's own")
+    save_pretrained(*from_pretrained(folder)[:1], folder)
+    assert (folder / PROCESSOR_NAME).read_text() == "somebody's own"
+
+
+def test_a_folder_in_the_way_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    path, out = save_tiny(tmp_path / "a.safetensors", IMAGES), tmp_path / "folder"
+    (out / "README.md").mkdir(parents=True)
+    with refused("cannot write .*README.md: it is a folder, expected a file name"):
+        push(path, "me/model", dry_run=True, out=out)
+    assert [file.name for file in out.iterdir()] == ["README.md"]
 
 
 def test_exports_and_receipts_go_beside_the_weights(hub: Hub, client: Client, tmp_path: Path) -> None:

@@ -222,8 +222,11 @@ class _Handler(QuietHandler):
             return self._send(412, {"error": "the branch has moved"})
         files = dict(there.files(branch) or {})
         for line in lines[1:]:
-            value = line["value"]
-            is_file = line["key"] == "file"
+            value, key = line["value"], line["key"]
+            if key == "deletedFile":
+                del files[value["path"]]
+                continue
+            is_file = key == "file"
             files[value["path"]] = base64.b64decode(value["content"]) if is_file else self.hub.stored[value["oid"]]
         sha = self.hub.commit(repo, branch, files)
         return self._send(200, {"commitUrl": f"{self.hub.url}/{repo}/commit/{sha}", "commitOid": sha})

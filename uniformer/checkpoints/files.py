@@ -18,7 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from uniformer.checkpoints.contract import Contract
-from uniformer.checkpoints.hosts import read_folder_json, to_folder_json, write_processor
+from uniformer.checkpoints.hosts import (
+    has_processor,
+    read_folder_json,
+    remove_processor,
+    to_folder_json,
+    write_processor,
+)
 from uniformer.checkpoints.keys import from_reference, our_key, reference_key, to_published, to_reference
 from uniformer.checkpoints.pickles import Inert, read_pickle, shares_memory
 from uniformer.checkpoints.wrappers import (
@@ -250,11 +256,13 @@ def write_ours(state: Mapping[str, Tensor], contract: Contract, path: str | os.P
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(path, error) from None
-    if contract.config.task != "pose":  # for which transformers has no pipeline
-        write_processor(path, is_video=contract.config.is_video)
     with atomic_path(path / CONFIG_NAME) as temporary:  # takes its place after the weights have taken theirs
         temporary.write_text(to_folder_json(contract), encoding="utf-8")
         _write_safetensors(state, contract, path / WEIGHTS_NAME)
+        if has_processor(contract.config):
+            write_processor(path, is_video=contract.config.is_video)
+        else:
+            remove_processor(path)
     return None
 
 

@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -17,7 +18,7 @@ from uniformer.checkpoints.card import MARK, file_line, model_card
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.fetch import fetch_repo, is_transport
 from uniformer.checkpoints.files import CONFIG_NAME, WEIGHTS_NAME
-from uniformer.checkpoints.hosts import PROCESSOR_NAME, from_folder_json
+from uniformer.checkpoints.hosts import PROCESSOR_NAME, from_folder_json, has_processor, is_our_processor
 from uniformer.checkpoints.identify import CheckpointSource
 from uniformer.checkpoints.load import load_model
 from uniformer.checkpoints.records import published_at
@@ -45,16 +46,17 @@ def save_pretrained(
     *,
     repo: str | None = None,
     beside: Iterable[str | os.PathLike[str]] = (),
+    force: bool = False,
 ) -> Contract:
     """A folder as the hub has it: `save_checkpoint`'s files and the page, on which the model is called `repo`.
 
     `beside` are files that are copied there too, such as exports and their receipts; an .xml comes with its .bin.
-    Returns the contract as written. Raises `InputError` as `save_checkpoint` does, over a page of somebody's own, and
-    for files beside it that are not there, or have names that are taken.
+    Returns the contract as written. Raises `InputError` as `save_checkpoint` does, over a page of somebody's own
+    unless `force`, and for files beside it that are not there, or have names that are taken.
     """
     more = _beside(beside)
     page = Path(folder, CARD)
-    if page.is_file() and MARK.encode() not in page.read_bytes():
+    if page.is_file() and not force and MARK.encode() not in page.read_bytes():
         raise InputError(f"cannot write {page}: it was not written by uniformer; give another folder")
     with contextlib.suppress(OSError):  # says the next line; "model-1.0" is a folder too
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -145,7 +147,7 @@ def push(
     if not dry_run:
         options: Any = {"private": private, "revision": revision, "force": force, "beside": more.values()}
         return push_to_hub(model, repo, contract, **options)
-    save_pretrained(model, folder, contract, repo=repo, beside=more.values())
+    save_pretrained(model, folder, contract, repo=repo, beside=more.values(), force=force)
     return os.fspath(folder)
 
 
@@ -161,7 +163,7 @@ def _check_repo(repo: str) -> None:
 
 
 def _upload(folder: Path, contract: Contract, repo: str, private: bool, revision: str, force: bool) -> str:
-    from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 
     if constants.is_offline_mode():
         raise InputError(f"cannot push to {repo}: offline (HF_HUB_OFFLINE)")
@@ -174,9 +176,11 @@ def _upload(folder: Path, contract: Contract, repo: str, private: bool, revision
         files = [CommitOperationAdd(file.name, file) for file in sorted(folder.iterdir())]
         if not force:
             _check_replaced(api, repo, head, contract, {file.path_in_repo for file in files})
+        gone = [CommitOperationDelete(name) for name in _left_behind(api, repo, head, contract)]
         done = api.create_commit(
-            repo, files, commit_message="Model and page by uniformer", revision=revision, parent_commit=head.sha
-        )
+            repo, [*files, *gone], commit_message="Model and page by uniformer", revision=revision,
+            parent_commit=head.sha,
+        )  # fmt: skip
     except Exception as error:  # of httpx too, which huggingface_hub does not re-export
         is_theirs = isinstance(error, OSError | ValueError | RuntimeError) or is_transport(error)
         if isinstance(error, InputError) or not is_theirs:
@@ -202,12 +206,7 @@ def _head(api: HfApi, repo: str, private: bool, revision: str) -> ModelInfo:
 def _check_replaced(api: HfApi, repo: str, head: ModelInfo, contract: Contract, new: set[str]) -> None:
     """Raises `InputError` where `new` files would replace another network's, a page that is not ours, or what ours
     does not list."""
-    there = new & {file.rfilename for file in head.siblings or ()}
-
-    def read(name: str) -> bytes:
-        with system_folder("push") as folder:
-            return read_whole(Path(api.hf_hub_download(repo, name, revision=head.sha, local_dir=folder)), name)
-
+    there, read = new & _names(head), partial(_read, api, repo, head)
     if there & {CONFIG_NAME, WEIGHTS_NAME}:
         try:
             old = from_folder_json(read(CONFIG_NAME), CONFIG_NAME) if CONFIG_NAME in there else None
@@ -222,6 +221,21 @@ def _check_replaced(api: HfApi, repo: str, head: ModelInfo, contract: Contract, 
     for name in sorted(there.difference(NAMES)):
         if file_line(name).encode() not in page:
             raise InputError(f"cannot push to {repo}: it holds another {name}; --force replaces it")
+
+
+def _left_behind(api: HfApi, repo: str, head: ModelInfo, contract: Contract) -> list[str]:
+    """What we wrote there for another kind of network, and this one has not: who reads its input."""
+    is_there = not has_processor(contract.config) and PROCESSOR_NAME in _names(head)
+    return [PROCESSOR_NAME] if is_there and is_our_processor(_read(api, repo, head, PROCESSOR_NAME)) else []
+
+
+def _names(head: ModelInfo) -> set[str]:
+    return {file.rfilename for file in head.siblings or ()}
+
+
+def _read(api: HfApi, repo: str, head: ModelInfo, name: str) -> bytes:
+    with system_folder("push") as folder:
+        return read_whole(Path(api.hf_hub_download(repo, name, revision=head.sha, local_dir=folder)), name)
 
 
 def _reason(error: BaseException) -> str:

@@ -73,7 +73,8 @@ def convert(
     and for a folder with other files in it.
     """
     parts = [Path(out, name) for name in (CONFIG_NAME, WEIGHTS_NAME, PROCESSOR_NAME)]
-    check_outputs([Path(out), *parts], [source, names_file(told.get("classes"))], overwrite=overwrite)
+    outputs = parts if os.path.isdir(out) else [out]
+    check_outputs(outputs, [source, names_file(told.get("classes"))], overwrite=overwrite)
     others = sorted(set(Path(out).iterdir()) - set(parts)) if os.path.isdir(out) else []
     if others:
         wanted = f"an empty folder, or one with {CONFIG_NAME} and {WEIGHTS_NAME} alone"

@@ -32,7 +32,7 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
     """
     path = _target(path)
     if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a folder, expected a file name")
+        raise is_folder(path)
     try:
         with folder_to_fill(path.parent), temporary_folder(path) as folder:
             temporary = folder / f".{path.name}"  # hidden, too: whoever looks for files may look into any folder
@@ -170,7 +170,7 @@ def check_outputs(
     outputs: Iterable[StrPath], inputs: Iterable[object], *, overwrite: bool = False, by: str = "--overwrite"
 ) -> None:
     """Raises `InputError` where a file that is to be written is one that is read, or is there and is not to go, or is
-    to be written twice.
+    a folder, or is to be written twice.
 
     Links are followed. A folder among `inputs` stands for all that is in it; ids, addresses and what is no path are
     passed over. With `overwrite`, on the command line `by`, files that are no input may go. To be called before the
@@ -181,6 +181,8 @@ def check_outputs(
     results = Counter(map(os.path.realpath, outputs))
     if twice := next((path for path in outputs if results[os.path.realpath(path)] > 1), None):
         raise InputError(f"cannot write {twice}: two results are to go there; give one another name")
+    if folder := next(filter(os.path.isdir, outputs), None):
+        raise is_folder(folder)
     there = {_identity(path): Path(path) for path in outputs if os.path.isfile(path)}
     if not there:
         return
@@ -196,6 +198,11 @@ def check_outputs(
     if not overwrite:
         output = next(iter(there.values()))
         raise InputError(f"cannot write {output}: it is there already; give another name, or {by} to replace it")
+
+
+def is_folder(path: StrPath) -> InputError:
+    """The refusal to write a file of that name."""
+    return InputError(f"cannot write {path}: it is a folder, expected a file name")
 
 
 def as_given(text: object, given: StrPath = "") -> str:
@@ -301,7 +308,7 @@ def locked(output: StrPath, *, is_file: bool = False) -> Iterator[str]:
     path = Path(output)
     if is_file and path.exists() and not path.is_file():
         if path.is_dir():
-            raise InputError(f"cannot write {path}: it is a folder, expected a file name")
+            raise is_folder(path)
         yield ""  # a device or a pipe: nothing of it is kept
         return
     real = path.resolve() if is_file and path.is_symlink() else path
