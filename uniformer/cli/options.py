@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import inspect
 import math
+import sys
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar, get_args
 
+from uniformer.cli.tables import say
 from uniformer.config import Precision
 from uniformer.errors import shown
 from uniformer.speed.timings import Compute
 from uniformer.tasks.vocabulary import VOCABULARIES
+from uniformer.web.listening import LOOPBACK, reaches_others
 
 R = TypeVar("R")
 
@@ -169,6 +172,21 @@ TOLD: dict[str, dict[str, Any]] = {  # options by their names in `checkpoints.to
     },
     "classes": {"metavar": "FILE|NAME", "help": "names of the classifier's rows: a file, or such as Kinetics-400"},
 }  # fmt: skip
+
+
+def add_listening(p: argparse.ArgumentParser, *, port: int, size: int, of: str) -> None:
+    """Where `app` and `serve` listen, and how many megabytes they take of what they are sent, which is `of`."""
+    p.add_argument(
+        "--host", default=LOOPBACK, metavar="ADDRESS", help=f"to listen at (default: {LOOPBACK}, this machine alone)"
+    )
+    p.add_argument("--port", type=whole(0, 65_535), default=port, metavar="N", help=f"default: {port}; 0: a free one")
+    p.add_argument("--max-size", type=number(0, 1e7), default=size, metavar="MB", help=f"of {of} (default: {size})")
+
+
+def warn_of_others(host: str, why: str) -> None:
+    """Say so where others than this machine reach what listens at `host`."""
+    if reaches_others(host):
+        say(f"uniformer: warning: {why}: all who reach {host} are answered", file=sys.stderr)
 
 
 def add_told(p: argparse.ArgumentParser, *, but: Collection[str] = ()) -> None:

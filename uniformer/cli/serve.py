@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
-from uniformer.cli.options import add_reading, add_told, add_vocabulary, call, number, told, whole
+from uniformer.cli.options import (
+    add_listening,
+    add_reading,
+    add_told,
+    add_vocabulary,
+    call,
+    number,
+    told,
+    warn_of_others,
+    whole,
+)
 from uniformer.cli.tables import say
 from uniformer.errors import InputError
+from uniformer.support.memory import keep_memory
 from uniformer.support.texts import read_text
 
 HELP = "answer files that are posted over HTTP"
 TOKEN = "UNIFORMER_TOKEN"
-LOOPBACK = ("127.", "localhost", "::1")
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -22,15 +31,11 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         metavar="ID|FILE|REPO",
         help="checkpoint or exported file (default: the one in the package)",
     )
-    p.add_argument(
-        "--host", default="127.0.0.1", metavar="ADDRESS", help="to listen at (default: 127.0.0.1, this machine alone)"
-    )
-    p.add_argument("--port", type=whole(0, 65535), default=8000, metavar="N", help="default: 8000; 0: a free one")
+    add_listening(p, port=8000, size=256, of="a request")
     p.add_argument("--token-file", metavar="FILE", help=f"the token clients must send (default: the variable {TOKEN})")
     p.add_argument("--top-k", type=whole(1), default=5, metavar="K", help="labels of an answer (default: 5)")
     add_vocabulary(p)
     group = p.add_argument_group("limits")
-    group.add_argument("--max-size", type=number(0, 1e6), default=256, metavar="MB", help="of a request (default: 256)")
     group.add_argument(
         "--max-seconds", type=number(0, 1e7), default=600, metavar="S",
         help="of a video that is looked at frame by frame (default: 600)",
@@ -57,8 +62,9 @@ def run(args: argparse.Namespace) -> int:
     token = _token(args.token_file)
     predictor = call(Predictor, args, model=args.checkpoint or BUNDLED, vocabulary=args.vocabulary, **told(args))
     limits = Limits(round(1e6 * args.max_size), args.timeout, args.max_seconds, args.max_requests)
-    if token is None and not args.host.startswith(LOOPBACK):
-        say(f"uniformer: warning: no token: all who reach {args.host} are answered", file=sys.stderr)
+    if token is None:
+        warn_of_others(args.host, "no token")
+    keep_memory()
     name = predictor.contract.id or predictor.contract.arch
 
     def ready(address: str) -> None:

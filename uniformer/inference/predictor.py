@@ -96,6 +96,7 @@ class Predictor:
         self.compute = compute  #: as asked for
         self.backend: Decoder = backend
         self.follow_seconds = follow_seconds
+        self.span: tuple[float, float] | None = None  #: start and end in seconds of the part of a video that is seen
         #: what stands before a network that computes for several at a time, where there is such a thing
         self.through: Callable[[engine.Network], engine.Network] | None = None
 
@@ -114,7 +115,9 @@ class Predictor:
         """What the network is fed for a source."""
         if self.spec is None:
             return self.task.load(source)
-        return load_views(source, self.spec, backend=self.backend, follow_seconds=self.follow_seconds, fps=fps)
+        return load_views(
+            source, self.spec, backend=self.backend, follow_seconds=self.follow_seconds, fps=fps, span=self.span
+        )
 
     def run(
         self, sources: Iterable[Source], *, on_views: Callable[[Source, Views], None] | None = None
@@ -165,10 +168,12 @@ class Predictor:
         crops: Literal[1, 3] | None = None,
         top_k: int | None = None,
         follow_seconds: bool | None = None,
+        span: tuple[float, float] | None = None,
         **options: Any,
     ) -> Predictor:
-        """One with the same network that is asked for other views, labels or options of the task; those that are not
-        named stay as they are, but where one of the task's is named its others are as usual.
+        """One with the same network that is asked for other views, labels or options of the task, or for a part of each
+        video (`span`, start and end in seconds); those that are not named stay as they are, but where one of the task's
+        is named its others are as usual.
 
         Raises `InputError` as `Predictor` does.
         """
@@ -180,6 +185,10 @@ class Predictor:
             other.top_k = top_k
         if follow_seconds is not None:
             other.follow_seconds = follow_seconds
+        if span is not None:
+            if other.spec is None or not other.spec.is_video:
+                raise InputError("expected a network of clips for a part of a video, got one of pictures")
+            other.span = span
         if options:
             other.answer_with(**options)
         return other

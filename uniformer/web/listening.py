@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import socket
+from ipaddress import ip_address
 
 from uniformer.errors import InputError, reason
+
+LOOPBACK = "127.0.0.1"  #: nobody but this machine reaches it
 
 
 def listening_at(host: str, port: int) -> socket.socket:
@@ -13,6 +16,15 @@ def listening_at(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
         raise InputError(f"cannot listen on {host}, port {port}: {reason(error)}; give another --port") from None
+
+
+def reaches_others(host: str) -> bool:
+    """Whether others than this machine may reach what listens there, as far as it can be told."""
+    try:
+        found = socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError):
+        return True
+    return not all(ip_address(place[0]).is_loopback for *_, place in found)
 
 
 def address_of(listener: socket.socket, host: str) -> str:

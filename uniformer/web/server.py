@@ -25,7 +25,7 @@ from uniformer.errors import InputError, MissingExtra
 from uniformer.inference.predictor import Predictor
 from uniformer.support.files import system_folder
 from uniformer.web.batching import NetworkFailed, OutOfTime
-from uniformer.web.listening import address_of, listening_at
+from uniformer.web.listening import LOOPBACK, address_of, listening_at
 from uniformer.web.service import JSON, PNG, Answer, Limits, Service, as_json, parsed
 
 try:
@@ -262,7 +262,7 @@ class Server(uvicorn.Server):
 def serve(
     predictor: Predictor,
     *,
-    host: str = "127.0.0.1",
+    host: str = LOOPBACK,
     port: int = 8000,
     token: str | None = None,
     limits: Limits | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from uniformer.timelines.timeline import timeline
 from uniformer.web.batching import Computing, Shared, Turn
 
 MOST_VIEWS = 30  #: of a source that a request may ask for: ten clips in three crops, the most that is published
+LONGEST_WINDOW = 20.0  #: seconds of a timeline's windows, whose frames are all held: ten times the usual
 JSON, PNG = "application/json", "image/png"
 
 
@@ -44,7 +46,31 @@ class Limits(Checked):
 
 
 @dataclass(frozen=True)
-class ViewOptions:
+class PartOptions(Checked):
+    """Which part of a video is looked at: seconds from its first frame."""
+
+    start: float | None = None
+    end: float | None = None
+
+    def _problems(self) -> Iterable[str]:
+        if self.span is not None and not 0 <= self.span[0] < self.span[1]:
+            yield f"expected a part from 0 s on that ends after its start, got {self.span[0]:g} to {self.span[1]:g} s"
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """None is the whole."""
+        if self.start is self.end is None:
+            return None
+        return self.start or 0.0, math.inf if self.end is None else self.end
+
+    def told(self) -> dict[str, Any]:
+        """Those that were named, as `Predictor.asked` takes them: the predictor's own are others."""
+        of_predictor = {name: value for name, value in named(self).items() if name not in ("start", "end")}
+        return of_predictor if self.span is None else {**of_predictor, "span": self.span}
+
+
+@dataclass(frozen=True)
+class ViewOptions(PartOptions):
     """Of a classifier: what it is fed."""
 
     clips: int | None = None
@@ -79,7 +105,7 @@ class PictureOptions:
 
 
 @dataclass(frozen=True)
-class TimelineOptions:
+class TimelineOptions(PartOptions):
     """Of a timeline: seconds of a window, whether shots are told apart, and what motions are called."""
 
     window: float | None = None
@@ -210,7 +236,7 @@ class Service:
 
     def _predict(self, upload: Upload, options: LabelOptions | PictureOptions, turn: Turn, kind: str) -> Answer:
         if isinstance(options, LabelOptions):
-            return as_json(self._mine(turn, **named(options))(upload).to_dict())
+            return as_json(self._mine(turn, **options.told())(upload).to_dict())
         predictor = self._mine(turn, **options.of_task())
         if not is_image(upload):
             return self._frames(upload, predictor, options.every)
@@ -232,19 +258,23 @@ class Service:
             )
 
     def _timeline(self, upload: Upload, options: TimelineOptions, turn: Turn, _: str) -> Answer:
-        def check(done: float, total: float) -> None:
-            turn.left()
-            self._check_length(upload, total)
+        first = 0.0 if options.span is None else options.span[0]
 
+        def check(done: float, end: float) -> None:
+            turn.left()
+            self._check_length(upload, end - first)
+
+        if options.window is not None and options.window > LONGEST_WINDOW:
+            raise InputError(f"expected a window of at most {LONGEST_WINDOW:g} s, got {options.window:g}")
         words = {} if options.vocabulary is None else {"vocabulary": options.vocabulary}
         mine = self._mine(turn, **words)
-        found = timeline(upload, mine, window=options.window, cuts=options.cuts, progress=check)
+        found = timeline(upload, mine, window=options.window, cuts=options.cuts, span=options.span, progress=check)
         return Answer(found.to_json().encode())
 
     def _embed(self, upload: Upload, options: ViewOptions, turn: Turn, _: str) -> Answer:
         with self._making_features:
             _features = self.predictor.features  # made once, and shared by the copies
-        mine = self._mine(turn, **named(options))
+        mine = self._mine(turn, **options.told())
         (row,) = mine.embed([upload])
         checkpoint = mine.contract.id or mine.contract.arch
         return as_json({"source": upload.name, "checkpoint": checkpoint, "features": row.tolist()})

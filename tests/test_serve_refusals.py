@@ -1,0 +1,161 @@
+"""The server: clear refusals, whatever a client sends, that cost no other request its answer."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+import torch
+
+import uniformer
+from tests.films import pan, write
+from tests.patience import wait_until
+from tests.served import error_of, half_sent, httpx, make_served, received_from, same, served
+from uniformer import Predictor
+from uniformer.web.batching import OutOfTime
+from uniformer.web.service import LabelOptions, Limits, Service
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_served(tmp_path_factory.mktemp("served"))
+
+
+def test_what_is_wrong_with_a_request_is_one_line(folder: Path) -> None:
+    film = folder / "h264.mp4"
+    with served(Predictor(folder / "clips.safetensors"), limits=Limits(size=100_000, length=2)) as one:
+        for options, words in (
+            ({"clisp": 2}, "did you mean 'clips'?"), ({"clips": "many"}, "clips: expected a whole number, got 'many'"),
+            ({"clips": 31}, "at most 30 views"), ({"clips": 0}, "at least one clip"), ({"crops": 2}, "expected 1 or 3"),
+            ({"top_k": 0}, "top_k of at least 1"), ({"a.b": 1}, "unknown setting"), ({"score": 0.5}, "unknown setting"),
+        ):  # fmt: skip
+            assert words in error_of(one.post("predict", film, **options), 422)
+        twice = httpx.post(f"{one.url}/predict?clips=1&clips=2", content=b"x")
+        assert "clips once" in error_of(twice, 422)
+        assert "expected a video of at most 2 s, found 2.4 s" in error_of(one.post("timeline", film), 422)
+        assert one.post("timeline", film, start=1).status_code == 200  # the part is short enough
+        for part in ({"start": 2, "end": 1}, {"start": -1}, {"end": "nan"}, {"start": 99}):
+            assert "expected a part" in error_of(one.post("timeline", film, **part), 422)
+        assert "at most 20 s" in error_of(one.post("timeline", film, window=21), 422)
+        assert error_of(one.post("predict", b"", "empty.mp4"), 422) == "empty.mp4: expected a video, found no bytes"
+        assert error_of(one.post("predict", folder / "picture.png"), 422).startswith("picture.png: expected a video")
+        assert "one file" in error_of(httpx.post(f"{one.url}/predict", files={"a": (None, "text")}), 400)
+        two = httpx.post(f"{one.url}/predict", files=[("a", ("a", b"1")), ("b", ("b", b"2"))])
+        assert "Too many files" in error_of(two, 400)
+        cut = httpx.post(
+            f"{one.url}/predict", headers={"Content-Type": "multipart/form-data; boundary=x"},
+            content=b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\nhalf',
+        )  # fmt: skip
+        error_of(cut, 400)
+        assert "/predict" in error_of(httpx.get(f"{one.url}/nowhere"), 404)
+        error_of(httpx.get(f"{one.url}/predict"), 405)
+        name = error_of(one.post("predict", b"x", "..\\a/b\x1b[2J" + "c" * 300), 422).partition(":")[0]
+        assert name.startswith("b\\x1b[2Jc")
+        assert len(name) <= 210
+        wanted = one.service.predictor(film).to_dict()
+        same(one.post("predict", film).json(), wanted)  # nothing of it lasts; and only its own frames are read
+
+
+def test_too_much_and_too_slow_are_refused(folder: Path) -> None:
+    with served(Predictor(folder / "clips.safetensors"), limits=Limits(size=1 << 20)) as one:
+        body = bytes((1 << 20) + 1)
+        assert "1048576 bytes" in error_of(httpx.post(f"{one.url}/predict", content=body), 413)
+        assert "1048576 bytes" in error_of(httpx.post(f"{one.url}/predict", content=iter([body[:9], body])), 413)
+        assert "1048576 bytes" in error_of(one.post("predict", body), 413)
+    long = write(folder / "long.mp4", pan(0, 600))
+    with served(Predictor(folder / "clips.safetensors"), limits=Limits(seconds=0.2)) as one:
+        with half_sent(one.port) as sent:
+            assert received_from(sent).startswith("HTTP/1.1 408 ")
+        assert error_of(one.post("timeline", long), 504) == "long.mp4: expected an answer within 0.2 s"
+        wait_until(lambda: one.door.running == 0)
+
+
+class Slow(BytesIO):
+    """A file that is read when the time is over."""
+
+    def __init__(self, data: bytes, until: float):
+        super().__init__(data)
+        self.until = until
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        wait_until(lambda: time.monotonic() > self.until)
+        return super().read(size)
+
+
+def test_a_file_that_is_read_too_late_is_not_called_broken(folder: Path) -> None:
+    service = Service(Predictor(folder / "clips.safetensors"), Limits())
+    until = time.monotonic() + 1
+    file = Slow((folder / "h264.mp4").read_bytes(), until)
+    with pytest.raises(OutOfTime):
+        service.submit("predict", file, "late.mp4", LabelOptions(), until, "application/json").result()
+    assert file.closed
+    service.close()
+
+
+def test_one_too_many_is_asked_to_come_again(folder: Path) -> None:
+    film = (folder / "h264.mp4").read_bytes()
+    with served(Predictor(folder / "clips.safetensors"), limits=Limits(requests=1)) as one:
+        with half_sent(one.port, film[:-4]) as sent:
+            wait_until(lambda: one.door.running)
+            refused = one.post("predict", film)
+            assert "at most 1 requests" in error_of(refused, 429)
+            assert refused.headers["retry-after"] == "1"
+            sent.sendall(film[-4:])
+            assert received_from(sent).startswith("HTTP/1.1 200 ")
+        with half_sent(one.port):
+            wait_until(lambda: one.door.running)
+        wait_until(lambda: not one.door.running)  # it broke off
+        assert one.post("predict", film).status_code == 200
+
+
+def test_a_token_is_asked_for(folder: Path) -> None:
+    with served(Predictor(folder / "clips.safetensors"), token="right") as one:
+        for said in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic right"}):
+            for method, path in (("POST", "predict"), ("GET", "metrics"), ("GET", "openapi.json")):
+                refused = httpx.request(method, f"{one.url}/{path}", headers=said)
+                assert "token" in error_of(refused, 401)
+                assert refused.headers["www-authenticate"] == "Bearer"
+        assert httpx.get(f"{one.url}/healthz").status_code == 200
+        right = {"Authorization": "Bearer right"}
+        film = (folder / "h264.mp4").read_bytes()
+        assert httpx.post(f"{one.url}/predict", content=film, headers=right).status_code == 200
+        found = httpx.get(f"{one.url}/metrics", headers=right).text
+        assert 'uniformer_requests_total{path="/predict",status="401"} 3.0' in found
+        assert 'uniformer_requests_total{path="/predict",status="200"} 1.0' in found
+        described = httpx.get(f"{one.url}/openapi.json", headers=right).json()
+        assert {"/predict", "/timeline", "/embed", "/healthz", "/metrics"} == set(described["paths"])
+        asked = {each["name"]: each["schema"]["type"] for each in described["paths"]["/predict"]["post"]["parameters"]}
+        kinds = {
+            "start": "number",
+            "end": "number",
+            "clips": "integer",
+            "crops": "integer",
+            "follow_seconds": "boolean",
+            "top_k": "integer",
+        }
+        assert asked == kinds | {"vocabulary": "string"}
+        assert httpx.get(f"{one.url}/docs", headers=right).status_code == 404  # it would load from elsewhere
+
+
+def test_no_answer_tells_where_things_lie(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    predictor = Predictor(folder / "clips.safetensors")
+    with served(predictor) as one:
+        sent = [folder / name for name in ("h264.mp4", "broken.mp4", "picture.png", "images.safetensors")]
+        answers = [one.post(verb, file) for verb in one.service.verbs for file in sent]
+        answers += [httpx.get(f"{one.url}/{path}") for path in ("healthz", "metrics", "openapi.json", "nowhere")]
+        predictor.network.form = torch.nn.Linear(2, 2)  # one that cannot compute
+        answers.append(one.post("predict", folder / "h264.mp4"))
+        assert error_of(answers[-1], 500) == "the network failed"
+        assert "RuntimeError" in caplog.text
+        one.service.close()  # as nothing but a mistake of ours would
+        answers.append(one.post("predict", folder / "h264.mp4"))
+        assert error_of(answers[-1], 500) == "a mistake of this program"
+    places = [folder, Path.cwd(), tempfile.gettempdir(), Path(uniformer.__file__).parent, sys.prefix, Path.home()]
+    for answer in answers:
+        assert not [place for place in map(str, places) if place in answer.text], answer.text
