@@ -5,7 +5,7 @@ views (as fed)  ->  the task's evidence (one number for each view)  ->  gradient
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -82,13 +82,20 @@ class Explainer:
         return self._explained(views, name, target, number)
 
     def timeline(
-        self, source: Any, target: str | None = None, *, window: float | None = None, cuts: bool = True
+        self,
+        source: Any,
+        target: str | None = None,
+        *,
+        window: float | None = None,
+        cuts: bool = True,
+        progress: Callable[[float, float], None] | None = None,
     ) -> Explanation:
         """What spoke for each answer over a whole video, or for one class throughout: windows side by side.
 
-        Other arguments and errors as for `uniformer.timeline`.
+        `progress` is told the seconds done and all seconds, twice: as the video is seen, and as it is explained. Other
+        arguments and errors as for `uniformer.timeline`.
         """
-        found = timeline(source, self.predictor, window=window, cuts=cuts)
+        found = timeline(source, self.predictor, window=window, cuts=cuts, progress=progress)
         assert self.predictor.spec is not None
         spec = replace(self.predictor.spec, clips=1)
         parts = []
@@ -99,6 +106,8 @@ class Explainer:
             )  # fmt: skip
             part = self._explained(views, found.source, target or motion_of(found, one), 1)
             parts.append(replace(part, parts=(part.parts[0]._replace(start=one.start, end=one.end),)))
+            if progress is not None:
+                progress(one.end, found.duration)
         return joined(parts)
 
     def frames(self, source: Media, target: str | None = None, *, number: int = 1, every: int = 1) -> Explanation:

@@ -42,6 +42,7 @@ from uniformer.timelines.timeline import plain_name, timeline
 Progress = Callable[[float, float, str], None]  #: how much is done, of how much, and what that is
 
 SIDE, TILE = 1280, 112  # pixels of a picture and of a frame that was fed, at most
+SECONDS = "seconds of the film"
 ROWS = 200  # of a table on the page; the one to download has all
 
 
@@ -100,23 +101,31 @@ def moments(predictor: Predictor, path: Path, progress: Progress) -> tuple[str, 
 
     Raises `InputError` where there is no timeline.
     """
-    found = timeline(path, predictor, progress=lambda done, total: progress(done, total, "seconds of the film"))
+    found = timeline(path, predictor, progress=lambda done, total: progress(done, total, SECONDS))
     rows = [Row(r.start, r.end, r.said, r.confidence, r.amounts_said) for r in found.rows]
     texts = {"timeline.csv": found.to_csv(), "timeline.srt": found.to_srt()}
     return html("moments.html", rows=rows, clock=clock, notes=found.notes), texts
 
 
-def explained(predictor: Predictor, path: Path, out: Path, target: str | None, *, every: int) -> str:
+def explained(
+    predictor: Predictor, path: Path, out: Path, target: str | None, *, every: int = 1, over: Progress | None = None
+) -> str:
     """Where and when a network looked for one answer, by default the likeliest: the film under a map, or some of its
-    frames, or the picture, under each. Raises `InputError` where there is nothing to explain."""
+    frames, or the picture, under each; or, told how far it is by `over`, for each answer of a film's timeline. Raises
+    `InputError` where there is nothing to explain."""
     explainer, is_film = Explainer(predictor), not is_image(path)
-    frames = is_film and predictor.task.whole
-    found = explainer.frames(path, target, every=every) if frames else explainer(path, target)
+    if over is not None:
+        found = explainer.timeline(path, target, progress=lambda done, total: over(done, total, SECONDS))
+    elif is_film and predictor.task.whole:
+        found = explainer.frames(path, target, every=every)
+    else:
+        found = explainer(path, target)
     names = ("sheet.png", "arrays.npz", *["film.mp4"] * is_film)
     files = {name.partition(".")[0]: out / f"explained-{name}" for name in names}
     note = save_explanation(found, path, files)
     return html(
-        "explained.html", name=plain_name(found.parts[0].name), notes=[*found.notes, *filter(None, [note])],
+        "explained.html", names=dict.fromkeys(plain_name(part.name) for part in found.parts),
+        notes=[*found.notes, *filter(None, [note])],
         files={kind: address(file) for kind, file in files.items()},
     )  # fmt: skip
 

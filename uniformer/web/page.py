@@ -16,6 +16,9 @@ try:
     import gradio as gr
     import uvicorn
     from fastapi import FastAPI
+    from starlette.datastructures import Headers
+    from starlette.responses import PlainTextResponse
+    from starlette.types import ASGIApp, Receive, Scope, Send
 except ImportError:
     raise MissingExtra("gradio", "app", "the page") from None
 
@@ -42,6 +45,7 @@ def build_page(visit: Visit) -> gr.Blocks:
                 player = part(elem_id="player")
             with gr.Column(min_width=320):
                 answer, rows = part(elem_id="answer"), part(elem_id="timeline")
+                why_then = gr.Button("Where did it look, all along?", visible=False, elem_id="explain-timeline")
         below, tables, looked = part(elem_id="below"), part(elem_id="tables"), gr.State(None)
         with gr.Row(equal_height=True):
             target = gr.Textbox(label="Which answer?", placeholder="the likeliest", min_width=200, elem_id="target")
@@ -50,7 +54,7 @@ def build_page(visit: Visit) -> gr.Blocks:
 
         looks = {
             "fn": visit.look, "inputs": [given, network, every],
-            "outputs": [said, player, answer, rows, below, tables, explained, looked],
+            "outputs": [said, player, answer, rows, below, tables, explained, why_then, looked],
             "show_progress_on": [said], "concurrency_id": "network", "api_visibility": "private",
         }  # fmt: skip
         seen = gr.on([given.upload, again.click], **looks)
@@ -60,25 +64,49 @@ def build_page(visit: Visit) -> gr.Blocks:
                 visit.moments, [looked], [rows, tables], show_progress_on=[rows],
                 concurrency_id="network", api_visibility="private",
             )  # fmt: skip
-        gr.on(
-            [why.click, target.submit], visit.explain, [looked, target, every], [explained],
-            show_progress_on=[explained], concurrency_id="network", api_visibility="private",
-        )  # fmt: skip
+        for asked, explain, inputs in (
+            ([why.click, target.submit], visit.explain, [looked, target, every]),
+            ([why_then.click], visit.explain_timeline, [looked, target]),
+        ):
+            gr.on(
+                asked, explain, inputs, [explained],
+                show_progress_on=[explained], concurrency_id="network", api_visibility="private",
+            )  # fmt: skip
         page.unload(visit.leave)
     page.queue(default_concurrency_limit=1)
     return page
 
 
+class Sized:
+    """Middleware that refuses what is too large before it is taken in, and what does not say how large it is. Gradio
+    knows limits for single files alone, and not for fields of a form."""
+
+    def __init__(self, app: ASGIApp, most: int):
+        self._app, self._most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        told = Headers(scope=scope) if scope["type"] == "http" else {}
+        if "transfer-encoding" in told:
+            answer = PlainTextResponse("expected an upload that tells its length", 411)
+        elif int(told.get("content-length", 0)) > self._most:  # h11 has seen that it is a number
+            answer = PlainTextResponse(f"expected uploads of at most {self._most} bytes together", 413)
+        else:
+            return await self._app(scope, receive, send)
+        return await answer(scope, receive, send)
+
+
 class Server(uvicorn.Server):
     """Tells when the page can be reached, and ends without a word."""
 
-    def __init__(self, page: gr.Blocks, ready: Callable[[], None]):
+    def __init__(self, page: gr.Blocks, ready: Callable[[], None], size: int):
         app, theme = FastAPI(openapi_url=None), gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"])
         gr.mount_gradio_app(
             app, page, "/", theme=theme, css=_asset("parts.css", "uniformer.reports") + _asset("app.css"),
             js=_asset("app.js"),
+            max_file_size=size,
             footer_links=[], run_history=False, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False,
         )  # fmt: skip
+        app.add_middleware(Sized, most=size)
         super().__init__(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         self._ready = ready
 

@@ -46,7 +46,8 @@ class Visit:
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio wants it
     ) -> tuple[Any, ...]:
-        """What is said of files: notes, player, answer, rows, what is wide, tables, no explanation, and of what."""
+        """What is said of files: notes, player, answer, rows, what is wide, tables, no explanation, whether
+        there is one of a timeline, and of what."""
         paths = [Path(path) for path in given or ()]
         out = Path(tempfile.mkdtemp(dir=self._folder))
         self._uploads.keep(request.session_hash, {out, *(path.parent for path in paths)})
@@ -64,11 +65,12 @@ class Visit:
 
         answer, said = self._done(work, paths, request)
         if answer is None:
-            return said, "", "", "", "", "", "", None
+            return said, "", "", "", "", "", "", gr.update(visible=False), None
         shown, tables = answer
         said = html("said.html", errors=(), notes=shown.notes)
         looked = Looked(paths[0], out, network) if len(paths) == 1 else None
-        return said, shown.player, shown.answer, "", shown.below, tables, "", looked
+        over_time = looked is not None and has_moments(predictor, looked.path)
+        return said, shown.player, shown.answer, "", shown.below, tables, "", gr.update(visible=over_time), looked
 
     def moments(
         self,
@@ -90,14 +92,25 @@ class Visit:
 
     def explain(self, looked: Looked | None, target: str, every: float | None, request: gr.Request) -> str:
         """Where and when the network looked for an answer, or why that cannot be shown."""
+        return self._explain(looked, target, request, every=max(1, int(every or 1)))
 
+    def explain_timeline(
+        self,
+        looked: Looked | None,
+        target: str,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> str:
+        """The same for each answer of a film's timeline, or for one class throughout."""
+        return self._explain(looked, target, request, over=self._told(progress, request))
+
+    def _explain(self, looked: Looked | None, target: str, request: gr.Request, **how: Any) -> str:
         def work() -> str:
             if looked is None:
                 raise InputError("expected one film or picture to explain: drop one above")
             path, tables, network = looked
             out = Path(tempfile.mkdtemp(dir=tables))
-            wanted, steps = target.strip() or None, max(1, int(every or 1))
-            return explained(self.predictors[network], path, out, wanted, every=steps)
+            return explained(self.predictors[network], path, out, target.strip() or None, **how)
 
         found, said = self._done(work, [looked.path] if looked else [], request)
         return found or said
