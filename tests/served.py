@@ -114,6 +114,13 @@ def received_from(sent: socket.socket) -> str:
     return (head + b"\r\n\r\n" + body).decode()
 
 
+def answer_to(port: int, data: bytes) -> str:
+    """What is answered to bytes that may be no HTTP."""
+    with socket.create_connection(("127.0.0.1", port)) as sent:
+        sent.sendall(data)
+        return received_from(sent)
+
+
 # ---- a process of its own --------------------------------------------------------------------------------------------
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import struct
 import sys
 import tempfile
 import time
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -14,7 +18,7 @@ import torch
 import uniformer
 from tests.films import pan, write
 from tests.patience import wait_until
-from tests.served import error_of, half_sent, httpx, make_served, received_from, same, served
+from tests.served import answer_to, error_of, half_sent, httpx, make_served, received_from, same, served
 from uniformer import Predictor
 from uniformer.web.batching import OutOfTime
 from uniformer.web.service import LabelOptions, Limits, Service
@@ -43,6 +47,7 @@ def test_what_is_wrong_with_a_request_is_one_line(folder: Path) -> None:
         for part in ({"start": 2, "end": 1}, {"start": -1}, {"end": "nan"}, {"start": 99}):
             assert "expected a part" in error_of(one.post("timeline", film, **part), 422)
         assert "at most 20 s" in error_of(one.post("timeline", film, window=21), 422)
+        assert "at least 0.01 s" in error_of(one.post("timeline", film, window=1e-9), 422)  # of 10 ** 10 steps
         assert error_of(one.post("predict", b"", "empty.mp4"), 422) == "empty.mp4: expected a video, found no bytes"
         assert error_of(one.post("predict", folder / "picture.png"), 422).startswith("picture.png: expected a video")
         assert "one file" in error_of(httpx.post(f"{one.url}/predict", files={"a": (None, "text")}), 400)
@@ -54,12 +59,54 @@ def test_what_is_wrong_with_a_request_is_one_line(folder: Path) -> None:
         )  # fmt: skip
         error_of(cut, 400)
         assert "/predict" in error_of(httpx.get(f"{one.url}/nowhere"), 404)
-        error_of(httpx.get(f"{one.url}/predict"), 405)
         name = error_of(one.post("predict", b"x", "..\\a/b\x1b[2J" + "c" * 300), 422).partition(":")[0]
         assert name.startswith("b\\x1b[2Jc")
         assert len(name) <= 210
         wanted = one.service.predictor(film).to_dict()
         same(one.post("predict", film).json(), wanted)  # nothing of it lasts; and only its own frames are read
+
+
+HEAD = b"POST /predict HTTP/1.1\r\nHost: me\r\n"
+
+
+def test_what_is_no_http_or_not_in_time_is_refused_and_costs_nobody(folder: Path) -> None:
+    """Heads that are wrong or never end, lengths and chunks that are none; a picture that unpacks to gigabytes."""
+    film = (folder / "h264.mp4").read_bytes()
+    with served(Predictor(folder / "clips.safetensors")) as one:
+        for wrong in (
+            b"\x16\x03\x01\r\n\r\n", b"GET /\xff HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n",
+            HEAD + b"Content-Length: -1\r\n\r\n", HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+            HEAD + b"Transfer-Encoding: gzip\r\n\r\nx", HEAD + b"Transfer-Encoding: chunked\r\n\r\nxx\r\n",
+        ):  # fmt: skip
+            answer = answer_to(one.port, wrong)
+            assert answer.startswith("HTTP/1.1 400 "), wrong
+            assert json.loads(answer.partition("\r\n\r\n")[2]) == {
+                "error": "expected a request of HTTP, got something else"
+            }
+        assert answer_to(one.port, HEAD + b"Content-Length: 999999999999\r\n\r\n").startswith("HTTP/1.1 413 ")
+        chunked = HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(film), film)
+        assert answer_to(one.port, chunked).startswith("HTTP/1.1 200 ")
+        assert httpx.head(f"{one.url}/healthz").status_code == 200
+        assert error_of(httpx.get(f"{one.url}/predict"), 405) == "expected POST, got GET"
+        assert "/predict" in error_of(httpx.get(f"{one.url}/healthz/"), 404)  # and not sent to what `Host` says
+        fields = {f"field{n}": "1" for n in range(1000)}
+        assert "Too many fields" in error_of(one.post("predict", film, **fields), 400)
+        assert "with names" in error_of(httpx.post(f"{one.url}/predict?=1", content=film), 422)
+        with socket.create_connection(("127.0.0.1", one.port)) as slow:
+            slow.sendall(HEAD)
+            assert one.post("predict", film).status_code == 200
+    with served(Predictor(folder / "images.safetensors")) as one:
+        assert "pixels a frame, found 50000x50000" in error_of(one.post("predict", bomb(50_000)), 422)
+
+
+def bomb(side: int) -> bytes:
+    """A picture of a few bytes that says it has so many pixels a side."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1 << 16))) + chunk(b"IEND", b"")
 
 
 def test_too_much_and_too_slow_are_refused(folder: Path) -> None:
@@ -72,6 +119,9 @@ def test_too_much_and_too_slow_are_refused(folder: Path) -> None:
     with served(Predictor(folder / "clips.safetensors"), limits=Limits(seconds=0.2)) as one:
         with half_sent(one.port) as sent:
             assert received_from(sent).startswith("HTTP/1.1 408 ")
+        with socket.create_connection(("127.0.0.1", one.port)) as slow:
+            slow.sendall(HEAD)
+            assert slow.recv(1) == b""  # it was given up
         assert error_of(one.post("timeline", long), 504) == "long.mp4: expected an answer within 0.2 s"
         wait_until(lambda: one.door.running == 0)
 

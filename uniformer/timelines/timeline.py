@@ -50,6 +50,7 @@ from uniformer.timelines.shots import Look, look_at, with_cuts
 if TYPE_CHECKING:
     from uniformer.checkpoints.identify import CheckpointSource
 
+LEAST_WINDOW = 0.01  # seconds: two frames of 200 a second; each step of shorter ones would be tried in vain
 SHORTEST = 0.5  # seconds of a shot below which nothing is said of it
 GAP = 0.5  # seconds of frames that cannot be decoded, from which on a shot ends there
 EPSILON = 1e-6  # seconds by which times may be off
@@ -150,7 +151,7 @@ def timeline(
 
     Raises:
         InputError: the file is no video, has no clock, or holds no frame that can be decoded; the network is one of
-            images; the window is not positive, or the confidence no probability; a vocabulary is given with a
+            images; the window is shorter than 0.01 s, or the confidence no probability; a vocabulary is given with a
             `Predictor`.
         MissingExtra: amounts are asked for without OpenCV.
     """
@@ -159,8 +160,8 @@ def timeline(
     predictor = model if isinstance(model, Predictor) else Predictor(model, vocabulary=vocabulary)
     if predictor.spec is None or not predictor.spec.is_video:
         raise InputError("expected a network of clips for a timeline, got one of images")
-    if window is not None and not window > 0:
-        raise InputError(f"expected a window of more than 0 seconds, got {window}")
+    if window is not None and not window >= LEAST_WINDOW:
+        raise InputError(f"expected a window of at least {LEAST_WINDOW:g} seconds, got {window}")
     if min_confidence is not None and not 0 <= min_confidence <= 1:
         raise InputError(f"expected a confidence from 0 to 1, got {min_confidence}")
     contract = predictor.contract

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, get_args, get_type_hints
@@ -29,6 +30,7 @@ from uniformer.web.listening import LOOPBACK, address_of, listening_at
 from uniformer.web.service import JSON, PNG, Answer, Limits, Service, as_json, parsed
 
 try:
+    import h11
     import python_multipart  # noqa: F401 - Starlette's forms need it
     import uvicorn
     from fastapi import Depends, FastAPI, HTTPException, Request, Response
@@ -38,6 +40,7 @@ try:
     from starlette.exceptions import HTTPException as AnyHTTPException
     from starlette.requests import HTTPConnection
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 except ModuleNotFoundError as error:
     raise MissingExtra(error.name or "fastapi", "serve", "the server") from None
 
@@ -87,10 +90,11 @@ class Door:
 
     def __init__(self, service: Service, metrics: Metrics, folder: Path | None):
         self._service, self._metrics, self._folder = service, metrics, folder
+        self.limits = service.limits
         self.running, self.is_closed = 0, False
 
     async def answer(self, verb: str, request: Request) -> Response:
-        limits = self._service.limits
+        limits = self.limits
         if self.is_closed:
             raise HTTPException(503, "the server is stopping", {"Retry-After": "5"})
         if self.running >= limits.requests:
@@ -116,7 +120,7 @@ class Door:
         """The answer that is worked on. Raises `InputError` where options are none."""
         try:
             options = parsed(self._service.verbs[verb][1], arrived.told)
-            until = time.monotonic() + self._service.limits.seconds
+            until = time.monotonic() + self.limits.seconds
             return self._service.submit(verb, arrived.file, arrived.name, options, until, kind)
         except BaseException:
             arrived.file.close()
@@ -132,7 +136,9 @@ def make_app(
 ) -> tuple[FastAPI, Door]:
     """The application, for uvicorn or another server, and its door. With a `token`, all but `/healthz` ask for it.
     Files of more than 1 MB lie in `folder`, by default the system's for temporary files."""
-    app = FastAPI(title="uniformer", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="uniformer", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
+    )
     door, guard = Door(service, metrics, folder), [Depends(_Bearer(token))] if token else []
     contract = service.predictor.contract
 
@@ -153,6 +159,7 @@ def make_app(
         described = _described(service.verbs[function.__name__][1])
         app.post(f"/{function.__name__}", summary=summary, dependencies=guard, openapi_extra=described)(function)
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", summary="Whether requests are taken")
     async def healthz(response: Response) -> dict[str, Any]:
         response.status_code = 503 if door.is_closed else 200
@@ -212,7 +219,11 @@ def _tell_errors(app: FastAPI, paths: list[str]) -> None:
         return said(422, str(error))
 
     async def by_status(request: Request, error: Any) -> Response:
-        line = f"expected one of {', '.join(paths)}" if error.status_code == 404 else str(error.detail)
+        line = str(error.detail)
+        if error.status_code == 404:
+            line = f"expected one of {', '.join(paths)}"
+        elif error.status_code == 405:
+            line = f"expected {error.headers['Allow']}, got {request.method}"
         return said(error.status_code, line, error.headers)
 
     async def failed(_: Request, error: Any) -> Response:
@@ -231,14 +242,56 @@ def _tell_errors(app: FastAPI, paths: list[str]) -> None:
 # ---- running it ------------------------------------------------------------------------------------------------------
 
 
+class Protocol(H11Protocol):
+    """HTTP, whose own errors are told as all others. The head of a request has to come within so many seconds from the
+    connection's begin, or from the last answer on."""
+
+    def __init__(self, *args: Any, seconds: float, **options: Any):
+        super().__init__(*args, **options)
+        self._seconds = seconds
+        self._due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._due is not None:
+            self._due.cancel()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._await_head()
+
+    def _await_head(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+        self._due = self.loop.call_later(self._seconds, self._give_up, self.cycle)
+
+    def _give_up(self, last: object) -> None:
+        if self.cycle is last and self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP: the answer to it closes the connection."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = as_json({"error": "expected a request of HTTP, got something else"}).body
+            head = [("Content-Type", JSON), ("Content-Length", str(len(body))), ("Connection", "close")]
+            for event in (h11.Response(status_code=400, headers=head), h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event))
+        self.transport.close()
+
+
 class Server(uvicorn.Server):
     """Ends, at the first signal or when its door is closed, as soon as all that was let in is answered; at a second
     signal at once."""
 
     def __init__(self, app: FastAPI, door: Door, ready: Callable[[], None] = lambda: None):
+        http: Any = partial(Protocol, seconds=door.limits.seconds)
         super().__init__(
             uvicorn.Config(
-                app, loop="asyncio", http="h11", ws="none", lifespan="off", log_config=None, access_log=False,
+                app, loop="asyncio", http=http, ws="none", lifespan="off", log_config=None, access_log=False,
                 proxy_headers=False, server_header=False,
             )
         )  # fmt: skip

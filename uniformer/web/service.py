@@ -11,7 +11,7 @@ from functools import partial
 from threading import Lock, Semaphore
 from typing import IO, Any, BinaryIO, Literal, NamedTuple
 
-from uniformer.errors import Checked, InputError
+from uniformer.errors import Checked, InputError, shown
 from uniformer.inference.engine import group_size
 from uniformer.inference.frames import see_frames
 from uniformer.inference.predictor import Predictor
@@ -122,6 +122,8 @@ def parsed(kind: type[Any], told: Iterable[tuple[str, str]]) -> Any:
     """Options from the texts of a query or a form. Raises `InputError` for one that is unknown or said twice."""
     table: dict[str, Any] = {}
     for name, text in told:
+        if not name.strip():
+            raise InputError(f"expected options with names, got {shown(text)!r} without one")
         key, value = parse_override(f"{name}={text}")
         if key in table:
             raise InputError(f"expected {key} once, got it twice")
