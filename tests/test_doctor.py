@@ -274,10 +274,10 @@ def test_versions_are_compared_by_number(version: str, first: str, end: str | No
 
 def test_faults_are_told_where_they_hold() -> None:
     versions = {fault.package: fault.first for fault in FAULTS}
-    here = Machine(("avx512f", "avx512_bf16"), has_gpu=False, system="Linux", machine="x86_64")
+    here = Machine(("avx512f", "avx512_bf16", "avx512_vnni"), has_gpu=False, system="Linux", machine="x86_64")
     told = [*known_faults(versions | {"torch": "2.15.0"}, here)]
     assert [check.name for check in told] == [
-        "torch 2.15.0", "openvino 2026.4", "openvino 2026.4", "onnxruntime 1.29",
+        *2 * ["torch 2.15.0"], *3 * ["openvino 2026.4"], "onnxruntime 1.29",
     ]  # fmt: skip
     assert all(check.verdict == "worked round" for check in told)
     with_gpu = [*known_faults({"cudnn": "9.10.2", "torch": "2.9.1"}, Machine((), has_gpu=True))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -279,6 +280,22 @@ def test_a_file_with_other_logits_is_not_kept(tmp_path: Path, one_thread: None) 
         uniformer.export(model, Contract(model.config, input=IMAGES), tmp_path / "network.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["network.onnx"]
     assert (tmp_path / "network.onnx").read_text() == "what was there before"
+
+
+@pytest.mark.parametrize("form", [*FORMS, ".pt2"])
+def test_a_disk_that_is_full_is_one_line_and_leaves_what_was_there(form: str, tmp_path: Path, one_thread: None) -> None:
+    """Files may grow to 50 kB only."""
+    model, out = tiny_model(), tmp_path / f"network{form}"
+    out.write_text("what was there before")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with refused(f"^cannot write {re.escape(str(out))}: "):
+            uniformer.export(model, Contract(model.config, input=IMAGES), out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+    assert out.read_text() == "what was there before"
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -13,7 +13,7 @@ import torch
 
 import uniformer
 from tests.test_dense_speed import dense_network
-from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
+from tests.tiny import CLIPS, IMAGES, TINY, refused, save_tiny, tiny_model
 from tests.tolerance import assert_close, terms_of
 from uniformer.checkpoints.contract import Contract
 from uniformer.cli.main import main
@@ -153,6 +153,15 @@ def test_light_networks_images_and_poses(family: str, form: str, tmp_path: Path,
     receipt = uniformer.export(model, Contract(model.config, input=spec), tmp_path / f"a{form}", conv3d="2d")
     assert receipt.conv3d == ("2d" if family == "light" else None)
     assert receipt.gap <= 1e-5
+
+
+@pytest.mark.parametrize("form", [".onnx", ".xml", ".pt2"])
+def test_of_equal_scores_the_first_tokens_are_kept(form: str, tmp_path: Path, one_thread: None) -> None:
+    """As a network is made its class token is zero and attends to all alike; a flat picture does the same to others."""
+    needs(form)
+    torch.manual_seed(0)
+    model = UniFormer(replace(TINY, **LIGHT)).eval()
+    assert uniformer.export(model, Contract(model.config, input=IMAGES), tmp_path / f"a{form}").gap <= 1e-5
 
 
 def test_an_archive_of_torch_export_needs_no_package_of_ours(tmp_path: Path) -> None:

@@ -204,11 +204,13 @@ def test_what_cannot_be_calibrated_on_is_one_line(data: Path, tmp_path: Path) ->
         Samples.of(contract, tmp_path / "gone")
     for number in range(4):
         (tmp_path / "one" / "class of number 0" / f"{number}.png").write_bytes(b"no picture %d" % number)
+    said: list[str] = []
     with refused(r"expected items to calibrate on, could read none of 2: .+\.png: "):
-        Samples.of(contract, tmp_path / "one")
+        Samples.of(contract, tmp_path / "one", say=said.append)
+    assert not said
     shutil.copytree(data / "train", tmp_path / "others")
     (tmp_path / "others" / "class of number 0").rename(tmp_path / "others" / "something else")
-    with refused("something else"):
+    with refused("something else.*`uniformer eval --class-order numbers` takes"):
         Samples.of(contract, tmp_path / "others")
 
 
@@ -251,6 +253,10 @@ def test_what_goes_together_is_said_in_one_line(
     one_line(
         cli("export", tiny, out.with_suffix(".pte"), "--int8", "--calibrate", data),
         "expected the name of a network in 8 bits, which ends in .xml or .onnx",
+    )
+    one_line(
+        cli("export", tiny, out, "--int8", "--calibrate", data, "--receipt", "/dev/null/gone/r.json"),
+        "cannot write /dev/null/gone",
     )
     inside = picture(tmp_path / "set" / "class of number 0" / "0.png", 0)
     one_line(

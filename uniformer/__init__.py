@@ -57,6 +57,7 @@ _PUBLIC = {  # name: (the module it comes from, what it is), in the order of `he
     "parameter_groups": ("training.optim", "parameters for an optimizer of your own: weight decay, layer decay"),
     "optimize": ("speed.forms", "a copy of a network that computes faster"),
     "export": ("speed.export", "a network as a file for OpenVINO or ONNX Runtime"),
+    "export_int8": ("speed.quantise", "a classifier in 8-bit integers, calibrated and judged on your own data"),
     "InputError": ("errors", "what is raised for anything that cannot be used, in one line"),
 }
 
@@ -81,6 +82,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from uniformer.reading.pipeline import transforms
     from uniformer.speed.export import export
     from uniformer.speed.forms import optimize
+    from uniformer.speed.quantise import export_int8
     from uniformer.tasks.classification import Prediction
     from uniformer.tasks.detections import Detections
     from uniformer.tasks.object_scores import ObjectScores

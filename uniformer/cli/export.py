@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from uniformer.cli.options import add_int8, add_told, told
 from uniformer.cli.tables import say
 from uniformer.errors import InputError
 from uniformer.labels import names_file
-from uniformer.support.files import check_outputs, write_whole
+from uniformer.support.files import atomic_path, check_outputs
 
 if TYPE_CHECKING:
     from uniformer.speed.export import Receipt
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from uniformer.checkpoints.load import load_model
     from uniformer.checkpoints.told import warn_of_assumed
     from uniformer.speed.export import export
+    from uniformer.speed.quantise import export_int8
 
     out = Path(args.out)
     files = [out, *([out.with_suffix(".bin")] if out.suffix.lower() == ".xml" else []), *filter(None, [args.receipt])]
@@ -58,17 +60,16 @@ def run(args: argparse.Namespace) -> int:
     model, contract, _ = load_model(args.checkpoint, **told(args))
     warn_of_assumed(contract)
     receipt: Receipt | Int8Receipt
-    if args.int8:
-        from uniformer.speed.quantise import export_int8
-
-        receipt = export_int8(
-            model, contract, args.out, args.calibrate,
-            conv3d=args.conv3d, max_loss=args.max_loss, even_slower=args.even_slower, say=partial(say, file=sys.stderr),
-        )  # fmt: skip
-    else:
-        receipt = export(model, contract, args.out, size=_size(args.size), conv3d=args.conv3d)
-    if args.receipt:
-        write_whole(args.receipt, json.dumps(asdict(receipt), indent=1) + "\n")
+    with atomic_path(args.receipt) if args.receipt else nullcontext() as kept:  # before the work: it may be refused
+        if args.int8:
+            receipt = export_int8(
+                model, contract, args.out, args.calibrate, conv3d=args.conv3d, max_loss=args.max_loss,
+                even_slower=args.even_slower, say=partial(say, file=sys.stderr),
+            )  # fmt: skip
+        else:
+            receipt = export(model, contract, args.out, size=_size(args.size), conv3d=args.conv3d)
+        if kept is not None:
+            kept.write_text(json.dumps(asdict(receipt), indent=1) + "\n", encoding="utf-8")
     say(f"wrote {args.out}: {receipt}")
     return 0
 

@@ -183,11 +183,13 @@ class FastSplitBlock(_FastGlobal, SplitBlock):
 
 
 class FastHourglassBlock(_FastGlobal, HourglassBlock):
+    topk_is_stable = True  #: of the runtime that a graph of it is for: ONNX's is, and ONNX knows no stable sort
+
     def _on_kept(
         self, tokens: Tensor, state: HourglassState, score: Tensor, keep: int
     ) -> tuple[Tensor, HourglassState]:
         """As in the plain block, but only the kept tokens move: the others are summed and updated where they are."""
-        best = _best(score, keep)  # (B, keep)
+        best = self._best(score, keep)  # (B, keep)
         rest = score.scatter(1, best, 0.0)
         weight = (rest / rest.sum(dim=1, keepdim=True)).to(tokens.dtype)
         kept, summary = gather_tokens(tokens, best), weight.unsqueeze(1) @ tokens  # (B, keep, C), (B, 1, C)
@@ -198,6 +200,12 @@ class FastHourglassBlock(_FastGlobal, HourglassBlock):
         better = torch.lerp(score.gather(1, best), affinity[:, :-1], SCORE_UPDATE)
         return tokens, HourglassState(working[:, :1], score.scatter(1, best, better))
 
+    def _best(self, score: Tensor, keep: int) -> Tensor:
+        """The positions of the `keep` highest scores (B, N) -> (B, keep); of equal ones the first."""
+        if torch.compiler.is_compiling() and self.topk_is_stable:
+            return score.topk(keep, dim=1).indices
+        return score.argsort(dim=1, descending=True, stable=True)[:, :keep]
+
     def _interact(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As in the plain block, but what the branches added is given for the last token only, the summary."""
         if torch.compiler.is_compiling():
@@ -206,13 +214,6 @@ class FastHourglassBlock(_FastGlobal, HourglassBlock):
         before = tokens[:, -1:].clone()
         tokens = self._refine(tokens, mixed)
         return tokens, tokens[:, -1:] - before, affinity
-
-
-def _best(score: Tensor, keep: int) -> Tensor:
-    """The positions of the `keep` highest scores (B, N) -> (B, keep); of equal ones the first."""
-    if torch.compiler.is_compiling():  # ONNX knows no stable sort, but its TopK is one
-        return score.topk(keep, dim=1).indices
-    return score.argsort(dim=1, descending=True, stable=True)[:, :keep]
 
 
 def feed_forward_(rows: Tensor, fc1: Product, fc2: Product, norm: nn.Module | None = None, *, by: By) -> None:

@@ -12,6 +12,7 @@ are where the runtime has none.
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import time
 import warnings
@@ -27,10 +28,11 @@ from torch import Tensor, nn
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.load import unwrapped
 from uniformer.config import InputSpec, PersonCrop, Scaling
-from uniformer.errors import InputError, MissingExtra, check_word
+from uniformer.errors import InputError, MissingExtra, cannot_write, check_word, first_line
 from uniformer.heads.detection import Detector
 from uniformer.heads.pyramid import DenseNetwork
 from uniformer.network.model import UniFormer
+from uniformer.speed.blocks import FastHourglassBlock
 from uniformer.speed.framewise import FramewiseUniFormer
 from uniformer.speed.preparation import prepare
 from uniformer.speed.runtimes import METADATA, TARGETS, attach, form_of, import_openvino, in_four, open_exported
@@ -127,11 +129,15 @@ def write_checked(
 
 @contextmanager
 def folder_for(out: Path) -> Iterator[Path]:
-    """Where a network's files are written and tried before they are put at `out`. Raises `InputError` for a folder."""
+    """Where a network's files are written and tried before they are put at `out`. Raises `InputError` for a folder, and
+    where the disk refuses."""
     if out.is_dir():
         raise InputError(f"cannot write {out}: a folder is there; give another name, or remove it first")
-    with folder_to_fill(out.parent), temporary_folder(out) as folder:
-        yield folder
+    try:
+        with folder_to_fill(out.parent), temporary_folder(out) as folder:
+            yield folder
+    except OSError as error:
+        raise cannot_write(out, error) from None
 
 
 def put_in_place(written: Path, out: Path) -> None:
@@ -195,7 +201,16 @@ def _write_openvino(network: nn.Module, size: tuple[int, ...], out: Path, contra
     graph = openvino.convert_model(_traced(network, size, ".xml"))
     graph.reshape([-1, *size])
     graph.set_rt_info(contract.to_json(), [METADATA])
-    openvino.save_model(graph, out, compress_to_fp16=False)
+    save_openvino(graph, out)
+
+
+def save_openvino(graph: Any, out: Path) -> None:
+    """In float32. Raises `OSError` where the disk refuses, of which OpenVINO says that a stream of C++ has failed."""
+    openvino = import_openvino(f"writing {out.suffix} files")
+    try:
+        openvino.save_model(graph, out, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise OSError(f"is the disk full? ({first_line(error)})") from None
 
 
 def _write_onnx(network: nn.Module, size: tuple[int, ...], out: Path, contract: Contract) -> None:
@@ -208,7 +223,12 @@ def _write_onnx(network: nn.Module, size: tuple[int, ...], out: Path, contract: 
 
 
 def _write_pt2(network: nn.Module, size: tuple[int, ...], out: Path, contract: Contract) -> None:
-    torch.export.save(_traced(network, size, ".pt2"), out, extra_files={METADATA: contract.to_json()})
+    for block in network.modules():
+        if isinstance(block, FastHourglassBlock):
+            block.topk_is_stable = False
+    whole = io.BytesIO()  # torch's own writer of files ends the process where the disk is full
+    torch.export.save(_traced(network, size, ".pt2"), whole, extra_files={METADATA: contract.to_json()})
+    out.write_bytes(whole.getbuffer())
 
 
 def _write_executorch(network: nn.Module, size: tuple[int, ...], out: Path, contract: Contract) -> None:

@@ -27,7 +27,7 @@ from uniformer.datasets.open import open_for_training
 from uniformer.errors import InputError, MissingExtra, counted, first_line
 from uniformer.reading.transforms import Floats
 from uniformer.reading.views import load_views
-from uniformer.speed.export import Conv3d, folder_for, put_in_place, write_checked
+from uniformer.speed.export import Conv3d, folder_for, put_in_place, save_openvino, write_checked
 from uniformer.speed.runtimes import (
     METADATA,
     TARGETS,
@@ -189,9 +189,9 @@ class Samples:
                 number = place % len(array)
                 views.append(array[number : number + 1])
                 total.update(f"{content_sum(item.path)} {item.span} {number}\n".encode())
-        _tell(wrong, say)
         if not views:
             raise InputError(f"{data}: expected items to calibrate on, could read none of {len(rows)}: {wrong[0]}")
+        _tell(wrong, say)
         return cls(views, judged_by, total.hexdigest()[:12], len(wrong))
 
 
@@ -246,9 +246,9 @@ def _judged(exact: Path, small: Path, samples: Samples, contract: Contract, say:
             rows.append(row)
             last = views
             answers.append([network(views, VIEWS) for network in networks])
-    _tell(wrong, say)
     if not rows:
         raise InputError(f"expected items to judge 8 bits by, could read none of {len(samples.held_out)}: {wrong[0]}")
+    _tell(wrong, say)
     of_exact, of_small = ([pair[k] for pair in answers] for k in range(2))
     metric = ClassMetric(contract, samples.held_out.select(rows))
     true, found = _scores(metric, of_exact), _scores(metric, of_small)
@@ -309,14 +309,14 @@ def _by_nncf(exact: Path, small: Path, views: Sequence[Floats]) -> None:
     with _quiet():
         made = nncf.quantize(network, nncf.Dataset(views), subset_size=len(views))
     made.set_rt_info(network.get_rt_info([METADATA]).value, [METADATA])
-    openvino.save_model(made, small, compress_to_fp16=False)
+    save_openvino(made, small)
 
 
 def _describe_openvino(path: Path, final: Path, contract: Contract) -> None:
     openvino = import_openvino("quantising")
     network = core_of(openvino).read_model(path)
     network.set_rt_info(contract.to_json(), [METADATA])
-    openvino.save_model(network, final, compress_to_fp16=False)
+    save_openvino(network, final)
 
 
 class _Reader:

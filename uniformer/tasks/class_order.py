@@ -101,7 +101,7 @@ def _unmatched(manifest: Manifest, classes: Sequence[str], strict: bool) -> tupl
     if strict or len(manifest.classes) != len(classes):
         raise InputError(
             f"expected classes of the checkpoint ({len(classes)}: {', '.join(classes[:3])}, ...), got {what} "
-            "(--class-order numbers takes labels by number)"
+            "(`uniformer eval --class-order numbers` takes labels by number)"
         )
     return manifest, f"labels taken by number: {what}"
 
@@ -211,7 +211,7 @@ def places_of(
     if max(places, default=-1) < 0:
         raise InputError(
             f"expected classes of the checkpoint ({len(known)}: {', '.join(known[:3])}, ...), got "
-            f"{', '.join(map(repr, names[:3]))} (--class-order numbers takes labels by number)"
+            f"{', '.join(map(repr, names[:3]))} (`uniformer eval --class-order numbers` takes labels by number)"
         )
     notes = []
     moved = sum(place not in (-1, number) for number, place in enumerate(places))
