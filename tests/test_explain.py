@@ -73,6 +73,16 @@ def test_of_a_place_they_are_what_is_lost_where_a_position_is_as_the_rest() -> N
     assert int((class_activation(maps.detach(), grads, pooled=True) != 0).sum()) == 18
 
 
+def test_the_graph_begins_at_stage_2_with_its_gradient() -> None:
+    model, own = tiny_model().double(), list[Tensor]()
+    x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    trace, grads = seen(model, x)
+    model.stages[1].blocks[-1].register_forward_hook(lambda *passed: own.append(passed[-1]))  # type: ignore[union-attr, index]
+    (wanted,) = torch.autograd.grad(model(x)[0, 0], own)
+    assert torch.equal(trace.maps[2], own[0])
+    assert_close(grads.maps[2], wanted, wanted.numel())
+
+
 def test_nothing_of_the_network_is_changed() -> None:
     model = tiny_model(keep_ratio=0.5, ndim=3).double()
     model.set_grad_checkpointing()
@@ -230,7 +240,7 @@ def test_tokens_lie_at_the_middle_of_what_their_embeddings_read(options: dict[st
                 out = getattr(torch.nn.functional, f"conv{model.config.ndim}d")(
                     out, torch.ones_like(m.weight), stride=m.stride, padding=m.padding
                 )
-        if number in (3, 4):
+        if number > 1:
             middle = tuple(n // 2 for n in out.shape[2:])
             (read,) = torch.autograd.grad(out[(0, 0, *middle)], x, retain_graph=True)
             for axis, (own, place) in enumerate(zip(places[number], middle, strict=True)):
@@ -397,6 +407,8 @@ def test_one_box_of_a_detection(nets: dict[str, Path], photo: np.ndarray) -> Non
     assert one.parts[0].value == pytest.approx(float(answer.scores[0]), abs=1e-5)
     assert one.parts[0].name == f"{answer.names[answer.labels[0]]}, box 1"
     assert any(not np.array_equal(one.maps[kind], two.maps[kind]) for kind in one.kinds)
+    assert one.kinds == ("stage4", "stage3", "stage2", "attention")
+    assert one.maps[one.usual].shape[2:] == tuple(2 * n for n in one.maps["stage3"].shape[2:])
     own = answer.names[answer.labels[0]]
     assert explainer(photo, own).parts[0] == one.parts[0]
     with refused("expected box 10000 to explain, found"):
@@ -449,7 +461,7 @@ def test_a_video_becomes_a_sheet_arrays_and_a_film(cli: Cli, tmp_path: Path) -> 
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"no film")
     out = tmp_path / "out"
-    ended = cli("explain", film, bad, "--out", out, "--class", "Pan Right", "--device", "cpu")
+    ended = cli("explain", film, bad, film, "--out", out, "--class", "Pan Right", "--device", "cpu")
     assert ended.status == 1
     assert "my film.mp4: pan_right (" in ended.out
     assert f"uniformer: {bad}: " in ended.err
@@ -505,5 +517,5 @@ def test_the_sheet_shows_the_map_where_it_lies(nets: dict[str, Path]) -> None:
 
 
 def test_an_exported_network_has_answers_only(tmp_path: Path) -> None:
-    with refused("expected a checkpoint to explain, got an exported network"):
+    with refused("a.xml: expected a checkpoint to explain, got an exported network"):
         Explainer(tmp_path / "a.xml")

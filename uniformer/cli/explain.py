@@ -39,8 +39,8 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--map",
-        choices=("stage4", "stage3", "attention", "kept"),
-        help="that films show (default: stage4, of boxes, pixels and key points stage3)",
+        choices=("stage4", "stage3", "stage2", "attention", "kept"),
+        help="that films show (default: stage4, of boxes, pixels and key points stage2)",
     )
     p.add_argument("--timeline", action="store_true", help="of clips: see a long video through windows, as `demo` does")
     p.add_argument(
@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     if args.timeline and not is_of_clips:
         raise InputError("--timeline is for networks of clips, got one of pictures: it explains each frame of a video")
     failed = list[str]()
-    sources = list(expand(args.paths, clips=is_of_clips, on_error=lambda _, why: failed.append(str(why))))
+    given = expand(args.paths, clips=is_of_clips, on_error=lambda _, why: failed.append(str(why)))
+    sources = list(dict.fromkeys(given))
     if len(failed) == 1 and not sources:
         raise InputError(failed[0])
     places = _places(args.out, sources)
@@ -82,10 +83,10 @@ def run(args: argparse.Namespace) -> int:
                 found = _explained(args, explainer, source, is_of_clips)
                 note = save_explanation(found, source, files, args.map)
                 for line in (*found.notes, *filter(None, [note])):
-                    bar.say(f"{source}: {line}")
+                    bar.say(_said(source, line))
                 say(_line(found, source, files))
             except InputError as error:
-                line = str(error) if source in str(error) else f"{source}: {error}"
+                line = _said(source, str(error))
                 if len(sources) == 1:
                     raise InputError(line) from None
                 failed.append(source)
@@ -94,6 +95,10 @@ def run(args: argparse.Namespace) -> int:
     if failed:
         say(f"{len(failed)} failed, {max(0, len(sources) - len(failed))} explained", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _said(source: str, line: str) -> str:
+    return line if source in line else f"{source}: {line}"
 
 
 def _explained(args: argparse.Namespace, explainer: Explainer, source: str, is_of_clips: bool) -> Explanation:

@@ -17,7 +17,7 @@ from uniformer.checkpoints.records import BUNDLED
 from uniformer.errors import InputError, counted, first_line
 from uniformer.explanations.explanation import Explanation, Part, between, joined
 from uniformer.explanations.maps import attention_relevance, class_activation, kept_tokens, survival
-from uniformer.explanations.trace import STAGES, Trace, backbone_of, traced
+from uniformer.explanations.trace import Trace, backbone_of, traced
 from uniformer.inference.networks import TorchNetwork, is_exported
 from uniformer.inference.predictor import Predictor
 from uniformer.network.model import UniFormer
@@ -52,7 +52,8 @@ class Explainer:
 
     def __init__(self, model: CheckpointSource | tuple[UniFormer, Any] | Predictor = BUNDLED, **options: Any):
         if is_exported(model) or (isinstance(model, Predictor) and not isinstance(model.network, TorchNetwork)):
-            raise InputError("expected a checkpoint to explain, got an exported network: it has answers only")
+            where = "" if isinstance(model, Predictor) else f"{model}: "
+            raise InputError(f"{where}expected a checkpoint to explain, got an exported network: it has answers only")
         self.predictor = model if isinstance(model, Predictor) else Predictor(model, compute="plain", **options)
         assert isinstance(self.predictor.network, TorchNetwork)
         self.network: nn.Module = self.predictor.network.model
@@ -154,14 +155,15 @@ class Explainer:
                 kept.setdefault(f"stage{stage}.block{index + 1}", []).append(_with_time(which).cpu().numpy()[0])
         if not all(np.isfinite(found).all() for found in maps.values()):
             raise InputError(f"{source}: expected finite numbers of the network, got NaN or infinity")
-        rows_and_columns = {kind: places[4 if kind == "stage4" else 3][-2:] for kind in maps}
+        stages = {kind: int(kind[-1]) if kind.startswith("stage") else 3 for kind in maps}
+        rows_and_columns = {kind: places[stage][-2:] for kind, stage in stages.items()}
         return Explanation(
             source=source, checkpoint=contract.id or contract.arch,
             parts=(Part(evidence.name, evidence.value, views=len(own)),),
             maps={kind: np.stack(found) for kind, found in maps.items()},
             places={kind: (rows, columns) for kind, (rows, columns) in rows_and_columns.items()},
             kept={block: np.stack(found) for block, found in kept.items()},
-            usual="stage4" if evidence.pooled else "stage3",
+            usual="stage4" if evidence.pooled else "stage2",
             size=(own.shape[-2], own.shape[-1]), boxes=tuple(evidence.boxes), height=views.height, width=views.width,
             frames=None if views.frames is None else per_view(views.frames, len(own)),
             seconds=None if views.seconds is None else per_view(views.seconds, len(own)),
@@ -174,7 +176,7 @@ class Explainer:
             f"stage{stage}": class_activation(
                 trace.maps[stage].detach(), grads.maps[stage], pooled=evidence.pooled
             ).relu()
-            for stage in reversed(STAGES)
+            for stage in ((4, 3) if evidence.pooled else (4, 3, 2))  # of a place the finer one too: things are small
         }
         found["attention"] = attention_relevance(self._backbone, trace, grads, pooled=evidence.pooled)
         if kept := kept_tokens(self._backbone, trace):
@@ -204,8 +206,8 @@ def explain(
 
 
 def token_places(backbone: UniFormer, size: Grid) -> dict[int, tuple[Floats, ...]]:
-    """Where the tokens of stages 3 and 4 have their centres along each axis of an input of `size` ([T,] H, W): frames
-    or pixels, from the middle of the first."""
+    """Where the positions of each stage have their centres along each axis of an input of `size` ([T,] H, W): frames or
+    pixels, from the middle of the first."""
     scale, offset = np.ones(len(size)), np.zeros(len(size))
     found: dict[int, tuple[Floats, ...]] = {}
     for number, (stage, grid) in enumerate(zip(backbone.stages, backbone.grids(size), strict=True), start=1):
@@ -213,9 +215,8 @@ def token_places(backbone: UniFormer, size: Grid) -> dict[int, tuple[Floats, ...
             if isinstance(m, nn.Conv2d | nn.Conv3d):
                 kernel, padding, stride = (np.array(v) for v in (m.kernel_size, m.padding, m.stride))
                 offset, scale = offset + scale * ((kernel - 1) / 2 - padding), scale * stride
-        if number in STAGES:
-            axes = zip(offset, scale, grid, strict=True)
-            found[number] = tuple((o + s * np.arange(n)).astype(np.float32) for o, s, n in axes)
+        axes = zip(offset, scale, grid, strict=True)
+        found[number] = tuple((o + s * np.arange(n)).astype(np.float32) for o, s, n in axes)
     return found
 
 

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from uniformer.errors import InputError
 from uniformer.reading.transforms import Floats
 
-KINDS = ("stage4", "stage3", "attention", "kept")  #: of maps; the last of light models alone
 Box = tuple[float, float, float, float]  #: top, left, height, width in pixels of the source
 MOST_LOOKED_AT = 64  # fed frames that the largest value of a long film is looked for in
 
@@ -53,7 +52,7 @@ class Explanation:
     maps: Mapping[str, Floats]  #: by kind, (V, T, h', w'); of pictures T is 1
     places: Mapping[str, tuple[Floats, Floats]]  #: by kind: the centres of the tokens' rows and columns, input pixels
     kept: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)  #: by hourglass block, (V, T', h', w')
-    usual: str = "stage4"  #: the map that is best looked at: of answers to a place "stage3", which is finer
+    usual: str = "stage4"  #: the map that is best looked at: of answers to a place "stage2", which is finer
     size: tuple[int, int]  #: height and width of a view, pixels
     boxes: tuple[Box, ...]  #: what each view shows of the source; it may reach beyond
     height: int  #: of the source, pixels

@@ -1,4 +1,4 @@
-"""What one pass through a network leaves behind for explanations: the maps of stages 3 and 4, what each attention was
+"""What one pass through a network leaves behind for explanations: the maps of stages 2 to 4, what each attention was
 fed, which tokens hourglass blocks chose by; and the gradients of a score for them. Nothing of the network is changed.
 """
 
@@ -30,7 +30,7 @@ class Attended(NamedTuple):
 
 @dataclass
 class Trace:
-    """Tensors of one pass, by the stage (3, 4) or by the block (stage, index). Their graph begins after stage 2."""
+    """Tensors of one pass, by the stage (2, 3, 4) or by the block (stage, index). Their graph begins after stage 2."""
 
     maps: dict[int, Tensor] = field(default_factory=dict)  #: outputs of the stages, (B, C, *grid)
     passed: Tensor | None = None  #: stage 3's as stage 4 is fed it, so that heads which take both are told apart
@@ -81,7 +81,7 @@ def watching(backbone: UniFormer) -> Iterator[Trace]:
     with ExitStack() as hooks:
         hooks.callback(backbone.set_grad_checkpointing, checkpointing)
         handles = [
-            stages[1].blocks[-1].register_forward_hook(lambda *passed: passed[-1].detach().requires_grad_()),
+            stages[1].blocks[-1].register_forward_hook(_begins(trace)),
             stages[3].embed.register_forward_pre_hook(_passes(trace)),
         ]
         for stage in STAGES:
@@ -92,6 +92,14 @@ def watching(backbone: UniFormer) -> Iterator[Trace]:
         for handle in handles:
             hooks.callback(handle.remove)
         yield trace
+
+
+def _begins(trace: Trace) -> Callable[..., Tensor]:
+    def hook(_: nn.Module, __: Any, out: Tensor) -> Tensor:
+        trace.maps[2] = out.detach().requires_grad_()
+        return trace.maps[2]
+
+    return hook
 
 
 def _passes(trace: Trace) -> Callable[..., Any]:
