@@ -20,11 +20,11 @@ from uniformer.checkpoints.contract import Contract
 from uniformer.cli.main import main
 from uniformer.config import TASKS, Config, Head, Scaling
 from uniformer.heads import build_network
-from uniformer.heads.detection import Detector, Limits
+from uniformer.heads.detection import Detector, Limits, region_features
 from uniformer.heads.pyramid import DenseNetwork
 from uniformer.heads.segmentation import Segmenter
 from uniformer.inference.predictor import Predictor
-from uniformer.speed import winograd
+from uniformer.speed import regions, winograd
 from uniformer.speed.dense import FastConvNorm
 
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -159,6 +159,7 @@ def test_convolutions_by_few_products_are_taken_on_one_thread_alone(
     monkeypatch: pytest.MonkeyPatch, one_thread: None
 ) -> None:
     monkeypatch.setattr(winograd, "LEAST", (1, 1))
+    monkeypatch.setattr(winograd, "MOST_PADDED", 3)
     network, x = dense_network("upernet"), an_input()
     fast, convolved = speed.prepare(network, training=False), []
     convolve = winograd.convolve
@@ -168,6 +169,42 @@ def test_convolutions_by_few_products_are_taken_on_one_thread_alone(
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     fast(x)
     assert len(convolved) == 5
+
+
+def test_convolutions_by_few_products_are_for_many_channels_on_grids_that_tiles_fill(one_thread: None) -> None:
+    wide, narrow = torch.empty(256, 256, 3, 3, device="meta"), torch.empty(128, 256, 3, 3, device="meta")
+    for shape, weight, pays in (
+        ((1, 256, 100, 168), wide, True),
+        ((1, 256, 100, 168), narrow, False),
+        ((1, 256, 25, 42), wide, False),  # few places
+        ((8, 256, 25, 42), wide, True),
+        ((100, 256, 14, 14), wide, False),  # tiles would cover 16 x 16
+    ):
+        assert winograd.pays(torch.empty(shape, device="meta"), weight) == pays
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("at_once", [1, 5000, regions.AT_ONCE])
+@pytest.mark.parametrize("side", [7, 14])
+def test_regions_are_cut_out_as_torchvision_does(
+    side: int, at_once: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    """Of all shapes, in two pictures: long ones, some that leave the picture, some without extent or turned over."""
+    monkeypatch.setattr(regions, "AT_ONCE", at_once)
+    torch.manual_seed(0)
+    levels = [torch.randn(2, 6, *grid, dtype=dtype) for grid in ((48, 72), (24, 36), (12, 18), (6, 9))]
+    centres = torch.rand(160, 2, dtype=dtype) * torch.tensor([288, 192])
+    halves = torch.rand(160, 2, dtype=dtype) ** 3 * 160
+    halves[:4, 0], halves[4:8, 1], halves[8:10] = 0, -3, 0
+    halves[10:14] = 14 * side  # samples exactly a cell apart
+    rois = torch.cat([torch.arange(160)[:, None] % 2, centres - halves, centres + halves], dim=1).to(dtype)
+    wanted = region_features(levels, rois, side)
+    for laid in (levels, [level.contiguous(memory_format=torch.channels_last) for level in levels]):
+        found = regions.cut_regions(laid, rois, side)
+        assert found.dtype == dtype
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        assert off(found, wanted) <= {torch.float32: 1e-6, torch.float64: 1e-14}[dtype]
+    assert regions.cut_regions(levels, rois[:0], side).shape == (0, 6, side, side)
 
 
 def test_predictions_take_the_fast_form(one_thread: None) -> None:

@@ -64,7 +64,7 @@ class RPNHead(nn.Module):
 
     def forward(self, levels: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Per level logits (B, 3, H, W) and deltas (B, 12, H, W), four of each anchor in turn."""
-        shared = [F.relu(self.rpn_conv(x)) for x in levels]
+        shared = [F.relu_(self.rpn_conv(x)) for x in levels]
         return [(at_least_float32(self.rpn_cls(x)), at_least_float32(self.rpn_reg(x))) for x in shared]
 
 
@@ -126,8 +126,8 @@ class MaskHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for conv in self.convs:
-            x = F.relu(conv(x))
-        return self.conv_logits(F.relu(self.upsample(x)))
+            x = F.relu_(conv(x))
+        return self.conv_logits(F.relu_(self.upsample(x)))
 
 
 class RoIHead(nn.Module):
@@ -191,7 +191,7 @@ class Detector(DenseNetwork):
         heads, logits = self.roi_head.box_heads, []
         counts = [len(r) for r in regions]
         for head in heads:
-            scores, deltas = head(region_features(levels, rois, 7))
+            scores, deltas = head(self.cut(levels, rois, 7))
             logits.append(scores)
             if head is not heads[-1]:
                 rois = refine(rois, deltas, scores[:, :-1].argmax(1), head.stds, sizes)
@@ -202,13 +202,17 @@ class Detector(DenseNetwork):
             for r, d, p, size, scale in parts
         ]
 
+    def cut(self, levels: Sequence[Tensor], rois: Tensor, side: int) -> Tensor:
+        """Regions (N, 5) of the levels, (N, width, side, side)."""
+        return region_features(levels, rois, side)
+
     def masks(self, levels: Sequence[Tensor], found: Sequence[Detections], scales: Sequence[Tensor]) -> list[Tensor]:
         """Of each detection the share of its class in its box, (N, 28, 28); with several stages their mean."""
         rois = with_images([d.boxes * scale for d, scale in zip(found, scales, strict=True)])
         labels, means = torch.cat([d.labels for d in found]), []
         for some, own in zip(rois.split(MASKS_AT_ONCE), labels.split(MASKS_AT_ONCE), strict=True):
-            features, rows = region_features(levels, some, 14), torch.arange(len(some), device=some.device)
-            shares = [head(features).sigmoid()[rows, own] for head in self.roi_head.mask_heads]
+            features, rows = self.cut(levels, some, 14), torch.arange(len(some), device=some.device)
+            shares = [head(features)[rows, own].sigmoid() for head in self.roi_head.mask_heads]
             means.append(sum(shares[1:], shares[0]) / len(shares))
         return list(torch.cat(means).split([len(d.boxes) for d in found]))
 

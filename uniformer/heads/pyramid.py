@@ -55,7 +55,7 @@ class FeaturePyramid(nn.Module):
         """Maps (B, C_i, H_i, W_i), finest first -> (B, width, H_i, W_i)."""
         merged = [conv(x) for conv, x in zip(self.lateral_convs, maps, strict=True)]
         for i in range(len(merged) - 1, 0, -1):  # down from the coarsest
-            merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=merged[i - 1].shape[2:], mode="nearest")
+            merged[i - 1].add_(F.interpolate(merged[i], size=merged[i - 1].shape[2:], mode="nearest"))
         out = [conv(x) for conv, x in zip(self.fpn_convs, merged, strict=True)]
         if self.levels > len(out):
             out.append(out[-1][:, :, ::2, ::2])

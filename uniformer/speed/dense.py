@@ -8,6 +8,7 @@ one part to the next is float32: boxes, scores and shares are reckoned from it a
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from uniformer.speed.depthwise import channels_last
 from uniformer.speed.fold import Affine, before_norm, exact
 from uniformer.speed.network import FOR_TRAINING, FastUniFormer, in_own_type
 from uniformer.speed.products import By, Linear, compute_by, onednn_can
+from uniformer.speed.regions import cut_regions
 
 
 def fast_network(
@@ -164,9 +166,8 @@ class FastPoseNetwork(Inference, PoseNetwork):
 
 
 class FastDetector(Inference, Detector):
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """As in the plain form; levels lie in memory as (B, C, H, W), since RoIAlign would copy them each time."""
-        return [level.contiguous() for level in super().forward(x)]
+    def cut(self, levels: Sequence[Tensor], rois: Tensor, side: int) -> Tensor:
+        return (super().cut if rois.is_cuda else cut_regions)(levels, rois, side)
 
 
 STAND_INS: dict[type[nn.Module], type[nn.Module]] = {
