@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from tests.tolerance import assert_close
 from uniformer.speed.depthwise import Depthwise3d, depthwise, depthwise_plain
 from uniformer.speed.training_modules import Pointwise3d
 
-SHAPES = [(2, 8, 6, 5, 7), (1, 3, 1, 4, 4), (3, 16, 2, 9, 3), (2, 5, 8, 1, 1)]
+SHAPES = [(2, 8, 6, 5, 7), (1, 3, 1, 4, 4), (3, 16, 2, 9, 3), (2, 5, 8, 1, 1), (2, 24, 4, 12, 10)]
 
 
 def gradients(convolve, x: Tensor, weight: Tensor, bias: Tensor | None) -> list[Tensor]:
@@ -31,10 +33,11 @@ def drawn(shape: tuple[int, ...], kernel: int) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
-def test_gradients_are_those_of_the_plain_twin(shape, kernel, memory_format):
+@pytest.mark.parametrize("by_sample", [False, True])
+def test_gradients_are_those_of_the_plain_twin(shape, kernel, memory_format, by_sample):
     x, weight, bias = drawn(shape, kernel)
     x = x.contiguous(memory_format=memory_format)
-    got = gradients(depthwise, *(v.requires_grad_() for v in (x, weight, bias)))
+    got = gradients(partial(depthwise, by_sample=by_sample), *(v.requires_grad_() for v in (x, weight, bias)))
     exact = gradients(depthwise_plain, *(v.detach().double().requires_grad_() for v in (x, weight, bias)))
     for mine, true in zip(got, exact, strict=True):
         assert_close(mine, true, kernel**3 + x[:, 0].numel())  # over a kernel, or for gradients over all places
@@ -62,8 +65,9 @@ def test_the_fast_backward_pass_is_used_where_torch_is_slow_and_only_there():
         assert depthwise(x, weight, bias).grad_fn is None
 
 
-def test_second_derivatives():
-    given = drawn((1, 2, 3, 4, 4), 3)
+@pytest.mark.parametrize(("kernel", "by_sample"), [(3, False), (5, True)])
+def test_second_derivatives(kernel, by_sample):
+    given = drawn((2, 2, 3, 4, 4), kernel)
 
     def curvature(convolve, *given: Tensor) -> Tensor:
         x, weight, bias = (v.requires_grad_() for v in given)
@@ -71,7 +75,8 @@ def test_second_derivatives():
         return torch.autograd.grad(of_x.square().sum(), weight)[0]
 
     exact = curvature(depthwise_plain, *(v.double() for v in given))
-    assert_close(curvature(depthwise, *given), exact, 4 * 27 + 48)  # four convolutions, and a sum over all places
+    found = curvature(partial(depthwise, by_sample=by_sample), *given)
+    assert_close(found, exact, 4 * kernel**3 + 2 * 48)  # four convolutions, and a sum over all places
 
 
 def test_the_layers_are_convolutions_to_the_state_dict_and_to_numbers():

@@ -23,6 +23,7 @@ from uniformer.config import Config
 from uniformer.network.blocks import GlobalMHRA
 from uniformer.network.model import UniFormer
 from uniformer.network.ops import attention
+from uniformer.speed.depthwise import Depthwise3d
 from uniformer.speed.products import By
 from uniformer.speed.training_modules import PLAIN, Float32MHRA, stand_in
 from uniformer.training.optim import moving_average
@@ -94,6 +95,8 @@ def test_it_is_put_on_in_place_and_taken_off(family: str, by: By, one_thread: No
         changed = {type(module) for module in model.modules()} & set(PLAIN)
         count = {"images": 1, "overlap of clips": 4, "hourglass of clips": 4}.get(family, 3)
         assert len(changed) == count + (by.products == "onednn")  # linear layers
+        depthwise = [module for module in model.modules() if isinstance(module, Depthwise3d)]
+        assert all(module.by_sample == (by.products == "onednn") for module in depthwise)
     model(x)
     assert seen == ["hook"]
     assert speed.unprepare(model) is model

@@ -4,7 +4,8 @@ Forward, oneDNN is quick on a CPU; its backward pass is not: a small model spent
 (figures in `docs/log.md`). So here the same gradients are taken by other ways:
 
 - of the input: a depthwise convolution once more, of the output's gradient with the kernel turned round;
-- of the kernel: for each of its planes in time a 2D depthwise one, over the frames that this plane joins.
+- of the kernel: for each of its planes in time a 2D depthwise one, over the frames that this plane joins; or, where
+  oneDNN is quick at those, for each sample a depthwise one of its input by the output's gradient as the kernel.
 
 In 2D torch's own backward pass is as fast as this one.
 
@@ -25,6 +26,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Implementation = Literal["contiguous", "channels_last", "planes", "triton"]  #: on a GPU; see `IMPLEMENTATIONS`
+LARGE = (
+    5  #: kernels from which on a sample by sample pays: 4 to 5 times as fast as by planes, for kernels of 3 not at all
+)
 GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)  #: that an implementation may be given
 
 
@@ -32,9 +36,10 @@ class Depthwise3d(nn.Conv3d):
     """A depthwise `nn.Conv3d` that is computed by `depthwise`."""
 
     implementation: Implementation | None = None  #: how a GPU computes it; None: as torch does
+    by_sample = False  #: how a CPU computes gradients of large kernels
 
     def forward(self, x: Tensor) -> Tensor:
-        return depthwise(x, self.weight, self.bias, self.implementation)
+        return depthwise(x, self.weight, self.bias, self.implementation, by_sample=self.by_sample)
 
     def added_to(self, x: Tensor) -> Tensor:
         """x + self(x), in one go where the implementation can."""
@@ -48,15 +53,20 @@ def depthwise(
     implementation: Implementation | None = None,
     *,
     residual: bool = False,
+    by_sample: bool = False,
 ) -> Tensor:
     """x (B, C, T, H, W) by a filter per channel, weight (C, 1, k, k, k) with k odd -> (B, C, T, H, W).
 
     `implementation` is for floats of 16 and 32 bits on a GPU; elsewhere there is no choice. With `residual` it is x
-    plus that.
+    plus that. `by_sample`: on a CPU the gradient of a large kernel is taken sample by sample.
     """
     if implementation is not None and x.is_cuda and x.dtype in GPU_DTYPES:
         return IMPLEMENTATIONS[usable(implementation)](x, weight, bias, residual)
-    y: Tensor = (_FastBackward.apply if trains_in_float32(x, weight) else depthwise_plain)(x, weight, bias)
+    y: Tensor
+    if trains_in_float32(x, weight):
+        y = _FastBackward.apply(x, weight, bias, by_sample and weight.shape[-1] >= LARGE)
+    else:
+        y = depthwise_plain(x, weight, bias)
     return x + y if residual else y
 
 
@@ -158,26 +168,41 @@ class _FastBackward(torch.autograd.Function):
     generate_vmap_rule = True  # with `setup_context` apart from `forward` what `torch.func` asks for
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, by_sample: bool) -> Tensor:
         return depthwise_plain(x, weight, bias)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, bool], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:2])
+        ctx.by_sample = inputs[3]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
-        of_x, of_weight, of_bias = ctx.needs_input_grad
+        of_x, of_weight, of_bias, _ = ctx.needs_input_grad
+        of_filters = _weight_gradient_by_sample if ctx.by_sample else _weight_gradient
         return (
             depthwise_plain(grad, weight.flip(2, 3, 4), None) if of_x else None,
-            _weight_gradient(x, grad, weight) if of_weight else None,
+            of_filters(x, grad, weight) if of_weight else None,
             grad.sum((0, 2, 3, 4)) if of_bias else None,
+            None,
         )
 
 
+def _weight_gradient_by_sample(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
+    """As `_weight_gradient`: each place of a filter sees the input shifted, times the gradient, summed over the grid.
+
+    That is a depthwise convolution of the input whose kernel is the gradient, as large as the grid. It has filters of
+    its own for each sample; oneDNN's forward kernels take it in their stride, where the backward pass of a depthwise
+    convolution wastes 15 of 16 lanes.
+    """
+    padding, C = weight.shape[-1] // 2, len(weight)
+    each = (F.conv3d(a, g.unsqueeze(1), padding=padding, groups=C) for a, g in zip(x.split(1), grad, strict=True))
+    return torch.cat([*each]).sum(0).unsqueeze(1)  # (B, C, k, k, k) -> (C, 1, k, k, k)
+
+
 def _weight_gradient(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
-    """x and grad (B, C, T, H, W) -> the gradient of the filters, (C, 1, k, k, k)."""
+    """x and grad (B, C, T, H, W) -> the gradient of the filters, (C, 1, k, k, k), plane by plane."""
     middle, planes = weight.shape[2] // 2, []
     for plane, seen, given in _joined(x.shape[2], weight.shape[2]):
         if seen.start >= seen.stop:

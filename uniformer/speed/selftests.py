@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -134,14 +134,16 @@ def _attention(dtype: torch.dtype, device: torch.device) -> dict[str, Trial]:
 
 
 def _depthwise(device: torch.device) -> dict[str, Trial]:
-    """Our backward pass on a CPU, every implementation on a GPU."""
-    names = [None] if device.type == "cpu" else dict.fromkeys(map(usable, IMPLEMENTATIONS))
+    """Both ways of our backward pass on a CPU, every implementation on a GPU."""
+    ways: dict[str, dict[str, Any]] = {"by planes": {}, "by sample": {"by_sample": True}}
+    if device.type != "cpu":
+        ways = {name: {"implementation": name} for name in map(usable, IMPLEMENTATIONS)}
     found = {}
-    for kernel, frames, name in itertools.product((3, 5), FRAMES, names):
+    for kernel, frames, (name, way) in itertools.product((3, 5), FRAMES, ways.items()):
         weight = drawn((CHANNELS, 1, kernel, kernel, kernel), device, seed=1) / math.sqrt(kernel**3)
         x = channels_last(drawn((2, CHANNELS, frames, SIDE, SIDE), device))
-        what = f"{kernel}x{kernel}x{kernel} over {counted(frames, 'frame')}{f' ({name})' if name else ''}"
-        found[what] = tried(partial(depthwise, bias=None, implementation=name), [x, weight], torch.float32)
+        what = f"{kernel}x{kernel}x{kernel} over {counted(frames, 'frame')} ({name})"
+        found[what] = tried(partial(depthwise, bias=None, **way), [x, weight], torch.float32)
     return found
 
 

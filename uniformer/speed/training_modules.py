@@ -43,6 +43,12 @@ class OneDnnLinear(nn.Linear):
         return trained_product(x, self.weight, self.bias)
 
 
+class OneDnnDepthwise3d(Depthwise3d):
+    """A depthwise convolution of clips, the gradients of large kernels by oneDNN's forward kernels."""
+
+    by_sample = True
+
+
 class ChannelsLastEmbed(OverlapEmbed):
     """In training on a CPU maps have the channels last in memory from here on: its convolutions take half the time."""
 
@@ -118,6 +124,7 @@ PLAIN: dict[type[nn.Module], type[nn.Module]] = {
     OneDnnPointwise3d: nn.Conv3d,
     OneDnnLinear: nn.Linear,
     Depthwise3d: nn.Conv3d,
+    OneDnnDepthwise3d: nn.Conv3d,
     Float32Conv2d: nn.Conv2d,
     Float32Conv3d: nn.Conv3d,
     Float32ConvTranspose2d: nn.ConvTranspose2d,
@@ -144,7 +151,9 @@ def stand_in(
             return Float32Conv3d
         if is_pointwise(module):
             return Pointwise3d if products == "torch" else OneDnnPointwise3d
-        return Depthwise3d if is_depthwise(module) else None
+        if is_depthwise(module):
+            return Depthwise3d if products == "torch" else OneDnnDepthwise3d
+        return None
     if kind is nn.Linear and products == "onednn":
         return OneDnnLinear
     if kind is OverlapEmbed and isinstance(module.conv1, nn.Conv3d):
