@@ -84,10 +84,12 @@ def test_attention_by_blocks_is_that_of_float64(tokens: int, dim: int, dtype: to
 def test_a_feed_forward_in_chunks_is_the_whole(library: Library, one_thread: None) -> None:
     torch.manual_seed(0)
     fc1, fc2, norm = nn.Linear(16, 64), nn.Linear(64, 16), nn.LayerNorm(16)
-    rows = torch.randn(13_000, 16)  # three chunks, the last one short
+    rows, chunks = torch.randn(18_800, 16), []
     with torch.no_grad():
         wanted = rows + fc2(nn.functional.gelu(fc1(norm(rows))))
+        norm.register_forward_hook(lambda _module, _given, normed: chunks.append(len(normed)))
         feed_forward_(rows, fc1, fc2, norm, by=By(library))
+    assert chunks == [6267, 6267, 6266]  # 6,250 are to be done at once: not three times so many, and 50 more
     assert_close(rows, wanted, 16 + 64)
 
 
