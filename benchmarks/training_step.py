@@ -13,10 +13,11 @@ from typing import Any
 import machine
 from alternate import CLOCKS, Contender, compare, finished
 
-#: name -> architecture, (B, 3, T, H, W): the small models of the docs' first trainings
+#: name -> architecture, (B, 3, T, H, W): the small models of the docs' first trainings, and camera motion in 16 frames
 STEPS = {
     "nano_video, 16 clips 8x64": ("uniformer_nano_video", (16, 3, 8, 64, 64)),
     "nano_video, 8 clips 16x64x80": ("uniformer_nano_video", (8, 3, 16, 64, 80)),
+    "nano_video, 16 clips 16x96": ("uniformer_nano_video", (16, 3, 16, 96, 96)),
     "xxs_video, 4 clips 8x128": ("uniformer_xxs_video", (4, 3, 8, 128, 128)),
     "small_video, 1 clip 8x112": ("uniformer_small_video", (1, 3, 8, 112, 112)),
 }
