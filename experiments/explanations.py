@@ -189,7 +189,7 @@ def in_pictures(data: Path, segmenter: Path, count: int, curves: int, seed: int)
             rows.append(row)
         if len(rows) >= count:
             break
-    return {"kinds": ["stage4", "stage3", "stage2", "attention"], "rows": rows}
+    return {"kinds": ["stage4", "stage3", "stage2", "stage1", "attention"], "rows": rows}
 
 
 def share_of(explainer: Explainer, name: str, own: NDArray[np.bool_]) -> Callable[[Pixels], float]:
@@ -234,7 +234,7 @@ def of_boxes(data: Path, detector: Path, count: int) -> dict[str, Any]:
             rows.append(row)
         if len(rows) >= count:
             break
-    return {"kinds": ["stage4", "stage3", "stage2", "attention"], "rows": rows}
+    return {"kinds": ["stage4", "stage3", "stage2", "stage1", "attention"], "rows": rows}
 
 
 def overlap(box: Sequence[float], other: Sequence[float]) -> float:

@@ -73,14 +73,16 @@ def test_of_a_place_they_are_what_is_lost_where_a_position_is_as_the_rest() -> N
     assert int((class_activation(maps.detach(), grads, pooled=True) != 0).sum()) == 18
 
 
-def test_the_graph_begins_at_stage_2_with_its_gradient() -> None:
+@pytest.mark.parametrize("first", [1, 2])
+def test_the_graph_begins_at_a_local_stage_with_its_gradient(first: int) -> None:
     model, own = tiny_model().double(), list[Tensor]()
     x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
-    trace, grads = seen(model, x)
-    model.stages[1].blocks[-1].register_forward_hook(lambda *passed: own.append(passed[-1]))  # type: ignore[union-attr, index]
-    (wanted,) = torch.autograd.grad(model(x)[0, 0], own)
-    assert torch.equal(trace.maps[2], own[0])
-    assert_close(grads.maps[2], wanted, wanted.numel())
+    trace, grads = traced(model, lambda: model(x)[0, 0], first)
+    for stage in model.stages[first - 1 : 2]:
+        stage.blocks[-1].register_forward_hook(lambda *passed: own.append(passed[-1]))  # type: ignore[union-attr, index]
+    assert list(trace.maps) == [1, 2, 3, 4][first - 1 :]
+    for stage, wanted in enumerate(torch.autograd.grad(model(x)[0, 0], own), start=first):
+        assert_close(grads.maps[stage], wanted, wanted.numel())
 
 
 def test_nothing_of_the_network_is_changed() -> None:
@@ -407,8 +409,9 @@ def test_one_box_of_a_detection(nets: dict[str, Path], photo: np.ndarray) -> Non
     assert one.parts[0].value == pytest.approx(float(answer.scores[0]), abs=1e-5)
     assert one.parts[0].name == f"{answer.names[answer.labels[0]]}, box 1"
     assert any(not np.array_equal(one.maps[kind], two.maps[kind]) for kind in one.kinds)
-    assert one.kinds == ("stage4", "stage3", "stage2", "attention")
-    assert one.maps[one.usual].shape[2:] == tuple(2 * n for n in one.maps["stage3"].shape[2:])
+    assert one.kinds == ("stage4", "stage3", "stage2", "stage1", "attention")
+    assert one.maps["stage1"].shape[2:] == tuple(4 * n for n in one.maps["stage3"].shape[2:])
+    assert one.usual == "stage1"  # of a region below 112 pixels, which is cut from the finest level
     own = answer.names[answer.labels[0]]
     assert explainer(photo, own).parts[0] == one.parts[0]
     with refused("expected box 10000 to explain, found"):

@@ -39,8 +39,8 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--map",
-        choices=("stage4", "stage3", "stage2", "attention", "kept"),
-        help="that films show (default: stage4, of boxes, pixels and key points stage2)",
+        choices=("stage4", "stage3", "stage2", "stage1", "attention", "kept"),
+        help="that films show (default: stage4, of pixels and key points stage2, of boxes by their size)",
     )
     p.add_argument("--timeline", action="store_true", help="of clips: see a long video through windows, as `demo` does")
     p.add_argument(

@@ -148,7 +148,7 @@ class Explainer:
         maps: dict[str, list[Floats]] = {}
         kept: dict[str, list[Any]] = {}
         for view in evidence.views:
-            trace, grads = traced(self.network, partial(evidence.score, view))
+            trace, grads = traced(self.network, partial(evidence.score, view), first=2 if evidence.pooled else 1)
             for kind, tokens in self._maps(trace, grads, evidence).items():
                 maps.setdefault(kind, []).append(in_depth(tokens, own.shape[2:], places))
             for (stage, index), which in kept_tokens(self._backbone, trace).items():
@@ -163,7 +163,7 @@ class Explainer:
             maps={kind: np.stack(found) for kind, found in maps.items()},
             places={kind: (rows, columns) for kind, (rows, columns) in rows_and_columns.items()},
             kept={block: np.stack(found) for block, found in kept.items()},
-            usual="stage4" if evidence.pooled else "stage2",
+            usual=f"stage{evidence.stage}",
             size=(own.shape[-2], own.shape[-1]), boxes=tuple(evidence.boxes), height=views.height, width=views.width,
             frames=None if views.frames is None else per_view(views.frames, len(own)),
             seconds=None if views.seconds is None else per_view(views.seconds, len(own)),
@@ -176,7 +176,7 @@ class Explainer:
             f"stage{stage}": class_activation(
                 trace.maps[stage].detach(), grads.maps[stage], pooled=evidence.pooled
             ).relu()
-            for stage in ((4, 3) if evidence.pooled else (4, 3, 2))  # of a place the finer one too: things are small
+            for stage in ((4, 3) if evidence.pooled else (4, 3, 2, 1))  # of a place finer ones too: things are small
         }
         found["attention"] = attention_relevance(self._backbone, trace, grads, pooled=evidence.pooled)
         if kept := kept_tokens(self._backbone, trace):

@@ -52,7 +52,7 @@ class Explanation:
     maps: Mapping[str, Floats]  #: by kind, (V, T, h', w'); of pictures T is 1
     places: Mapping[str, tuple[Floats, Floats]]  #: by kind: the centres of the tokens' rows and columns, input pixels
     kept: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)  #: by hourglass block, (V, T', h', w')
-    usual: str = "stage4"  #: the map that is best looked at: of answers to a place "stage2", which is finer
+    usual: str = "stage4"  #: the map that is best looked at: of answers to a place a finer one
     size: tuple[int, int]  #: height and width of a view, pixels
     boxes: tuple[Box, ...]  #: what each view shows of the source; it may reach beyond
     height: int  #: of the source, pixels

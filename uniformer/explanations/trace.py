@@ -1,4 +1,4 @@
-"""What one pass through a network leaves behind for explanations: the maps of stages 2 to 4, what each attention was
+"""What one pass through a network leaves behind for explanations: the maps of its stages, what each attention was
 fed, which tokens hourglass blocks chose by; and the gradients of a score for them. Nothing of the network is changed.
 """
 
@@ -30,7 +30,7 @@ class Attended(NamedTuple):
 
 @dataclass
 class Trace:
-    """Tensors of one pass, by the stage (2, 3, 4) or by the block (stage, index). Their graph begins after stage 2."""
+    """Tensors of one pass, by the stage or by the block (stage, index). Their graph begins at the first of the maps."""
 
     maps: dict[int, Tensor] = field(default_factory=dict)  #: outputs of the stages, (B, C, *grid)
     passed: Tensor | None = None  #: stage 3's as stage 4 is fed it, so that heads which take both are told apart
@@ -57,9 +57,10 @@ def backbone_of(network: nn.Module) -> UniFormer:
     return found
 
 
-def traced(network: nn.Module, score: Callable[[], Tensor]) -> tuple[Trace, Gradients]:
-    """One pass, and the gradients of what `score`, which runs the network once, gives: one number."""
-    with torch.enable_grad(), watching(backbone_of(network)) as trace:
+def traced(network: nn.Module, score: Callable[[], Tensor], first: int = 2) -> tuple[Trace, Gradients]:
+    """One pass, and the gradients of what `score`, which runs the network once, gives: one number. Of the stages from
+    `first` on, 1 or 2."""
+    with torch.enable_grad(), watching(backbone_of(network), first) as trace:
         value = score()
     keys = [(block, name) for block, by_name in trace.attended.items() for name in by_name]
     assert trace.passed is not None
@@ -73,31 +74,31 @@ def traced(network: nn.Module, score: Callable[[], Tensor]) -> tuple[Trace, Grad
 
 
 @contextmanager
-def watching(backbone: UniFormer) -> Iterator[Trace]:
-    """What passes through the network within the block."""
+def watching(backbone: UniFormer, first: int) -> Iterator[Trace]:
+    """What passes through the network within the block, from the map of stage `first` on."""
     trace, checkpointing = Trace(), backbone.grad_checkpointing
     backbone.set_grad_checkpointing(False)  # blocks that run twice would be watched twice
     stages: Any = backbone.stages
     with ExitStack() as hooks:
         hooks.callback(backbone.set_grad_checkpointing, checkpointing)
         handles = [
-            stages[1].blocks[-1].register_forward_hook(_begins(trace)),
+            stages[first - 1].blocks[-1].register_forward_hook(_begins(trace, first)),
             stages[3].embed.register_forward_pre_hook(_passes(trace)),
         ]
-        for stage in STAGES:
+        for stage in range(first + 1, len(stages) + 1):
             blocks = stages[stage - 1].blocks
             handles.append(blocks[-1].register_forward_hook(_keeps_map(trace, stage)))
-            for index, block in enumerate(blocks):
+            for index, block in enumerate(blocks if stage in STAGES else ()):
                 handles += _watch_block(trace, (stage, index), block)
         for handle in handles:
             hooks.callback(handle.remove)
         yield trace
 
 
-def _begins(trace: Trace) -> Callable[..., Tensor]:
+def _begins(trace: Trace, stage: int) -> Callable[..., Tensor]:
     def hook(_: nn.Module, __: Any, out: Tensor) -> Tensor:
-        trace.maps[2] = out.detach().requires_grad_()
-        return trace.maps[2]
+        trace.maps[stage] = out.detach().requires_grad_()
+        return trace.maps[stage]
 
     return hook
 

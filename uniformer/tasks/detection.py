@@ -93,7 +93,7 @@ class Detection(WholePictureTask[DetectionOptions]):
         """Of a box that was found: what its region alone makes the box heads say of its class."""
         import torch
 
-        from uniformer.heads.detection import region_features, with_images
+        from uniformer.heads.detection import region_features, region_levels, with_images
 
         names = self.contract.classes
         with torch.no_grad():
@@ -104,15 +104,17 @@ class Detection(WholePictureTask[DetectionOptions]):
             raise InputError(f"expected box {number} to explain, found {found} with a score above {self.options.score}")
         row = int(rows[number - 1])
         label, scale = int(labels[row]), torch.from_numpy(views.factors).to(device)
+        region = with_images([boxes[row : row + 1] * scale])
 
         def score(_: int) -> Tensor:
             levels = network(torch.from_numpy(views.array).to(device))
-            cut = region_features(levels, with_images([boxes[row : row + 1] * scale]), 7)
+            cut = region_features(levels, region, 7)
             each = torch.stack([head(cut)[0][0] for head in network.roi_head.box_heads])  # (stages, K + 1)
             return (each[:, label] - each.mean(dim=1)).mean()
 
         name = f"{class_name(names, label)}, box {number}"
-        return Evidence(name, float(scores[row]), score, (0,), (views.reach,), pooled=False)
+        stage = 1 + int(region_levels(region)[0])  # that of the level of the pyramid whence the region is cut
+        return Evidence(name, float(scores[row]), score, (0,), (views.reach,), pooled=False, stage=stage)
 
     def decode(self, outputs: Outputs, views: WholeViews, top_k: int = 0) -> Detections:  # type: ignore[override]
         import torch

@@ -119,7 +119,8 @@ class Pose(WholePictureTask[PoseOptions]):
         (x, y), (w, h) = views.regions[view].centre, views.regions[view].scale * UNIT
         box = (float(y - h / 2), float(x - w / 2), float(h), float(w))
         name = f"{class_name(self.contract.classes, row)}, person {number}"
-        return Evidence(name, float(found[row]), lambda person: peaks(person)[row], (view,), (box,), pooled=False)
+        score = float(found[row])
+        return Evidence(name, score, lambda person: peaks(person)[row], (view,), (box,), pooled=False, stage=2)
 
     def decode(self, outputs: Outputs, views: PeopleViews, top_k: int = 0) -> Poses:  # type: ignore[override]
         points, point_scores = decode_heat_maps(outputs[0], views.regions)  # (P, K, 2), (P, K)

@@ -156,7 +156,7 @@ class Semantic(WholePictureTask[SegmentationOptions]):
             logits = logits_of()
             return (logits[row] - logits.mean(dim=0))[where].mean()
 
-        return Evidence(name, float(counts[row] / counts.sum()), score, (0,), (views.reach,), pooled=False)
+        return Evidence(name, float(counts[row] / counts.sum()), score, (0,), (views.reach,), pooled=False, stage=2)
 
     def decode(self, outputs: Outputs, views: WholeViews | TiledViews, top_k: int = 0) -> Segmentation:  # type: ignore[override]
         labels = in_size(outputs[0][0], views.height, views.width).astype(map_type(self.contract.config.num_classes))

@@ -93,6 +93,7 @@ class Evidence(NamedTuple):
     views: tuple[int, ...]  #: those that have a part in it
     boxes: tuple[tuple[float, float, float, float], ...]  #: what each shows: top, left, height, width in the source
     pooled: bool  #: whether it is an answer to a whole view, not to a place in it
+    stage: int = 4  #: whose map is best looked at
 
 
 @dataclass(frozen=True)
