@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ for package in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
 httpx = pytest.importorskip("httpx")
 server = pytest.importorskip("uniformer.web.server")
 
+request = partial(httpx.request, timeout=PATIENCE)
+get, post = partial(request, "GET"), partial(request, "POST")
+
 
 def make_served(path: Path) -> Path:
     """Networks of clips and of images; a film, a picture, and what is neither."""
@@ -41,10 +45,10 @@ def make_served(path: Path) -> Path:
 class Served:
     """A server on loopback, in a thread of this process."""
 
-    def __init__(self, predictor: Predictor, limits: Limits, token: str | None, wait: float):
+    def __init__(self, predictor: Predictor, limits: Limits, token: str | None, wait: float, folder: Path | None):
         self.batches: list[int] = []
         self.service = Service(predictor, limits, wait=wait, seen=self.batches.append)
-        app, self.door = server.make_app(self.service, server.Metrics(), token=token)
+        app, self.door = server.make_app(self.service, server.Metrics(), token=token, folder=folder)
         self.socket = server.listening_at("127.0.0.1", 0)
         self.port = self.socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -53,14 +57,19 @@ class Served:
 
     def post(self, verb: str, file: Path | bytes, name: str | None = None, **options: Any) -> Any:
         data, name = (file, name or "file") if isinstance(file, bytes) else (file.read_bytes(), name or file.name)
-        return httpx.post(f"{self.url}/{verb}", files={"file": (name, data)}, data=options, timeout=PATIENCE)
+        return post(f"{self.url}/{verb}", files={"file": (name, data)}, data=options)
 
 
 @contextmanager
 def served(
-    predictor: Predictor, *, limits: Limits | None = None, token: str | None = None, wait: float = 0.005
+    predictor: Predictor,
+    *,
+    limits: Limits | None = None,
+    token: str | None = None,
+    wait: float = 0.005,
+    folder: Path | None = None,
 ) -> Iterator[Served]:
-    one = Served(predictor, limits or Limits(), token, wait)
+    one = Served(predictor, limits or Limits(), token, wait, folder)
     try:
         yield one
     finally:

@@ -18,7 +18,7 @@ from PIL import Image
 from tests import odd_media
 from tests.dense_nets import make_nets
 from tests.patience import PATIENCE
-from tests.served import Served, error_of, httpx, make_served, same, served
+from tests.served import Served, error_of, make_served, post, same, served
 from tests.test_vocabulary import save_namer
 from tests.tiny import tiny_model
 from tests.tolerance import assert_close, rounding, terms_of
@@ -49,7 +49,7 @@ def test_answers_are_those_of_python(folder: Path) -> None:
         same(one.post("predict", film, clips=3, crops=3, top_k=2, follow_seconds="true").json(), asked(film).to_dict())
         part = one.post("predict", film, top_k=2, start=0.5, end=1.5).json()
         same(part, predictor.asked(top_k=2, span=(0.5, 1.5))(film).to_dict())
-        raw = httpx.post(f"{one.url}/predict?clips=3&crops=3&top_k=2&follow_seconds=true", content=film.read_bytes())
+        raw = post(f"{one.url}/predict?clips=3&crops=3&top_k=2&follow_seconds=true", content=film.read_bytes())
         same(raw.json(), asked(film).to_dict())
         same(one.post("predict", film).json(), predictor(film).to_dict())  # the options were of one request
 
@@ -85,10 +85,18 @@ def test_whole_pictures_and_films_of_them(folder: Path) -> None:
         predictor, picture = Predictor(folder / f"{task}.safetensors"), folder / "picture.png"
         with served(predictor) as one:
             same(one.post("predict", picture).json(), predictor(picture).to_dict())
-            drawn = httpx.post(f"{one.url}/predict", content=picture.read_bytes(), headers={"Accept": "image/png"})
+            drawn = post(f"{one.url}/predict", content=picture.read_bytes(), headers={"Accept": "image/png"})
             assert drawn.headers["content-type"] == "image/png"
             assert Image.open(BytesIO(drawn.content)).tobytes() == predictor(picture).plot().tobytes()
             assert "expected a classifier" in error_of(one.post("embed", picture), 422)
+            if task == "segmentation":
+                tiled = predictor.asked(tile=64)
+                same(one.post("predict", picture, tile=64).json(), tiled(picture).to_dict())
+                wide = Image.fromarray(np.zeros((64, 6000, 3), np.uint8))
+                wide.save(folder / "wide.png")
+                assert "at most 64 tiles, 6000x64 has" in error_of(
+                    one.post("predict", folder / "wide.png", tile=64), 422
+                )
             if task == "detection":
                 frames = one.post("predict", folder / "h264.mp4", every=25).json()["frames"]
                 for found, wanted in zip(frames, predictor.frames(folder / "h264.mp4", every=25), strict=True):

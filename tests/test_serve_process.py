@@ -14,9 +14,10 @@ import pytest
 
 from tests.command_line import Cli, one_line
 from tests.patience import PATIENCE, wait_until
-from tests.served import error_of, half_sent, httpx, make_served, open_files, process, received_from, same
+from tests.served import error_of, get, half_sent, make_served, open_files, post, process, received_from, same
 from uniformer import Predictor, timeline
 from uniformer.cli.main import main
+from uniformer.web.listening import reaches_others
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -39,6 +40,12 @@ def test_the_command_refuses_in_one_line(
     arguments = ["serve", "--checkpoint", folder / "clips.safetensors"]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         one_line(cli(*arguments, "--port", taken.getsockname()[1]), "cannot listen on 127.0.0.1", "in use")
+        others = cli(*arguments, "--host", "0.0.0.0", "--port", taken.getsockname()[1]).err.splitlines()
+        assert others[0] == "uniformer: warning: no token: all who reach 0.0.0.0 are answered"
+        assert len(others) == 2
+    with monkeypatch.context() as changed:
+        changed.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+        one_line(cli(*arguments, "--port", 0), "expected a folder for temporary files", "no such file")
     (tmp_path / "token").write_text("two words")
     one_line(cli(*arguments, "--token-file", tmp_path / "token"), "expected a token")
     one_line(cli(*arguments, "--workers", 0), "expected workers of at least 1")
@@ -76,6 +83,16 @@ def test_memory_is_not_given_back_and_asked_for_again() -> None:
     assert is_kept == "False" or 5 * int(kept) < int(usual)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.1", "127.0.0.9"])
+def test_this_machine_alone(host: str) -> None:
+    assert not reaches_others(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "0", "", "::", "192.0.2.1", "10.127.0.1"])
+def test_others_too(host: str) -> None:
+    assert reaches_others(host)
+
+
 # ---- a process of its own --------------------------------------------------------------------------------------------
 
 
@@ -90,11 +107,11 @@ def test_without_torch_killed_started_again_and_stopped(exported: Path, folder: 
     with process(*arguments, **temporary, UNIFORMER_TOKEN="from_the_environment") as (killed, port):
         url, predictor = f"http://127.0.0.1:{port}", Predictor(exported)
         other = {"Authorization": "Bearer from_the_environment"}
-        error_of(httpx.post(f"{url}/predict", content=film, headers=other), 401)
-        same(httpx.post(f"{url}/predict", content=film, headers=said).json(), predictor(film).to_dict())
+        error_of(post(f"{url}/predict", content=film, headers=other), 401)
+        same(post(f"{url}/predict", content=film, headers=said).json(), predictor(film).to_dict())
         told = json.loads(timeline(film, predictor).to_json())
-        same(httpx.post(f"{url}/timeline", content=film, headers=said).json(), told)
-        assert "answers only" in error_of(httpx.post(f"{url}/embed", content=film, headers=said), 422)
+        same(post(f"{url}/timeline", content=film, headers=said).json(), told)
+        assert "answers only" in error_of(post(f"{url}/embed", content=film, headers=said), 422)
         assert "libtorch" not in Path(f"/proc/{killed.pid}/maps").read_text()
 
         data = bytes(3 << 20)
@@ -111,12 +128,12 @@ def test_without_torch_killed_started_again_and_stopped(exported: Path, folder: 
     with process("--checkpoint", exported, **temporary) as (running, port):
         assert len(list(tmp_path.iterdir())) == 1
         url = f"http://127.0.0.1:{port}"
-        assert httpx.get(f"{url}/docs").status_code == 404  # what it would show lies elsewhere
+        assert get(f"{url}/docs").status_code == 404  # what it would show lies elsewhere
         with half_sent(port, film[:-4]) as sent:
-            wait_until(lambda: "uniformer_running 1.0" in httpx.get(f"{url}/metrics").text)
+            wait_until(lambda: "uniformer_running 1.0" in get(f"{url}/metrics").text)
             running.send_signal(signal.SIGTERM)
-            wait_until(lambda: httpx.get(f"{url}/healthz").status_code == 503)
-            assert "stopping" in error_of(httpx.post(f"{url}/predict", content=film), 503)
+            wait_until(lambda: get(f"{url}/healthz").status_code == 503)
+            assert "stopping" in error_of(post(f"{url}/predict", content=film), 503)
             sent.sendall(film[-4:])
             answer = received_from(sent)
             assert answer.startswith("HTTP/1.1 200 ")
@@ -128,8 +145,8 @@ def test_without_torch_killed_started_again_and_stopped(exported: Path, folder: 
 
 def test_a_second_signal_ends_it_at_once(exported: Path) -> None:
     with process("--checkpoint", exported) as (running, port), half_sent(port):
-        wait_until(lambda: "uniformer_running 1.0" in httpx.get(f"http://127.0.0.1:{port}/metrics").text)
+        wait_until(lambda: "uniformer_running 1.0" in get(f"http://127.0.0.1:{port}/metrics").text)
         running.send_signal(signal.SIGTERM)
-        wait_until(lambda: httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 503)
+        wait_until(lambda: get(f"http://127.0.0.1:{port}/healthz").status_code == 503)
         running.send_signal(signal.SIGTERM)
         assert running.wait(PATIENCE) == -signal.SIGTERM

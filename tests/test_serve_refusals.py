@@ -18,9 +18,10 @@ import torch
 import uniformer
 from tests.films import pan, write
 from tests.patience import wait_until
-from tests.served import answer_to, error_of, half_sent, httpx, make_served, received_from, same, served
+from tests.served import answer_to, error_of, get, half_sent, make_served, post, received_from, request, same, served
 from uniformer import Predictor
 from uniformer.web.batching import OutOfTime
+from uniformer.web.receiving import IN_MEMORY
 from uniformer.web.service import LabelOptions, Limits, Service
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,7 +41,7 @@ def test_what_is_wrong_with_a_request_is_one_line(folder: Path) -> None:
             ({"top_k": 0}, "top_k of at least 1"), ({"a.b": 1}, "unknown setting"), ({"score": 0.5}, "unknown setting"),
         ):  # fmt: skip
             assert words in error_of(one.post("predict", film, **options), 422)
-        twice = httpx.post(f"{one.url}/predict?clips=1&clips=2", content=b"x")
+        twice = post(f"{one.url}/predict?clips=1&clips=2", content=b"x")
         assert "clips once" in error_of(twice, 422)
         assert "expected a video of at most 2 s, found 2.4 s" in error_of(one.post("timeline", film), 422)
         assert one.post("timeline", film, start=1).status_code == 200  # the part is short enough
@@ -50,15 +51,15 @@ def test_what_is_wrong_with_a_request_is_one_line(folder: Path) -> None:
         assert "at least 0.01 s" in error_of(one.post("timeline", film, window=1e-9), 422)  # of 10 ** 10 steps
         assert error_of(one.post("predict", b"", "empty.mp4"), 422) == "empty.mp4: expected a video, found no bytes"
         assert error_of(one.post("predict", folder / "picture.png"), 422).startswith("picture.png: expected a video")
-        assert "one file" in error_of(httpx.post(f"{one.url}/predict", files={"a": (None, "text")}), 400)
-        two = httpx.post(f"{one.url}/predict", files=[("a", ("a", b"1")), ("b", ("b", b"2"))])
+        assert "one file" in error_of(post(f"{one.url}/predict", files={"a": (None, "text")}), 400)
+        two = post(f"{one.url}/predict", files=[("a", ("a", b"1")), ("b", ("b", b"2"))])
         assert "Too many files" in error_of(two, 400)
-        cut = httpx.post(
+        cut = post(
             f"{one.url}/predict", headers={"Content-Type": "multipart/form-data; boundary=x"},
             content=b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\nhalf',
         )  # fmt: skip
         error_of(cut, 400)
-        assert "/predict" in error_of(httpx.get(f"{one.url}/nowhere"), 404)
+        assert "/predict" in error_of(get(f"{one.url}/nowhere"), 404)
         name = error_of(one.post("predict", b"x", "..\\a/b\x1b[2J" + "c" * 300), 422).partition(":")[0]
         assert name.startswith("b\\x1b[2Jc")
         assert len(name) <= 210
@@ -86,12 +87,12 @@ def test_what_is_no_http_or_not_in_time_is_refused_and_costs_nobody(folder: Path
         assert answer_to(one.port, HEAD + b"Content-Length: 999999999999\r\n\r\n").startswith("HTTP/1.1 413 ")
         chunked = HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(film), film)
         assert answer_to(one.port, chunked).startswith("HTTP/1.1 200 ")
-        assert httpx.head(f"{one.url}/healthz").status_code == 200
-        assert error_of(httpx.get(f"{one.url}/predict"), 405) == "expected POST, got GET"
-        assert "/predict" in error_of(httpx.get(f"{one.url}/healthz/"), 404)  # and not sent to what `Host` says
+        assert request("HEAD", f"{one.url}/healthz").status_code == 200
+        assert error_of(get(f"{one.url}/predict"), 405) == "expected POST, got GET"
+        assert "/predict" in error_of(get(f"{one.url}/healthz/"), 404)  # and not sent to what `Host` says
         fields = {f"field{n}": "1" for n in range(1000)}
         assert "Too many fields" in error_of(one.post("predict", film, **fields), 400)
-        assert "with names" in error_of(httpx.post(f"{one.url}/predict?=1", content=film), 422)
+        assert "with names" in error_of(post(f"{one.url}/predict?=1", content=film), 422)
         with socket.create_connection(("127.0.0.1", one.port)) as slow:
             slow.sendall(HEAD)
             assert one.post("predict", film).status_code == 200
@@ -112,9 +113,15 @@ def bomb(side: int) -> bytes:
 def test_too_much_and_too_slow_are_refused(folder: Path) -> None:
     with served(Predictor(folder / "clips.safetensors"), limits=Limits(size=1 << 20)) as one:
         body = bytes((1 << 20) + 1)
-        assert "1048576 bytes" in error_of(httpx.post(f"{one.url}/predict", content=body), 413)
-        assert "1048576 bytes" in error_of(httpx.post(f"{one.url}/predict", content=iter([body[:9], body])), 413)
+        assert "1048576 bytes" in error_of(post(f"{one.url}/predict", content=body), 413)
+        assert "1048576 bytes" in error_of(post(f"{one.url}/predict", content=iter([body[:9], body])), 413)
         assert "1048576 bytes" in error_of(one.post("predict", body), 413)
+    gone = folder / "gone"  # a disk that refuses
+    with served(Predictor(folder / "clips.safetensors"), folder=gone) as one:
+        large = bytes(IN_MEMORY + 1)
+        for response in (one.post("predict", large), post(f"{one.url}/predict", content=large)):
+            assert error_of(response, 507) == "the server cannot keep the file: no such file or directory"
+        assert one.post("predict", folder / "h264.mp4").status_code == 200  # which needs no disk
     long = write(folder / "long.mp4", pan(0, 600))
     with served(Predictor(folder / "clips.safetensors"), limits=Limits(seconds=0.2)) as one:
         with half_sent(one.port) as sent:
@@ -168,17 +175,17 @@ def test_a_token_is_asked_for(folder: Path) -> None:
     with served(Predictor(folder / "clips.safetensors"), token="right") as one:
         for said in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic right"}):
             for method, path in (("POST", "predict"), ("GET", "metrics"), ("GET", "openapi.json")):
-                refused = httpx.request(method, f"{one.url}/{path}", headers=said)
+                refused = request(method, f"{one.url}/{path}", headers=said)
                 assert "token" in error_of(refused, 401)
                 assert refused.headers["www-authenticate"] == "Bearer"
-        assert httpx.get(f"{one.url}/healthz").status_code == 200
+        assert get(f"{one.url}/healthz").status_code == 200
         right = {"Authorization": "Bearer right"}
         film = (folder / "h264.mp4").read_bytes()
-        assert httpx.post(f"{one.url}/predict", content=film, headers=right).status_code == 200
-        found = httpx.get(f"{one.url}/metrics", headers=right).text
+        assert post(f"{one.url}/predict", content=film, headers=right).status_code == 200
+        found = get(f"{one.url}/metrics", headers=right).text
         assert 'uniformer_requests_total{path="/predict",status="401"} 3.0' in found
         assert 'uniformer_requests_total{path="/predict",status="200"} 1.0' in found
-        described = httpx.get(f"{one.url}/openapi.json", headers=right).json()
+        described = get(f"{one.url}/openapi.json", headers=right).json()
         assert {"/predict", "/timeline", "/embed", "/healthz", "/metrics"} == set(described["paths"])
         asked = {each["name"]: each["schema"]["type"] for each in described["paths"]["/predict"]["post"]["parameters"]}
         kinds = {
@@ -190,7 +197,7 @@ def test_a_token_is_asked_for(folder: Path) -> None:
             "top_k": "integer",
         }
         assert asked == kinds | {"vocabulary": "string"}
-        assert httpx.get(f"{one.url}/docs", headers=right).status_code == 404  # it would load from elsewhere
+        assert get(f"{one.url}/docs", headers=right).status_code == 404  # it would load from elsewhere
 
 
 def test_no_answer_tells_where_things_lie(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -198,7 +205,7 @@ def test_no_answer_tells_where_things_lie(folder: Path, caplog: pytest.LogCaptur
     with served(predictor) as one:
         sent = [folder / name for name in ("h264.mp4", "broken.mp4", "picture.png", "images.safetensors")]
         answers = [one.post(verb, file) for verb in one.service.verbs for file in sent]
-        answers += [httpx.get(f"{one.url}/{path}") for path in ("healthz", "metrics", "openapi.json", "nowhere")]
+        answers += [get(f"{one.url}/{path}") for path in ("healthz", "metrics", "openapi.json", "nowhere")]
         predictor.network.form = torch.nn.Linear(2, 2)  # one that cannot compute
         answers.append(one.post("predict", folder / "h264.mp4"))
         assert error_of(answers[-1], 500) == "the network failed"

@@ -78,10 +78,19 @@ def temporary_folder(path: StrPath) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def system_folder(purpose: str) -> Iterator[Path]:
-    """A temporary folder where the system has them; those that killed processes left for the same purpose go."""
-    path = Path(tempfile.gettempdir(), f"uniformer-{purpose}")
-    clear_away([path])
-    with temporary_folder(path) as folder:
+    """A temporary folder where the system has them; those that killed processes left for the same purpose go.
+
+    Raises `InputError` where the system has none, or it cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            path = Path(tempfile.gettempdir(), f"uniformer-{purpose}")
+            clear_away([path])
+            folder = stack.enter_context(temporary_folder(path))
+        except OSError as error:
+            raise InputError(
+                f"expected a folder for temporary files that can be written, as TMPDIR says: {reason(error)}"
+            ) from None
         yield folder
 
 

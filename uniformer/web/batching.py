@@ -22,13 +22,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from uniformer.errors import UnfitInput
+from uniformer.reading.tiles import tiles_of
 from uniformer.reading.transforms import Floats
 from uniformer.reading.views import Views
+from uniformer.reading.whole import TiledViews
 from uniformer.tasks.task import Outputs, Task
 
 if TYPE_CHECKING:
     from uniformer.inference.engine import Network
 
+MOST_TILES = 64  #: of a picture that one request may ask for
 NOTHING = np.empty(0, np.float32)
 
 
@@ -195,6 +198,11 @@ class Shared:
         return self._ask(kind, views, partial(_computed, self._network, batch_size))
 
     def whole(self, task: Task, views: Views, batch_size: int) -> Outputs:
+        if isinstance(views, TiledViews):
+            height, width = views.picture.shape[:2]
+            tiles = sum(1 for _ in tiles_of(height, width, views.side))
+            if tiles > MOST_TILES:  # nothing else is computed meanwhile
+                raise UnfitInput(f"expected at most {MOST_TILES} tiles, {width}x{height} has {tiles} of {views.side}")
         return self._ask(object(), NOTHING, lambda _: self._network.whole(task, views, batch_size))
 
     def _ask(self, kind: object, views: Floats, compute: Callable[[Floats], Outputs]) -> Outputs:

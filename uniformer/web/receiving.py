@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 from tempfile import SpooledTemporaryFile
@@ -13,8 +14,10 @@ from starlette.datastructures import UploadFile as Part
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from uniformer.errors import shown
+from uniformer.errors import reason, shown
 from uniformer.web.service import Limits
+
+log = logging.getLogger(__name__)
 
 IN_MEMORY = 1 << 20  # bytes; larger files lie on the disk
 MOST_FIELDS, LONGEST_FIELD = 20, 1 << 12  # of a form, beside the file; bytes
@@ -30,7 +33,7 @@ async def received(request: Request, limits: Limits, folder: str | os.PathLike[s
     """A request's file, a large one on the disk in `folder`, and its options.
 
     Raises `HTTPException`: 413 for too many bytes, 408 for too slow ones, 400 for a form without one file, and for
-    what breaks off."""
+    what breaks off, 507 where the disk refuses."""
     told = request.query_params.multi_items()
     request = Request(request.scope, _counted(request, limits.size))
     is_form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
@@ -41,6 +44,9 @@ async def received(request: Request, limits: Limits, folder: str | os.PathLike[s
         raise HTTPException(408, f"expected the whole request within {limits.seconds:g} s") from None
     except ClientDisconnect:
         raise HTTPException(400, "expected the whole request, it broke off") from None
+    except OSError as error:  # its own words may name files of this machine
+        log.error("a file could not be kept: %s", error)
+        raise HTTPException(507, f"the server cannot keep the file: {reason(error)}") from None
 
 
 def _counted(request: Request, most: int) -> Any:

@@ -278,8 +278,9 @@ class Protocol(H11Protocol):
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = as_json({"error": "expected a request of HTTP, got something else"}).body
             head = [("Content-Type", JSON), ("Content-Length", str(len(body))), ("Connection", "close")]
-            for event in (h11.Response(status_code=400, headers=head), h11.Data(data=body), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(event))
+            self.transport.write(self.conn.send(h11.Response(status_code=400, headers=head)))
+            self.transport.write(self.conn.send(h11.Data(data=body)))
+            self.transport.write(self.conn.send(h11.EndOfMessage()))
         self.transport.close()
 
 
