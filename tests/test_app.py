@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import http.client
 import io
 import json
 import os
@@ -35,6 +36,7 @@ from uniformer.timelines.timeline import plain_name
 from uniformer.web.uploads import Uploads
 
 NAMES = ("cat", "dog", "bus", "<img src=x onerror=alert(1)>", "<b>{{a}}</b> ${1 + 1} `b` \\n")  # are shown as they are
+MOST = 20_000_000  # bytes that may be given at once
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
 
 
@@ -75,7 +77,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         env |= {"TMPDIR": str(temporary), "BROWSER": str(browse), "GRADIO_HEARTBEAT_INTERVAL": "0.2"}
         nets = ["--checkpoint", BUNDLED, "--checkpoint", str(detector)]
         process = subprocess.Popen(
-            [*COMMAND, "app", "--port", "0", "--open", *nets],
+            [*COMMAND, "app", "--port", "0", "--open", "--max-size", str(MOST / 1e6), *nets],
             env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         assert process.stdout
@@ -197,9 +199,10 @@ def test_a_row_seeks_the_film_and_is_marked_as_it_plays(shown: Any, site: Site, 
     frame.click()
     until(lambda: not film(shown, "seeking"))
     assert abs(film(shown, "currentTime") - float(frame.get_attribute("data-start"))) < 0.1
-    shown.execute_script("const f = document.getElementById('film'); f.currentTime = arguments[0]; f.play()", 1.8)
-    until(lambda: marked(shown) == [1])  # from the first row into the second, untouched
-    assert film(shown, "currentTime") >= found.rows[1].start
+    play = "const f = document.getElementById('film'); f.loop = true; f.currentTime = arguments[0]; f.play()"
+    shown.execute_script(play, 1.8)  # again where so much else is done that its end comes before the first look at it
+    until(lambda: marked(shown) == [1] and film(shown, "currentTime") >= found.rows[1].start)  # untouched
+    shown.execute_script("const f = document.getElementById('film'); f.loop = false; f.pause()")
 
 
 def test_where_it_looked_on_demand(shown: Any, seen: tuple[Any, Any]) -> None:
@@ -212,6 +215,11 @@ def test_where_it_looked_on_demand(shown: Any, seen: tuple[Any, Any]) -> None:
     press(shown, "#explain")
     until(lambda: "juggling" in text(shown, "#explained [role=alert]"))
     assert "\n" not in text(shown, "#explained [role=alert]")
+    one(shown, "#target textarea, #target input").clear()
+    press(shown, "#explain-timeline")
+    said = {plain_name(row.motion) for row in seen[1].rows}
+    until(lambda: all(name in text(shown, "#explained h2") for name in said))
+    until(lambda: shown.execute_script("return document.querySelector('#explained video').videoWidth") >= 128)
 
 
 def test_it_fits_a_phone(shown: Any, site: Site) -> None:
@@ -269,6 +277,7 @@ def test_several_files_and_their_table(page: Any, site: Site, seen: tuple[Any, A
     assert "broken.mp4: expected a video, found a file that does not open as one" in bad
     assert "photo.png: expected a video for a network of clips, found an image" in other
     assert "2 of 3 files failed" in text(page, "#said")
+    assert not any(button.is_displayed() for button in every(page, "#explain-timeline"))
     rows = list(csv.DictReader(io.StringIO(tables(page)["answers.csv"])))
     assert [row["source"] for row in rows] == [rows[0]["source"]] * 5 + ["broken.mp4", "photo.png"]
     assert [row["name"] for row in rows[:5]] == [label.name for label in seen[0].labels]
@@ -282,6 +291,21 @@ def test_errors_are_one_line(page: Any, site: Site) -> None:
     until(lambda: errors(page).startswith("broken.mp4: expected a video"))
     assert "\n" not in errors(page)
     assert not every(page, "#film, #labels, #moments, #tables a")
+
+
+def test_too_much_is_refused_before_it_is_taken_in(page: Any, site: Site, tmp_path: Path) -> None:
+    large = tmp_path / "large.mp4"
+    large.write_bytes(bytes(MOST + 1))
+    give(page, large)
+    until(lambda: f'exceed the maximum allowed size of 19.1 Mb: "{large.name}"' in text(page, "body"))
+    for head, status in ((("Content-Length", str(MOST + 1)), 413), (("Transfer-Encoding", "chunked"), 411)):
+        connection = http.client.HTTPConnection("127.0.0.1", int(site.address.rstrip("/").rpartition(":")[2]))
+        connection.putrequest("POST", "/gradio_api/upload")
+        connection.putheader(*head)
+        connection.endheaders()
+        assert connection.getresponse().status == status
+        connection.close()
+    assert not [path for path in site.kept() if path.name == large.name]
 
 
 def test_a_film_that_the_browser_cannot_play(page: Any, tmp_path: Path) -> None:
@@ -360,6 +384,9 @@ def test_a_taken_port_is_one_line(cli: Cli) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         one_line(cli("app", "--port", port), f"cannot listen on 127.0.0.1, port {port}: ", "give another --port")
+        others = cli("app", "--port", port, "--host", "0.0.0.0").err.splitlines()
+        assert others[0] == "uniformer: warning: no password: all who reach 0.0.0.0 are answered"
+        assert len(others) == 2
 
 
 def test_a_missing_package_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,10 +85,10 @@ class Sized:
         self._app, self._most = app, most
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        told = Headers(scope=scope) if scope["type"] == "http" else {}
+        told = Headers(scope=scope) if scope["type"] == "http" else Headers()
         if "transfer-encoding" in told:
             answer = PlainTextResponse("expected an upload that tells its length", 411)
-        elif int(told.get("content-length", 0)) > self._most:  # h11 has seen that it is a number
+        elif int(told.get("content-length", "0")) > self._most:  # h11 has seen that it is a number
             answer = PlainTextResponse(f"expected uploads of at most {self._most} bytes together", 413)
         else:
             return await self._app(scope, receive, send)
