@@ -100,3 +100,12 @@ def test_layer_scale_is_part_of_the_name() -> None:
     assert name_of(replace(large, layer_scale=0.2)) == "uniformer_large_ls_tl"
     assert name_of(replace(variants.BASE, layer_scale=0.2)) == ""  # on all four stages: not uniformer_base_ls
     assert name_of(TINY) == ""
+
+
+def test_a_narrower_head_and_other_anchors_are_part_of_no_name() -> None:
+    """So an answer of such a network says which it is."""
+    for name in ("semantic_fpn.uniformer_nano", "mask_rcnn.uniformer_nano"):
+        config = variants.get_config(name)
+        assert name_of(replace(config, head_width=64, num_classes=3)) == name
+    assert name_of(replace(config, head_width=64, anchor_scale=4.0)) == name
+    assert name_of(replace(config, head_width=64, depths=(1, 1, 1, 1))) == ""

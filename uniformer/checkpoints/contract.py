@@ -83,7 +83,7 @@ class Contract:
     """
 
     config: Config
-    arch: str = ""  #: name in `variants.VARIANTS`, if it is one
+    arch: str = ""  #: name in `variants.VARIANTS`, if it is one, whatever `config` says of classes and head
     input: Input | None = None  #: what it was trained with, and so what `predict` is to feed it
     classes: tuple[str, ...] = ()  #: position = row of the classifier; of a pose network its key points
     id: str = ""  #: of the published checkpoint the weights are

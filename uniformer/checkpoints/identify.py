@@ -261,11 +261,14 @@ def identify(state: Mapping[str, Tensor], head_dim: int) -> Config:
 
 
 def name_of(config: Config) -> str:
-    """The variant's name, whatever its class count; '' for one of the user's own."""
+    """The variant's name, whatever its classes, the width of its head and its anchors; '' for one of the user's own."""
     for name, variant in VARIANTS.items():
         if config.head != variant.head:
             continue
-        same = replace(config, num_classes=variant.num_classes, drop_path=0.0, dropout=0.0)
+        same = replace(
+            config, num_classes=variant.num_classes, head_width=variant.head_width, anchor_scale=variant.anchor_scale,
+            drop_path=0.0, dropout=0.0,
+        )  # fmt: skip
         if None not in (config.layer_scale, variant.layer_scale):  # its initial value makes no other network
             same = replace(same, layer_scale=variant.layer_scale)
         if same == variant:
