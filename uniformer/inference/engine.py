@@ -4,7 +4,8 @@
 
 Prediction, evaluation, features and timelines run it. Sources go through the network in groups that only their places,
 the views of one and the batch size decide; one that cannot be read leaves zeros in its place, so that shapes stay and
-no neighbour moves a digit. What goes wrong in reading a source is that source's failure, never the run's.
+no neighbour moves a digit. What goes wrong in reading a source is that source's failure, never the run's; so is memory
+that it alone asks too much of. A group that does asks again source by source.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from uniformer.tasks.task import Outputs, Task
 
 S = TypeVar("S")
 Read = Views | str  #: the views of a source, or why there are none
+Answer = Outputs | str  #: of a source, or why there is none
 
 
 class Network(Protocol):
@@ -105,28 +107,37 @@ def run(
             if not group:
                 return
             ready = time.perf_counter()
-            outputs: Outputs = ()
-            if all(isinstance(read, str) for _, read in group):
-                pass  # nothing of them is left to compute
-            elif isinstance(spec, InputSpec):
-                outputs = network(_stacked([read for _, read in group], spec), batch_size)
-            else:
-                ((source, read),) = group
-                try:
-                    outputs = network.whole(spec, read, batch_size)
-                except Exception as error:
-                    group = [(source, f"{name(source)}: {fault_of_source(error)}")]
+            answers = _answers(network, [read for _, read in group], spec, batch_size)
             spent = time.perf_counter() - ready
             if pace is not None:
                 pace.add(len(group), ready - begin, spent)
-            for place, (source, read) in enumerate(group):
-                mine = tuple(o[place * each : (place + 1) * each] for o in outputs) if each else outputs
-                yield _outcome(source, read, mine, spent / len(group), name)
+            for (source, read), answer in zip(group, answers, strict=True):
+                yield _outcome(source, read, answer, spent / len(group), name)
+
+
+def _answers(network: Any, group: Sequence[Read], spec: InputSpec | Task, batch_size: int) -> list[Answer]:
+    """What the network says of each source of a group; nothing of those without views."""
+    if all(isinstance(read, str) for read in group):
+        return [()] * len(group)  # nothing of them is left to compute
+    try:
+        if not isinstance(spec, InputSpec):
+            return [network.whole(spec, group[0], batch_size)]
+        outputs = network(_stacked(group, spec), batch_size)
+        firsts = range(0, len(group) * spec.views, spec.views)
+        return [tuple(o[first : first + spec.views] for o in outputs) for first in firsts]
+    except Exception as error:
+        if isinstance(spec, InputSpec) and not is_out_of_memory(error):
+            raise  # views are of one size: if one does not fit the network, none does
+        fault = fault_of_source(error)
+    # The error is let go of by now, and with it what the network had computed
+    if isinstance(spec, InputSpec) and max(len(group), batch_size) > 1:
+        return [answer for read in group for answer in _answers(network, [read], spec, 1)]
+    return [fault]
 
 
 def fault_of_source(error: Exception) -> str:
-    """Why a whole picture has no answer, where it alone is at fault: it does not fit the network, or wants more memory
-    than there is. Raises any other error again."""
+    """Why a source has no answer, where it alone is at fault: it does not fit the network, or wants more memory than
+    there is. Raises any other error again."""
     if isinstance(error, UnfitInput):
         return str(error)
     if is_out_of_memory(error):
@@ -134,13 +145,15 @@ def fault_of_source(error: Exception) -> str:
     raise error
 
 
-def _outcome(source: S, read: Read, outputs: Outputs, seconds: float, name: Callable[[S], str]) -> Outcome[S]:
+def _outcome(source: S, read: Read, answer: Answer, seconds: float, name: Callable[[S], str]) -> Outcome[S]:
     if isinstance(read, str):
         return Outcome(source, error=read)
-    if not all(np.isfinite(o).all() for o in outputs):
+    if isinstance(answer, str):
+        return Outcome(source, error=f"{name(source)}: {answer}")
+    if not all(np.isfinite(o).all() for o in answer):
         wrong = f"{name(source)}: expected finite numbers of the network, got NaN or infinity"
         return Outcome(source, views=read, error=wrong)
-    return Outcome(source, outputs, read, seconds)
+    return Outcome(source, answer, read, seconds)
 
 
 def _stacked(group: Sequence[Read], spec: InputSpec) -> Floats:
