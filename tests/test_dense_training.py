@@ -27,7 +27,7 @@ from uniformer.datasets.annotated import open_annotated
 from uniformer.heads import build_network
 from uniformer.network.variants import dense_input
 from uniformer.support.settings import Table, merged, to_toml
-from uniformer.training.recipe import load_recipe, resolved
+from uniformer.training.recipe import EffectiveLR, effective_lr, load_recipe, resolved
 from uniformer.training.run import open_for_recipe, plan_training
 from uniformer.training.setup import amount, fingerprint
 
@@ -177,11 +177,17 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_and_validate_a_detector_without_masks(tmp_path: Path) -> None:
-    """The mask head gets no gradients, in any process."""
+    """The mask head gets no gradients, in any process. They learn what one learns: anchors and regions are chosen by
+    picture, and as many of each, so that the divisors are the same. Batch norms stand still."""
     data = detection_set(tmp_path / "set", masks=False)
-    short: Table = {"optimizer": {"lr": 1e-3}, "schedule": {"iterations": 2}, "regions": 8}
+    short: Table = {
+        "optimizer": {"lr": 1e-3, "eps": 1e-4, "freeze": ["backbone.stages.0", "backbone.stages.1"]},
+        "schedule": {"iterations": 2}, "regions": 8,
+    }  # fmt: skip
     recipe = recipe_file(tmp_path / "r.toml", "mask_rcnn", 2, short, on(data))
+    finish(recipe, tmp_path / "alone")
     assert ended(*start_several(2, recipe, tmp_path / "out")) == 0, said(tmp_path / "out")
+    assert_same_learning(tmp_path / "out", tmp_path / "alone")
     _, contract, _ = load_model(tmp_path / "out" / "model.safetensors")
     assert contract.details == {"masks": False}
     assert "box_ap" in contract.scores
@@ -261,6 +267,22 @@ def test_own_pictures_pick_head_sizes_and_preset(tmp_path: Path) -> None:
     people = plan_training(pose_set(tmp_path / "people"), checkpoint=classifier)
     assert (people.recipe.model.head, people.recipe.input) == ("topdown", PersonCrop())
     assert people.recipe.augment.half_body == 0  # type: ignore[union-attr]
+
+
+def test_another_batch_of_own_pictures_keeps_the_rate_unless_the_rule_asks_for_more(tmp_path: Path) -> None:
+    """The rates of the presets are for batches of all sizes; `lr_rule=batch` is in proportion to the preset's batch."""
+    data = detection_set(tmp_path / "set", count=12)
+    start = str(save_tiny(tmp_path / "net.safetensors", VIEWS))
+
+    def rate(*settings: str) -> EffectiveLR:
+        return effective_lr(plan_training(data, settings, checkpoint=start).recipe)
+
+    assert rate().lr == rate("batch_size=4").lr == 2e-4
+    assert rate("batch_size=4").sentence == (
+        "learning rate 0.0002, as written, for a batch of 2; this run's batch is 4, for which optimizer.lr_rule=batch "
+        "would give 0.0004"
+    )
+    assert rate("batch_size=4", "optimizer.lr_rule=batch").lr == 4e-4
 
 
 def test_samples_of_poses_are_people(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_smaller_anchors_for_smaller_things() -> None:
     for model, side in ((published, 32), (own, 8)):
         with torch.no_grad():
             regions = model.proposals(model.rpn_head(model(x)), size, Limits())[0]
-            losses = detection_losses(model.train(), x, size, [thing], MASK_RCNN, torch.Generator().manual_seed(0))
+            losses = detection_losses(model.train(), x, size, [thing], MASK_RCNN, [torch.Generator().manual_seed(0)])
         inside = regions[(regions[:, :2] > 0).all(1) & (regions[:, 2:4] < 64).all(1)]
         assert boxes.area(inside[:, :4]).sqrt().min() == pytest.approx(side, rel=0.1)
         assert (losses["loss_rpn_bbox"] > 0) == (side == 8)  # no anchor of 32 pixels is a thing of 8

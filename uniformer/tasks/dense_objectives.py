@@ -28,6 +28,8 @@ class Pictures(Protocol):
     @property
     def truths(self) -> list[Truth] | None: ...
     @property
+    def draws(self) -> list[int] | None: ...  #: of each picture the seed by which anchors and regions are chosen
+    @property
     def label_maps(self) -> Tensor | None: ...  #: (B, H, W)
     @property
     def heat_maps(self) -> Tensor | None: ...  #: (B, K, H / 4, W / 4)
@@ -48,12 +50,13 @@ class DetectionObjective(Objective):
         self.learning = replace(published, stages=stages)
 
     def targets(self, batch: Pictures, rng: np.random.Generator) -> tuple[Any, ...]:
-        """The last is the seed by which anchors and regions are chosen."""
-        return batch.x, batch.sizes, batch.truths, int(rng.integers(2**63))
+        return batch.x, batch.sizes, batch.truths, batch.draws
 
-    def forward(self, x: Tensor, sizes: Sequence[tuple[int, int]], truths: list[Truth], seed: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        return detection_losses(self.model, x, sizes, truths, self.learning, generator)
+    def forward(
+        self, x: Tensor, sizes: Sequence[tuple[int, int]], truths: list[Truth], draws: list[int]
+    ) -> dict[str, Tensor]:
+        generators = [torch.Generator().manual_seed(draw) for draw in draws]
+        return detection_losses(self.model, x, sizes, truths, self.learning, generators)
 
     @property
     def leaves_parameters_out(self) -> bool:

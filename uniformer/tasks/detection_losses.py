@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -75,22 +75,26 @@ CASCADE = Learning(
 
 def detection_losses(
     model: Detector, x: Tensor, sizes: Sequence[Sequence[int]], truths: Sequence[Truth], learning: Learning,
-    generator: torch.Generator | None = None,
+    draws: Sequence[torch.Generator] | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """The losses of a batch of images (B, 3, H, W), each of which ends at its `sizes` (H, W), padded to 32.
 
+    Of each image anchors and regions are chosen by its own of `draws`, so that what is chosen of it does not depend on
+    the images beside it; by torch's own random numbers where there are none.
     Boxes and losses are reckoned in float32 where layers compute in less: 16 bits would move anchors by whole pixels.
     """
     levels = model(x)
     outputs = model.rpn_head(levels)
     anchors = torch.cat(anchors_of(outputs, model.config.anchor_scale))
-    losses = proposal_losses(outputs, anchors, sizes, [t.boxes for t in truths], learning, generator)
+    losses = proposal_losses(outputs, anchors, sizes, [t.boxes for t in truths], learning, draws)
     detached = [(scores.detach(), deltas.detach()) for scores, deltas in outputs]
     regions = [r[:, :4] for r in model.proposals(detached, sizes, learning.limits)]
     roi = model.roi_head
     heads = zip(roi.box_heads, roi.mask_heads, learning.stages, learning.weights, strict=True)
     for number, (box_head, mask_head, matching, weight) in enumerate(heads):
-        chosen = [sample_regions(r, t, matching, generator) for r, t in zip(regions, truths, strict=True)]
+        chosen = [
+            sample_regions(r, t, matching, draw) for r, t, draw in zip(regions, truths, _each(draws, x), strict=True)
+        ]
         rois = with_images([c.boxes for c in chosen])
         logits, deltas = box_head(region_features(levels, rois, 7))
         found = box_losses(box_head, rois, logits, deltas, chosen, truths, learning.is_smooth)
@@ -104,6 +108,10 @@ def detection_losses(
         if number + 1 < len(learning.stages):
             regions = _refined(box_head, rois, logits, deltas, chosen, truths, sizes)
     return losses
+
+
+def _each(draws: Sequence[torch.Generator] | None, images: Sequence[Any] | Tensor) -> Sequence[torch.Generator | None]:
+    return [None] * len(images) if draws is None else draws
 
 
 class Chosen(NamedTuple):
@@ -142,18 +150,18 @@ def _some(rows: Tensor, most: int, generator: torch.Generator | None) -> Tensor:
 
 def proposal_losses(
     outputs: Sequence[tuple[Tensor, Tensor]], anchors: Tensor, sizes: Sequence[Sequence[int]],
-    truths: Sequence[Tensor], learning: Learning, generator: torch.Generator | None = None,
+    truths: Sequence[Tensor], learning: Learning, draws: Sequence[torch.Generator] | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Is there an object, and where: over the anchors (N, 4) of all levels that were sampled in the batch."""
     logits, deltas = (torch.cat(parts, dim=1) for parts in zip(*(flat_anchors(*o) for o in outputs), strict=True))
     object_loss, box_loss, sampled = logits.new_zeros(()), logits.new_zeros(()), 0
-    for image, (size, boxes) in enumerate(zip(sizes, truths, strict=True)):
+    for image, (size, boxes, draw) in enumerate(zip(sizes, truths, _each(draws, truths), strict=True)):
         usable = _usable(outputs, anchors, size, learning.inside_only)
         found = box_ops.assign(
             anchors[usable], boxes.to(anchors), positive=learning.rpn.positive, negative=learning.rpn.negative,
             least=learning.rpn.least,
         )  # fmt: skip
-        rows, positives = _sampled(found, learning.rpn, generator)
+        rows, positives = _sampled(found, learning.rpn, draw)
         of, rows = found[rows], usable[rows]
         sampled += max(positives, 1) + max(len(rows) - positives, 1)
         object_loss = object_loss + F.binary_cross_entropy_with_logits(

@@ -57,6 +57,7 @@ class DenseBatch(NamedTuple):
     unreadable: tuple[tuple[str, str], ...]  #: path and reason of files that others stand in for
     stood_in: int  #: samples that another one stands in for
     truths: list[Truth] | None = None  #: of a detector: what is in each picture
+    draws: list[int] | None = None  #: of a detector: of each picture the seed by which anchors and regions are chosen
     label_maps: Tensor | None = None  #: of a segmenter: int64 (B, H, W), 255 where nothing is to be learnt
     heat_maps: Tensor | None = None  #: of a pose network: float32 (B, K, H / 4, W / 4)
     weights: Tensor | None = None  #: float32 (B, K): of key points, 0 or 1
@@ -80,6 +81,7 @@ class DetectionSample(NamedTuple):
     labels: NDArray[np.int64]  #: (M,)
     masks: NDArray[np.bool_] | None  #: (M, h, w)
     masked: NDArray[np.bool_] | None  #: (M,), which have a mask, where not all do
+    draw: int  #: the seed by which anchors and regions are chosen
     unreadable: Unreadable
 
 
@@ -213,7 +215,7 @@ class DetectionSamples(DenseSamples[DetectionSample]):
             masks, masked = _masks(scene, [shapes[row] for row in seen.tolist()], size), annotations.masked[seen]
         return DetectionSample(
             scene_of(scene.pixels, scene.boxes), annotations.labels[seen], masks,
-            None if masked is None or masked.all() else masked, unreadable,
+            None if masked is None or masked.all() else masked, int(rng.integers(2**63)), unreadable,
         )  # fmt: skip
 
     def collate(self, samples: Sequence[DetectionSample]) -> DenseBatch:
@@ -230,7 +232,8 @@ class DetectionSamples(DenseSamples[DetectionSample]):
                 masks[:, :tall, :wide] = torch.from_numpy(scene.taken(sample.masks))
             masked = None if sample.masked is None else torch.from_numpy(sample.masked)
             truths.append(Truth(torch.from_numpy(scene.boxes), torch.from_numpy(sample.labels), masks, masked))
-        return DenseBatch(x, [scene.size for scene in scenes], *standing_in(samples), truths=truths)
+        draws = [sample.draw for sample in samples]
+        return DenseBatch(x, [scene.size for scene in scenes], *standing_in(samples), truths=truths, draws=draws)
 
     def _fitted(self, scenes: list[Scene]) -> tuple[list[Scene], tuple[int, int]]:
         """The pictures, all made smaller by one factor where the batch would be too large; height and width of it."""
