@@ -13,7 +13,7 @@
     network.py           the network made of them
     products.py          matrix products and attention by oneDNN; winograd.py: 3x3 convolutions by fewer
     dense_blocks.py      the blocks under a head, for the large maps of whole pictures
-    dense.py             networks of detection, segmentation and pose
+    dense.py             networks of detection, segmentation and pose; regions.py: RoIAlign for them
 
     forms.py             the forms of a network by name; `uniformer.optimize`
     export.py            files for OpenVINO and ONNX Runtime; runtimes.py runs them, without torch
