@@ -179,7 +179,8 @@ def main() -> None:
         parser.error(f"{args.data}: expected what `uniformer data make camera-motion` wrote, found no {RECORD}")
     lines = map(json.loads, (args.data / RECORD).read_text("utf-8").splitlines())
     there = [e for e in lines if (args.data / e["path"]).exists()]
-    entries = [e for e in there if e["split"] == "train"][: args.train] + [e for e in there if e["split"] == "val"]
+    chosen = sorted(there, key=lambda entry: Path(entry["path"]).stem[-5:])  # by chunks, which have every class once
+    entries = [e for e in chosen if e["split"] == "train"][: args.train] + [e for e in chosen if e["split"] == "val"]
     with ProcessPoolExecutor(args.jobs, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         found = list(pool.map(motions, [args.data / e["path"] for e in entries], chunksize=8))
     tables = {
