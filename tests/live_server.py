@@ -3,6 +3,7 @@ same connection). Both can be ended, and begun again on the same port."""
 
 from __future__ import annotations
 
+import errno
 import socket
 import socketserver
 import struct
@@ -11,6 +12,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+
+from tests.patience import wait_until
 
 TS_PACKET = 188  # bytes
 
@@ -31,13 +34,24 @@ class LiveServer:
         return f"{self.scheme}://127.0.0.1:{self.port}/live"
 
     def start(self) -> None:
+        """On the same port again, once nobody else has it: other tests' connections are given free ports, too."""
+        assert not hasattr(self, "_server") or self.ended.is_set(), "it has not ended"
         self.ended = threading.Event()
-        handler = {"http": _Http, "rtsp": _Rtsp}[self.scheme]
-        kind = type("Server", (socketserver.ThreadingTCPServer,), {"allow_reuse_address": True, "daemon_threads": True})
-        self._server = kind(("127.0.0.1", self.port), type("Handler", (handler,), {"live": self}))
+        wait_until(self._listens)
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
+
+    def _listens(self) -> bool:
+        handler = {"http": _Http, "rtsp": _Rtsp}[self.scheme]
+        kind = type("Server", (socketserver.ThreadingTCPServer,), {"allow_reuse_address": True, "daemon_threads": True})
+        try:
+            self._server = kind(("127.0.0.1", self.port), type("Handler", (handler,), {"live": self}))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return False
+        return True
 
     def die(self) -> None:
         """Close the port and every connection."""
