@@ -23,7 +23,7 @@ from PIL import Image
 
 from uniformer.checkpoints.fetch import fetch_file
 from uniformer.config import Scaling
-from uniformer.errors import InputError, MissingExtra
+from uniformer.errors import InputError, load_extra
 from uniformer.labels import load_palette
 from uniformer.reading.pictures import Pixels, to_pixels
 from uniformer.tasks.drawing import paint
@@ -175,10 +175,7 @@ def as_rgb(pixels: Pixels) -> Pixels:
 
 def _filled(pixels: Pixels, resolution: int, upscale_method: str) -> tuple[Pixels, int, int]:
     """Scaled to a short side of `resolution`, the edges repeated up to multiples of 64; and the size without these."""
-    try:
-        import cv2
-    except ImportError:
-        raise MissingExtra("opencv-python-headless", "controlnet", "scaling pictures as ComfyUI does") from None
+    cv2 = load_extra("cv2", "opencv-python-headless", "controlnet", "scaling pictures as ComfyUI does")
     if not upscale_method.startswith("INTER_") or not hasattr(cv2, upscale_method):
         raise InputError(f"expected a filter of OpenCV such as INTER_CUBIC, got {upscale_method!r}")
     factor = float(resolution) / min(pixels.shape[:2])

@@ -25,7 +25,7 @@ from uniformer.camera_motion.visibility import shows_something
 from uniformer.config import did_you_mean
 from uniformer.doom.game import level_name, require_vizdoom
 from uniformer.errors import InputError
-from uniformer.support.files import atomic_path
+from uniformer.support.files import atomic_path, write_whole
 from uniformer.support.jobs import run_parallel
 from uniformer.support.progress import OnProgress
 from uniformer.support.resume import open_journal
@@ -159,8 +159,7 @@ def make(
                 progress(done, total)
         entries = [journal.entries[chunk.path(label)] for chunk in chunks for label in chunk.labels]
         entries.sort(key=lambda entry: entry["path"])
-        with atomic_path(out / RECORD) as temporary:
-            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+        write_whole(out / RECORD, "".join(json.dumps(entry) + "\n" for entry in entries))
     counts = {s: dict(Counter(e["class"] for e in entries if e["split"] == s)) for s in SPLITS}
     return Made(len(entries), new, drawn, counts)
 
@@ -193,8 +192,7 @@ def _begin(out: Path, recipe: Request, pictures: Pictures) -> None:
     }
     try:
         if not (out / ABOUT).exists():
-            with atomic_path(out / ABOUT) as temporary:
-                temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            write_whole(out / ABOUT, json.dumps(about, indent=1) + "\n")
         old = parse_json(read_whole(out / ABOUT, "what a set was made with"), str(out / ABOUT))
         settings = {"recipe": old["recipe"], "photographs": old["photographs"]}
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -17,7 +17,7 @@ from uniformer.checkpoints.contract import Contract
 from uniformer.config import Config, InputSpec
 from uniformer.network.description import classifier_names, pretrained_cfg
 from uniformer.network.variants import default_input
-from uniformer.support.files import atomic_path
+from uniformer.support.files import write_whole
 from uniformer.support.texts import NotJson, parse_json, read_whole
 
 MODEL_TYPE = "uniformer"  #: in transformers; in timm the architecture of networks that are no variant by name
@@ -77,8 +77,7 @@ def has_processor(config: Config) -> bool:
 
 def write_processor(folder: Path, *, is_video: bool) -> None:
     """`preprocessor_config.json`: a name. What the input is stands in the contract."""
-    with atomic_path(folder / PROCESSOR_NAME) as temporary:
-        temporary.write_bytes(_processor(is_video))
+    write_whole(folder / PROCESSOR_NAME, _processor(is_video))
 
 
 def remove_processor(folder: Path) -> None:

@@ -29,7 +29,7 @@ from uniformer.errors import InputError, first_line
 from uniformer.heads.pyramid import DenseNetwork
 from uniformer.labels import names_file
 from uniformer.network.model import UniFormer
-from uniformer.support.files import atomic_path, check_outputs, system_folder
+from uniformer.support.files import atomic_path, check_outputs, system_folder, write_whole
 from uniformer.support.texts import check_file, read_whole
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ def save_pretrained(
     for name, file in more.items():
         with atomic_path(Path(folder, name)) as temporary:
             shutil.copyfile(file, temporary)
-    with atomic_path(page) as temporary:
-        temporary.write_text(model_card(contract, repo or os.fspath(folder), more), encoding="utf-8")
+    write_whole(page, model_card(contract, repo or os.fspath(folder), more))
     return contract
 
 

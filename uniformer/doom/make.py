@@ -22,7 +22,7 @@ from uniformer.doom.game import LEVELS, TRAIN_LEVELS, level_name, require_vizdoo
 from uniformer.doom.views import THINGS, View, open_level
 from uniformer.errors import Checked, InputError, reason
 from uniformer.reading.label_png import to_png
-from uniformer.support.files import LOCK_NAME, atomic_path, bytes_of
+from uniformer.support.files import LOCK_NAME, atomic_path, bytes_of, write_whole
 from uniformer.support.jobs import run_parallel
 from uniformer.support.progress import OnProgress
 from uniformer.support.resume import claim, open_journal
@@ -141,10 +141,8 @@ def make(
             if progress is not None:
                 progress(done, pictures)
         record = [journal.entries[path] for path in sorted(paths)]
-        with atomic_path(out / RECORD) as temporary:
-            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in record), encoding="utf-8")
-        with atomic_path(out / CLASSES_FILE) as temporary:
-            temporary.write_text("".join(f"{name}\n" for name in coco.CLASSES), encoding="utf-8")
+        write_whole(out / RECORD, "".join(json.dumps(entry) + "\n" for entry in record))
+        write_whole(out / CLASSES_FILE, "".join(f"{name}\n" for name in coco.CLASSES))
     return Made(pictures, new, _write_annotations(out, record, request))
 
 
@@ -202,8 +200,7 @@ def _write_annotations(out: Path, record: Sequence[dict[str, Any]], request: Req
         pictures = [entry for entry in record if entry["split"] == split]
         about = f"rooms, {split}: ViZDoom's levels, seed {request.seed}, version {request.version}"
         found = coco.instances(pictures, request.height_and_width, about)
-        with atomic_path(_annotations(out, split)) as temporary:
-            temporary.write_text(json.dumps(found), encoding="utf-8")
+        write_whole(_annotations(out, split), json.dumps(found))
         classes = Counter(THINGS[a["category_id"] - 1] for a in found["annotations"] if not a["iscrowd"])
         counts[split] = {name: classes[name] for name in THINGS}
     return counts
@@ -236,8 +233,7 @@ def _write(view: View, split: str, path: str, out: Path) -> dict[str, Any]:
     os.makedirs(labels.parent, exist_ok=True)
     with atomic_path(picture) as temporary:
         Image.fromarray(view.picture).save(temporary, "JPEG", quality=_QUALITY)
-    with atomic_path(labels) as temporary:
-        temporary.write_bytes(to_png(view.classes, coco.PALETTE))
+    write_whole(labels, to_png(view.classes, coco.PALETTE))
     return {
         "path": path,
         "split": split,

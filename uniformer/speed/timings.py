@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from uniformer.config import Config, InputSpec, PersonCrop, to_dict
 from uniformer.errors import InputError, cannot_write, counted
-from uniformer.support.files import atomic_path
+from uniformer.support.files import write_whole
 from uniformer.support.texts import parse_json, read_whole
 
 if TYPE_CHECKING:
@@ -125,8 +125,7 @@ def remember(key: str, seconds: Mapping[str, float]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(path, error) from None
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps({**known, key: dict(seconds)}, indent=1) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps({**known, key: dict(seconds)}, indent=1) + "\n")
     return path
 
 

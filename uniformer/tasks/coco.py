@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from uniformer.datasets.polygons import load_masks, mask_of
 from uniformer.datasets.strings import Strings
-from uniformer.errors import InputError, MissingExtra
+from uniformer.errors import InputError, load_extra
 from uniformer.tasks.coco_results import result_rows
 
 if TYPE_CHECKING:
@@ -206,8 +206,4 @@ def _with_all_masks(truths: Objects, sizes: npt.NDArray[np.integer]) -> Objects:
 
 def load_coco_eval() -> Any:
     """The package faster_coco_eval, or `MissingExtra`."""
-    try:
-        import faster_coco_eval
-    except ImportError:
-        raise MissingExtra("faster-coco-eval", "dense", "COCO's measure") from None
-    return faster_coco_eval
+    return load_extra("faster_coco_eval", "faster-coco-eval", "dense", "COCO's measure")

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from uniformer.config import WHOLE, InputSpec, check_types
-from uniformer.errors import Checked, InputError
+from uniformer.config import WHOLE, InputSpec, Typed
+from uniformer.errors import InputError
 from uniformer.reading.transforms import Floats
 
 if TYPE_CHECKING:
@@ -26,17 +26,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FusionFacts(Checked):
+class FusionFacts(Typed):
     """What `Contract.details` say of it; fitted on films that the network has not learnt from."""
 
     temperature: float = 1.0  #: that logits are divided by
     prior: Mapping[str, float] = field(default_factory=dict)  #: times as frequent as in training; 1 where not named
     #: class of what does not move -> classes that a part without motion speaks for as much, as they may be slow
     slow: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        super().__post_init__()
 
     def _problems(self) -> Iterable[str]:
         if not self.temperature > 0:

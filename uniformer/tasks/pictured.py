@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from uniformer.config import did_you_mean
-from uniformer.errors import InputError, MissingExtra, cannot_write, shown
+from uniformer.errors import InputError, cannot_write, load_extra, shown
 from uniformer.labels import match_names, whole_number
 from uniformer.reading.pictures import Pixels, open_picture, to_pixels, upright_size
-from uniformer.support.files import atomic_path, check_outputs
+from uniformer.support.files import atomic_path, check_outputs, write_whole
 from uniformer.tasks.coco_results import Id
 from uniformer.tasks.task import Result, class_names, moment_of
 
@@ -135,8 +135,7 @@ def text_writer(text: Callable[[], str]) -> Callable[[Path], None]:
     """Writes a text; names of files, which need not be UTF-8, keep their bytes."""
 
     def write(path: Path) -> None:
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(text().encode("utf-8", "surrogateescape"))
+        write_whole(path, text(), "surrogateescape")
 
     return write
 
@@ -172,11 +171,7 @@ def rows_of_classifier(found: Any, names: Sequence[str]) -> np.ndarray[Any, Any]
 
 def load_supervision() -> Any:
     """The package supervision, or `MissingExtra`."""
-    try:
-        import supervision
-    except ImportError:
-        raise MissingExtra("supervision", "supervision", "its form of results") from None
-    return supervision
+    return load_extra("supervision", "supervision", "supervision", "its form of results")
 
 
 def field_of(plain: Any, name: str, kind: type) -> Any:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from uniformer.errors import InputError, check_word
 from uniformer.labels import IGNORED
 from uniformer.reading.pictures import strips
-from uniformer.support.files import atomic_path, make_folder
+from uniformer.support.files import make_folder, write_whole
 from uniformer.tasks.score_files import facts_of, read_npz, told_by, write_npz
 from uniformer.tasks.scores import Missing, shares_of
 
@@ -184,8 +184,7 @@ class SegmentationScores:
         paths = answer_paths(folder, self.paths)
         make_folder(Path(folder, PREDICTIONS))
         for row, png in self.answers.items():
-            with atomic_path(paths[row]) as temporary:
-                temporary.write_bytes(png)
+            write_whole(paths[row], png)
         return {PREDICTIONS: Path(folder, PREDICTIONS)}
 
 

@@ -17,7 +17,7 @@ from uniformer.labels import category_ids
 from uniformer.reading.label_png import to_png
 from uniformer.reading.pictures import Pixels
 from uniformer.reading.run_lengths import Mask, decode_mask, encode_mask
-from uniformer.support.files import atomic_path
+from uniformer.support.files import write_whole
 from uniformer.tasks.coco_results import Id, result_rows
 from uniformer.tasks.drawing import Colour, Entry, colours_of, draw_map
 from uniformer.tasks.pictured import (
@@ -131,8 +131,7 @@ class Segmentation(PictureResult):
 
     def save_map(self, path: Path) -> None:
         """The labels as a PNG: its pixels are the labels; with up to 256 classes they are shown in their colours."""
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(to_png(self.labels, self.colours()))
+        write_whole(path, to_png(self.labels, self.colours()))
 
     def draw(self, pixels: Pixels) -> Image.Image:
         """The regions in their colours, and a legend of them to the right of the picture."""
