@@ -24,7 +24,7 @@ from uniformer.reading.people import clipped_boxes, cut_people
 from uniformer.reading.scaling import scale_picture
 from uniformer.tasks.detection_losses import MASK_RCNN, detection_losses
 from uniformer.tasks.keypoints import STRIDE
-from uniformer.training.batches import Place, Plan, batches, epoch_rows
+from uniformer.training.batches import Members, Place, Plan, batches, epoch_draws
 from uniformer.training.dense_batches import (
     DenseBatch,
     DenseSamples,
@@ -338,7 +338,7 @@ def test_classes_are_drawn_equally_often(tmp_path: Path) -> None:
     assert list(zip(*map(np.ndarray.tolist, members), strict=True)) == [*((row, 0) for row in range(10)), (9, 1)]
     many = replace(data, instances=replace(data.instances, labels=data.labels + 255))  # which is a class like others
     assert np.array_equal(DetectionSamples(many, SCALING, DETECTION).members().labels, members.labels + 255)
-    drawn = np.bincount(epoch_rows(11, 0, 0, members=members), minlength=11)
+    drawn = np.bincount(epoch_draws(11, 0, 0, members=members).rows, minlength=11)
     assert drawn[9] >= 5
     assert drawn[10] == 0
     assert drawn.sum() == 11
@@ -350,6 +350,27 @@ def test_classes_are_drawn_equally_often(tmp_path: Path) -> None:
     assert list(zip(*map(np.ndarray.tolist, found), strict=True)) == [pair for pair in wanted if pair[0] != 1]
     with refused("data.balanced needs classes"):
         dense_samples(people(tmp_path / "people"), PERSON, POSE).members()
+
+
+def test_a_crop_shows_the_class_that_it_is_drawn_for(tmp_path: Path) -> None:
+    """Else a rare thing is mostly cropped away, however often its pictures are drawn."""
+    maps = write_maps(tmp_path / "maps", [(100, 120)] * 3)
+    rare = np.zeros((100, 120), np.uint8)
+    rare[-3:, -2:] = 1
+    Image.fromarray(rare).save(Path(maps.root, maps.maps.paths[0]))
+    samples = dense_samples(maps, SCALING, replace(SEGMENTATION, crop=(32, 32), most_of_one=1.0))
+    plan = Plan(3, 1, 40, balanced=Members(np.array([0, 1, 2]), np.array([1, 0, 2])))
+    places = [place for (place,) in plan.places(0) if place.row == 0]
+    assert [place.label for place in places] == [1] * 40
+    assert all((samples[place].labels == 1).any() for place in places)
+    assert not all((samples[place._replace(label=None)].labels == 1).any() for place in places)
+    assert samples[places[0]._replace(label=7)].labels.shape == (32, 32)  # which there is none of
+
+
+def test_classes_need_a_sample_that_has_one() -> None:
+    none = np.zeros(0, np.int64)
+    with refused("data.balanced needs classes, found no sample that has one"):
+        Plan(3, 1, 1, balanced=Members(none, none))
 
 
 def test_a_broken_picture_has_another_stand_in(samples: DenseSamples[Any]) -> None:

@@ -14,7 +14,7 @@ from uniformer.datasets.manifest import Item, Manifest
 from uniformer.datasets.open import open_dataset
 from uniformer.errors import InputError
 from uniformer.reading.options import Augment
-from uniformer.training.batches import Members, Place, Plan, TrainingSet, batches, epoch_rows, read_label_map, share
+from uniformer.training.batches import Members, Place, Plan, TrainingSet, batches, epoch_draws, read_label_map, share
 
 NOTHING = Augment(rand_augment=None, scale=(1.0, 1.0), flip=0.0, erase_prob=0.0, interpolation="bilinear")
 
@@ -37,29 +37,29 @@ def taken(dataset, plan, **options):
 
 
 def test_an_epoch_has_each_row_once_in_an_order_of_its_own():
-    first, again, second = (epoch_rows(50, 3, epoch) for epoch in (0, 0, 1))
+    first, again, second = (epoch_draws(50, 3, epoch).rows for epoch in (0, 0, 1))
     assert sorted(first) == sorted(second) == list(range(50))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, second)
-    assert not np.array_equal(first, epoch_rows(50, 4, 0))
+    assert not np.array_equal(first, epoch_draws(50, 4, 0).rows)
 
 
 def test_repeated_augmentation_draws_in_a_row_and_keeps_the_epochs_length():
-    rows = epoch_rows(50, 0, 0, repeated=3)
+    rows = epoch_draws(50, 0, 0, repeated=3).rows
     assert len(rows) == 50
-    assert np.array_equal(rows[::3], epoch_rows(50, 0, 0)[:17])
+    assert np.array_equal(rows[::3], epoch_draws(50, 0, 0).rows[:17])
     assert np.array_equal(rows[0:48:3], rows[2:48:3])
 
 
 def test_balanced_classes_are_drawn_equally_often():
     labels = np.array([0] * 90 + [1] * 7 + [3] * 5, np.int32)
     members = Members(np.arange(102), labels)
-    rows = epoch_rows(102, 0, 0, members=members)
+    rows = epoch_draws(102, 0, 0, members=members).rows
     counts = np.bincount(labels[rows], minlength=4)
     assert counts.tolist() == [34, 34, 0, 34]
     assert len(set(rows[labels[rows] == 0])) == 34  # of a large class none twice
     assert set(rows[labels[rows] == 3]) == set(range(97, 102))  # of a small one all
-    assert np.bincount(labels[epoch_rows(102, 0, 1, members=members)]).tolist() == counts.tolist()
+    assert np.bincount(labels[epoch_draws(102, 0, 1, members=members).rows]).tolist() == counts.tolist()
 
 
 @pytest.mark.parametrize("batch", [12, 18, 6, 30])
@@ -75,7 +75,7 @@ def test_processes_share_a_batch_and_keep_mirrored_pairs_together(batch):
 
 
 def test_copies_of_repeated_augmentation_go_to_different_processes():
-    rows = epoch_rows(24, 0, 0, repeated=3)[:12]
+    rows = epoch_draws(24, 0, 0, repeated=3).rows[:12]
     parts = [rows[share(12, rank, 3)] for rank in range(3)]
     assert all(len(set(part.tolist())) == 4 for part in parts)
 
@@ -196,7 +196,7 @@ def test_label_maps_are_found_beside_the_class_and_follow_the_crop(tmp_path, ima
     still = recipe(STILL)
     dataset = TrainingSet(images, still.input, still.augment, label_maps=str(tmp_path))
     (batch, *_) = taken(dataset, Plan(len(images), 4, 1))
-    rows = epoch_rows(len(images), 0, 0)[:4]
+    rows = epoch_draws(len(images), 0, 0).rows[:4]
     assert batch.label_maps.shape == (4, 2, 5, 3, 3)
     assert torch.equal(batch.label_maps, torch.stack([maps[row].float() for row in rows]))
     assert torch.allclose(batch.crops, torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(4, 4))

@@ -38,14 +38,19 @@ def augment_detection(scene: Scene, augment: DetectionAugment, rng: np.random.Ge
 
 
 def augment_segmentation(
-    scene: Scene, label_map: NDArray[np.uint8], augment: SegmentationAugment, rng: np.random.Generator
+    scene: Scene,
+    label_map: NDArray[np.uint8],
+    augment: SegmentationAugment,
+    rng: np.random.Generator,
+    label: int | None = None,
 ) -> Scene:
     """Scaled, cropped, mirrored and recoloured by chance: up to `augment.crop` large. `label_map` (H, W) is that of the
-    whole picture; what `scene.taken` makes of it fits the scene."""
+    whole picture; what `scene.taken` makes of it fits the scene. The crop shows something of class `label`, if there is
+    any (rare classes as in DAFormer, arXiv:2111.14887, section 3.3)."""
     ratio = rng.uniform(*augment.ratio)
     limits = Scaling(longest=int(augment.longest * ratio), shortest=int(augment.shortest * ratio))
     scene = resized(scene, scaled_size(*scene.size, limits))
-    scene = _varied_crop(scene, label_map, augment, rng)
+    scene = _varied_crop(scene, label_map, augment, rng, label)
     if rng.random() < augment.flip:
         scene = mirrored(scene)
     return replace(scene, pixels=recoloured(scene.pixels, augment.colour, rng))
@@ -57,15 +62,32 @@ def _with_short_side(scene: Scene, sides: Sequence[int], longest: int, rng: np.r
 
 
 def _varied_crop(
-    scene: Scene, label_map: NDArray[np.uint8], augment: SegmentationAugment, rng: np.random.Generator
+    scene: Scene,
+    label_map: NDArray[np.uint8],
+    augment: SegmentationAugment,
+    rng: np.random.Generator,
+    label: int | None,
 ) -> Scene:
     """A crop in which no class has too much of the labelled pixels, or else, after so many tries, any."""
+    wanted = None if label is None else np.argwhere(scene.taken(label_map) == label)  # (N, 2) its pixels
     for _ in range(augment.tries):
-        crop = cropped(scene, _corner(scene.size, augment.crop, rng), augment.crop)
+        crop = _crop(scene, augment.crop, rng, wanted)
         counts = np.bincount(crop.taken(label_map).ravel(), minlength=IGNORED + 1)[:IGNORED]
         if np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < augment.most_of_one:
             return crop
-    return cropped(scene, _corner(scene.size, augment.crop, rng), augment.crop)
+    return _crop(scene, augment.crop, rng, wanted)
+
+
+def _crop(
+    scene: Scene, size: Sequence[int], rng: np.random.Generator, wanted: NDArray[np.int64] | None = None
+) -> Scene:
+    """A crop somewhere in a picture, or there where it holds one of the pixels `wanted`."""
+    if wanted is None or not len(wanted):
+        return cropped(scene, _corner(scene.size, size, rng), size)
+    pixel = wanted[rng.integers(len(wanted))]
+    first = np.maximum(pixel - np.array(size) + 1, 0)
+    last = np.minimum(pixel, np.maximum(np.array(scene.size) - size, 0))
+    return cropped(scene, rng.integers(first, last + 1).tolist(), size)
 
 
 def _corner(size: Sequence[int], crop: Sequence[int], rng: np.random.Generator) -> list[int]:

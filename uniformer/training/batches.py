@@ -48,6 +48,7 @@ class Place(NamedTuple):
     epoch: int
     position: int  #: in the epoch
     row: int  #: of the manifest
+    label: int | None = None  #: the class that it is drawn for, where classes are drawn equally often
 
 
 class Batch(NamedTuple):
@@ -114,27 +115,40 @@ class Members(NamedTuple):
     labels: npt.NDArray[np.integer]  #: (P,)
 
 
-def epoch_rows(
-    count: int, seed: int, epoch: int, *, repeated: int = 1, members: Members | None = None
-) -> npt.NDArray[np.int64]:
-    """The rows of one epoch in order, (count,): shuffled, each once.
+class Draws(NamedTuple):
+    """The samples of one epoch in order."""
+
+    rows: npt.NDArray[np.int64]  #: (count,)
+    labels: npt.NDArray[np.integer] | None = None  #: (count,) the classes that they are drawn for
+
+    def place(self, epoch: int, position: int) -> Place:
+        """One of them."""
+        label = None if self.labels is None else int(self.labels[position])
+        return Place(epoch, position, int(self.rows[position]), label)
+
+
+def epoch_draws(count: int, seed: int, epoch: int, *, repeated: int = 1, members: Members | None = None) -> Draws:
+    """The `count` samples of one epoch: shuffled, each once.
 
     With `repeated`, each is drawn that many times in a row and as many fewer are drawn at all (repeated augmentation,
     arXiv:1902.05509). With `members` every class is drawn equally often, small ones several times over; samples of none
     are not.
     """
     rng = rng_at(seed, ORDER, epoch)
-    rows = rng.permutation(count) if members is None else _balanced_rows(count, members, rng)
-    return np.repeat(rows[: -(-count // repeated)], repeated)[:count]
+    rows, labels = Draws(rng.permutation(count)) if members is None else _balanced(count, members, rng)
+    in_a_row = np.repeat(np.arange(-(-count // repeated)), repeated)[:count]
+    return Draws(rows[in_a_row], None if labels is None else labels[in_a_row])
 
 
-def _balanced_rows(count: int, members: Members, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+def _balanced(count: int, members: Members, rng: np.random.Generator) -> Draws:
     order = np.argsort(members.labels, kind="stable")
-    of_classes = np.split(members.rows[order], np.flatnonzero(np.diff(members.labels[order])) + 1)
-    quota, rest = divmod(count, len(of_classes))
-    extra = rng.permutation(len(of_classes)) < rest  # classes that are drawn once more
-    drawn = [np.resize(rng.permutation(rows), quota + more) for rows, more in zip(of_classes, extra, strict=True)]
-    return rng.permutation(np.concatenate(drawn))
+    classes, starts = np.unique(members.labels[order], return_index=True)
+    quota, rest = divmod(count, len(classes))
+    quotas = quota + (rng.permutation(len(classes)) < rest)  # some are drawn once more
+    of_classes = np.split(members.rows[order], starts[1:])
+    rows = [np.resize(rng.permutation(rows), many) for rows, many in zip(of_classes, quotas, strict=True)]
+    mixed = rng.permutation(count)
+    return Draws(np.concatenate(rows)[mixed], np.repeat(classes, quotas)[mixed])
 
 
 def share(batch: int, rank: int, size: int) -> npt.NDArray[np.int64]:
@@ -174,6 +188,8 @@ class Plan:
             raise InputError(
                 f"expected at least one batch of {self.batch_size} samples, got {self.count}: set a smaller batch_size"
             )
+        if self.balanced is not None and not len(self.balanced.rows):
+            raise InputError("data.balanced needs classes, found no sample that has one")
 
     @property
     def steps(self) -> int:
@@ -198,11 +214,11 @@ class Plan:
         size = self.batch_size // self.passes
         mine = share(size, self.rank, self.size)
         for epoch in range(start // self.steps, self.epoch(self.total)):
-            rows = epoch_rows(self.count, self.seed, epoch, repeated=self.repeated, members=self.balanced)
+            draws = epoch_draws(self.count, self.seed, epoch, repeated=self.repeated, members=self.balanced)
             first = start % self.steps if epoch == start // self.steps else 0
             last = min(self.steps, self.total - epoch * self.steps)
             for begin in range(first * self.batch_size, last * self.batch_size, size):
-                yield [Place(epoch, int(p), int(rows[p])) for p in begin + mine]
+                yield [draws.place(epoch, position) for position in (begin + mine).tolist()]
 
 
 # ---- reading them ----------------------------------------------------------------------------------------------------

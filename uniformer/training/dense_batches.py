@@ -14,6 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -141,7 +142,8 @@ class DenseSamples(Dataset[S], ABC, Generic[S]):
         """Each picture once for each class that it has, none where that cannot be read."""
 
     @abstractmethod
-    def _sample(self, row: int, rng: np.random.Generator, unreadable: Unreadable) -> S: ...
+    def _sample(self, row: int, rng: np.random.Generator, unreadable: Unreadable, label: int | None) -> S:
+        """`label`: the class that it is drawn for, if any."""
 
     @abstractmethod
     def collate(self, samples: Sequence[S]) -> DenseBatch:
@@ -150,7 +152,8 @@ class DenseSamples(Dataset[S], ABC, Generic[S]):
     def __getitem__(self, place: Place) -> S:
         """Where a picture cannot be read another one stands in, see `read_or_stand_in`."""
         rng = rng_at(self.seed, SAMPLE, place.epoch, place.position)
-        return read_or_stand_in(self._sample, place.row, len(self), self.path, rng)
+        read = partial(self._sample, label=place.label)
+        return read_or_stand_in(read, place.row, len(self), self.path, rng)
 
     def batch(self, places: list[Place]) -> DenseBatch:
         """What one process is fed in one pass."""
@@ -203,7 +206,7 @@ class DetectionSamples(DenseSamples[DetectionSample]):
         annotations, size = self.data.annotations(int(self.rows[row])), self.data.size(int(self.rows[row]))
         return annotations.labels[_learnt(annotations, *size)]
 
-    def _sample(self, row: int, rng: np.random.Generator, unreadable: Unreadable) -> DetectionSample:
+    def _sample(self, row: int, rng: np.random.Generator, unreadable: Unreadable, label: int | None) -> DetectionSample:
         picture = int(self.rows[row])
         size, annotations = self.data.size(picture), self.data.annotations(picture)
         learnt = _learnt(annotations, *size)
@@ -270,7 +273,8 @@ def _masks(scene: Scene, shapes: Sequence[Shape], size: tuple[int, int]) -> NDAr
 
 
 class SegmentationSamples(DenseSamples[SegmentationSample]):
-    """Pictures with maps of labels, in batches of crops of one size."""
+    """Pictures with maps of labels, in batches of crops of one size: where a picture is drawn for one of its classes,
+    of a part with that class."""
 
     task = "segmentation"
 
@@ -292,10 +296,12 @@ class SegmentationSamples(DenseSamples[SegmentationSample]):
         label_map = self.data.label_map(row)
         return label_map[label_map != IGNORED]
 
-    def _sample(self, row: int, rng: np.random.Generator, unreadable: Unreadable) -> SegmentationSample:
+    def _sample(
+        self, row: int, rng: np.random.Generator, unreadable: Unreadable, label: int | None
+    ) -> SegmentationSample:
         size, label_map = self.data.size(row), self.data.label_map(row)
         scene = scene_of(read_picture(self.data, row), size=size)
-        scene = augment_segmentation(scene, label_map, self.augment, rng)
+        scene = augment_segmentation(scene, label_map, self.augment, rng, label)
         return SegmentationSample(scene.pixels, scene.taken(label_map), unreadable)
 
     def collate(self, samples: Sequence[SegmentationSample]) -> DenseBatch:
@@ -335,7 +341,7 @@ class PoseSamples(DenseSamples[PoseSample]):
         """Raises `InputError`: there are none."""
         raise InputError("data.balanced needs classes, which people with key points have not")
 
-    def _sample(self, row: int, rng: np.random.Generator, unreadable: Unreadable) -> PoseSample:
+    def _sample(self, row: int, rng: np.random.Generator, unreadable: Unreadable, label: int | None) -> PoseSample:
         picture, instance = self.people[row].tolist()
         annotations, (height, width) = self.data.annotations(picture), self.data.size(picture)
         assert annotations.keypoints is not None  # see `_people`

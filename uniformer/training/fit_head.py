@@ -26,7 +26,7 @@ from uniformer.support.files import clear_away
 from uniformer.tasks.classification import summary
 from uniformer.tasks.scores import Scores
 from uniformer.tasks.task import Task
-from uniformer.training.batches import Members, epoch_rows
+from uniformer.training.batches import Members, epoch_draws
 from uniformer.training.log import Log, time_left
 from uniformer.training.recipe import Recipe
 from uniformer.training.result import (
@@ -144,7 +144,7 @@ def _balanced(features: Features, seed: int) -> Features:
     """Rows drawn so that all classes are equally many."""
     there = np.flatnonzero(features.ok)
     members = Members(np.arange(len(there)), features.labels[there])
-    rows = there[epoch_rows(len(there), seed, 0, members=members)]
+    rows = there[epoch_draws(len(there), seed, 0, members=members).rows]
     return replace(features, features=features.features[rows], labels=features.labels[rows], ok=features.ok[rows])
 
 
