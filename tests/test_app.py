@@ -56,7 +56,8 @@ class Site:
 
     def kept(self) -> list[Path]:
         """Files that hold anything."""
-        return [path for path in self.temporary.rglob("*") if path.is_file() and path.stat().st_size]
+        files = [Path(root, name) for root, _, names in os.walk(self.temporary) for name in names]
+        return [path for path in files if path.is_file() and path.stat().st_size]
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -73,11 +74,13 @@ def _content(data: bytes, suffix: str) -> object:
 
 
 def pieces(folder: Path) -> int:
-    """How many lines, rows and files there are."""
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    return sum(
-        path.stat().st_size // ROW if path.suffix == ".bin" else path.read_bytes().count(b"\n") for path in files
-    )
+    """How many lines and rows there are, while another process writes and moves files."""
+    total = 0
+    for root, _, names in os.walk(folder):  # leaves out folders that are gone meanwhile
+        for path in (Path(root, name) for name in names if not name.startswith(".")):
+            with suppress(FileNotFoundError):
+                total += path.stat().st_size // ROW if path.suffix == ".bin" else path.read_bytes().count(b"\n")
+    return total
 
 
 # Bytes of a kept answer of seven classes: the sum of its file, its number, logits, probabilities, a checksum.
