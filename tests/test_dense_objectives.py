@@ -21,6 +21,8 @@ from uniformer.config import Config, Head
 from uniformer.datasets.annotated import AnnotatedSet, open_annotated
 from uniformer.heads import build_network
 from uniformer.heads.pyramid import DenseNetwork
+from uniformer.heads.segmentation import segmentation_losses
+from uniformer.labels import IGNORED
 from uniformer.network.variants import dense_input
 from uniformer.support.settings import Table
 from uniformer.tasks import detection_losses, task_of
@@ -103,6 +105,28 @@ def test_a_step_of_each_head(sets: dict[str, AnnotatedSet], arch: str, kind: str
     loss.backward()
     unused = [name for name, p in objective.model.named_parameters() if p.grad is None]
     assert bool(unused) == objective.leaves_parameters_out, unused
+
+
+def test_the_hardest_pixels_of_each_picture(sets: dict[str, AnnotatedSet]) -> None:
+    """`hardest`: the mean over that share of them, each picture's own; of all of them the published loss."""
+    logits = torch.randn(2, 5, 8, 10, dtype=torch.float64)
+    labels = torch.randint(5, (2, 8, 10))
+    labels[0, :3] = IGNORED
+    each = torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none").flatten(1)
+    fifth = torch.stack([part.sort(descending=True).values[:16].mean() for part in each]).mean()
+    torch.testing.assert_close(segmentation_losses([logits], labels, 0.2)["loss_seg"], fifth)
+    torch.testing.assert_close(segmentation_losses([logits], labels)["loss_seg"], each.mean())
+
+    data = sets["segmentation"]
+    losses = {}
+    for hardest in (1.0, 0.1):
+        recipe = dense_recipe("semantic_fpn.uniformer_nano", len(data.classes), hardest=hardest)
+        task = task_for(recipe, data)
+        torch.manual_seed(0)
+        objective = task.targets_and_loss(target_options(recipe), data, None)(task.build())
+        batch = samples_of(recipe, data).batch([Place(0, 0, 0), Place(0, 1, 1)])
+        losses[hardest] = total(objective(*objective.targets(batch, np.random.default_rng(0)))).item()
+    assert losses[0.1] > losses[1.0]
 
 
 def test_boxes_alone_teach_no_masks_and_the_contract_says_so(tmp_path: Path) -> None:

@@ -198,6 +198,8 @@ def test_schedules_that_make_no_sense(settings: dict[str, object], message: str)
         ("fpn_xxs", "augment.crop=[500, 500]", r"expected crop as multiples of 32"),
         ("fpn_xxs", "augment.colour.hues=3", r"setting 'augment\.colour\.hues' \(did you mean 'augment\.colour\.hue'"),
         ("top_down_256x192_global_small", "input.size=[250, 192]", r"multiples of 32"),
+        ("fpn_xxs", "hardest=0", r"expected hardest above 0, up to 1, got 0.0$"),
+        ("mask_rcnn_1x_xs", "hardest=0.2", r"hardest: expected no such settings for detection: they are of segment"),
         ("uniformer_small", "regions=64", r"regions: expected no such settings for classification"),
         ("uniformer_small", "augment.sides=[800]", r"unknown setting 'augment\.sides'"),
         ("fpn_xxs", "arch=mask_rcnn.uniformer_xxs", r"unknown setting 'augment\."),

@@ -209,13 +209,17 @@ def _starts(length: int, window: int, stride: int) -> list[int]:
     return [min(first, max(length - window, 0)) for first in range(0, max(length - window + stride, 1), stride)]
 
 
-def segmentation_losses(logits: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
+def segmentation_losses(logits: Sequence[Tensor], labels: Tensor, hardest: float = 1.0) -> dict[str, Tensor]:
     """Cross-entropy of logits (B, K, h, w) in the size of labels (B, H, W), the auxiliary head's by 0.4.
 
-    As published, the sum over labelled pixels is divided by all pixels, those to ignore included.
+    As published, the sum over labelled pixels is divided by all pixels, those to ignore included. Below 1 `hardest` is
+    the share of each picture's pixels that counts, those of the largest loss (Panoptic-DeepLab, arXiv:1911.10194,
+    section 3.2): else the many pixels that are right long since outweigh a rare class.
     """
     losses = {}
     for name, weight, x in zip(("loss_seg", "loss_aux"), (1.0, AUX_WEIGHT), logits, strict=False):
         each = F.cross_entropy(resize(x, labels.shape[1:]), labels, ignore_index=IGNORED, reduction="none")
+        if hardest < 1:
+            each = each.flatten(1).topk(max(int(hardest * each[0].numel()), 1)).values
         losses[name] = weight * each.mean()
     return losses

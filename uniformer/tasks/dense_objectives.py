@@ -68,15 +68,16 @@ class SegmentationObjective(Objective):
 
     model: Segmenter
 
-    def __init__(self, model: Segmenter):
+    def __init__(self, model: Segmenter, hardest: float):
         super().__init__()
-        self.model = model
+        self.model, self.hardest = model, hardest
 
     def targets(self, batch: Pictures, rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
         return batch.x, batch.label_maps
 
     def forward(self, x: Tensor, label_maps: Tensor) -> dict[str, Tensor]:
-        return segmentation_losses([at_least_float32(logits) for logits in self.model.forward_train(x)], label_maps)
+        logits = [at_least_float32(logits) for logits in self.model.forward_train(x)]
+        return segmentation_losses(logits, label_maps, self.hardest)
 
 
 class PoseObjective(Objective):

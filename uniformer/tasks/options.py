@@ -64,3 +64,4 @@ class TargetOptions:
     mixing: Mixing = field(default_factory=Mixing)
     label_maps: str | None = None  #: folder of dense label maps, for token labeling
     regions: int = REGIONS
+    hardest: float = 1.0

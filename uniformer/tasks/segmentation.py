@@ -73,7 +73,7 @@ class Semantic(WholePictureTask[SegmentationOptions]):
     def objective(self, options: TargetOptions, train_set: AnnotatedSet) -> Callable[[Any], Objective]:
         from uniformer.tasks.dense_objectives import SegmentationObjective
 
-        return SegmentationObjective
+        return lambda model: SegmentationObjective(model, options.hardest)
 
     def load(self, source: Source) -> WholeViews | TiledViews:
         assert isinstance(self.input, Scaling)

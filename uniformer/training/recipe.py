@@ -59,7 +59,7 @@ METRICS: Mapping[TaskName, str] = MappingProxyType(
 )
 #: Settings that networks for other tasks have no use for.
 OF_TASK: Mapping[str, TaskName] = MappingProxyType(
-    {"mixing": "classification", "loss": "classification", "regions": "detection"}
+    {"mixing": "classification", "loss": "classification", "regions": "detection", "hardest": "segmentation"}
 )
 
 OF_LISTS = ("separator", "label_base", "label_maps")  #: of `data`: annotated pictures have no use for them
@@ -85,6 +85,7 @@ class Recipe(Checked):
     #: all of a classifier, whose published runs had each its own
     sync_batch_norm: bool = False
     regions: int = REGIONS  #: of a picture that a step of a detector looks at, at most a quarter of them things
+    hardest: float = 1.0  #: share of a picture's pixels that a segmenter learns, those of the largest loss
     seed: int = 0
     init: Init = field(default_factory=Init)
     data: Data = field(default_factory=Data)
@@ -115,7 +116,7 @@ class Recipe(Checked):
                 f"expected input and augment for {task}, got {type(self.input).__name__} and "
                 f"{type(self.augment).__name__}"
             )
-        usual = {"mixing": Mixing(), "loss": Loss(), "regions": REGIONS}
+        usual = {"mixing": Mixing(), "loss": Loss(), "regions": REGIONS, "hardest": 1.0}
         yield from (
             f"{name}: expected no such settings for {task}: they are of {OF_TASK[name]}"
             for name in unused(self.model)
@@ -123,6 +124,8 @@ class Recipe(Checked):
         )
         if self.regions < 4:
             yield f"expected regions of 4 or more, got {self.regions}"
+        if not 0 < self.hardest <= 1:
+            yield f"expected hardest above 0, up to 1, got {self.hardest}"
         for name in OF_LISTS if task != "classification" else ():
             if getattr(self.data, name) != getattr(Data(), name):
                 yield f"data.{name}: expected no such setting for {task}: it is of labelled files"

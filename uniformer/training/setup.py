@@ -193,7 +193,7 @@ def input_of_views(recipe: Recipe) -> InputSpec:
 
 
 def target_options(recipe: Recipe) -> TargetOptions:
-    return TargetOptions(recipe.loss, recipe.mixing, recipe.data.label_maps, recipe.regions)
+    return TargetOptions(recipe.loss, recipe.mixing, recipe.data.label_maps, recipe.regions, recipe.hardest)
 
 
 def check_settings(recipe: Recipe, task: Task, train_set: DataSet, val_set: DataSet | None) -> None:
