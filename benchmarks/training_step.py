@@ -1,4 +1,5 @@
-"""One step of training on a CPU, forward and backward: as the published code, plain, and prepared by `speed.prepare`.
+"""One step of training on a CPU, forward and backward: as the published code, plain, and prepared by `speed.prepare`,
+in float32 and in bfloat16 under autocast with attention in float32.
 
 python benchmarks/training_step.py
 """
@@ -21,7 +22,7 @@ STEPS = {
     "xxs_video, 4 clips 8x128": ("uniformer_xxs_video", (4, 3, 8, 128, 128)),
     "small_video, 1 clip 8x112": ("uniformer_small_video", (1, 3, 8, 112, 112)),
 }
-FORMS = ("reference", "plain", "prepared")
+FORMS = ("reference", "plain", "prepared", "bfloat16")
 
 
 def step(arch: str, shape: tuple[int, ...], form: str, *, threads: int) -> tuple[Callable[[], Any], dict[str, Any]]:
@@ -38,11 +39,15 @@ def step(arch: str, shape: tuple[int, ...], form: str, *, threads: int) -> tuple
         model = published(model)
     elif form == "prepared":  # as `uniformer train` does
         speed.prepare(model, training=True)
+    elif form == "bfloat16":  # as precision=bfloat16 attention_float32=true
+        speed.prepare(model, training=True, dtype=torch.bfloat16, size=shape[1:], attention_float32=True)
     x, labels = torch.randn(shape), torch.randint(20, shape[:1])
 
     def run() -> None:
         model.zero_grad()
-        torch.nn.functional.cross_entropy(model(x), labels).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=form == "bfloat16"):
+            logits = model(x)
+        torch.nn.functional.cross_entropy(logits.float(), labels).backward()
 
     return run, {"macs": uniformer.count_macs(model.config, shape[2:]) * shape[0]}
 
@@ -63,7 +68,7 @@ def main() -> None:
             lines.append([name, result.name, *figures, f"{result.memory_mb:.0f}"])
     head = ("step", "form", "ms a clip", "x faster than reference", "MB")
     how = f"{args.threads} threads, {args.clock} time, medians of {args.rounds} rounds in turn"
-    text = f"Loss and gradients, float32, {how}.\n\n"
+    text = f"Loss and gradients, {how}.\n\n"
     machine.keep("training_step", under, rows, text + machine.markdown(head, lines))
 
 

@@ -43,6 +43,25 @@ def test_gradients_are_those_of_the_plain_twin(shape, kernel, memory_format, by_
         assert_close(mine, true, kernel**3 + x[:, 0].numel())  # over a kernel, or for gradients over all places
 
 
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_under_autocast_gradients_are_as_near_as_the_plain_twins(shape, kernel, dtype):
+    """Of the filters nearer: they are summed in float32."""
+    x, weight, bias = (v.to(torch.bfloat16).float() for v in drawn(shape, kernel))
+    exact = gradients(depthwise_plain, *(v.double().requires_grad_() for v in (x, weight, bias)))
+    found = {}
+    for way in (partial(depthwise, by_sample=kernel == 5), depthwise_plain):
+        with torch.autocast("cpu", torch.bfloat16):
+            found[way] = gradients(way, *(v.detach().requires_grad_() for v in (x.to(dtype), weight, bias)))
+    ours, twin = found.values()
+    assert [v.dtype for v in ours] == [v.dtype for v in twin]
+    for mine, other, true in zip(ours, twin, exact, strict=True):
+        scale = true.abs().max()
+        off, others = ((v - true).abs().max() / scale for v in (mine, other))
+        assert off <= 2 * others + 2**-8  # half of the last place of bfloat16, whose output's gradient is rounded
+
+
 def test_only_what_is_asked_for_gets_a_gradient():
     x, weight, _ = drawn(SHAPES[0], 3)
     output, of_weight = gradients(depthwise, x, weight.requires_grad_(), None)
@@ -59,7 +78,8 @@ def test_the_fast_backward_pass_is_used_where_torch_is_slow_and_only_there():
     assert name(depthwise(x.double(), weight.double(), bias.double())) == "ConvolutionBackward0"
     with torch.autocast("cpu", torch.bfloat16):
         y = depthwise(x, weight, bias)
-    assert name(y) == "ConvolutionBackward0"
+        assert name(depthwise(x.half(), weight.half(), bias.half())) != "_FastBackwardBackward"
+    assert name(y) == "_FastBackwardBackward"
     assert y.dtype == torch.bfloat16
     with torch.no_grad():
         assert depthwise(x, weight, bias).grad_fn is None

@@ -63,7 +63,7 @@ def depthwise(
     if implementation is not None and x.is_cuda and x.dtype in GPU_DTYPES:
         return IMPLEMENTATIONS[usable(implementation)](x, weight, bias, residual)
     y: Tensor
-    if trains_in_float32(x, weight):
+    if trains_in_float32(x, weight) or _trains_under_autocast(x, weight):
         y = _FastBackward.apply(x, weight, bias, by_sample and weight.shape[-1] >= LARGE)
     else:
         y = depthwise_plain(x, weight, bias)
@@ -164,7 +164,22 @@ def trains_in_float32(x: Tensor, weight: Tensor) -> bool:
     )
 
 
+def _trains_under_autocast(x: Tensor, weight: Tensor) -> bool:
+    """Whether gradients are wanted on a CPU of a product in 16 bits, of a weight in float32."""
+    return (
+        torch.is_autocast_enabled("cpu")
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.get_autocast_dtype("cpu"))
+        and weight.dtype == torch.float32
+        and torch.is_grad_enabled()
+        and (x.requires_grad or weight.requires_grad)
+    )
+
+
 class _FastBackward(torch.autograd.Function):
+    """Under autocast the output and the gradient of the input are taken in 16 bits, and that of the filters, a sum over
+    all places, in float32."""
+
     generate_vmap_rule = True  # with `setup_context` apart from `forward` what `torch.func` asks for
 
     @staticmethod
@@ -181,12 +196,14 @@ class _FastBackward(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias, _ = ctx.needs_input_grad
         of_filters = _weight_gradient_by_sample if ctx.by_sample else _weight_gradient
-        return (
-            depthwise_plain(grad, weight.flip(2, 3, 4), None) if of_x else None,
-            of_filters(x, grad, weight) if of_weight else None,
-            grad.sum((0, 2, 3, 4)) if of_bias else None,
-            None,
-        )
+        turned = weight.flip(2, 3, 4).to(grad.dtype)
+        with torch.autocast("cpu", enabled=False):  # a caller may go backward within it
+            return (
+                depthwise_plain(grad, turned, None).to(x.dtype) if of_x else None,
+                of_filters(x.float(), grad.float(), weight) if of_weight else None,
+                grad.sum((0, 2, 3, 4), dtype=weight.dtype) if of_bias else None,
+                None,
+            )
 
 
 def _weight_gradient_by_sample(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:

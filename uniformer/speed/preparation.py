@@ -56,7 +56,7 @@ def prepare(
         share: for inference: take the tensors that stay as they are from the model, which is not going to change.
         tried: no convolution is tried here: the caller does so with all layers (`sixteen_bits.py`).
         by: on a CPU who computes products and, for inference, attention; by default who is the faster here. In training
-            it matters to float32 alone.
+            of 16 bits it matters to the gradients of large depthwise kernels alone.
 
     Raises:
         InputError: the model is no network of this package or an inference copy, or `size` is missing for training a
@@ -75,9 +75,9 @@ def prepare(
         network.to(device)
         size = size if backbone is network else size or WHOLE_PICTURE
         dtype = dtype or own
-        if by is None and device.type == "cpu" and dtype == torch.float32:
+        if by is None and device.type == "cpu" and dtype in (torch.float32, torch.bfloat16):
             by = fastest(dtype)
-        products = by.products if by and dtype == torch.float32 else "torch"
+        products = by.products if by else "torch"
         _for_training(backbone, dtype, size, attention_float32, tried, products)
         return model
     share = share and device == next(network.parameters()).device
