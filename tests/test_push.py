@@ -169,26 +169,25 @@ def test_another_network_or_page_is_replaced_by_force_only(hub: Hub, client: Cli
     assert (hub.repos["me/page"].files("main") or {})["README.md"] == b"my own words"
 
 
-def test_nothing_of_another_task_is_left(hub: Hub, client: Client, tmp_path: Path) -> None:
-    """Nobody reads a pose network's input in transformers: what read that of a classifier goes, if it was ours."""
-    first, pose = save_tiny(tmp_path / "a.safetensors", IMAGES), make_nets(tmp_path)["pose"]
+def test_who_reads_the_input_comes_with_every_network(hub: Hub, client: Client, tmp_path: Path) -> None:
+    """Where another's was, too; one that is not ours is replaced by those alone who ask for it."""
+    first, pose = save_tiny(tmp_path / "v.safetensors", CLIPS), make_nets(tmp_path)["pose"]
     client("push", first, "me/model")
     client("push", pose, "me/model", "--force")
-    left = set(hub.repos["me/model"].files("main") or {})
-    assert left == {".gitattributes", "README.md", "config.json", WEIGHTS_NAME}
+    files = hub.repos["me/model"].files("main") or {}
+    assert set(files) == {".gitattributes", "README.md", "config.json", WEIGHTS_NAME, PROCESSOR_NAME}
+    assert b"UniFormerImageProcessor" in files[PROCESSOR_NAME]
     client("push", pose, "me/model")
     hub.create("me/other", files={PROCESSOR_NAME: b"somebody's own"})
-    client("push", pose, "me/other")
-    assert (hub.repos["me/other"].files("main") or {})[PROCESSOR_NAME] == b"somebody's own"
+    assert f"its {PROCESSOR_NAME} is not ours; --force replaces it" in client("push", pose, "me/other", status=2)
+    assert hub.repos["me/other"].files("main") == {".gitattributes": b"", PROCESSOR_NAME: b"somebody's own"}
     folder = tmp_path / "folder"
     push(first, "me/model", dry_run=True, out=folder)
     (folder / "README.md").write_text("my own words")
     push(pose, "me/model", dry_run=True, out=folder, force=True)
-    assert {file.name for file in folder.iterdir()} == {"README.md", "config.json", WEIGHTS_NAME}
+    assert {file.name for file in folder.iterdir()} == {"README.md", "config.json", WEIGHTS_NAME, PROCESSOR_NAME}
+    assert (folder / PROCESSOR_NAME).read_bytes() == files[PROCESSOR_NAME]
     assert MARK in (folder / "README.md").read_text()
-    (folder / PROCESSOR_NAME).write_text("somebody's own")
-    save_pretrained(*from_pretrained(folder)[:1], folder)
-    assert (folder / PROCESSOR_NAME).read_text() == "somebody's own"
 
 
 def test_a_folder_in_the_way_is_told_before_anything_is_written(tmp_path: Path) -> None:

@@ -18,13 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from uniformer.checkpoints.contract import Contract
-from uniformer.checkpoints.hosts import (
-    has_processor,
-    read_folder_json,
-    remove_processor,
-    to_folder_json,
-    write_processor,
-)
+from uniformer.checkpoints.hosts import read_folder_json, to_folder_json, write_processor
 from uniformer.checkpoints.keys import from_reference, our_key, reference_key, to_published, to_reference
 from uniformer.checkpoints.pickles import Inert, read_pickle, shares_memory
 from uniformer.checkpoints.wrappers import (
@@ -259,10 +253,7 @@ def write_ours(state: Mapping[str, Tensor], contract: Contract, path: str | os.P
     with atomic_path(path / CONFIG_NAME) as temporary:  # takes its place after the weights have taken theirs
         temporary.write_text(to_folder_json(contract), encoding="utf-8")
         _write_safetensors(state, contract, path / WEIGHTS_NAME)
-        if has_processor(contract.config):
-            write_processor(path, is_video=contract.config.is_video)
-        else:
-            remove_processor(path)
+        write_processor(path, is_video=contract.config.is_video)
     return None
 
 

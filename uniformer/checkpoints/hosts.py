@@ -70,21 +70,9 @@ def timm_cfg(config: Config, input: InputSpec) -> dict[str, Any]:
     return cfg
 
 
-def has_processor(config: Config) -> bool:
-    """Whether transformers has a reader of such a network's input: for poses it has no pipeline."""
-    return config.task != "pose"
-
-
 def write_processor(folder: Path, *, is_video: bool) -> None:
     """`preprocessor_config.json`: a name. What the input is stands in the contract."""
     write_whole(folder / PROCESSOR_NAME, _processor(is_video))
-
-
-def remove_processor(folder: Path) -> None:
-    """That of another network which was in the folder before, if we wrote it."""
-    path = folder / PROCESSOR_NAME
-    if path.is_file() and is_our_processor(path.read_bytes()):
-        path.unlink()
 
 
 def is_our_processor(text: bytes) -> bool:

@@ -18,7 +18,7 @@ from uniformer.checkpoints.card import MARK, file_line, model_card
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.fetch import fetch_repo, is_transport
 from uniformer.checkpoints.files import CONFIG_NAME, WEIGHTS_NAME
-from uniformer.checkpoints.hosts import PROCESSOR_NAME, from_folder_json, has_processor, is_our_processor
+from uniformer.checkpoints.hosts import PROCESSOR_NAME, from_folder_json, is_our_processor
 from uniformer.checkpoints.identify import CheckpointSource
 from uniformer.checkpoints.load import load_model
 from uniformer.checkpoints.records import published_at
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi, ModelInfo
 
 CARD = "README.md"
-NAMES = (CONFIG_NAME, WEIGHTS_NAME, PROCESSOR_NAME, CARD)  #: of the folder; a processor is a classifier's
+NAMES = (CONFIG_NAME, WEIGHTS_NAME, PROCESSOR_NAME, CARD)  #: of the folder
 
 
 def save_pretrained(
@@ -162,7 +162,7 @@ def _check_repo(repo: str) -> None:
 
 
 def _upload(folder: Path, contract: Contract, repo: str, private: bool, revision: str, force: bool) -> str:
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
+    from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 
     if constants.is_offline_mode():
         raise InputError(f"cannot push to {repo}: offline (HF_HUB_OFFLINE)")
@@ -175,11 +175,9 @@ def _upload(folder: Path, contract: Contract, repo: str, private: bool, revision
         files = [CommitOperationAdd(file.name, file) for file in sorted(folder.iterdir())]
         if not force:
             _check_replaced(api, repo, head, contract, {file.path_in_repo for file in files})
-        gone = [CommitOperationDelete(name) for name in _left_behind(api, repo, head, contract)]
         done = api.create_commit(
-            repo, [*files, *gone], commit_message="Model and page by uniformer", revision=revision,
-            parent_commit=head.sha,
-        )  # fmt: skip
+            repo, files, commit_message="Model and page by uniformer", revision=revision, parent_commit=head.sha
+        )
     except Exception as error:  # of httpx too, which huggingface_hub does not re-export
         is_theirs = isinstance(error, OSError | ValueError | RuntimeError) or is_transport(error)
         if isinstance(error, InputError) or not is_theirs:
@@ -217,15 +215,12 @@ def _check_replaced(api: HfApi, repo: str, head: ModelInfo, contract: Contract, 
     page = read(CARD) if CARD in there else b""
     if CARD in there and MARK.encode() not in page:
         raise InputError(f"cannot push to {repo}: its {CARD} was not written by uniformer; --force replaces it")
+    unknown = PROCESSOR_NAME in there and not page  # beside our page it is ours
+    if unknown and not is_our_processor(read(PROCESSOR_NAME)):
+        raise InputError(f"cannot push to {repo}: its {PROCESSOR_NAME} is not ours; --force replaces it")
     for name in sorted(there.difference(NAMES)):
         if file_line(name).encode() not in page:
             raise InputError(f"cannot push to {repo}: it holds another {name}; --force replaces it")
-
-
-def _left_behind(api: HfApi, repo: str, head: ModelInfo, contract: Contract) -> list[str]:
-    """What we wrote there for another kind of network, and this one has not: who reads its input."""
-    is_there = not has_processor(contract.config) and PROCESSOR_NAME in _names(head)
-    return [PROCESSOR_NAME] if is_there and is_our_processor(_read(api, repo, head, PROCESSOR_NAME)) else []
 
 
 def _names(head: ModelInfo) -> set[str]:

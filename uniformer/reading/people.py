@@ -47,12 +47,17 @@ def cut_people(pixels: Pixels, boxes: Floats, crop: PersonCrop, full: tuple[int,
     A box may leave the picture; what lies beyond is 0 before it is normalised. Where `pixels` are a smaller copy of a
     picture, `full` is its height and width, which boxes are in. Raises `InputError` for what is no box.
     """
-    corners = check_boxes(boxes)
-    regions = tuple(region_of((x1, y1, x2 - x1, y2 - y1), crop.size, crop.enlarge) for x1, y1, x2, y2 in corners)
+    regions = regions_of(boxes, crop)
     array = np.empty((len(regions), 3, *crop.size), np.float32)
     for view, region in zip(array, regions, strict=True):
         view[:] = warp_pixels(pixels, crop_matrix(region, crop.size), crop.size, full).transpose(2, 0, 1)
     return Crops(standardise(array, crop.mean, crop.std), regions)
+
+
+def regions_of(boxes: Floats, crop: PersonCrop) -> tuple[Region, ...]:
+    """What of a picture the crops of people are, by their boxes (P, 4). Raises `InputError` as `check_boxes`."""
+    corners = check_boxes(boxes)
+    return tuple(region_of((x1, y1, x2 - x1, y2 - y1), crop.size, crop.enlarge) for x1, y1, x2, y2 in corners)
 
 
 def check_boxes(boxes: Floats) -> list[list[float]]:

@@ -72,16 +72,19 @@ class Pose(WholePictureTask[PoseOptions]):
     def answer(self, form: Any, views: PeopleViews, device: torch.device, batch_size: int) -> tuple[Tensor, ...]:
         import torch
 
-        from uniformer.heads.pose import mirrored_average
-
         crops = torch.from_numpy(views.array)
-        pairs = self.flip_pairs if self.options.flip else []
-        parts = []
-        for some in crops.split(batch_size):
-            x = some.to(device)
-            parts.append((mirrored_average(form, x, pairs) if self.options.flip else form(x)).float())
+        parts = [self.heat_maps(form, some.to(device)) for some in crops.split(batch_size)]
         grid = tuple(side // 4 for side in crops.shape[2:])
         return (torch.cat(parts) if parts else torch.zeros(0, self.contract.config.num_classes, *grid),)
+
+    def heat_maps(self, form: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Of crops (B, 3, H, W) -> (B, K, H / 4, W / 4), averaged with those of their mirror where options ask for it.
+
+        Raises `InputError` as `flip_pairs`.
+        """
+        from uniformer.heads.pose import mirrored_average
+
+        return (mirrored_average(form, x, self.flip_pairs) if self.options.flip else form(x)).float()
 
     @property
     def flip_pairs(self) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""transformers' door to classifiers, segmenters and detectors: importing this registers them with its Auto classes.
+"""transformers' door to the networks of all tasks: importing this registers them with its Auto classes.
 
     import transformers, uniformer.transformers
     classify = transformers.pipeline("video-classification", model="saved")  # written by `uniformer.save_checkpoint`
@@ -19,7 +19,10 @@ try:
         AutoConfig,
         AutoImageProcessor,
         AutoModelForImageClassification,
+        AutoModelForImageSegmentation,
+        AutoModelForInstanceSegmentation,
         AutoModelForObjectDetection,
+        AutoModelForPoseEstimation,
         AutoModelForSemanticSegmentation,
         AutoModelForVideoClassification,
         AutoVideoProcessor,
@@ -29,11 +32,20 @@ try:
     from uniformer.transformers.config import UniFormerConfig
     from uniformer.transformers.dense import (
         UniFormerDetections,
+        UniFormerForInstanceSegmentation,
         UniFormerForObjectDetection,
+        UniFormerForPoseEstimation,
         UniFormerForSemanticSegmentation,
+        UniFormerHeatMaps,
         UniFormerSegmenterOutput,
     )
-    from uniformer.transformers.processors import UniFormerImageProcessor, UniFormerVideoProcessor
+    from uniformer.transformers.processors import (
+        UniFormerDetectionProcessor,
+        UniFormerImageProcessor,
+        UniFormerPoseProcessor,
+        UniFormerSegmentationProcessor,
+        UniFormerVideoProcessor,
+    )
 except ModuleNotFoundError as error:
     if error.name != "transformers":
         raise
@@ -41,12 +53,18 @@ except ModuleNotFoundError as error:
 
 __all__ = [
     "UniFormerConfig",
+    "UniFormerDetectionProcessor",
     "UniFormerDetections",
     "UniFormerForImageClassification",
+    "UniFormerForInstanceSegmentation",
     "UniFormerForObjectDetection",
+    "UniFormerForPoseEstimation",
     "UniFormerForSemanticSegmentation",
     "UniFormerForVideoClassification",
+    "UniFormerHeatMaps",
     "UniFormerImageProcessor",
+    "UniFormerPoseProcessor",
+    "UniFormerSegmentationProcessor",
     "UniFormerSegmenterOutput",
     "UniFormerVideoProcessor",
 ]
@@ -56,6 +74,9 @@ AutoModelForImageClassification.register(UniFormerConfig, UniFormerForImageClass
 AutoModelForVideoClassification.register(UniFormerConfig, UniFormerForVideoClassification)
 AutoModelForSemanticSegmentation.register(UniFormerConfig, UniFormerForSemanticSegmentation)
 AutoModelForObjectDetection.register(UniFormerConfig, UniFormerForObjectDetection)
+AutoModelForInstanceSegmentation.register(UniFormerConfig, UniFormerForInstanceSegmentation)
+AutoModelForImageSegmentation.register(UniFormerConfig, UniFormerForInstanceSegmentation)  # its pipeline looks here
+AutoModelForPoseEstimation.register(UniFormerConfig, UniFormerForPoseEstimation)
 AutoImageProcessor.register(
     UniFormerConfig,
     image_processor_classes={"pil": UniFormerImageProcessor, "torchvision": UniFormerImageProcessor},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,8 +12,9 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.utils import ModelOutput
 
 from uniformer.errors import InputError
-from uniformer.heads.detection import Limits
 from uniformer.tasks.detection import Detection, things_in
+from uniformer.tasks.pose import Pose
+from uniformer.transformers.config import UniFormerConfig
 from uniformer.transformers.model import Model
 
 
@@ -42,28 +44,72 @@ class UniFormerDetections(ModelOutput):
     boxes: tuple[Tensor, ...] | None = None
     scores: tuple[Tensor, ...] | None = None
     labels: tuple[Tensor, ...] | None = None
+    pictures: Tensor | None = None  #: (B, 2), their heights and widths
+    masks: tuple[Tensor, ...] | None = None  #: (N, 28, 28), shares of the class in its box; None of boxes alone
 
 
 class UniFormerForObjectDetection(Model):
     task = "detection"
+    with_masks: ClassVar[bool] = False
 
     @cached_property
-    def _limits(self) -> Limits:
-        return Detection(self.config.contract).limits
+    def _task(self) -> Detection:
+        return Detection(self.config.contract)
 
     def forward(
-        self, pixel_values: Tensor, sizes: Tensor, factors: Tensor, labels: Tensor | None = None
+        self, pixel_values: Tensor, sizes: Tensor, pictures: Tensor, labels: Tensor | None = None
     ) -> UniFormerDetections:
-        """As the processor gives them: `pixel_values` (B, 3, H, W), `sizes` (B, 2) without padding, `factors` (B, 4)
-        from boxes of the picture to boxes of the input. The thresholds are the checkpoint's."""
+        """As the processor gives them: `pixel_values` (B, 3, H, W), `sizes` (B, 2), height and width without padding,
+        and those of the `pictures` (B, 2). The thresholds are the checkpoint's."""
         _refuse_labels(labels)
         whole = [(int(height), int(width)) for height, width in sizes]
-        _, found = things_in(self.network, pixel_values, whole, list(factors.to(pixel_values)), self._limits)
+        scales = list((sizes / pictures).flip(1).repeat(1, 2).to(pixel_values.device))  # x, y, x, y
+        network: Any = self.network
+        levels, found = things_in(network, pixel_values, whole, scales, self._task.limits)
         return UniFormerDetections(
             boxes=tuple(each.boxes for each in found),
             scores=tuple(each.scores for each in found),
             labels=tuple(each.labels for each in found),
+            pictures=pictures,
+            masks=tuple(network.masks(levels, found, scales)) if self.with_masks else None,
         )
+
+
+class UniFormerForInstanceSegmentation(UniFormerForObjectDetection):
+    """With a mask of each thing. Raises `InputError` for a network that nobody has taught any."""
+
+    with_masks = True
+
+    def __init__(self, config: UniFormerConfig):
+        super().__init__(config)
+        if not self._task.has_masks:
+            raise InputError("expected a network that makes masks, got one of boxes alone")
+
+
+@dataclass
+class UniFormerHeatMaps(ModelOutput):
+    """Of all people of all pictures, in their order: where their key points are, (P, K, h / 4, w / 4)."""
+
+    heatmaps: Tensor | None = None
+
+
+class UniFormerForPoseEstimation(Model):
+    task = "pose"
+
+    @cached_property
+    def _task(self) -> Pose:
+        return Pose(self.config.contract)
+
+    def forward(
+        self, pixel_values: Tensor, flip: bool | None = None, labels: Tensor | None = None
+    ) -> UniFormerHeatMaps:
+        """Crops of people, `pixel_values` (P, 3, h, w), as the processor gives them; `flip`: whether their maps are
+        averaged with those of their mirror, by default as the checkpoint says, which `Predictor` does too.
+
+        Raises `InputError` where it does not say which key points a mirror swaps."""
+        _refuse_labels(labels)
+        task = self._task if flip is None else Pose(self.config.contract, flip=flip)
+        return UniFormerHeatMaps(heatmaps=task.heat_maps(self.network, pixel_values))
 
 
 def _refuse_labels(labels: object) -> None:
