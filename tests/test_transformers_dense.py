@@ -162,6 +162,17 @@ def test_who_makes_no_masks_has_no_instances(nets: dict[str, Path], pictures: li
         processor.post_process_instance_segmentation(outputs)
 
 
+def test_a_detector_computes_in_16_bits_by_autocast(nets: dict[str, Path], pictures: list[str]) -> None:
+    model = transformers.AutoModelForInstanceSegmentation.from_pretrained(nets["mask_rcnn"], dtype=torch.bfloat16)
+    inputs = transformers.AutoImageProcessor.from_pretrained(nets["mask_rcnn"])(pictures[0])
+    with refused("expected pixel_values in float32, and torch.autocast for less, got torch.bfloat16"):
+        model(**inputs.to(torch.bfloat16))
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs, _ = seen(nets["mask_rcnn"], pictures[:1])
+    assert len(outputs.boxes[0]) > 0
+    assert all(torch.isfinite(outputs[key][0]).all() for key in ("boxes", "scores", "masks"))
+
+
 # ---- poses -----------------------------------------------------------------------------------------------------------
 
 

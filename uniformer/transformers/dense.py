@@ -60,8 +60,12 @@ class UniFormerForObjectDetection(Model):
         self, pixel_values: Tensor, sizes: Tensor, pictures: Tensor, labels: Tensor | None = None
     ) -> UniFormerDetections:
         """As the processor gives them: `pixel_values` (B, 3, H, W), `sizes` (B, 2), height and width without padding,
-        and those of the `pictures` (B, 2). The thresholds are the checkpoint's."""
+        and those of the `pictures` (B, 2). The thresholds are the checkpoint's.
+
+        Raises `InputError` for less than float32: boxes need it, and `torch.autocast` keeps it where they do."""
         _refuse_labels(labels)
+        if pixel_values.dtype.itemsize < 4:
+            raise InputError(f"expected pixel_values in float32, and torch.autocast for less, got {pixel_values.dtype}")
         whole = [(int(height), int(width)) for height, width in sizes]
         scales = list((sizes / pictures).flip(1).repeat(1, 2).to(pixel_values.device))  # x, y, x, y
         network: Any = self.network
