@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import signal
 import socket
 import subprocess
@@ -39,10 +40,17 @@ def test_the_command_refuses_in_one_line(
 ) -> None:
     arguments = ["serve", "--checkpoint", folder / "clips.safetensors"]
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        one_line(cli(*arguments, "--port", taken.getsockname()[1]), "cannot listen on 127.0.0.1", "in use")
+        one_line(
+            cli(*arguments, "--port", taken.getsockname()[1]),
+            "cannot listen on 127.0.0.1", "address already in use; give another --port",
+        )  # fmt: skip
         others = cli(*arguments, "--host", "0.0.0.0", "--port", taken.getsockname()[1]).err.splitlines()
         assert others[0] == "uniformer: warning: no token: all who reach 0.0.0.0 are answered"
         assert len(others) == 2
+    for host, why in (("192.0.2.1", "cannot assign requested address"), ("no.such.host.invalid", "known|resolution")):
+        warned, refused = cli(*arguments, "--host", host, "--port", 0).err.splitlines()
+        assert warned.endswith(f"all who reach {host} are answered")
+        assert re.search(rf"cannot listen on {host}, port 0: [^()]*({why})[^()]*; give another --host$", refused)
     with monkeypatch.context() as changed:
         changed.setattr("tempfile.tempdir", str(tmp_path / "gone"))
         one_line(cli(*arguments, "--port", 0), "expected a folder for temporary files", "no such file")

@@ -53,7 +53,9 @@ def test_what_is_wrong_with_a_request_is_one_line(folder: Path) -> None:
         assert error_of(one.post("predict", folder / "picture.png"), 422).startswith("picture.png: expected a video")
         assert "one file" in error_of(post(f"{one.url}/predict", files={"a": (None, "text")}), 400)
         two = post(f"{one.url}/predict", files=[("a", ("a", b"1")), ("b", ("b", b"2"))])
-        assert "Too many files" in error_of(two, 400)
+        assert error_of(two, 400).startswith("expected a form with one file: Too many files")
+        told = post(f"{one.url}/predict", json={"file": "http://127.0.0.1/film.mp4"})
+        assert error_of(told, 415) == "expected the bytes of a file, or a form with one, got JSON"
         cut = post(
             f"{one.url}/predict", headers={"Content-Type": "multipart/form-data; boundary=x"},
             content=b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\nhalf',
@@ -70,8 +72,11 @@ def test_what_is_wrong_with_a_request_is_one_line(folder: Path) -> None:
 HEAD = b"POST /predict HTTP/1.1\r\nHost: me\r\n"
 
 
-def test_what_is_no_http_or_not_in_time_is_refused_and_costs_nobody(folder: Path) -> None:
-    """Heads that are wrong or never end, lengths and chunks that are none; a picture that unpacks to gigabytes."""
+def test_what_is_no_http_or_not_in_time_is_refused_and_costs_nobody(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Heads that are wrong or never end, lengths and chunks that are none; a picture that unpacks to gigabytes. The log
+    is not the client's to fill."""
     film = (folder / "h264.mp4").read_bytes()
     with served(Predictor(folder / "clips.safetensors")) as one:
         for wrong in (
@@ -84,6 +89,13 @@ def test_what_is_no_http_or_not_in_time_is_refused_and_costs_nobody(folder: Path
             assert json.loads(answer.partition("\r\n\r\n")[2]) == {
                 "error": "expected a request of HTTP, got something else"
             }
+        endless = answer_to(one.port, HEAD + b"X: " + b"x" * (1 << 14))
+        assert endless.startswith("HTTP/1.1 431 ")
+        assert "expected the head of a request, got too many bytes without its end" in endless
+        upgrade = b"Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+        assert answer_to(one.port, b"GET /healthz HTTP/1.1\r\nHost: me\r\n" + upgrade).startswith("HTTP/1.1 200 ")
+        no_form = post(f"{one.url}/predict", content=film, headers={"Content-Type": "multipart/form-data; boundary=x"})
+        assert error_of(no_form, 400).startswith("expected a form with one file: ")
         assert answer_to(one.port, HEAD + b"Content-Length: 999999999999\r\n\r\n").startswith("HTTP/1.1 413 ")
         chunked = HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(film), film)
         assert answer_to(one.port, chunked).startswith("HTTP/1.1 200 ")
@@ -96,6 +108,7 @@ def test_what_is_no_http_or_not_in_time_is_refused_and_costs_nobody(folder: Path
         with socket.create_connection(("127.0.0.1", one.port)) as slow:
             slow.sendall(HEAD)
             assert one.post("predict", film).status_code == 200
+    assert caplog.text == ""
     with served(Predictor(folder / "images.safetensors")) as one:
         assert "pixels a frame, found 50000x50000" in error_of(one.post("predict", bomb(50_000)), 422)
 

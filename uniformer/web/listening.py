@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 
 from uniformer.errors import InputError, reason
@@ -15,7 +19,9 @@ def listening_at(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
-        raise InputError(f"cannot listen on {host}, port {port}: {reason(error)}; give another --port") from None
+        is_port = isinstance(error, OverflowError) or error.errno in (errno.EADDRINUSE, errno.EACCES)
+        why, other = reason(error).partition(" (while ")[0], "port" if is_port else "host"
+        raise InputError(f"cannot listen on {host}, port {port}: {why}; give another --{other}") from None
 
 
 def reaches_others(host: str) -> bool:
@@ -30,3 +36,16 @@ def reaches_others(host: str) -> bool:
 def address_of(listener: socket.socket, host: str) -> str:
     """Of a server that listens there, asked for by the name of `host`."""
     return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+
+
+@contextmanager
+def told_from(level: int, *names: str) -> Iterator[None]:
+    """Only what is that grave, of what loggers of these names have to say."""
+    before = [(logger, logger.level) for logger in map(logging.getLogger, names)]
+    for logger, _ in before:
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, own in before:
+            logger.setLevel(own)

@@ -33,10 +33,13 @@ async def received(request: Request, limits: Limits, folder: str | os.PathLike[s
     """A request's file, a large one on the disk in `folder`, and its options.
 
     Raises `HTTPException`: 413 for too many bytes, 408 for too slow ones, 400 for a form without one file, and for
-    what breaks off, 507 where the disk refuses."""
+    what breaks off, 415 for JSON, 507 where the disk refuses."""
     told = request.query_params.multi_items()
     request = Request(request.scope, _counted(request, limits.size))
-    is_form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+    kind = request.headers.get("content-type", "").lower()
+    is_form = kind.startswith("multipart/form-data")
+    if kind.startswith("application/json"):
+        raise HTTPException(415, "expected the bytes of a file, or a form with one, got JSON")
     try:
         async with asyncio.timeout(limits.seconds):
             return await (_of_form if is_form else _of_bytes)(request, told, folder)
@@ -89,7 +92,7 @@ async def _of_form(request: Request, told: list[tuple[str, str]], folder: Any) -
     try:
         form = await parser.parse()
     except MultiPartException as error:
-        raise HTTPException(400, error.message) from None
+        raise HTTPException(400, f"expected a form with one file: {error.message}") from None
     files = [value for _, value in form.multi_items() if isinstance(value, Part)]
     if len(files) != 1:
         raise HTTPException(400, "expected a form with one file, got none, or one that broke off")

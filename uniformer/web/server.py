@@ -11,6 +11,7 @@ import asyncio
 import hmac
 import logging
 import socket
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -26,7 +27,7 @@ from uniformer.errors import InputError, MissingExtra
 from uniformer.inference.predictor import Predictor
 from uniformer.support.files import system_folder
 from uniformer.web.batching import NetworkFailed, OutOfTime
-from uniformer.web.listening import LOOPBACK, address_of, listening_at
+from uniformer.web.listening import LOOPBACK, address_of, listening_at, told_from
 from uniformer.web.service import JSON, PNG, Answer, Limits, Service, as_json, parsed
 
 try:
@@ -274,11 +275,14 @@ class Protocol(H11Protocol):
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP: the answer to it closes the connection."""
+        """What is no HTTP, or has no end: the answer to it closes the connection."""
+        status, line = 400, "expected a request of HTTP, got something else"
+        if getattr(sys.exception(), "error_status_hint", None) == 431:  # uvicorn is handling h11's word on it
+            status, line = 431, "expected the head of a request, got too many bytes without its end"
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            body = as_json({"error": "expected a request of HTTP, got something else"}).body
+            body = as_json({"error": line}).body
             head = [("Content-Type", JSON), ("Content-Length", str(len(body))), ("Connection", "close")]
-            self.transport.write(self.conn.send(h11.Response(status_code=400, headers=head)))
+            self.transport.write(self.conn.send(h11.Response(status_code=status, headers=head)))
             self.transport.write(self.conn.send(h11.Data(data=body)))
             self.transport.write(self.conn.send(h11.EndOfMessage()))
         self.transport.close()
@@ -297,6 +301,11 @@ class Server(uvicorn.Server):
             )
         )  # fmt: skip
         self._door, self._ready = door, ready
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """What clients get wrong is told to them: whoever may ask could fill the log with it."""
+        with told_from(logging.ERROR, "uvicorn.error", "python_multipart"):
+            super().run(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
