@@ -8,6 +8,7 @@ import http.client
 import io
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -395,6 +396,41 @@ def test_a_missing_package_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch
     for module in ("page", "visit"):
         monkeypatch.delitem(sys.modules, f"uniformer.web.{module}", raising=False)
     one_line(cli("app"), "the page needs the package 'gradio': pip install 'uniformer[app]'")
+
+
+def test_what_happens_when_is_found_once(tmp_path: Path) -> None:
+    """An explanation of it goes by what was found: the same to the bit, and progress, which tells of each second that
+    was seen and then of each that was explained, does not begin anew."""
+    gradio = pytest.importorskip("gradio")
+    from uniformer.web.page import build_page
+    from uniformer.web.visit import Visit
+
+    visit = Visit({BUNDLED: Predictor(BUNDLED, device="cpu")}, tmp_path)
+    asked, seconds = gradio.Request(session_hash="page"), list[int]()
+
+    def progress(done: tuple[int, int], **_: str) -> None:
+        seconds.append(done[0])
+
+    (tmp_path / "given").mkdir()
+    film = write(tmp_path / "given" / "a.mp4", chain(pan(0, 48), shake(1, 24, 2)))
+    looked = visit.look([str(film)], BUNDLED, 1, asked, progress)[-1]
+    found = visit.moments(looked, asked, progress)[-1]
+    told, shown = list[list[int]](), list[str]()
+    for each in (looked, found):
+        seconds.clear()
+        shown.append(visit.explain_timeline(each, "", asked, progress))
+        told.append(list(seconds))
+    twice, once = told
+    assert once == sorted(once)
+    assert once
+    assert twice == [*twice[: -len(once)], *once] != sorted(twice)
+    assert shown[0].partition("</h2>")[0] == shown[1].partition("</h2>")[0]
+    assert all(len(re.findall(r'href="\S+explained-\w+\.(png|npz|mp4)" download', html)) == 3 for html in shown)
+    one, other = (dict(np.load(path)) for path in sorted(looked.tables.glob("*/explained-arrays.npz")))
+    assert all(np.array_equal(one[name], other[name]) for name in one | other)
+    steps = [step for step in build_page(visit).fns.values() if step.name == "moments"]
+    assert steps
+    assert all(set(step.inputs) < set(step.outputs) for step in steps)  # so the page keeps it
 
 
 def test_a_folder_goes_with_the_last_page_that_shows_it(tmp_path: Path) -> None:

@@ -451,6 +451,9 @@ def test_a_timeline_is_explained_window_by_window(bundled: Explainer, tmp_path: 
     assert {"pan_right", "truck_right"} & {part.name for part in found.parts}
     assert sum(part.views for part in found.parts) == len(found.boxes) == len(found.maps["stage4"])
     assert found.part_at(80).name in ("pan_right", "truck_right")
+    other = uniformer.Timeline("a.mp4", "another network", (), 1.0, None, (), ())
+    with refused("expected a timeline by uniformer_nano_video.camera_motion to explain, got one by another network"):
+        bundled.windows(film, other)
     of_one = bundled.timeline(film, "pan right", cuts=False)
     assert {part.name for part in of_one.parts} == {"pan_right"}
     assert int(of_one.over_time("stage4").argmax()) >= 48

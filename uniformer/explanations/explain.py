@@ -97,6 +97,21 @@ class Explainer:
         arguments and errors as for `uniformer.timeline`.
         """
         found = timeline(source, self.predictor, window=window, cuts=cuts, progress=progress)
+        return self.windows(source, found, target, progress=progress)
+
+    def windows(
+        self,
+        source: Any,
+        found: Timeline,
+        target: str | None = None,
+        *,
+        progress: Callable[[float, float], None] | None = None,
+    ) -> Explanation:
+        """As `timeline`, of one that was `found` in the source by the same network: it is not computed again, so
+        `progress` is told but once. Raises `InputError` for one of another network."""
+        own = self.predictor.contract.id or self.predictor.contract.arch
+        if found.checkpoint != own:
+            raise InputError(f"expected a timeline by {own} to explain, got one by {found.checkpoint}")
         assert self.predictor.spec is not None
         spec = replace(self.predictor.spec, clips=1)
         parts = []

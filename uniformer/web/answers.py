@@ -37,7 +37,7 @@ from uniformer.tasks.classification import Prediction
 from uniformer.tasks.drawn_film import film_of
 from uniformer.tasks.pictured import PictureResult
 from uniformer.tasks.task import Failure, Result
-from uniformer.timelines.timeline import plain_name, timeline
+from uniformer.timelines.timeline import Timeline, plain_name, timeline
 
 Progress = Callable[[float, float, str], None]  #: how much is done, of how much, and what that is
 
@@ -96,26 +96,39 @@ def look(predictor: Predictor, path: Path, out: Path, *, every: int, progress: P
     return Shown(player, html("labels.html", bars=bars), table.text, _fed(predictor, fed[0]), result.notes)
 
 
-def moments(predictor: Predictor, path: Path, progress: Progress) -> tuple[str, dict[str, str]]:
-    """What happens when in a film: rows that the player goes to, and texts by the names of their files.
-
-    Raises `InputError` where there is no timeline.
+def moments(predictor: Predictor, path: Path, progress: Progress) -> tuple[Timeline, str, dict[str, str]]:
+    """What happens when in a film: its timeline, as rows that the player goes to, and as texts by the names of their
+    files. Raises `InputError` where there is none.
     """
     found = timeline(path, predictor, progress=lambda done, total: progress(done, total, SECONDS))
     rows = [Row(r.start, r.end, r.said, r.confidence, r.amounts_said) for r in found.rows]
     texts = {"timeline.csv": found.to_csv(), "timeline.srt": found.to_srt()}
-    return html("moments.html", rows=rows, clock=clock, notes=found.notes), texts
+    return found, html("moments.html", rows=rows, clock=clock, notes=found.notes), texts
 
 
 def explained(
-    predictor: Predictor, path: Path, out: Path, target: str | None, *, every: int = 1, over: Progress | None = None
+    predictor: Predictor,
+    path: Path,
+    out: Path,
+    target: str | None,
+    *,
+    every: int = 1,
+    over: Progress | None = None,
+    seen: Timeline | None = None,
 ) -> str:
     """Where and when a network looked for one answer, by default the likeliest: the film under a map, or some of its
-    frames, or the picture, under each; or, told how far it is by `over`, for each answer of a film's timeline. Raises
-    `InputError` where there is nothing to explain."""
+    frames, or the picture, under each; or, told how far it is by `over`, for each answer of a film's timeline, which
+    is not found again where it was `seen`. Raises `InputError` where there is nothing to explain."""
     explainer, is_film = Explainer(predictor), not is_image(path)
     if over is not None:
-        found = explainer.timeline(path, target, progress=lambda done, total: over(done, total, SECONDS))
+
+        def told(done: float, total: float) -> None:
+            over(done, total, SECONDS)
+
+        if seen is None:
+            found = explainer.timeline(path, target, progress=told)
+        else:
+            found = explainer.windows(path, seen, target, progress=told)
     elif is_film and predictor.task.whole:
         found = explainer.frames(path, target, every=every)
     else:

@@ -10,6 +10,7 @@ from importlib.resources import files
 
 from uniformer.errors import MissingExtra
 from uniformer.web.answers import html
+from uniformer.web.listening import told_from
 from uniformer.web.visit import Visit
 
 try:
@@ -61,7 +62,7 @@ def build_page(visit: Visit) -> gr.Blocks:
         recorded = taken.upload(lambda file: ([file], None), taken, [given, taken], api_visibility="private")
         for before in (seen, recorded.then(**looks)):
             before.then(
-                visit.moments, [looked], [rows, tables], show_progress_on=[rows],
+                visit.moments, [looked], [rows, tables, looked], show_progress_on=[rows],
                 concurrency_id="network", api_visibility="private",
             )  # fmt: skip
         for asked, explain, inputs in (
@@ -116,11 +117,8 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Open pages hold connections without an end: that these are cut is no error."""
-        logger = logging.getLogger("uvicorn.error")
-        before = logger.level
-        logger.setLevel(logging.CRITICAL)
-        await super().shutdown(sockets)
-        logger.setLevel(before)
+        with told_from(logging.CRITICAL, "uvicorn.error"):
+            await super().shutdown(sockets)
 
 
 @cache

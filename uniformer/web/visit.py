@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from uniformer.errors import InputError, MissingExtra, first_line
 from uniformer.inference.predictor import Predictor
+from uniformer.timelines.timeline import Timeline
 from uniformer.web.answers import Progress, Shown, address, explained, has_moments, html, look, look_at_all, moments
 from uniformer.web.uploads import Uploads
 
@@ -29,6 +30,7 @@ class Looked(NamedTuple):
     path: Path
     tables: Path  #: the folder of its tables
     network: str
+    timeline: Timeline | None = None  #: of a film, once it is there
 
 
 class Visit:
@@ -77,18 +79,18 @@ class Visit:
         looked: Looked | None,
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> tuple[Any, Any]:
-        """The timeline of a film, and tables to download with it."""
+    ) -> tuple[Any, Any, Any]:
+        """The timeline of a film, tables to download with it, and what was looked at, from now on with it."""
         if looked is None or not has_moments(self.predictors[looked.network], looked.path):
-            return gr.skip(), gr.skip()
-        path, tables, network = looked
+            return gr.skip(), gr.skip(), gr.skip()
 
-        def work() -> tuple[str, str]:
-            rows, texts = moments(self.predictors[network], path, self._told(progress, request))
-            return rows, _tables(tables, texts)
+        def work() -> tuple[str, str, Looked]:
+            predictor, told = self.predictors[looked.network], self._told(progress, request)
+            found, rows, texts = moments(predictor, looked.path, told)
+            return rows, _tables(looked.tables, texts), looked._replace(timeline=found)
 
-        found, said = self._done(work, [path], request)
-        return found or (said, gr.skip())
+        found, said = self._done(work, [looked.path], request)
+        return found or (said, gr.skip(), gr.skip())
 
     def explain(self, looked: Looked | None, target: str, every: float | None, request: gr.Request) -> str:
         """Where and when the network looked for an answer, or why that cannot be shown."""
@@ -108,9 +110,9 @@ class Visit:
         def work() -> str:
             if looked is None:
                 raise InputError("expected one film or picture to explain: drop one above")
-            path, tables, network = looked
+            path, tables, network, seen = looked
             out = Path(tempfile.mkdtemp(dir=tables))
-            return explained(self.predictors[network], path, out, target.strip() or None, **how)
+            return explained(self.predictors[network], path, out, target.strip() or None, seen=seen, **how)
 
         found, said = self._done(work, [looked.path] if looked else [], request)
         return found or said
