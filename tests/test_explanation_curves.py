@@ -1,0 +1,37 @@
+"""Deletion and insertion over time: by a linear network each frame adds a known share, so both curves are known."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from tests.scripts import script
+from tests.tolerance import assert_close
+
+experiment = script("experiments/explanations.py")
+
+
+@pytest.mark.parametrize("frames_of_a_piece", [1, 2])
+def test_over_time_they_are_exact_by_a_linear_network(experiment: ModuleType, frames_of_a_piece: int) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (24, 64, 96, 3)).astype(np.uint8)
+    weights, bias, gone = rng.standard_normal(pixels.shape), 0.5, experiment.blurred(pixels)
+    shares = (weights * (pixels.astype(float) - gone)).sum((1, 2, 3)).reshape(-1, frames_of_a_piece).sum(1)
+    pieces = np.arange(len(pixels)).reshape(-1, frames_of_a_piece)
+
+    def linear(frames: np.ndarray) -> float:
+        return float((weights * frames).sum() + bias)
+
+    orders = {"most first": shares, "least first": -shares}
+    found = experiment.curves_of(pixels, list(pieces), orders, linear, rng)
+    for name, worth in orders.items():
+        steps = np.array_split(np.argsort(-worth), experiment.STEPS)
+        done = np.cumsum([0, *(shares[step].sum() for step in steps)])
+        deleted, inserted = linear(pixels) - done, linear(gone) + done
+        assert_close(found[name], [deleted.mean(), inserted.mean()], weights.size, scale=255 * abs(weights).sum())
+        assert_close(deleted[-1], linear(gone), weights.size, scale=255 * abs(weights).sum())
+    deletion, insertion = zip(*(found[name] for name in ("most first", "middle", "random", "least first")), strict=True)
+    assert deletion[0] < min(deletion[1:3]) <= max(deletion[1:3]) < deletion[3]
+    assert insertion[0] > max(insertion[1:3]) >= min(insertion[1:3]) > insertion[3]
