@@ -40,12 +40,16 @@ def address_of(listener: socket.socket, host: str) -> str:
 
 @contextmanager
 def told_from(level: int, *names: str) -> Iterator[None]:
-    """Only what is that grave, of what loggers of these names have to say."""
-    before = [(logger, logger.level) for logger in map(logging.getLogger, names)]
-    for logger, _ in before:
-        logger.setLevel(level)
+    """Only what is that grave, of what loggers of these names have to say; several may ask for that at a time."""
+
+    def is_grave(record: logging.LogRecord) -> bool:
+        return record.levelno >= level
+
+    loggers = list(map(logging.getLogger, names))
+    for logger in loggers:
+        logger.addFilter(is_grave)
     try:
         yield
     finally:
-        for logger, own in before:
-            logger.setLevel(own)
+        for logger in loggers:
+            logger.removeFilter(is_grave)

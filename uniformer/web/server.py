@@ -304,7 +304,7 @@ class Server(uvicorn.Server):
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """What clients get wrong is told to them: whoever may ask could fill the log with it."""
-        with told_from(logging.ERROR, "uvicorn.error", "python_multipart"):
+        with told_from(logging.ERROR, "uvicorn.error", "python_multipart.multipart"):
             super().run(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
