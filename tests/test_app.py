@@ -221,6 +221,8 @@ def test_where_it_looked_on_demand(shown: Any, seen: tuple[Any, Any]) -> None:
     press(shown, "#explain-timeline")
     said = {plain_name(row.motion) for row in seen[1].rows}
     until(lambda: all(name in text(shown, "#explained h2") for name in said))
+    top = "return document.querySelector('#explained').getBoundingClientRect().top - window.innerHeight"
+    until(lambda: shown.execute_script(top) < 0)  # the button is far above: it comes into sight by itself
     until(lambda: shown.execute_script("return document.querySelector('#explained video').videoWidth") >= 128)
 
 

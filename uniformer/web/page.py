@@ -72,7 +72,7 @@ def build_page(visit: Visit) -> gr.Blocks:
             gr.on(
                 asked, explain, inputs, [explained],
                 show_progress_on=[explained], concurrency_id="network", api_visibility="private",
-            )  # fmt: skip
+            ).then(None, js="() => document.getElementById('explained').scrollIntoView()")  # fmt: skip
         page.unload(visit.leave)
     page.queue(default_concurrency_limit=1)
     return page
