@@ -149,6 +149,9 @@ def test_settings_on_the_command_line_nested_without_end() -> None:
     assert "a.b: expected TOML, found more than" in said(lambda: parse_override("a.b=" + "[" * 99_999))
     assert "expected at most 50 names in a key, found 100000" in said(lambda: parse_override("a." * 99_999 + "b=1"))
     assert parse_override("notes=a.b.c") == ("notes", "a.b.c")
+    assert [parse_override(f"flip={said}") for said in (" True", "False", "true")] == [
+        ("flip", True), ("flip", False), ("flip", True),
+    ]  # fmt: skip
 
 
 def test_what_is_nested_as_deep_as_may_be_is_read(tmp_path: Path) -> None:

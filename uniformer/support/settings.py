@@ -97,18 +97,21 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """`'optimizer.lr=1e-4'` as its dotted key and its value: a TOML value, and text where it is none."""
+    """`'optimizer.lr=1e-4'` as its dotted key and its value: a TOML value, or Python's True and False; text where it is
+    neither."""
     key, equals, raw = text.partition("=")
-    key = key.strip()
+    key, raw = key.strip(), raw.strip()
     if not equals or not key or not all(key.split(".")):
         raise InputError(f"expected an override such as optimizer.lr=1e-4, got {shown(text)!r}")
     if key.count(".") >= DEEPEST:
         raise InputError(f"{shown(key)}: expected at most {DEEPEST} names in a key, found {key.count('.') + 1}")
+    if raw in ("True", "False"):
+        return key, raw == "True"
     try:
-        parsed = parse_toml(f"value = {raw.strip()}", key)
+        parsed = parse_toml(f"value = {raw}", key)
     except NotToml:
-        return key, raw.strip()
-    return key, parsed["value"] if len(parsed) == 1 else raw.strip()
+        return key, raw
+    return key, parsed["value"] if len(parsed) == 1 else raw
 
 
 def nested(key: str, value: Any) -> Table:
