@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 
 def peak_kilobytes() -> int:
     return _status("VmHWM")
@@ -26,6 +28,14 @@ def at_most_more(megabytes: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def is_given_back() -> bool:
+    """Whether a large block goes back to the system when it is free again, see `support.memory.keep_memory`."""
+    block = np.empty(1 << 28, np.uint8)
+    held = _status("VmSize")
+    del block
+    return held - _status("VmSize") >= 1 << 17  # kB
 
 
 def _status(name: str) -> int:

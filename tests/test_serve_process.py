@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import Cli, one_line
+from tests.memory import is_given_back
 from tests.patience import PATIENCE, wait_until
 from tests.served import error_of, get, half_sent, make_served, open_files, post, process, received_from, same
 from uniformer import Predictor, timeline
@@ -54,6 +55,7 @@ def test_the_command_refuses_in_one_line(
     with monkeypatch.context() as changed:
         changed.setattr("tempfile.tempdir", str(tmp_path / "gone"))
         one_line(cli(*arguments, "--port", 0), "expected a folder for temporary files", "no such file")
+    assert is_given_back()  # what does not serve leaves the process as it was
     (tmp_path / "token").write_text("two words")
     one_line(cli(*arguments, "--token-file", tmp_path / "token"), "expected a token")
     one_line(cli(*arguments, "--workers", 0), "expected workers of at least 1")

@@ -64,10 +64,10 @@ def run(args: argparse.Namespace) -> int:
     limits = Limits(round(1e6 * args.max_size), args.timeout, args.max_seconds, args.max_requests)
     if token is None:
         warn_of_others(args.host, "no token")
-    keep_memory()
     name = predictor.contract.id or predictor.contract.arch
 
     def ready(address: str) -> None:
+        keep_memory()  # there is no way back: not before this process is one that serves
         say(f"{name} at {address}", flush=True)
 
     serve(predictor, host=args.host, port=args.port, token=token, limits=limits, wait=args.wait / 1000, ready=ready)
