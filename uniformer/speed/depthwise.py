@@ -155,21 +155,18 @@ def _laid_as(x: Tensor, y: Tensor) -> Tensor:
 
 def trains_in_float32(x: Tensor, weight: Tensor) -> bool:
     """Whether gradients are wanted on a CPU in float32, outside autocast: torch's own backward pass is the slow one."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and torch.is_grad_enabled()
-        and (x.requires_grad or weight.requires_grad)
-        and not torch.is_autocast_enabled("cpu")
-    )
+    return _trains(x, weight) and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
 def _trains_under_autocast(x: Tensor, weight: Tensor) -> bool:
-    """Whether gradients are wanted on a CPU of a product in 16 bits, of a weight in float32."""
+    """Whether they are wanted of a product in 16 bits, of a weight in float32."""
+    computed = (torch.float32, torch.get_autocast_dtype("cpu"))
+    return _trains(x, weight) and x.dtype in computed and torch.is_autocast_enabled("cpu")
+
+
+def _trains(x: Tensor, weight: Tensor) -> bool:
     return (
-        torch.is_autocast_enabled("cpu")
-        and x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.get_autocast_dtype("cpu"))
+        x.device.type == "cpu"
         and weight.dtype == torch.float32
         and torch.is_grad_enabled()
         and (x.requires_grad or weight.requires_grad)
