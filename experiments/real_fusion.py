@@ -1,7 +1,7 @@
 """How the answers to the parts of a shot are best put together, and what real films teach about it: how sure to be, and
 how much more often cameras turn than move.
 
-python experiments/real_fusion.py --media DIR --out DIR [--checkpoint FILE] [--write FILE]
+python experiments/real_fusion.py --media DIR --out DIR [--checkpoint FILE] [--whole] [--write FILE]
 
 The shots are those of `real_shots.py`. A temperature and four priors are fitted to all films but one and tried on that
 one, for each in turn, so that no shot is judged by numbers that it had a part in; what `--write` puts into a copy of
@@ -31,6 +31,7 @@ from uniformer.checkpoints.save import save_checkpoint
 from uniformer.inference.predictor import Predictor
 from uniformer.reading.views import frames_within, load_views, open_clip
 from uniformer.tasks.fusion import Fusion
+from uniformer.timelines.fit import measure, total
 
 #: The whole, its halves and its quarters; a timeline's windows begin every quarter of their length, and share them.
 PARTS = ((0, 1), (0, 0.5), (0.25, 0.75), (0.5, 1), (0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1))
@@ -40,6 +41,7 @@ SHRINK = 6.0  # of squared log priors: firm, as the list's share of standing sho
 SEVEN = ("sideways_left", "sideways_right", "vertical_up", "vertical_down", "nearer", "farther", "static")
 AMOUNTS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5)  # widths in two seconds; of zooms, doublings
 FRAMES, RATE = 48, 24.0  # of a digital move
+STANDS = 0.01  # widths, heights and doublings that a film may do of itself, measured, to be moved digitally
 
 Rows = npt.NDArray[np.float64]
 
@@ -111,19 +113,29 @@ def digital_clips(shots: Sequence[Shot], media: Media) -> Iterator[tuple[str, st
     seen = set[str]()
     for shot in shots:
         film = media.film(shot.source, shot.path)
-        if shot.label != "static" or shot.path in seen or not isinstance(film, Path) or len(seen) == 10:
+        if shot.label != "static" or shot.path in seen or not isinstance(film, Path):
             continue
         with open_clip(film) as reader:
             if min(reader.info.height, reader.info.width) < 240:
                 continue
             first, count = frames_within(reader, (shot.start, shot.end))
             numbers = first + np.arange(FRAMES) * count // FRAMES
-            pictures = [Image.fromarray(frame) for frame in reader.read(numbers.tolist())]
+            frames = reader.read(numbers.tolist())
+        if not stands(frames):
+            continue
         seen.add(shot.path)
+        pictures = [Image.fromarray(frame) for frame in frames]
         for name in SEVEN[:-1]:
             for amount in AMOUNTS:
                 clip = [moved(p, name, amount, i / (FRAMES - 1) - 0.5) for i, p in enumerate(pictures)]
                 yield f"{shot.source}/{shot.path}", name, amount, np.stack(clip)
+
+
+def stands(frames: Sequence[npt.NDArray[np.uint8]]) -> bool:
+    """Whether the camera really stands: a shot in the hand that wanders by a twentieth is called static too, and would
+    add its own way to the one that it is moved."""
+    amounts = total(measure(frames, np.arange(len(frames)) / RATE))
+    return amounts is not None and max(abs(amounts.x), abs(amounts.y), abs(amounts.growth)) < STANDS
 
 
 def moved(picture: Image.Image, name: str, amount: float, moment: float) -> npt.NDArray[np.uint8]:
@@ -165,13 +177,15 @@ def main() -> None:
     parser.add_argument("--media", type=Path, required=True, help="where the packages and repositories are unpacked")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--checkpoint", default=BUNDLED)
+    parser.add_argument("--whole", action="store_true", help="what the whole of a shot says, without its parts")
     parser.add_argument("--write", type=Path, help="a copy of the checkpoint, with what was fitted to all shots")
     args = parser.parse_args()
     begin = time.perf_counter()
     model, contract, _ = load_model(args.checkpoint)
     classes = contract.classes
     slow = {"static": [name for name in classes if name not in ("static", "shake")]}
-    details = {"parts": [list(map(float, part)) for part in PARTS], "slow": slow}
+    parts = {"parts": [list(map(float, part)) for part in PARTS], "slow": slow}
+    details: dict[str, Any] = {} if args.whole else parts
     unfitted = replace(contract, details=details)
     predictor, media, fusion = Predictor((model.float(), unfitted)), Media(args.media), Fusion(unfitted)
     films = {shot: film for shot in read_list() if (film := media.film(shot.source, shot.path)) is not None}
@@ -180,12 +194,14 @@ def main() -> None:
     evidence = np.array([fusion.evidence(x) for x in logits], float)
     mean = np.array([log_softmax(x).mean(0) for x in logits])
     alone = np.array([x[0] for x in logits], float)
-    rows = [
-        row("the whole alone", np.exp(log_softmax(alone)), labels, classes),
-        row("mean of all parts", np.exp(log_softmax(mean)), labels, classes),
-        row("the whole alone, fitted", held_out(alone, shots, classes), labels, classes),
-        row("together, fitted", held_out(evidence, shots, classes), labels, classes),
-    ]
+    answers = {
+        "the whole alone": np.exp(log_softmax(alone)),
+        "the whole alone, fitted": held_out(alone, shots, classes),
+    }
+    if not args.whole:
+        answers["mean of all parts"] = np.exp(log_softmax(mean))
+        answers["together, fitted"] = held_out(evidence, shots, classes)
+    rows = [row(title, p, labels, classes) for title, p in answers.items()]
     fitted = fit(evidence, labels, classes)
     details |= {"temperature": fitted.temperature, "prior": dict(fitted.prior)}
     final = Fusion(replace(contract, details=details))
@@ -195,8 +211,8 @@ def main() -> None:
     ]
     ways = {
         "the whole alone": lambda x: x[0],
-        "mean of all parts": lambda x: log_softmax(x).mean(0),
-        "together": final,
+        **({} if args.whole else {"mean of all parts": lambda x: log_softmax(x).mean(0)}),
+        "fitted": final,
     }
     head = ("", "direction of seven", "merged", "exact", "merged, surest 80 %")
     text = (

@@ -13,6 +13,7 @@ import torch
 from tests.measured_motion import AXIS, IN_PICTURE, THERE_AND_BACK, motion
 from uniformer.camera_motion import doom, photos
 from uniformer.camera_motion.classes import CLASSES, MIRRORED, REVERSED
+from uniformer.camera_motion.footage import held
 from uniformer.camera_motion.geometry import (
     parallax,
     picture,
@@ -23,6 +24,8 @@ from uniformer.camera_motion.geometry import (
     whole,
     window_of,
 )
+from uniformer.camera_motion.leaves import SIZE as LEAVES_SIZE
+from uniformer.camera_motion.leaves import draw_leaves
 from uniformer.camera_motion.make import SIZE, Request, plan
 from uniformer.camera_motion.paths import AXES, PITCH, ROLL, YAW, ZOOM, X, Y, Z, draw_path
 from uniformer.camera_motion.visibility import (
@@ -177,6 +180,56 @@ def test_a_move_is_as_large_as_its_size_where_the_median_distance_is_one(label: 
         assert is_as_large(seen, path)
         assert not is_as_large(size_in_picture(wall / 1.3, poses, path), path)
         assert not is_as_large(size_in_picture(wall * 1.3, poses, path), path)
+
+
+@pytest.mark.parametrize("label", ["pan_left", "truck_right", "tilt_up", "pull_out", "roll_left"])
+def test_there_is_something_wherever_the_camera_looks(label: str) -> None:
+    """Two widths to the side are a turn of 150 degrees: a room has four walls."""
+    pictures = [photos.load_photo(path) for path in photos.find_photos("train", None)[:2]]
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        path = draw_path(label, rng, largeness=1.0)
+        views, near = photos.film(photos.build_scene(pictures, path, rng), path, np.linspace(0, 1, 7), (30, 40))
+        assert (near > 0).float().mean() > 0.999
+        assert (views.sum(1) > 0).float().mean() > 0.95
+
+
+def test_what_passes_crosses_the_view_wherever_the_camera_turns() -> None:
+    texture = torch.full((3, 90, 90), 200.0)
+    for label in ("static", "pan_left", "truck_right"):
+        for seed in range(5):
+            rng = np.random.default_rng(seed)
+            path = draw_path(label, rng, largeness=0.5)
+            moments = np.linspace(0, 1, 33)
+            passer = photos._passer(texture, path.poses(moments).mean(0), np.tan(np.radians(path.fov) / 2), rng)
+            _, near = photos.film([passer], path, moments, (30, 40))
+            columns = [(frame > 0).any(0).nonzero().float().mean() for frame in near if (frame > 0).any()]
+            steps = torch.stack(columns).diff()
+            assert len(columns) > 3
+            assert (steps.sign() == steps[steps != 0][0].sign()).float().mean() > 0.7  # one way, at whatever speed
+
+
+def test_drawn_pictures_are_like_photographs() -> None:
+    """The power of their spectrum falls by about the square of the frequency, as that of photographs does."""
+    for seed in range(3):
+        drawn = draw_leaves(np.random.default_rng(seed))
+        assert drawn.shape == (*LEAVES_SIZE, 3)
+        assert drawn.dtype == np.uint8
+        assert (drawn == draw_leaves(np.random.default_rng(seed))).all()
+        grey = drawn.mean(2)[:512, :512]
+        window = np.hanning(512)[:, None] * np.hanning(512)
+        power = np.abs(np.fft.rfft2((grey - grey.mean()) * window)) ** 2
+        frequency = np.hypot(np.fft.fftfreq(512)[:, None], np.fft.rfftfreq(512)) * 512
+        octaves = [np.log2(power[(frequency >= f) & (frequency < 2 * f)].mean()) for f in (4, 8, 16, 32, 64)]
+        slope = np.polyfit(np.arange(5), octaves, 1)[0]
+        assert -3.2 < slope < -1.2, (seed, octaves)
+
+
+def test_held_frames_are_shown_in_order() -> None:
+    found = [tuple(held(24, np.random.default_rng(seed))) for seed in range(200)]
+    assert {len(set(frames)) for frames in found} == {24, 12, 8}
+    assert all(list(frames) == sorted(frames) and frames[0] == 0 for frames in found)
+    assert sum(len(set(frames)) == 24 for frames in found) > 140
 
 
 def test_shrink_is_the_mean_of_squares() -> None:

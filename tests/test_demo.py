@@ -28,7 +28,7 @@ from tests.tiny import IMAGES, save_tiny, tiny_model
 from uniformer import Predictor, timeline
 from uniformer.camera_motion import film as demo_film
 from uniformer.camera_motion.classes import CLASSES
-from uniformer.camera_motion.film import FRAMES, SHOTS, Take, judge, make_film
+from uniformer.camera_motion.film import FRAMES, SHOTS, Take, Verdict, judge, make_film
 from uniformer.camera_motion.photos import PHOTOS, split_of_name
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.save import save_checkpoint
@@ -68,11 +68,13 @@ def test_the_demo_as_a_new_user_sees_it(browser: Any, tmp_path: Path) -> None:
         command, cwd=tmp_path, env=env, text=True, capture_output=True, timeout=PATIENCE, check=False
     )
     assert (ended.returncode, without_progress(ended.stderr)) == (0, "")
-    verdicts = [line for line in ended.stdout.splitlines() if re.search(r"\d %  (right|WRONG)$", line)]
+    verdicts = [line for line in ended.stdout.splitlines() if re.search(r"\d %  (right|WRONG|WRONG kind)$", line)]
     assert len(verdicts) == SHOTS
     right = sum(line.endswith("right") for line in verdicts)
-    assert f"{right} of {SHOTS} right; {SHOTS - 1} of {SHOTS - 1} cuts found" in ended.stdout
-    assert right >= 7  # far more than the one of twenty that guessing gives
+    directions = sum(not line.endswith("WRONG") for line in verdicts)
+    assert f"{right} of {SHOTS} right, {directions} in direction; {SHOTS - 1} of {SHOTS - 1} cuts" in ended.stdout
+    assert directions >= 9  # guessing gives one of ten
+    assert right >= 5  # far more than the one of twenty that guessing gives
     assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["uniformer-demo.html"]
     opened(browser, tmp_path / "uniformer-demo.html")
     assert count(browser, "b.good") == count(browser, "rect.right") == right
@@ -140,6 +142,18 @@ def test_a_missed_cut_is_judged_by_what_covers_most() -> None:
     result = Timeline("", "", tuple(CLASSES), 4.0, 12.0, rows, ())
     takes = (Take("pan_left", 0, 1.4), Take("tilt_up", 1.4, 2.6), Take("tilt_up", 2.6, 4.0))
     assert [verdict.is_right for verdict in judge(takes, result)] == [True, False, True]
+
+
+def test_a_turn_for_a_move_is_right_in_direction() -> None:
+    for filmed, said, right in (
+        ("truck_left", "pan_left", True),
+        ("zoom_out", "pull_out", True),
+        ("pan_left", "pan_left", True),
+        ("truck_left", "pan_right", False),
+        ("pan_left", "pan_left_then_right", False),
+    ):
+        row = Segment(1, 0.0, 2.0, said, 0.9)
+        assert Verdict(Take(filmed, 0.0, 2.0), row).goes_right == right, (filmed, said)
 
 
 def test_the_film_needs_a_network_that_names_camera_motion(

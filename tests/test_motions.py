@@ -336,6 +336,37 @@ def test_tables_that_are_refused(
     assert not (tmp_path / "out.csv").exists()
 
 
+def test_an_argument_with_nothing_behind_it_does_not_end_the_others(
+    clips: Path, namer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    nothing = [str(tmp_path / "none*.mp4"), str(tmp_path / "empty")]
+    film = str(clips / "a.mp4")
+    net = ("--checkpoint", str(namer), "--quiet")
+    assert main(["motion", nothing[0], film, nothing[1], *net]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{film}: ")
+    assert [line.split(": ")[:2] for line in err.splitlines()] == [
+        ["uniformer", nothing[0]], ["uniformer", nothing[1]], ["2 of 3 clips failed"]
+    ]  # fmt: skip
+    assert main(["motion", nothing[0], film, *net, "--out", str(tmp_path / "out.jsonl")]) == 1
+    assert [bool(row.get("motion_error")) for row in read(tmp_path / "out.jsonl")] == [True, False]
+    capsys.readouterr()
+    assert motion(nothing[0], namer) == 2
+    assert capsys.readouterr().err == f"uniformer: nothing matches {nothing[0]}\n"
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_columns_need_not_be_utf8(ending: str, clips: Path, namer: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_bytes(f"path,caf\xe9,cafe\n{clips / 'a.mp4'},\xe9,e\n".encode("latin-1"))
+    assert motion(tmp_path / "in.csv", namer, "--out", tmp_path / f"out.{ending}") == 0
+    if ending == "parquet":
+        (row,) = read(tmp_path / "out.parquet")
+        assert (row["caf\\udce9"], row["cafe"]) == ("?", "e")
+    else:
+        assert "caf\xe9".encode("latin-1") in (tmp_path / f"out.{ending}").read_bytes()
+
+
 def test_nothing_that_is_there_is_lost(table: Path, clips: Path, namer: Path, tmp_path: Path, capsys: Any) -> None:
     out, before = tmp_path / "out.csv", table.read_bytes()
     assert motion(table, namer, "--out", table, "--overwrite") == 2
@@ -347,6 +378,11 @@ def test_nothing_that_is_there_is_lost(table: Path, clips: Path, namer: Path, tm
     assert "expected a name that ends in .csv, .jsonl, .parquet" in capsys.readouterr().err
     assert motion(table, namer, "--out", out, "--overwrite") == 1
     assert out.read_text().startswith("Video,caption,fps,motion,")
+    (tmp_path / "kept.csv.parts").mkdir()
+    (tmp_path / "kept.csv.parts" / "notes.txt").write_text("mine")
+    assert motion(table, namer, "--out", tmp_path / "kept.csv") == 1
+    assert [path.name for path in (tmp_path / "kept.csv.parts").iterdir()] == ["notes.txt"]
+    shutil.rmtree(tmp_path / "kept.csv.parts")
     images = save_tiny(tmp_path / "images.safetensors", IMAGES)
     assert motion(table, images, "--out", tmp_path / "other.csv") == 2
     assert "expected a network of clips" in capsys.readouterr().err

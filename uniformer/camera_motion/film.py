@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from uniformer.camera_motion.classes import CLASSES
+from uniformer.camera_motion.classes import CLASSES, LOOK_ALIKES
 from uniformer.camera_motion.footage import FPS, as_footage, level_light, write_clip
 from uniformer.camera_motion.paths import draw_path
 from uniformer.camera_motion.photos import Photo, build_scene, film_scene, load_photo
@@ -49,6 +49,11 @@ class Verdict:
     @property
     def is_right(self) -> bool:
         return self.row.motion == self.take.motion
+
+    @property
+    def goes_right(self) -> bool:
+        """Whether the direction at least is right: that the camera turned where it moved, only parallax tells."""
+        return self.is_right or {self.row.motion, self.take.motion} in map(set, LOOK_ALIKES)
 
 
 def make_film(path: Path, seed: int = 0) -> tuple[Take, ...]:

@@ -28,6 +28,12 @@ def level_light(frames: Tensor, rng: np.random.Generator) -> Tensor:
     return frames * gain
 
 
+def held(count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """(count,) which frame is shown when: each its own, or in a fifth of the clips fewer, held, as of a slow camera."""
+    every = rng.choice([1, 2, 3], p=[0.8, 0.14, 0.06])
+    return np.arange(count) // every * every
+
+
 def as_footage(frames: Tensor, rng: np.random.Generator) -> Frames:
     """(T, 3, H, W) in 0..255 -> uint8 (T, H, W, 3), degraded at random."""
     count, _, height, width = frames.shape

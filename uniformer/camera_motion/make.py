@@ -18,9 +18,9 @@ from torch import Tensor
 
 from uniformer.camera_motion import doom, photos
 from uniformer.camera_motion.classes import CLASSES
-from uniformer.camera_motion.footage import FPS, as_footage, level_light, write_clip
+from uniformer.camera_motion.footage import FPS, as_footage, held, level_light, write_clip
 from uniformer.camera_motion.geometry import Array
-from uniformer.camera_motion.paths import AXES, CameraPath, draw_path
+from uniformer.camera_motion.paths import AXES, CameraPath, draw_path, per_width
 from uniformer.camera_motion.visibility import shows_something
 from uniformer.config import did_you_mean
 from uniformer.doom.game import level_name, require_vizdoom
@@ -38,11 +38,14 @@ SIZE = (120, 160)  # height, width
 RECORD = "paths.jsonl"
 ABOUT = "about.json"
 
-_VERSION = 3  # of what a seed gives: raise it with any change that alters a clip
+_VERSION = 4  # of what a seed gives: raise it with any change that alters a clip
 _TRIES = 60  # in one level or set of photographs, for one clip
 _PLACES = 12  # levels or sets of photographs
 _PHOTOS = 8  # in one chunk
-
+_DRAWN = 0.25  # of them are drawn (`leaves`): no photograph need be seen often
+_BLUR = 3.0  # pixels at most between the pictures that a blurred frame is made of
+# Of the range of sizes (on a logarithmic scale) that each world takes: in the game's levels there is no room for more.
+_LARGEST = {"doom": 0.75, "photos": 1.0}
 
 Pictures = dict[str, list[Path]]  # the photographs of each split
 
@@ -246,7 +249,7 @@ def _make_chunk(chunk: Chunk, out: Path, recipe: Request, pictures: Pictures) ->
     tries: Counter[str] = Counter()
     # One for all classes and tries, so that what is blocked more often, as large moves are, does not become rarer;
     # it only gives way where a whole level or set of photographs has no room for it.
-    largeness = np.random.default_rng(_seed(chunk, recipe, len(CLASSES) + _PLACES)).random()
+    largeness = np.random.default_rng(_seed(chunk, recipe, len(CLASSES) + _PLACES)).uniform(0, _LARGEST[chunk.world])
     for place in range(_PLACES):
         missing = [label for label in chunk.labels if label not in entries]
         if not missing:
@@ -283,7 +286,7 @@ def _try(
     if shot is None:
         return None
     moments, poses, facts = shot
-    frames = moments.mean(1)  # what falls on the film while the shutter is open
+    frames = moments.mean(1)[held(FRAMES, rng)]  # what falls on the film while the shutter is open
     if not shows_something(frames, moves=label != "static"):
         return None
     footage = as_footage(level_light(frames, rng), rng)
@@ -317,15 +320,25 @@ def _open_place(chunk: Chunk, place: int, recipe: Request, pictures: Pictures) -
     else:
         found = pictures[chunk.split]
         chosen = rng.choice(len(found), min(_PHOTOS, len(found)), replace=False)
+        chosen = chosen[rng.random(len(chosen)) >= _DRAWN]
         loaded = [photos.load_photo(found[i]) for i in chosen]
+        loaded += [photos.draw_photo(rng) for _ in range(_PHOTOS - len(chosen))]
         names = {"photographs": [found[i].name for i in chosen]}
         yield partial(_film_photos, loaded, names)
+
+
+def _shutter(path: CameraPath, rng: np.random.Generator) -> int:
+    """Pictures that one frame is made of: one, or in three of ten as many as make a blur of what they show."""
+    if rng.random() < 0.7:
+        return 1
+    step = float(np.abs(np.diff(path.poses(np.linspace(0, 1, 9)), axis=0) / per_width(path.fov)).max()) / 3
+    return int(np.clip(np.ceil(step / 2 * SIZE[1] / _BLUR), 3, 5))
 
 
 def _film_photos(
     loaded: list[photos.Photo], names: dict[str, Any], path: CameraPath, rng: np.random.Generator
 ) -> _Shot | None:
-    steps = 3 if rng.random() < 0.3 else 1
+    steps = _shutter(path, rng)
     shutter = np.arange(1 - steps, 1) / 2 / max(1, steps - 1)  # open for half of a frame's time, or for a moment
     moments = ((np.arange(FRAMES)[:, None] + 1 + shutter) / FRAMES).ravel()
     take = photos.film_scene(photos.build_scene(loaded, path, rng), path, moments, SIZE)

@@ -22,13 +22,14 @@ AXES = ("x", "y", "z", "yaw", "pitch", "roll", "zoom")
 X, Y, Z, YAW, PITCH, ROLL, ZOOM = range(7)
 
 _WAVES = 6  # sines that make up the tremor of one axis
+_WALKING = 0.15  # of the clips whose camera goes somewhere: who holds it walks, or drives over stones
 
 # class -> axis, sign, smallest and largest size of the motion. Sizes are what it does to the picture: widths that it
 # goes aside (yaw, pitch; x, y: at the median distance), degrees (roll), log2 of the growth (zoom; z: at the median).
 # What only parallax tells apart (pan and truck, tilt and pedestal, zoom and push) has one range: sizes must not tell.
-# The least are as slow as what films show, where most moves are slow.
-_ASIDE, _UPWARDS, _GROWTH, _TURN = (0.06, 0.90), (0.06, 0.45), (0.13, 0.90), (5.0, 50.0)
-_ASIDE_AND_BACK, _GROWTH_AND_BACK = (0.10, 0.70), (0.20, 0.80)
+# The least are as slow as what films show, where most moves are slow; the most as fast as a whip pan of two seconds.
+_ASIDE, _UPWARDS, _GROWTH, _TURN = (0.06, 2.0), (0.06, 1.1), (0.10, 1.4), (5.0, 90.0)
+_ASIDE_AND_BACK, _GROWTH_AND_BACK = (0.10, 1.4), (0.20, 1.0)
 _MOTIONS: dict[str, tuple[int, int, tuple[float, float]]] = {
     "pan_left": (YAW, -1, _ASIDE),
     "pan_right": (YAW, +1, _ASIDE),
@@ -125,14 +126,14 @@ def draw_path(label: str, rng: np.random.Generator, largeness: float | None = No
     if label not in (*_MOTIONS, "static", "shake"):
         raise InputError(f"unknown class {label!r}{did_you_mean(label, [*_MOTIONS, 'static', 'shake'])}")
     fov = rng.uniform(46, 78)
-    per_width = _per_width(fov)
+    widths = per_width(fov)
     start = np.zeros(7)
     start[PITCH], start[ROLL] = rng.normal(0, (4.0, 1.5))
     motion, size, turn = np.zeros(7), 0.0, None
     if label in _MOTIONS:
         axis, sign, (low, high) = _MOTIONS[label]
         size = low * (high / low) ** (rng.random() if largeness is None else largeness)
-        motion[axis] = sign * _in_scene(axis, sign, size, per_width)
+        motion[axis] = sign * _in_scene(axis, sign, size, widths)
         if axis == ZOOM:
             start[axis] = -motion[axis] / 2
         if "_then_" in label:
@@ -140,10 +141,12 @@ def draw_path(label: str, rng: np.random.Generator, largeness: float | None = No
         elif axis in (YAW, PITCH, ROLL):  # what is seen in the middle must not tell where it goes
             start[axis] -= motion[axis] * rng.uniform(0.35, 0.65)
     easing = (rng.uniform(0, 0.08), rng.uniform(0, 0.08), _log_uniform(rng, 0.65, 1.5), rng.uniform(0, 1))
-    drift = _drift(rng, label, motion, per_width)
+    drift = _drift(rng, label, motion, widths)
     shaking = _log_uniform(rng, 0.02, 0.05) if label == "shake" else 0.0
     still = 0.009 if label == "static" else 0.012  # the most that a hand trembles: less while it is held still
-    tremor = _shake(rng, shaking, per_width) if shaking else _hand(rng, per_width, still)
+    tremor = _shake(rng, shaking, widths) if shaking else _hand(rng, widths, still)
+    if label in _MOTIONS and rng.random() < _WALKING:
+        tremor += _steps(rng, motion, widths)
     return CameraPath(label, fov, size or shaking, start, motion, easing, turn, drift, tremor)
 
 
@@ -151,31 +154,31 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
-def _per_width(fov: float) -> Array:
+def per_width(fov: float) -> Array:
     """(7,) how far each axis goes while the picture moves by about its width."""
     width = 2 * np.tan(np.radians(fov) / 2)
     return np.array([width, width, 1.4, fov, fov, 90.0, 2.0])
 
 
-def _in_scene(axis: int, sign: int, size: float, per_width: Array) -> float:
+def _in_scene(axis: int, sign: int, size: float, widths: Array) -> float:
     if axis == Z:  # growth of what is at distance 1: 1 / (1 - way) forwards, 1 / (1 + way) backwards
         return float(1 - 2**-size if sign > 0 else 2**size - 1)
-    return size if axis in (ROLL, ZOOM) else float(size * per_width[axis])
+    return size if axis in (ROLL, ZOOM) else float(size * widths[axis])
 
 
-def _drift(rng: np.random.Generator, label: str, motion: Array, per_width: Array) -> Array:
-    """In half of the clips one or two other axes creep, by up to 15 % of what the labelled motion does."""
+def _drift(rng: np.random.Generator, label: str, motion: Array, widths: Array) -> Array:
+    """In half of the clips one or two other axes creep, by up to 22 % of what the labelled motion does."""
     drift = np.zeros(7)
     if label in ("static", "shake") or rng.random() < 0.5:
         return drift
-    main = float(np.abs(motion / per_width).max())
+    main = float(np.abs(motion / widths).max())
     for axis in rng.choice(7, rng.integers(1, 3), replace=False):
         if motion[axis] == 0:
-            drift[axis] = rng.uniform(-0.15, 0.15) * main * per_width[axis]
+            drift[axis] = rng.uniform(-0.22, 0.22) * main * widths[axis]
     return drift
 
 
-def _hand(rng: np.random.Generator, per_width: Array, most: float) -> Array:
+def _hand(rng: np.random.Generator, widths: Array, most: float) -> Array:
     """Nothing (a tripod), or the tremor of a hand: up to this share of the width."""
     waves = np.zeros((7, _WAVES, 3))
     if rng.random() < 0.35:
@@ -183,16 +186,26 @@ def _hand(rng: np.random.Generator, per_width: Array, most: float) -> Array:
     strength = _log_uniform(rng, 0.0006, most)
     for axis, share in ((YAW, 1.0), (PITCH, 1.0), (ROLL, 0.5), (X, 0.3), (Y, 0.3)):
         cycles = rng.uniform(0.7, 8, _WAVES)
-        waves[axis] = _waves(rng, strength * share * per_width[axis], cycles, 1 / cycles)
+        waves[axis] = _waves(rng, strength * share * widths[axis], cycles, 1 / cycles)
     return waves
 
 
-def _shake(rng: np.random.Generator, strength: float, per_width: Array) -> Array:
+def _steps(rng: np.random.Generator, motion: Array, widths: Array) -> Array:
+    """Up and down with every step, from side to side with every other: less where the camera goes slowly."""
+    waves = np.zeros((7, _WAVES, 3))
+    main = float(np.abs(motion / widths).max())
+    bob, cycles = min(rng.uniform(0.008, 0.03), 0.1 * main), rng.uniform(2.5, 5)
+    for axis, share, times in ((Y, 1.0, 1.0), (PITCH, 0.3, 1.0), (X, 0.6, 0.5), (ROLL, 0.25, 0.5)):
+        waves[axis, 0] = bob * share * widths[axis], cycles * times, rng.uniform(0, 2 * np.pi)
+    return waves
+
+
+def _shake(rng: np.random.Generator, strength: float, widths: Array) -> Array:
     waves = np.zeros((7, _WAVES, 3))
     shares = rng.dirichlet((2, 2, 0.5, 0.7, 0.7)) ** 0.5  # some shakes are mostly sideways, some mostly up and down
     for axis, share in zip((YAW, PITCH, ROLL, X, Y), shares, strict=True):
         cycles = rng.uniform(2.5, 8, _WAVES)
-        waves[axis] = _waves(rng, strength * share * per_width[axis], cycles, np.ones(_WAVES))
+        waves[axis] = _waves(rng, strength * share * widths[axis], cycles, np.ones(_WAVES))
     return waves
 
 

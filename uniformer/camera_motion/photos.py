@@ -1,8 +1,9 @@
 """The photograph world: a small scene of textured planes made of real photographs, filmed by an exact camera.
 
-A background, often a floor, and cut-outs nearer by, some of which move. What is seen has the median distance 1 over the
-clip, so that moving and turning, and moving forwards and zooming, differ as they do in a room: by parallax. In some of
-the scenes the camera follows something, which then stays in the middle of the picture.
+Four walls, often a floor, now and then a ceiling, and cut-outs nearer by, some of which move. What is seen has the
+median distance 1 over the clip, so that moving and turning, and moving forwards and zooming, differ as they do in a
+room: by parallax. In some of the scenes the camera follows something, which then stays in the middle of the picture; in
+some, something passes close before the lens, wherever it looks.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -31,7 +33,8 @@ from uniformer.camera_motion.geometry import (
     whole,
     window_of,
 )
-from uniformer.camera_motion.paths import PITCH, ROLL, YAW, CameraPath, X, Y
+from uniformer.camera_motion.leaves import draw_leaves
+from uniformer.camera_motion.paths import PITCH, ROLL, YAW, ZOOM, CameraPath, X, Y, Z
 from uniformer.camera_motion.visibility import Parallax, is_as_large, is_hidden, size_in_picture, visible_parallax
 from uniformer.errors import InputError, MissingExtra
 from uniformer.reading.foreground import inside_blob
@@ -57,6 +60,8 @@ _CUTOUT = 300  # pixels of the longer side of what cut-outs are cut from
 _BEHIND = 2.2  # how far a background reaches beyond the view
 _FOLLOWED = [X, Y, YAW, PITCH]
 _FOLLOWING = 0.3  # of the scenes
+_PASSING = 0.2
+_CUTOUTS = 20  # at most, however far the camera goes
 _COARSE, _COARSE_TEXTURE = (15, 20), 24  # pixels: enough to know how far things are
 _ROUNDS = 5  # of finding a scene's size: in another size the camera sees other things
 
@@ -91,6 +96,8 @@ class Layer:
         origin = self.origin + self.speed * (moments[:, None] - 0.5)
         seen_from = poses.copy()
         seen_from[:, _FOLLOWED] -= self.follow * (poses[:, _FOLLOWED] - poses[:, _FOLLOWED].mean(0))
+        if self.follow:  # it stands where the camera is on the average, not where it begins
+            seen_from[:, :3] -= poses[:, :3].mean(0)
         looks = rotations(seen_from[:, YAW], seen_from[:, PITCH], seen_from[:, ROLL])
         eyes, lenses = seen_from[:, :3], rays(path.fields_of_view(poses))
         return plane_homographies(origin, self.across, self.down, eyes, looks @ lenses)
@@ -147,28 +154,61 @@ def load_photo(path: Path) -> Photo:
         raise InputError(
             f"{path}: expected at least {_SMALLEST} x {_SMALLEST} pixels, found {upright.width} x {upright.height}"
         )
-    large = torch.from_numpy(np.array(upright)).permute(2, 0, 1).float()
-    return Photo(large, shrink(large, max(upright.size) // _CUTOUT))
+    return _as_photo(np.array(upright))
+
+
+def draw_photo(rng: np.random.Generator) -> Photo:
+    """What stands in for a photograph where there are few."""
+    return _as_photo(draw_leaves(rng))
+
+
+def _as_photo(pixels: npt.NDArray[np.uint8]) -> Photo:
+    large = torch.from_numpy(pixels).permute(2, 0, 1).float()
+    return Photo(large, shrink(large, max(pixels.shape) // _CUTOUT))
 
 
 def build_scene(photos: Sequence[Photo], path: CameraPath, rng: np.random.Generator) -> list[Layer]:
-    """A scene, from far to near, around the directions in which the path looks. The class does not change it."""
-    heading = np.radians(float(path.poses(np.linspace(0, 1, 9))[:, YAW].mean()))
+    """A scene around where the path leads and looks. The class changes nothing but how far it reaches, and that is
+    alike for what only parallax tells apart."""
+    poses = path.poses(np.linspace(0, 1, 33))
+    middle = poses.mean(0)
+    heading = np.radians(float(middle[YAW]))
     far = float(np.exp(rng.uniform(np.log(1.2), np.log(3.2))))
     slant = np.radians(rng.uniform(-30, 30)) if rng.random() < 0.5 else 0.0
-    floor = -rng.uniform(0.25, 0.7)
     width = np.tan(np.radians(path.fov) / 2)
+    unit = 0.75 * far  # what comes out as about the median distance
+    aside, upwards, along = (unit * reach for reach in _room(path, 2 * width))
     large = [photo.large for photo in photos]
-    layers = [_background(_texture(large, rng), far, heading, slant, width * rng.uniform(0.8, _BEHIND), rng)]
+    layers = []
+    for corner in range(4):  # before the camera, to its right, behind it, to its left
+        distance = far if corner == 0 else far * rng.uniform(0.6, 3) + (along if corner == 2 else aside)
+        reach = width * rng.uniform(0.8, _BEHIND)
+        layers.append(_wall(_texture(large, rng), distance, heading + corner * np.pi / 2, slant, reach, rng))
     if rng.random() < 0.6:
-        layers.append(_floor(_texture(large, rng), floor, rng))
+        layers.append(_floor(_texture(large, rng), -upwards - rng.uniform(0.25, 0.7), rng))
+    if rng.random() < 0.25:
+        layers.append(_floor(_texture(large, rng), upwards + rng.uniform(0.3, 1.2), rng))
     small = [photo.small for photo in photos]
-    distances = np.sort(rng.uniform(0.5, 0.9 * far, rng.integers(2, 11)))[::-1]
-    for distance in distances:
-        layers.append(_cutout(_texture(small, rng), float(distance), heading, width, rng))
+    count = min(_CUTOUTS, int(rng.integers(2, 11) * (1 + (aside + upwards) / (2 * width * unit))))
+    for distance in np.sort(rng.uniform(0.5, 0.9 * far, count))[::-1]:
+        pose = poses[rng.integers(len(poses))]  # in sight at some moment
+        eye = unit * pose[:3]
+        layers.append(_cutout(_texture(small, rng), float(distance), eye, pose, width, rng))
     if rng.random() < _FOLLOWING:
-        layers.append(_subject(_texture(small, rng), heading, width, rng))
+        layers.append(_subject(_texture(small, rng), middle, width, rng))
+    if rng.random() < _PASSING:
+        layers.append(_passer(_texture(small, rng), middle, width, rng))
     return _sized(layers, path)
+
+
+def _room(path: CameraPath, width: float) -> tuple[float, float, float]:
+    """What a camera needs that moves as far as this path does, or turns as far: aside, up and down, and behind it."""
+    axis = int(np.abs(path.motion).argmax())
+    if axis in (X, YAW):
+        return path.size * width, 0.0, 0.0
+    if axis in (Y, PITCH):
+        return 0.0, path.size * width, 0.0
+    return 0.0, 0.0, 2**path.size - 1 if axis in (Z, ZOOM) else 0.0
 
 
 def _sized(layers: Sequence[Layer], path: CameraPath) -> list[Layer]:
@@ -211,7 +251,7 @@ def film(layers: Sequence[Layer], path: CameraPath, moments: Array, size: tuple[
     for layer in layers:
         homographies = layer.homographies(moments, poses, path)
         window = whole(size) if layer.is_endless else window_of(homographies, size)
-        if window is None:
+        if window is None or _is_behind(homographies, size):
             continue
         texture = _shrink(layer.texture, homographies[len(moments) // 2], window)
         seen, near = picture(texture, homographies, window, mirror=layer.is_endless)
@@ -220,6 +260,12 @@ def film(layers: Sequence[Layer], path: CameraPath, moments: Array, size: tuple[
         views[part] += alpha * (seen[:, :3] - views[part])
         nearest[part] = torch.where(alpha > 0.5, near, nearest[part])
     return views, nearest[:, 0]
+
+
+def _is_behind(homographies: Array, size: tuple[int, int]) -> bool:
+    """Whether a plane is before none of the pictures: how near it is, is linear in the picture, so corners tell."""
+    corners = np.array([[-1, 1, 1, -1], np.array([-1, -1, 1, 1]) * size[0] / size[1], [1.0, 1, 1, 1]])
+    return bool((homographies[:, 2] @ corners <= 1e-6).all())
 
 
 def _shrink(texture: Tensor, homography: Array, window: Window) -> Tensor:
@@ -247,14 +293,14 @@ def _opaque(texture: Tensor) -> Tensor:
     return torch.cat([texture, torch.ones_like(texture[:1])])
 
 
-def _background(
-    texture: Tensor, far: float, heading: float, slant: float, reach: float, rng: np.random.Generator
+def _wall(
+    texture: Tensor, distance: float, heading: float, slant: float, reach: float, rng: np.random.Generator
 ) -> Layer:
     angle = heading + slant
-    origin = far * np.array([np.sin(heading), 0, np.cos(heading)]) + [0, rng.uniform(-0.2, 0.2), 0]
-    across = far * reach * np.array([np.cos(angle), 0, -np.sin(angle)])
-    down = far * reach * np.array([0, -texture.shape[1] / texture.shape[2], 0])
-    return Layer(_opaque(texture), origin, across, down, np.zeros(3), True)
+    origin = distance * np.array([np.sin(heading), 0, np.cos(heading)]) + [0, rng.uniform(-0.2, 0.2), 0]
+    half = distance * reach
+    down = half * np.array([0, -texture.shape[1] / texture.shape[2], 0])
+    return Layer(_opaque(texture), origin, _across(half, angle), down, np.zeros(3), True)
 
 
 def _floor(texture: Tensor, height: float, rng: np.random.Generator) -> Layer:
@@ -264,33 +310,62 @@ def _floor(texture: Tensor, height: float, rng: np.random.Generator) -> Layer:
     return Layer(_opaque(texture), np.array([0, height, 1.0]), across, down, np.zeros(3), True)
 
 
-def _cutout(texture: Tensor, distance: float, heading: float, width: float, rng: np.random.Generator) -> Layer:
-    """A standing piece of a photograph somewhere in sight, facing the camera more or less; one of four moves."""
+def _cutout(texture: Tensor, distance: float, eye: Array, pose: Array, width: float, rng: np.random.Generator) -> Layer:
+    """A standing piece of a photograph somewhere in sight of a pose, facing it more or less; one of four moves."""
+    heading = np.radians(pose[YAW])
     aside = heading + rng.uniform(-1.3, 1.3) * np.arctan(width) * 1.3
     turn = aside + np.radians(rng.normal(0, 20))
     half = distance * width * rng.uniform(0.1, 0.35)
-    origin = distance * np.array([np.sin(aside) / np.cos(aside - heading), 0, np.cos(aside) / np.cos(aside - heading)])
-    origin[1] = rng.uniform(-0.6, 0.6) * distance * width
-    across = half * np.array([np.cos(turn), 0, -np.sin(turn)])
+    ahead = distance / np.cos(aside - heading)
+    height = distance * (_slope(pose) + rng.uniform(-0.6, 0.6) * width)
+    origin = eye + np.array([ahead * np.sin(aside), height, ahead * np.cos(aside)])
     down = half * rng.uniform(0.6, 1.7) * np.array([0, -1.0, 0])
     speed = np.zeros(3)
     if rng.random() < 0.25:
         speed = rng.normal(0, 0.5, 3) * (half, 0.5 * half, 0.3 * half) * 2
-    shape = _shape(texture.shape[1], texture.shape[2], rng)
-    return Layer(torch.cat([texture, shape]), origin, across, down, speed, False)
+    return Layer(_cut_out(texture, rng), origin, _across(half, turn), down, speed, False)
 
 
-def _subject(texture: Tensor, heading: float, width: float, rng: np.random.Generator) -> Layer:
-    """What the camera follows: a cut-out near the middle of the picture that goes along with most of its motion."""
-    distance = rng.uniform(0.45, 1.0)
-    cutout = _cutout(texture, distance, heading, width, rng)
+def _subject(texture: Tensor, middle: Array, width: float, rng: np.random.Generator) -> Layer:
+    """What the camera follows: a cut-out near the middle of the picture, of a tenth of it to more than half, that goes
+    along with most of the camera's motion."""
+    distance, heading = rng.uniform(0.45, 1.0), np.radians(middle[YAW])
     aside = heading + rng.uniform(-0.3, 0.3) * np.arctan(width)
-    half = distance * width * rng.uniform(0.12, 0.45)
-    origin = distance * np.array([np.sin(aside), rng.uniform(-0.3, 0.15) * width, np.cos(aside)])
-    across = half * np.array([np.cos(heading), 0, -np.sin(heading)])
+    half = distance * width * rng.uniform(0.12, 0.7)
+    height = distance * (_slope(middle) + rng.uniform(-0.3, 0.15) * width)
+    origin = np.array([distance * np.sin(aside), height, distance * np.cos(aside)])
     down = half * rng.uniform(0.7, 2.0) * np.array([0, -1.0, 0])
     speed = rng.normal(0, 0.25, 3) * half
-    return Layer(cutout.texture, origin, across, down, speed, False, follow=rng.uniform(0.7, 1.0))
+    shape = _cut_out(texture, rng)
+    return Layer(shape, origin, _across(half, heading), down, speed, False, follow=rng.uniform(0.7, 1.0))
+
+
+def _passer(texture: Tensor, middle: Array, width: float, rng: np.random.Generator) -> Layer:
+    """What crosses the view close before the lens, wherever the camera goes: a person, a car, a leaf."""
+    distance, heading = rng.uniform(0.2, 0.5), np.radians(middle[YAW])
+    half = distance * width * rng.uniform(0.2, 0.8)
+    height = distance * (_slope(middle) + rng.uniform(-0.5, 0.3) * width)
+    origin = np.array([distance * np.sin(heading), height, distance * np.cos(heading)])
+    way = rng.choice([-1, 1]) * distance * width * rng.uniform(1.5, 6)
+    when = rng.uniform(-0.3, 0.3)  # of the clip, before or after its middle, it is in the middle of the view
+    speed = _across(way, heading) + way * rng.normal(0, 0.1) * np.array([0, 1.0, 0])
+    down = half * rng.uniform(0.7, 2.0) * np.array([0, -1.0, 0])
+    return Layer(_cut_out(texture, rng), origin - when * speed, _across(half, heading), down, speed, False, follow=1.0)
+
+
+def _slope(pose: Array) -> float:
+    """How far above the eye the middle of the view is, at a distance of 1; straight up there is nothing to stand."""
+    return float(np.tan(np.radians(np.clip(pose[PITCH], -50, 50))))
+
+
+def _across(half: float, turn: float) -> Array:
+    """(3,) half of the width of what stands upright and faces `turn`, radians."""
+    return half * np.array([np.cos(turn), 0, -np.sin(turn)])
+
+
+def _cut_out(texture: Tensor, rng: np.random.Generator) -> Tensor:
+    """(3, h, w) -> (4, h, w): how opaque, beside."""
+    return torch.cat([texture, _shape(texture.shape[1], texture.shape[2], rng)])
 
 
 def _shape(height: int, width: int, rng: np.random.Generator) -> Tensor:

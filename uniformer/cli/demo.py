@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 from uniformer.cli.options import add_device, add_quiet, add_timeline, add_told, add_vocabulary, told, whole
 from uniformer.cli.tables import print_table, say
 from uniformer.errors import InputError, counted
-from uniformer.labels import names_file
-from uniformer.reading.sources import is_url
-from uniformer.support.files import check_outputs, distinct_names, make_folder, system_folder, write_whole
+from uniformer.labels import names_file, plain_name
+from uniformer.reading.sources import is_url, path_of
+from uniformer.support.files import check_outputs, distinct_names, is_no_folder, make_folder, system_folder, write_whole
 from uniformer.support.progress import progress_bar
 from uniformer.tasks.vocabulary import load_vocabulary
 
@@ -38,22 +38,18 @@ MARKERS = ("edl", "fcpxml", "otio")  # and of its markers, where they are asked 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
-        "videos",
-        nargs="*",
-        metavar="VIDEO",
+        "videos", nargs="*", metavar="VIDEO",
         help="your own: files, folders, patterns, lists as .txt (default: a film made on the spot)",
-    )
+    )  # fmt: skip
     p.add_argument(
-        "--out",
-        metavar="DIR|HTML",
+        "--out", metavar="DIR|HTML",
         help="with videos: a folder for timeline.json, .csv, .srt and page, or of one video the name of its page; "
         f"without: the name of the page (default: {PAGE}, or the next free name of its kind)",
-    )
+    )  # fmt: skip
     p.add_argument(
-        "--draw",
-        metavar="DIR|FILM",
+        "--draw", metavar="DIR|FILM",
         help="with videos: copies of them with their sound, and over them what is seen when",
-    )
+    )  # fmt: skip
     p.add_argument("--overwrite", action="store_true", help="replace what is there of an earlier one")
     p.add_argument("--seed", type=whole(0), metavar="N", help="another film (default: 0)")
     add_timeline(p, "video", "that the network sees at once")
@@ -86,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     places = list(_places(args.out, args.videos))
     for place in places:
         if place is not None and not _is_page(place) and os.path.lexists(place) and not place.is_dir():
-            raise InputError(f"cannot write {place}: it is there already, expected a folder or none")
+            raise is_no_folder(place)
     if args.markers:
         if not is_own or any(place is None or _is_page(place) for place in places):
             raise InputError("expected videos of your own, and --out with a folder, for --markers")
@@ -126,15 +122,15 @@ def _made_film(args: argparse.Namespace, predictor: Predictor, page: Path) -> in
             takes = tuple(replace(take, motion=words.word(take.motion)) for take in takes)
         made = time.perf_counter()
         timeline = _timeline(film, args, predictor)
-        verdicts = judge(takes, timeline)
+        verdicts, seen = judge(takes, timeline), time.perf_counter()
+        write_film_page(page, timeline, film, verdicts, title="What is the camera doing?")
         say(
             f"{len(takes)} shots filmed from photographs (seed {seed}) in {made - begin:.1f} s, "
-            f"seen by {timeline.checkpoint} in {time.perf_counter() - made:.1f} s\n"
+            f"seen by {timeline.checkpoint} in {seen - made:.1f} s\n"
         )
         _print_verdicts(verdicts)
-        right = sum(verdict.is_right for verdict in verdicts)
-        say(f"\n{right} of {len(verdicts)} right; {_cuts_found(takes, timeline)}")
-        write_film_page(page, timeline, film, verdicts, title="What is the camera doing?")
+        right, directions = sum(v.is_right for v in verdicts), sum(v.goes_right for v in verdicts)
+        say(f"\n{right} of {len(verdicts)} right, {directions} in direction; {_cuts_found(takes, timeline)}")
     is_later = not args.out and page != Path(PAGE)
     say(f"page: {page}" + f" ({PAGE} is there already; --overwrite replaces it)" * is_later)
     return 0
@@ -152,15 +148,13 @@ def _check_names(predictor: Predictor) -> None:
 
 
 def _print_verdicts(verdicts: Iterable[Verdict]) -> None:
-    from uniformer.timelines.timeline import plain_name
-
     rows = [
         (
             f"{v.take.start:.1f} - {v.take.end:.1f}",
             plain_name(v.take.motion),
             v.row.said,
             v.row.confidence_said,
-            "right" if v.is_right else "WRONG",
+            "right" if v.is_right else "WRONG kind" if v.goes_right else "WRONG",
         )
         for v in verdicts
     ]
@@ -230,7 +224,7 @@ def _places(out: str | None, videos: Sequence[str]) -> Iterator[Path | None]:
     """Where each video's results go: to `out`, a folder or a page, or a folder in it for each of several, by name."""
     if out is not None and len(videos) > 1 and _is_page(Path(out)):
         raise InputError(f"expected a folder for the timelines of {len(videos)} videos, got the page {out}")
-    for name in distinct_names(videos):
+    for name in distinct_names(map(path_of, videos)):
         yield None if out is None else Path(out) if len(videos) == 1 else Path(out, name)
 
 

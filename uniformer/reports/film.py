@@ -17,12 +17,13 @@ def write_film_page(
 ) -> None:
     """Write the page. `film` is read once more for its pictures. Raises `InputError` where it cannot be written."""
     shown = content(timeline, film, [Truth(v.take.motion, v.take.start, v.take.end, v.row) for v in verdicts])
-    right = f"{sum(v.is_right for v in verdicts)} of {len(verdicts)}"
+    right, directions = sum(v.is_right for v in verdicts), sum(v.goes_right for v in verdicts)
+    tiles = [(f"{right} of {len(verdicts)}", "right"), (f"{directions} of {len(verdicts)}", "right in direction")]
     told = "on a film made on the spot: its shots were cut apart and named without being told"
     shown |= {
         "title": title,
         "lines": [f"{timeline.checkpoint} {told}"],
-        "tiles": [(right, "right"), *shown["tiles"]],
+        "tiles": [*tiles, *shown["tiles"]],
         "credits": CREDITS,
     }
     write_page(path, "film.html", shown)

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
+from uniformer.labels import plain_name
 from uniformer.reading.frames import VideoReader
 from uniformer.reading.sources import Media
 from uniformer.reading.video import open_video
@@ -24,7 +25,7 @@ from uniformer.reports.charts import Wide, line, picture, rect, svg, text
 from uniformer.reports.page import write_page
 from uniformer.reports.pictures import moving, still
 from uniformer.tasks.vocabulary import VOCABULARIES, load_vocabulary
-from uniformer.timelines.timeline import Segment, Timeline, Window, borders, plain_name
+from uniformer.timelines.timeline import Segment, Timeline, Window, borders
 
 CARDS = 48  # rows shown with pictures: each takes some 60 kB and the decoding of a window
 _AT_ONCE = 1 << 28  # bytes of frames read together

@@ -63,14 +63,18 @@ class Edit:
     def of(cls, timeline: Timeline) -> Edit:
         """At the film's own rate, or at the nearest to it or a multiple of it, for films of other rates.
 
-        Raises `InputError` for a film without a rate.
+        Raises `InputError` for a film without a rate, and for one that is over before its first frame.
         """
         if not timeline.fps:
             raise InputError(f"{timeline.source}: expected a film with a frame rate to set markers in, found none")
         rate = editing_rate(timeline.fps)
+        cuts = tuple(_cuts(timeline.rows, rate))
+        if not cuts:
+            frame = f"a frame at {float(rate):g} a second"
+            raise InputError(f"{timeline.source}: expected {frame} to set markers in, found {timeline.duration:g} s")
         path = Path(timeline.source)
         url = timeline.source if is_url(timeline.source) else path.absolute().as_uri()
-        return cls(shown(path.name, _LONGEST), url, rate, tuple(_cuts(timeline.rows, rate)))
+        return cls(shown(path.name, _LONGEST), url, rate, cuts)
 
     @property
     def frames(self) -> int:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -28,7 +28,7 @@ from uniformer.errors import InputError, first_line
 from uniformer.inference.networks import form_to_take
 from uniformer.inference.predictor import Predictor
 from uniformer.support.distributed import process_group
-from uniformer.support.files import atomic_path, changed_at, check_outputs, write_whole
+from uniformer.support.files import atomic_path, changed_at, check_outputs, clear_away, write_whole
 from uniformer.support.progress import OnProgress
 from uniformer.support.resume import claim, read_claim
 from uniformer.support.texts import parse_json, to_json_line
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 SHARD = 64  # rows: what a kill costs a process at most
 KEY_NAME = "motions.json"  # in the folder of shards: what they are of
 NAMED = 20  # clips without an answer that are named at the end: there may be millions
-STATIC = 0.2  # probability of standing from which a clip counts as static; see "What stands still" in the docs
+STATIC = 0.3  # probability of standing from which a clip counts as static; see "What stands still" in the docs
 
 #: Columns of every answer, by type; after them what else the longest row of the motion has in a timeline,
 #: `motion_FIELD`, and the mean probability of each class, `p_CLASS`.
@@ -222,7 +222,7 @@ def find_motions(
             group.all_gather(None)  # all are done
             found = group.broadcast(lambda: work.finish(out))
         if group.is_main:
-            shutil.rmtree(folder, ignore_errors=True)
+            work.clear()
         return replace(found, note=note, is_main=group.is_main)
 
 
@@ -277,6 +277,15 @@ class _Work:
         with atomic_path(out) as temporary:
             write_clips(temporary, out.suffix.lower(), self.table, columns, rows())
         return Motions(self.count, failed, errors, unexpected)
+
+    def clear(self) -> None:
+        """Remove what was written here, what it is of at last, and the folder where nothing else is in it."""
+        written = [*map(self._path, range(-(-self.count // SHARD))), self.folder / KEY_NAME]
+        with suppress(OSError):
+            for path in written:
+                path.unlink(missing_ok=True)
+            clear_away(written)
+            self.folder.rmdir()
 
     def _path(self, shard: int) -> Path:
         return self.folder / f"motions-{shard:06}.jsonl"

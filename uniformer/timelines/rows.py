@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from uniformer.labels import plain_name
 from uniformer.timelines.fit import Amounts, Step, Steps, total
 from uniformer.timelines.levels import Levels
 
@@ -97,11 +98,6 @@ class Shot(NamedTuple):
     start: float
     end: float
     steps: NDArray[np.float64] = np.zeros((0, len(Step._fields)))  #: (N, 9), of `timelines.fit`
-
-
-def plain_name(name: str) -> str:
-    """A class in words, on one line."""
-    return " ".join(name.replace("_", " ").replace("-->", "->").split())
 
 
 def rows_of(

@@ -42,7 +42,6 @@ from uniformer.timelines.rows import (
     Shot,
     Window,
     borders,
-    plain_name,
     rows_of,
 )
 from uniformer.timelines.shots import Look, look_at, with_cuts
@@ -55,7 +54,7 @@ SHORTEST = 0.5  # seconds of a shot below which nothing is said of it
 GAP = 0.5  # seconds of frames that cannot be decoded, from which on a shot ends there
 EPSILON = 1e-6  # seconds by which times may be off
 
-__all__ = ["CSV_FIELDS", "Segment", "Timeline", "Window", "borders", "plain_name", "timeline"]
+__all__ = ["CSV_FIELDS", "Segment", "Timeline", "Window", "borders", "timeline"]
 
 
 @dataclass(frozen=True)
