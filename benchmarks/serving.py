@@ -1,12 +1,12 @@
 """The server under load, on loopback: throughput against `Predictor.run`, latency by the number of clients, memory.
 
-python benchmarks/serving.py [--requests 10000] [--clients 1 8 32] [--checkpoint FILE] [--compute fast|plain|...]
+python benchmarks/serving.py [--requests 10000] [--clients 1 8 32] [--minutes M] [--checkpoint FILE] [--compute ...]
 
 Films of 320 x 240 and files that are broken in several ways are posted by clients that each wait for their answer
 before they send the next; every answer is compared with the predictor's own. Before and after each number of clients
-the same files go through `Predictor.run`. The share of its throughput is told by the clock and by processor time, which
-other work on the machine inflates less; that of the clients is not counted. This process keeps memory that is free
-again, as the server's does, so that the share tells of the server alone.
+up to 500 of the same files go through `Predictor.run`. The share of its throughput is told by the clock and by
+processor time, which other work on the machine inflates less; that of the clients is not counted. This process keeps
+memory that is free again, as the server's does, so that the share tells of the server alone.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from uniformer.support.memory import keep_memory
 from uniformer.tasks.task import Failure
 
 FILMS, SHARES = 12, (50, 95, 99)
+ALONE = 500  # files that tell well enough what the predictor takes
 CLOSE = 2e-6  # of probabilities in six digits, with another number of views in a batch
 
 
@@ -103,19 +104,24 @@ def check(file: Posted, status: int, body: bytes) -> None:
         assert abs(label["score"] - file.wanted[label["index"]]) <= CLOSE, (file.path.name, label)
 
 
-def post_all(port: int, files: Sequence[Posted], clients: int, later: Callable[[int], None]) -> list[float]:
-    """The seconds that each request took; `later` is told how many are done."""
+def post_all(
+    port: int, files: Sequence[Posted], clients: int, later: Callable[[int], None], minutes: float = np.inf
+) -> list[float]:
+    """The seconds that each request took, of those that can be sent within some minutes; `later` is told how many are
+    done."""
+    until = time.monotonic() + 60 * minutes
     todo, seconds, lock = iter(files), list[float](), threading.Lock()
-    problems = list[BaseException]()
+    problems, sent = list[BaseException](), list[Posted]()
 
     def client() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port)
         try:
             while not problems:
                 with lock:
-                    file = next(todo, None)
+                    file = next(todo, None) if time.monotonic() < until else None
                 if file is None:
                     return
+                sent.append(file)
                 begin = time.perf_counter()
                 connection.request("POST", "/predict", file.data)
                 response = connection.getresponse()
@@ -137,7 +143,7 @@ def post_all(port: int, files: Sequence[Posted], clients: int, later: Callable[[
         thread.join()
     if problems:
         raise problems[0]
-    assert len(seconds) == len(files), "answers were lost"
+    assert len(seconds) == len(sent), "answers were lost"
     return seconds
 
 
@@ -149,22 +155,25 @@ def alone(predictor: Predictor, files: Sequence[Posted]) -> tuple[float, float]:
 
 
 def measure(args: argparse.Namespace, predictor: Predictor, port: int, mixed: list[Posted], clients: int) -> Any:
-    few = mixed[: max(len(mixed) // 4, 50)]
+    few = mixed[: min(max(len(mixed) // 4, 50), ALONE)]
     before = alone(predictor, few)
     memory, first = list[float](), measured(port)
 
     def later(done: int) -> None:
         if done % max(len(mixed) // 10, 1) == 0:
             memory.append(measured(port)["process_resident_memory_bytes"] / 1e6)
+            print(f"{clients} clients, {done} answered, {memory[-1]:.0f} MB", flush=True)
 
     begin = time.perf_counter()
-    seconds = post_all(port, mixed, clients, later)
-    wall = (time.perf_counter() - begin) / len(mixed)
+    seconds = post_all(port, mixed, clients, later, args.minutes)
+    wall = (time.perf_counter() - begin) / len(seconds)
     last, after = measured(port), alone(predictor, few)
-    work = (last["process_cpu_seconds_total"] - first["process_cpu_seconds_total"]) / len(mixed)
+    memory.append(last["process_resident_memory_bytes"] / 1e6)
+    work = (last["process_cpu_seconds_total"] - first["process_cpu_seconds_total"]) / len(seconds)
     count, total = (last[f"uniformer_batch_views_{n}"] - first[f"uniformer_batch_views_{n}"] for n in ("count", "sum"))
     return {
-        "clients": clients, "requests": len(seconds), "broken": sum(file.wanted is None for file in mixed),
+        "clients": clients, "requests": len(seconds),
+        "broken": sum(file.wanted is None for file in mixed[: len(seconds)]),
         **{f"p{share} ms": 1e3 * float(np.percentile(seconds, share)) for share in SHARES},
         "requests a second": 1 / wall,
         "share by clock": (before[0] + after[0]) / 2 / wall,
@@ -179,6 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=10_000, help="by each number of clients (default: 10000)")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--minutes", type=float, default=np.inf, help="after which no more are sent (default: no end)")
     parser.add_argument("--broken", type=float, default=0.05, help="share of broken files (default: 0.05)")
     parser.add_argument("--checkpoint", default=BUNDLED, help="of clips (default: the one in the package)")
     parser.add_argument("--compute", default="fast")

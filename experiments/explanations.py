@@ -1,11 +1,14 @@
 """Whether explanations point at what the networks go by: over time, in pictures, and when it is taken away.
 
 python experiments/explanations.py --out DIR [--clips N] [--media DIR] [--rooms SET --segmenter FILE --detector FILE]
+                                   [--photos SET --classifier FILE]
 
 Clips are photographs filmed digitally: the camera stands, moves and stands again, and the model in the package says how
-it moves; with the films of `real_shots.py` (`--media`) real motion lies between frames that stand. `--rooms` is a set
-that `uniformer data make rooms` wrote, and networks that learnt from it; their classes are pointed at in pictures of
-its `val` part.
+it moves; with the films of `real_shots.py` (`--media`) real motion lies between frames that stand. Both are explained
+as one clip, and window by window. `--rooms` is a set that `uniformer data make rooms` wrote, and networks that learnt
+from it; their classes are pointed at in pictures of its `val` part. `--photos` is a set of `photo_parts.py`, and a
+classifier that learnt from it: of four parts in a square it is to point at the one of the photograph that it is asked
+for.
 
 A bar or a map points right where its highest value lies within the motion, the pixels of the class, the box. Deletion
 and insertion (Petsiuk et al. 2018) blur the fifths of a source that count most, one after the other, or blur all and
@@ -19,9 +22,11 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import common
@@ -29,10 +34,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from real_paths import write_video
 from real_shots import Media, read_list
 
 from uniformer.explanations.explain import Explainer
 from uniformer.explanations.explanation import Explanation
+from uniformer.reading.pictures import open_picture, to_pixels
 from uniformer.reading.views import open_clip
 
 SIZE, FRAMES, RATE = (128, 96), 96, 24.0  # of a clip
@@ -45,6 +52,7 @@ MOVES = ("left", "right", "up", "down", "in", "out")
 
 Pixels = NDArray[np.uint8]
 Values = NDArray[np.floating[Any]]
+Explain = Callable[[Explainer, "Clip", str], Explanation]
 
 
 class Clip(NamedTuple):
@@ -111,7 +119,22 @@ def real_clips(media: Path, rng: np.random.Generator) -> Iterator[Clip]:
         yield Clip(np.stack([shown[0]] * before + shown + [shown[-1]] * after), before, before + length)
 
 
-def over_time(clips: Iterator[Clip], count: int, curves: int, rng: np.random.Generator) -> dict[str, Any]:
+def by_windows(explainer: Explainer, clip: Clip, target: str) -> Explanation:
+    """As of a film of any length: its windows of two seconds, side by side."""
+    height, width = (side // 2 * 2 for side in clip.pixels.shape[1:3])
+    with TemporaryDirectory() as folder:
+        film = Path(folder, "clip.mp4")
+        write_video(film, clip.pixels[:, :height, :width], Fraction(RATE))
+        return explainer.timeline(film, target)
+
+
+def as_one(explainer: Explainer, clip: Clip, target: str) -> Explanation:
+    return explainer(clip.pixels, target, fps=RATE)
+
+
+def over_time(
+    clips: Iterator[Clip], count: int, curves: int, rng: np.random.Generator, explain: Explain = as_one
+) -> dict[str, Any]:
     """Where bars peak, and what blurring frames in their order does."""
     explainer = Explainer(device="cpu")
     predictor = explainer.predictor
@@ -123,7 +146,7 @@ def over_time(clips: Iterator[Clip], count: int, curves: int, rng: np.random.Gen
         target = predictor(clip.pixels[clip.begin : clip.end], fps=RATE).labels[0].name
         if target == "static":
             continue
-        found = explainer(clip.pixels, target, fps=RATE)
+        found = explain(explainer, clip, target)
         row: dict[str, Any] = {
             "share": (clip.end - clip.begin) / FRAMES,
             "middle": clip.begin <= FRAMES // 2 < clip.end,
@@ -131,7 +154,7 @@ def over_time(clips: Iterator[Clip], count: int, curves: int, rng: np.random.Gen
         for kind in found.kinds:
             bar = found.over_time(kind)
             row[kind] = clip.begin <= int(bar.argmax()) < clip.end
-            row[f"{kind} mass"] = float(bar[clip.begin : clip.end].sum() / bar.sum())
+            row[f"{kind} mass"] = float(bar[clip.begin : clip.end].sum() / (bar.sum() or 1))  # all 0: nothing counts
         if len(rows) < curves:
             label = names.index(target)
 
@@ -164,6 +187,15 @@ def points_right(found: Explanation, kind: str, where: NDArray[np.bool_]) -> tup
     return bool(where[y, x]), bool(around.any())
 
 
+def pointed(found: Explanation, name: str, where: NDArray[np.bool_]) -> dict[str, Any]:
+    """A case: whether each map points right, and a random point and the middle would."""
+    middle = where[where.shape[0] // 2, where.shape[1] // 2]
+    row: dict[str, Any] = {"class": name, "share": float(where.mean()), "middle": bool(middle)}
+    for kind in found.kinds:
+        row[kind], row[f"{kind} near"] = points_right(found, kind, where)
+    return row
+
+
 def in_pictures(data: Path, segmenter: Path, count: int, curves: int, seed: int) -> dict[str, Any]:
     """Classes of things, not of the room itself, that are in the picture and in the answer."""
     explainer, rng = Explainer(segmenter, device="cpu"), np.random.default_rng(seed)
@@ -177,15 +209,9 @@ def in_pictures(data: Path, segmenter: Path, count: int, curves: int, seed: int)
             if where.sum() < LEAST or (where & own).sum() < LEAST // 2 or len(rows) >= count:
                 continue
             found = explainer(pixels, name)
-            middle = where[where.shape[0] // 2, where.shape[1] // 2]
-            row: dict[str, Any] = {"class": name, "share": float(where.mean()), "middle": bool(middle)}
-            for kind in found.kinds:
-                row[kind], row[f"{kind} near"] = points_right(found, kind, where)
+            row = pointed(found, name, where)
             if len(rows) < curves:
-                blocks = block_masks(pixels.shape[:2])
-                heats = {kind: found.at(kind) for kind in found.kinds}
-                worth = {kind: np.array([heat[block].mean() for block in blocks]) for kind, heat in heats.items()}
-                row["curves"] = curves_of(pixels[None], blocks, worth, share_of(explainer, name, own), rng)
+                row["curves"] = curves_in_picture(pixels, found, share_of(explainer, name, own), rng)
             rows.append(row)
         if len(rows) >= count:
             break
@@ -226,12 +252,7 @@ def of_boxes(data: Path, detector: Path, count: int) -> dict[str, Any]:
             x, y, w, h = right[0]
             where = np.zeros(labels.shape, bool)
             where[round(y) : round(y + h), round(x) : round(x + w)] = True
-            found = explainer(pixels, name)
-            middle = where[where.shape[0] // 2, where.shape[1] // 2]
-            row: dict[str, Any] = {"class": name, "share": float(where.mean()), "middle": bool(middle)}
-            for kind in found.kinds:
-                row[kind], row[f"{kind} near"] = points_right(found, kind, where)
-            rows.append(row)
+            rows.append(pointed(explainer(pixels, name), name, where))
         if len(rows) >= count:
             break
     return {"kinds": ["stage4", "stage3", "stage2", "stage1", "attention"], "rows": rows}
@@ -243,6 +264,39 @@ def overlap(box: Sequence[float], other: Sequence[float]) -> float:
     right, bottom = min(box[2], other[0] + other[2]), min(box[3], other[1] + other[3])
     shared = max(0.0, right - left) * max(0.0, bottom - top)
     return shared / ((box[2] - box[0]) * (box[3] - box[1]) + other[2] * other[3] - shared)
+
+
+def in_photographs(data: Path, classifier: Path, count: int, curves: int, seed: int) -> dict[str, Any]:
+    """Parts of photographs: each alone where the answer is right, for its curves, and in a square with three others."""
+    explainer, rng = Explainer(classifier, device="cpu"), np.random.default_rng(seed)
+    names = explainer.predictor.contract.classes
+    files = [path for path in sorted((data / "val").rglob("*.jpg")) if path.parent.name in names]
+    rows: list[dict[str, Any]] = []
+    for number in rng.permutation(len(files)):
+        if len(rows) >= count:
+            break
+        name = files[number].parent.name
+        pixels = to_pixels(open_picture(files[number]))
+        if explainer.predictor(pixels).labels[0].name != name:
+            continue
+        others = [path for path in files if path.parent.name != name]
+        four = [to_pixels(open_picture(others[i])) for i in rng.choice(len(others), 3, replace=False)]
+        place = int(rng.integers(4))
+        four.insert(place, pixels)
+        square = np.vstack([np.hstack(four[:2]), np.hstack(four[2:])])
+        where = np.zeros(square.shape[:2], bool)
+        side = len(pixels)
+        where[place // 2 * side :, place % 2 * side :][:side, :side] = True
+        found = explainer(square, name)
+        row = pointed(found, name, where)
+        if len(rows) < curves:
+
+            def probability(pixels: Pixels, label: int = names.index(name)) -> float:
+                return float(explainer.predictor(pixels[0]).probabilities[label])
+
+            row["curves"] = curves_in_picture(pixels, explainer(pixels, name), probability, rng)
+        rows.append(row)
+    return {"kinds": list(found.kinds), "rows": rows}
 
 
 # ---- deletion and insertion ------------------------------------------------------------------------------------------
@@ -262,6 +316,15 @@ def block_masks(size: Sequence[int], side: int = 16) -> list[NDArray[np.bool_]]:
     rows, columns = np.arange(size[0])[:, None] // side, np.arange(size[1]) // side
     number = rows * (columns[-1] + 1) + columns
     return [number == i for i in range(int(number.max()) + 1)]
+
+
+def curves_in_picture(
+    pixels: Pixels, found: Explanation, probability: Callable[[Pixels], float], rng: np.random.Generator
+) -> dict[str, list[float]]:
+    """`curves_of` a picture (H, W, 3) in squares."""
+    blocks, heats = block_masks(pixels.shape[:2]), {kind: found.at(kind) for kind in found.kinds}
+    worth = {kind: np.array([heat[block].mean() for block in blocks]) for kind, heat in heats.items()}
+    return curves_of(pixels[None], blocks, worth, probability, rng)
 
 
 def curves_of(
@@ -335,6 +398,8 @@ def main() -> None:
     parser.add_argument("--rooms", type=Path)
     parser.add_argument("--segmenter", type=Path)
     parser.add_argument("--detector", type=Path)
+    parser.add_argument("--photos", type=Path, help="a set of photo_parts.py")
+    parser.add_argument("--classifier", type=Path)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -348,13 +413,19 @@ def main() -> None:
     if args.clips:
         rng = np.random.default_rng(args.seed)
         add("Motion over time", over_time(made_clips(rng), args.clips, args.curves, rng))
+        rng = np.random.default_rng(args.seed)
+        add("The same, window by window", over_time(made_clips(rng), args.clips, 0, rng, by_windows))
     if args.rooms and args.segmenter:
         add("Classes of rooms", in_pictures(args.rooms, args.segmenter, args.cases, args.curves, args.seed))
     if args.rooms and args.detector:
         add("Boxes of rooms", of_boxes(args.rooms, args.detector, args.cases))
+    if args.photos and args.classifier:
+        add("Photographs", in_photographs(args.photos, args.classifier, args.cases, args.curves, args.seed))
     if args.clips and args.media:
         rng = np.random.default_rng(args.seed)
         add("Motion in real films", over_time(real_clips(args.media, rng), args.clips, args.curves, rng))
+        rng = np.random.default_rng(args.seed)
+        add("Real films, window by window", over_time(real_clips(args.media, rng), args.clips, 0, rng, by_windows))
     facts = {"conditions": common.conditions((time.perf_counter() - begin) / 60, 1), **found}
     common.write_report(args.out, facts, "".join(table(name, part) for name, part in found.items()))
 
