@@ -55,7 +55,14 @@ def network_of(case: dict[str, Any]) -> nn.Module:
 
 def weights_of(case: dict[str, Any]) -> dict[str, Tensor]:
     """In the published keys and order."""
-    return {key: golden_tensor(key, shape, gains=DENSE_GAINS) for key, shape in MANIFESTS[case["manifest"]].items()}
+    return _weights(case["manifest"])
+
+
+def _weights(manifest: str) -> dict[str, Tensor]:
+    return {key: golden_tensor(key, shape, gains=DENSE_GAINS) for key, shape in MANIFESTS[manifest].items()}
+
+
+latest_weights = functools.lru_cache(maxsize=1)(_weights)  #: as `golden.latest_state`
 
 
 def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -67,8 +74,10 @@ def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def golden_network(name: str, dtype: torch.dtype) -> nn.Module:
     """With the golden weights, in evaluation mode."""
-    network = network_of(CASES[name])
-    network.load_state_dict(from_published(weights_of(CASES[name])), strict=True)
+    with torch.device("meta"):  # what would be drawn is replaced
+        network = network_of(CASES[name])
+    state = from_published(latest_weights(CASES[name]["manifest"]))
+    network.load_state_dict({key: value.clone() for key, value in state.items()}, strict=True, assign=True)
     return network.to(dtype).eval()
 
 

@@ -1,9 +1,7 @@
-"""Tiny networks of the dense tasks and data to test them on. `python -m tests.dense_nets NETS SETS OUT` evaluates all,
-as one of several processes."""
+"""Tiny networks of the dense tasks and data to test them on."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from uniformer.checkpoints.save import save_checkpoint
 from uniformer.config import PersonCrop, Scaling
 
 TASKS = ("detection", "segmentation", "pose")
-SMALL = {"depths": (1, 1, 1, 1), "dims": (16, 32, 64, 64), "head_dim": 32}
+SMALL = {"depths": (1, 1, 1, 1), "dims": (16, 32, 64, 64), "head_dim": 32, "head_width": 64}
 INPUTS: dict[str, Any] = {"detection": Scaling(32, 32), "segmentation": Scaling(160, 64, by="nothing"),
                           "pose": PersonCrop((64, 64))}  # fmt: skip
 GROUND = ("sky", "road", "tree")
@@ -28,10 +26,10 @@ ORDER = (3, 0, 4, 1, 2)
 COUNT = 5
 
 
-def save_dense(path: Path, head: str, classes: tuple[str, ...], **details: Any) -> Path:
+def save_dense(path: Path, head: str, classes: tuple[str, ...], *, width: int = 64, **details: Any) -> Path:
     """A tiny network of random weights; of a detector they are such that it finds a few things in a picture."""
     torch.manual_seed(0)
-    model = create_model(f"{head}.uniformer_nano", **SMALL, num_classes=len(classes)).eval()
+    model = create_model(f"{head}.uniformer_nano", **{**SMALL, "head_width": width}, num_classes=len(classes)).eval()
     if head == "mask_rcnn":
         with torch.no_grad():
             model.roi_head.bbox_head.fc_cls.weight *= 20  # type: ignore[union-attr, operator]
@@ -71,10 +69,9 @@ def evaluated(task: str, net: Path, data: Path, out: Path) -> uniformer.evaluati
     return uniformer.evaluate(net, data, classes=classes, out=out, device="cpu", workers=0)
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
+def evaluate_all(nets: dict[str, Path], sets: dict[str, Path], out: Path) -> None:
+    """All tasks, as one of several processes."""
     torch.distributed.init_process_group("gloo")
-    nets, sets, out = map(Path, sys.argv[1:])
     for task in TASKS:
-        evaluated(task, nets / f"{task}.safetensors", sets / task, out / task)
+        evaluated(task, nets[task], sets[task], out / task)
     torch.distributed.destroy_process_group()

@@ -74,6 +74,10 @@ def reference_state(manifest: str, prefix: str = "") -> dict[str, Tensor]:
     return {key: golden_tensor(key, shape, prefix) for key, shape in MANIFESTS[manifest].items()}
 
 
+#: Drawing the weights takes longer than much that is computed with them: for cases of one network that follow another.
+latest_state = functools.lru_cache(maxsize=1)(reference_state)
+
+
 def golden_input(case: dict[str, Any]) -> Tensor:
     name, shape = case["input"]
     return torch.from_numpy(normals(name, shape).astype(np.float32))
@@ -88,10 +92,10 @@ def digest(tensors: Any) -> str:
 
 def golden_model(case: dict[str, Any]) -> UniFormer:
     """The case's variant with the golden weights, in float32 and evaluation mode."""
-    model = UniFormer(with_options(get_config(case["arch"]), case["options"]))
-    model.load_state_dict(
-        from_reference(reference_state(case["manifest"], case.get("weights_prefix", ""))), strict=True
-    )
+    with torch.device("meta"):  # what would be drawn is replaced
+        model = UniFormer(with_options(get_config(case["arch"]), case["options"]))
+    state = from_reference(latest_state(case["manifest"], case.get("weights_prefix", "")))
+    model.load_state_dict({key: value.clone() for key, value in state.items()}, strict=True, assign=True)
     return model.eval()
 
 

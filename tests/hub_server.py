@@ -41,12 +41,13 @@ class Request:
 class Loopback:
     """What is served, what should go wrong, and what was asked."""
 
-    files: dict[str, bytes]  #: 'owner/name/file' of the hub, or the file id of Drive
+    files: dict[str, bytes]  #: 'owner/name/file' of the hub, 'owner/name@revision/file', or the file id of Drive
     tls: ssl.SSLContext | None = None
     drop_once_after: int | None = None  #: bytes after which the first GET of a file is cut off
     status: int | None = None  #: answer with this instead ...
     status_times: int = 10**9  #: ... so many times
     hold_until_heads: int = 0  #: a GET waits until so many HEADs have come
+    sums: dict[str, str] = field(default_factory=dict)  #: SHA-256 that is told of a file, as of large ones
     url: str = ""
     requests: list[Request] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -135,13 +136,17 @@ class _Handler(QuietHandler):
         match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path)
         if not match:
             return self._plain(404, {}, b"", body)
-        repo, _, name = match.groups()
-        if not any(key.startswith(f"{repo}/") for key in self.loopback.files):
+        repo, revision, name = match.groups()
+        if not any(key.startswith((f"{repo}/", f"{repo}@")) for key in self.loopback.files):
             return self._plain(404, {"X-Error-Code": "RepoNotFound"}, b"", body)
-        data = self.loopback.files.get(f"{repo}/{name}")
+        key = f"{repo}/{name}" if revision in ("main", COMMIT) else f"{repo}@{revision}/{name}"
+        data, commit = self.loopback.files.get(key), COMMIT if revision == "main" else revision
+        if data is None and revision not in ("main", COMMIT):
+            return self._plain(404, {"X-Error-Code": "RevisionNotFound"}, b"", body)
         if data is None:
-            return self._plain(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}, b"", body)
-        return self._file(data, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(data).hexdigest()}"'}, body)
+            return self._plain(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}, b"", body)
+        etag = self.loopback.sums.get(key) or hashlib.sha1(data).hexdigest()
+        return self._file(data, {"X-Repo-Commit": commit, "ETag": f'"{etag}"'}, body)
 
     def _drive(self, body: bool) -> None:
         query = parse_qs(urlsplit(self.path).query)

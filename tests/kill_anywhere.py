@@ -32,13 +32,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.patience import PATIENCE
+from tests.training_processes import SERVER  # which has imported everything: a kill is to come in the work
 from uniformer.training.state import read_state
-
-SERVER = multiprocessing.get_context("forkserver")  # which has imported everything: a kill is to come in the work
-SERVER.set_forkserver_preload(
-    ["uniformer.cli.main", "uniformer.training.loop", "uniformer.training.fit_head", "uniformer.datasets.prepare",
-     "jinja2", "torch._dynamo", "torchvision"]
-)  # fmt: skip
 
 Results = dict[str, bytes]
 

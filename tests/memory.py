@@ -8,20 +8,32 @@ from __future__ import annotations
 
 import re
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+
+from tests.training_processes import SERVER
+
+T = TypeVar("T")
 
 
 def peak_kilobytes() -> int:
     return _status("VmHWM")
 
 
+def alone(work: Callable[..., T], *arguments: object) -> T:
+    """What it gives in a process of its own: what earlier tests have freed would be more than its due."""
+    with ProcessPoolExecutor(1, mp_context=SERVER) as pool:
+        return pool.submit(work, *arguments).result()
+
+
 @contextmanager
 def at_most_more(megabytes: int) -> Iterator[None]:
-    """This process gets no more than that beyond what it has."""
+    """This process gets no more than that beyond what it has; for one that is new, see `alone`."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, ((_status("VmSize") << 10) + (megabytes << 20), before[1]))
     try:

@@ -33,7 +33,7 @@ from tests.films import pan, shake, write
 from tests.patience import PATIENCE, wait_until
 from uniformer import Predictor, timeline
 from uniformer.checkpoints.records import BUNDLED
-from uniformer.timelines.timeline import plain_name
+from uniformer.labels import plain_name
 from uniformer.web.uploads import Uploads
 
 NAMES = ("cat", "dog", "bus", "<img src=x onerror=alert(1)>", "<b>{{a}}</b> ${1 + 1} `b` \\n")  # are shown as they are
@@ -71,7 +71,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     broken.write_bytes(b"This is no video.\n" * 99)
     browse.write_text(f'#!/bin/sh\necho "$1" > {opened}.part && mv {opened}.part {opened}\n')
     browse.chmod(browse.stat().st_mode | stat.S_IXUSR)
-    detector = save_dense(root / "detector.safetensors", "mask_rcnn", NAMES)
+    detector = save_dense(root / "detector.safetensors", "mask_rcnn", NAMES, width=256)  # a film takes it a while
     with socket.create_server(("127.0.0.1", 0)) as outside:
         proxy = f"http://127.0.0.1:{outside.getsockname()[1]}"
         env = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"}
@@ -286,6 +286,21 @@ def test_several_files_and_their_table(page: Any, site: Site, seen: tuple[Any, A
     assert [row["source"] for row in rows] == [rows[0]["source"]] * 5 + ["broken.mp4", "photo.png"]
     assert [row["name"] for row in rows[:5]] == [label.name for label in seen[0].labels]
     assert all(str(site.temporary) not in row["error"] for row in rows)
+
+
+def test_what_is_taken_away_takes_its_answer_along(page: Any, site: Site) -> None:
+    """All of them: what is said of several stays while some of them do."""
+    before = len(site.kept())
+    give(page, site.broken, site.picture)
+    until(lambda: every(page, "#found"))
+    assert every(page, "#given [title='More files']")
+    assert not every(page, "[title^='common.'], [aria-label^='common.']")  # what Gradio has no words for
+    press(page, "#given button[aria-label='Remove this file']")
+    until(lambda: "broken" not in text(page, "#given"))
+    assert len(every(page, "#found tbody tr")) == 2
+    press(page, "#given button[aria-label='Clear']")
+    until(lambda: not every(page, "#found, #tables a, #said p"))
+    until(lambda: len(site.kept()) <= before)
 
 
 def test_errors_are_one_line(page: Any, site: Site) -> None:

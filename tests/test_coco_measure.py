@@ -35,6 +35,7 @@ def test_figures_of_objects_are_pycocotools(seed: int, kind: str) -> None:
     assert np.isnan(figures.per_class()).tolist() == [False] * 4 + [True]  # the last class has no objects
     assert np.nanmean(figures.per_class()) == pytest.approx(figures.figures["ap"])
     assert figures.curve(0.5).mean() == pytest.approx(figures.figures["ap50"])
+    assert np.isnan(figures.curve(0.5, label=4)).all()
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -16,6 +16,7 @@ import torch
 from tests import odd_media
 from tests.command_line import Cli, Ended, at_a_terminal, one_line, predict, spawn, without_progress
 from tests.dense_nets import save_dense
+from tests.films import pan, write
 from tests.tiny import CLIPS, IMAGES, save_tiny, tiny_model
 from uniformer.checkpoints.keys import to_reference
 from uniformer.checkpoints.save import save_checkpoint
@@ -282,17 +283,42 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         assert ended.err == ""
 
 
-def test_a_full_disk_is_one_line(cli: Cli, media: Path) -> None:
+def test_work_that_makes_files_outlives_its_reader(media: Path, tmp_path: Path) -> None:
+    """As of `| head -1`: nothing of what was asked for is missing, and the status is the work's own."""
+    write(tmp_path / "a.mp4", pan(0, 24))
+    write(tmp_path / "b.mp4", pan(1, 24))
+    (tmp_path / "broken.mp4").write_bytes(b"no film" * 20)
+    films = [tmp_path / name for name in ("a.mp4", "b.mp4", "broken.mp4")]
+    net = ("--checkpoint", media / "clips.safetensors")
+    gone = '{ "$@"; echo $? > status; } | true'
+    for args, made in (
+        (("demo", *films, *net, "--out", "out", "--draw", "drawn"), ("out/b.mp4/timeline.html", "drawn/b.mp4")),
+        (("predict", *films, *net, "--draw", "more"), ("more/b.mp4",)),
+        (("explain", *films, *net, "--out", "why"), ("why/b.explained.mp4",)),
+    ):
+        ended = spawn(*args, shell=gone, cwd=tmp_path, env={"PYTHONUNBUFFERED": "1"})
+        assert f"{films[2]}: expected a video" in ended.err
+        assert all((tmp_path / name).is_file() for name in made), args
+        assert (tmp_path / "status").read_text() == "1\n"
+    for command in ("demo", "motion"):  # these do nothing but print
+        assert spawn(command, *films, *net, shell=gone, cwd=tmp_path, env={"PYTHONUNBUFFERED": "1"}).err == ""
+        assert (tmp_path / "status").read_text() == "0\n"
+
+
+def test_a_full_disk_is_one_line(cli: Cli, media: Path, tmp_path: Path) -> None:
     ended = spawn("models", shell='"$@" > /dev/full')
     assert (ended.status, ended.err) == (2, "uniformer: No space left on device\n")
     ended = predict(cli, media, media / "photos", "--out", "/dev/full", "--format", "jsonl", net="images")
     one_line(ended, "cannot write /dev/full: No space left on device")
+    args = ("explain", media / "photos", "--checkpoint", media / "images.safetensors", "--out", "why", "--quiet")
+    ended = spawn(*args, shell='"$@" > /dev/full', cwd=tmp_path)
+    assert (ended.status, ended.err) == (2, "uniformer: No space left on device\n")
 
 
-def test_closed_streams_are_no_error(media: Path, tmp_path: Path) -> None:
+def test_closed_streams_are_no_error(cli: Cli, media: Path, tmp_path: Path) -> None:
     """As services start commands; and nothing that is printed comes into a file that is written."""
     args = ("predict", media / "photos", "--checkpoint", media / "images.safetensors", "--format", "csv")
-    plain = spawn(*args, cwd=tmp_path)
+    plain = cli(*args)
     assert spawn(*args, shell='"$@" 2>&-', cwd=tmp_path) == plain._replace(err="")
     assert spawn(*args, shell='"$@" >&-', cwd=tmp_path) == plain._replace(out="")
     assert spawn(*args, "--out", "all.csv", shell='"$@" <&- >&- 2>&-', cwd=tmp_path).status == 0
@@ -301,9 +327,9 @@ def test_closed_streams_are_no_error(media: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["all.csv"]
 
 
-def test_results_go_into_a_pipe_by_its_name(media: Path) -> None:
+def test_results_go_into_a_pipe_by_its_name(cli: Cli, media: Path) -> None:
     args = ("predict", media / "photos", "--checkpoint", media / "images.safetensors", "--format", "csv")
-    plain = spawn(*args)
+    plain = cli(*args)
     assert plain.out.count("\n") > 3
     assert spawn(*args, "--out", "/dev/stdout", shell='"$@" | cat') == plain
     assert spawn(*args, "--out", "/dev/fd/3", shell='"$@" 3>&1 | cat') == plain

@@ -196,7 +196,7 @@ def test_a_missing_package_is_no_broken_picture(tmp_path: Path, monkeypatch: pyt
 def test_a_detector_learns_from_them(tmp_path: Path, masks: bool) -> None:
     """Of a set without masks all but the masks."""
     torch.manual_seed(0)
-    network = build_network(replace(TINY, head="mask_rcnn", output="normed_maps", num_classes=2))
+    network = build_network(replace(TINY, head="mask_rcnn", head_width=32, output="normed_maps", num_classes=2))
     assert isinstance(network, Detector)
     batch = DetectionSamples(things(tmp_path / "set", masks=masks), SCALING, DETECTION).batch(places(3))
     assert batch.truths is not None

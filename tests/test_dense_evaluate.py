@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,20 +17,17 @@ from pycocotools.cocoeval import COCOeval
 import uniformer
 from tests.annotated_sets import JOINTS, pose_set, values_of
 from tests.command_line import Cli, Ended
-from tests.dense_nets import COUNT, ORDER, TASKS, evaluated, make_nets, make_sets, save_dense
+from tests.dense_nets import COUNT, ORDER, TASKS, evaluate_all, evaluated, make_nets, make_sets, save_dense
 from tests.made_objects import SIGMAS, made, write_set
-from tests.patience import wait_until
 from tests.scored import evaluate_model
 from tests.tiny import refused
+from tests.training_processes import ended, kill, places, said, start_command, start_work
 from uniformer.checkpoints.load import load_model
 from uniformer.datasets.annotated import open_annotated
 from uniformer.evaluation.learnt import trained_on
 from uniformer.tasks import task_of
 from uniformer.tasks.object_scores import ObjectScores
 from uniformer.tasks.segmentation_scores import SegmentationScores
-
-ROOT = Path(__file__).parents[1]
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -197,7 +190,7 @@ def refusal(ended: Ended) -> str:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_pictures_that_cannot_be_read_are_said_and_counted(
-    task: str, nets: Any, sets: Any, cli: Cli, tmp_path: Path
+    task: str, nets: Any, sets: Any, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "set"
     shutil.copytree(sets[task], root)
@@ -213,6 +206,9 @@ def test_pictures_that_cannot_be_read_are_said_and_counted(
     scores = loaded(task, tmp_path / "out")
     assert scores.metrics()["failed"] == 2
     assert scores.metrics("skip")["items"] == COUNT - 2
+    monkeypatch.chdir(tmp_path)  # called as the user calls them
+    ended = cli(*[root.name if word == str(root) else word for word in words], "--out", "out")
+    assert f"row 1: {pictures[0].relative_to(tmp_path)}: " in ended.err
     assert cli(*words, "--out", tmp_path / "out", "--missing", "skip").status == 0
     for place in pictures[:2]:
         shutil.copy(sets[task] / place.relative_to(root), place)
@@ -246,7 +242,7 @@ def same_files(one: Path, other: Path) -> bool:
 
 def test_what_does_not_fit_is_refused_before_the_work(nets: Any, sets: Any, cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "predictions-box.json").write_text("mine")
-    for words, said in (
+    for words, line in (
         (asked("detection", nets, {"detection": sets["segmentation"]}), "expected annotations for detection"),
         (asked("pose", nets, {"pose": sets["detection"]}), "expected annotations for pose"),
         ([*asked("detection", nets, sets), "--clips", "2"], "expected no clips and crops for detection"),
@@ -254,7 +250,7 @@ def test_what_does_not_fit_is_refused_before_the_work(nets: Any, sets: Any, cli:
         ([*asked("detection", nets, sets), "--class-order", "fix"], "expected labels by 'names' or 'numbers'"),
         ([*asked("detection", nets, sets), "--out", str(tmp_path)], "predictions-box.json: it is there already"),
     ):
-        assert said in refusal(cli(*words)), words
+        assert line in refusal(cli(*words)), words
     assert (tmp_path / "predictions-box.json").read_text() == "mine"
     assert not (tmp_path / "answers").exists()
     data = open_annotated(sets["detection"], split="val")
@@ -276,10 +272,13 @@ def test_what_was_trained_on_is_said_and_left_out(nets: Any, sets: Any, tmp_path
 
 def test_how_answers_are_made_can_be_said(nets: Any, sets: Any, cli: Cli, tmp_path: Path) -> None:
     words = [*asked("segmentation", nets, sets), "--out", tmp_path]
-    assert cli(*words, "--mode", "multi-scale").status == 0
+    ended = cli(*words, "--mode", "multi-scale", "--no-flip")
+    assert ended.status == 0
+    assert ", flip=False, mode=multi-scale, float32\n" in ended.out
+    assert any("mode=multi-scale" in line for line in json.loads((tmp_path / "metrics.json").read_text())["lines"])
     assert "holds answers of another run (views differ)" in refusal(cli(*words))
     assert "expected mode whole, slide, multi-scale, got 'all'" in refusal(cli(*words, "--mode", "all"))
-    predictor = uniformer.Predictor(nets["segmentation"], device="cpu", mode="multi-scale")
+    predictor = uniformer.Predictor(nets["segmentation"], device="cpu", mode="multi-scale", flip=False)
     said = predictor(sets["segmentation"] / "images/val/0.jpg").labels
     assert np.array_equal(np.asarray(Image.open(tmp_path / "predictions/0.png")), said)
     assert "unknown option 'mode' of pose" in refusal(cli(*asked("pose", nets, sets), "--mode", "slide"))
@@ -307,15 +306,12 @@ def test_reading_by_processes_gives_the_same(nets: Any, sets: Any) -> None:
 
 @pytest.mark.slow
 def test_one_and_two_processes_give_the_same_digits(nets: Any, sets: Any, tmp_path: Path) -> None:
-    places = [str(nets["pose"].parent), str(sets["pose"].parent), str(tmp_path / "two")]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "-m", "tests.dense_nets", *places]
-    done = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
+    two = tmp_path / "two"
+    assert ended(*(start_work(two, evaluate_all, nets, sets, two, **place) for place in places(2))) == 0, said(two)
     for task in TASKS:
         evaluated(task, nets[task], sets[task], tmp_path / "one" / task)
-        assert len(list((tmp_path / "two" / task / "answers").glob("rows-*.bin"))) == 2
-        assert same_files(tmp_path / "one" / task, tmp_path / "two" / task)
+        assert len(list((two / task / "answers").glob("rows-*.bin"))) == 2
+        assert same_files(tmp_path / "one" / task, two / task)
 
 
 @pytest.mark.slow
@@ -323,12 +319,9 @@ def test_a_run_that_is_killed_goes_on(nets: Any, sets: Any, tmp_path: Path, cli:
     truths, _, sizes = made(12, 30)  # enough that it is killed long before the end
     many = write_set(tmp_path / "many", truths, sizes, ORDER)
     words = [*asked("detection", nets, {**sets, "detection": many}), "--out"]
-    command = [sys.executable, "-m", "uniformer.cli", *words, str(tmp_path / "cut")]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ONE_THREAD, cwd=ROOT)
     rows = tmp_path / "cut/answers/rows-0.bin"
-    wait_until(lambda: rows.exists() and rows.stat().st_size > 0, lambda: child.poll() is None)
-    child.kill()
-    assert child.wait() == -signal.SIGKILL
+    child = start_command([*words, str(tmp_path / "cut")], tmp_path)
+    assert kill(child, lambda: rows.exists() and rows.stat().st_size > 0), said(tmp_path)
     before = rows.read_bytes()
     assert cli(*words, tmp_path / "cut").status == 0
     assert rows.read_bytes().startswith(before[:100])

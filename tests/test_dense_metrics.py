@@ -19,6 +19,7 @@ from uniformer.checkpoints.contract import Contract
 from uniformer.datasets.annotated import AnnotatedSet, open_annotated
 from uniformer.datasets.strings import Strings
 from uniformer.network.variants import get_config
+from uniformer.reports.objects import of_objects
 from uniformer.tasks.coco import OBJECT_FIGURES, PEOPLE_FIGURES
 from uniformer.tasks.object_metrics import DetectionMetric, PoseMetric
 from uniformer.tasks.segmentation_metric import SegmentationMetric
@@ -153,6 +154,20 @@ def test_objects_without_a_mask_count_neither_way_for_masks(objects: Any) -> Non
         assert figures["box_ap"] == pytest.approx(crowds, abs=1e-6)
         assert figures["mask_ap"] == pytest.approx(1.0, abs=1e-6)
     assert figures["box_ap"] < 1
+
+
+def test_where_no_object_has_a_mask_masks_have_no_figures_and_no_curve(objects: Any) -> None:
+    """In a set with masks: those of crowds."""
+    data, _, found, sizes = objects
+    shapes, crowd = data.instances.shapes, data.instances.crowd
+    packed = [shapes.runs[i] if crowd[i] else "" for i in range(len(shapes.runs))]
+    bare = replace(data, instances=replace(data.instances, shapes=replace(shapes, runs=Strings.pack(packed))))
+    metric = DetectionMetric(contract_of("mask_rcnn.uniformer_xxs", KINDS), bare, "names")
+    scores = metric.result(rows_of(metric, range(24), lambda i: detections_of(found, sizes, i)), {})
+    assert {name for name in scores.metrics() if name.startswith("mask")} == set()
+    assert scores.facts()["precision_at_recall"].keys() == {"box"}
+    json.dumps(scores.facts(), allow_nan=False)
+    assert len(of_objects(scores, bare, scores.metrics())["charts"]) == 1
 
 
 def test_a_pose_network_is_scored_as_pycocotools_scores_it(tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ from uniformer.training.setup import share_statistics, target_options, task_for
 from uniformer.training.start import class_layers, initialised, rows_in_order
 from uniformer.training.step import total
 
-TINY: Table = {"depths": [1, 1, 1, 1], "dims": [16, 32, 64, 64]}
-LIGHT: Table = {"depths": [1, 1, 1, 1], "dims": [16, 32, 64, 64], "head_dim": 32}
+TINY: Table = {"depths": [1, 1, 1, 1], "dims": [16, 32, 64, 64], "head_width": 32}
+LIGHT: Table = {**TINY, "head_dim": 32}
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "detection": detection_set, "segmentation": segmentation_set, "pose": pose_set,
 }  # fmt: skip
@@ -287,8 +287,8 @@ def test_statistics_of_heads_alone_are_shared() -> None:
 def saved(path: Path, head: Head, classes: tuple[str, ...]) -> Path:
     torch.manual_seed(5)
     config = Config(
-        depths=(1, 1, 1, 1), dims=(16, 32, 64, 64), head_dim=16, head=head, output="normed_maps",
-        num_classes=len(classes),
+        depths=(1, 1, 1, 1), dims=(16, 32, 64, 64), head_dim=16, head=head, head_width=32,
+        output="normed_maps", num_classes=len(classes),
     )  # fmt: skip
     contract = Contract(config, "", dense_input(config), classes)
     save_checkpoint(build_network(config), path, contract)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.dense_golden import (
     from_published,
     golden_network,
     input_of,
+    latest_weights,
     network_of,
     recorded,
     weights_of,
@@ -52,12 +54,18 @@ LARGE = ("base", "full")  # once, in float64: they take long
 FORWARD, TRAIN = (
     [
         pytest.param(name, dtype, id=f"{name}-{'float64' if dtype == FLOAT64 else 'float32'}")
+        for name, case in sorted(CASES.items(), key=lambda item: item[1]["manifest"])
         for dtype in (FLOAT64, FLOAT32)
-        for name, case in CASES.items()
         if case["mode"] == mode and (dtype == FLOAT64 or not any(word in name for word in LARGE))
     ]
     for mode in ("eval", "train")
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _weights_go_with_the_last_test() -> Iterator[None]:
+    yield
+    latest_weights.cache_clear()
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS)

@@ -11,6 +11,7 @@ import pytest
 from tests.annotated_sets import coco_set, coco_table, instance, label_map, picture, pose_set, values_of, write_json
 from tests.tiny import refused
 from uniformer.datasets.annotated import open_annotated
+from uniformer.datasets.statement import oddities, statement
 from uniformer.datasets.tables import film_or_picture_of
 from uniformer.errors import InputError
 from uniformer.training.dense_sets import own_sets, recipe_sets
@@ -25,7 +26,7 @@ def test_of_ones_own_pictures_what_is_not_used_is_said(tmp_path: Path) -> None:
     root, other = str(coco_set(tmp_path / "mine")), str(coco_set(tmp_path / "other"))
     train, val, said = own_sets(root, "detection", None, None, None)
     assert (len(train), val.item_names()[0]) == (3, "val2017/val_0.jpg")
-    assert [line.partition(":")[0] for line in said] == ["train", "val"]
+    assert said == [*statement({"train": train, "val": val})]
     train, val, said = own_sets(root, "detection", other, None, ["dog", "cat"])  # type: ignore[arg-type]
     assert (val.root, val.classes) == (other, ("dog", "cat"))
     assert said[-1] == "neither trained nor validated on: val"
@@ -110,7 +111,29 @@ def test_pictures_that_are_left_out_are_said(tmp_path: Path) -> None:
     (coco_set(tmp_path) / "train2017/train_0.jpg").unlink()
     train, _, said = own_sets(str(tmp_path), "detection", None, None, None)
     assert len(train) == 2
-    assert said[1:3] == ["train: pictures that are listed and not there: 1", "train: pictures of no use, left out: 1"]
+    assert said[1:4] == [
+        "train: pictures that are listed and not there: 1 (train2017/train_0.jpg)",
+        "train: crowds, which are neither learnt from nor counted: 1"
+        " (train2017/train_1.jpg: annotation 3, box 0, 0, 60, 40)",
+        "train: pictures without annotations: 1 (train2017/train_2.jpg)",
+    ]
+    assert "train: pictures of no use, left out: 1" in said
+
+
+@pytest.mark.parametrize("whose", ["own", "recipe"])
+def test_crowds_and_empty_pictures_are_said_before_training(whose: str, tmp_path: Path) -> None:
+    """They are not learnt from; and it is what an evaluation of the set says, too."""
+    coco_set(tmp_path)
+    if whose == "own":
+        train, _, said = own_sets(str(tmp_path), "detection", None, None, None)
+    else:
+        train, _, said = recipe_sets(load_recipe("mask_rcnn_1x_xxs", [f"data.root={tmp_path}"]))
+    odd = list(oddities({"train": train}))
+    assert [line.partition(":")[2].partition(":")[0].strip() for line in odd] == [
+        "crowds, which are neither learnt from nor counted",
+        "pictures without annotations",
+    ]
+    assert set(odd) <= set(said)
 
 
 @pytest.mark.parametrize("given", ["split", "val"])

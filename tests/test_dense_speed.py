@@ -38,7 +38,7 @@ SIZES = ((96, 72), (80, 112))  # windows of 3 do not divide the grids of stage 3
 
 
 def dense_config(head: Head, **options: Any) -> Config:
-    return replace(TINY, output="normed_maps", head=head, **options)
+    return replace(TINY, output="normed_maps", head=head, head_width=32, **options)
 
 
 def dense_network(head: Head, **options: Any) -> Any:
@@ -63,7 +63,8 @@ def outputs(network: Any, x: Tensor) -> list[Tensor]:
         if isinstance(network, Detector):
             levels = [level.to(x.dtype) for level in answer]
             said += [part for level in network.rpn_head(levels) for part in level]
-            regions = torch.randn(3, 256, 7, 7, generator=torch.Generator().manual_seed(1)).to(x.dtype)
+            given = (3, network.config.head_width, 7, 7)
+            regions = torch.randn(given, generator=torch.Generator().manual_seed(1)).to(x.dtype)
             for box, mask in zip(network.roi_head.box_heads, network.roi_head.mask_heads, strict=True):
                 said += [*box(regions), mask(regions)]
     return said

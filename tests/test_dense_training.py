@@ -31,7 +31,7 @@ from uniformer.training.recipe import EffectiveLR, effective_lr, load_recipe, re
 from uniformer.training.run import open_for_recipe, plan_training
 from uniformer.training.setup import amount, fingerprint
 
-MODEL: Table = {"depths": [1, 1, 1, 1], "dims": [16, 32, 64, 64]}
+MODEL: Table = {"depths": [1, 1, 1, 1], "dims": [16, 32, 64, 64], "head_width": 64}
 COMMON: Table = {
     "batch_size": 4,
     "data": {"workers": 0},
@@ -80,7 +80,7 @@ def trained(recipe: Path, out: Path, data: Path) -> tuple[dict[str, float], Path
 
 def test_a_segmenter_learns_four_pictures_by_heart(tmp_path: Path) -> None:
     data = segmentation_set(tmp_path / "set")
-    steps: Table = {"optimizer": {"lr": 2e-3}, "schedule": {"iterations": 60}, "loop": {"eval_every": 60}}
+    steps: Table = {"optimizer": {"lr": 5e-3}, "schedule": {"iterations": 60}, "loop": {"eval_every": 60}}
     metrics, path = trained(
         recipe_file(tmp_path / "r.toml", "semantic_fpn", 3, steps, on(data)), tmp_path / "out", data
     )
@@ -232,8 +232,8 @@ def saved(path: Path, head: Head, classes: tuple[str, ...], spec: Any = None) ->
     """A small network with its contract."""
     torch.manual_seed(3)
     config = Config(
-        depths=(1, 1, 1, 1), dims=(16, 32, 64, 64), head_dim=16, head=head, output="normed_maps",
-        num_classes=len(classes),
+        depths=(1, 1, 1, 1), dims=(16, 32, 64, 64), head_dim=16, head=head, head_width=64,
+        output="normed_maps", num_classes=len(classes),
     )  # fmt: skip
     contract = Contract(config, "", spec or dense_input(config), classes)
     save_checkpoint(build_network(config), path, contract)  # type: ignore[arg-type]
@@ -330,6 +330,25 @@ def test_a_setting_or_a_checkpoint_says_another_head(tmp_path: Path) -> None:
         "semantic_fpn",
         (16, 32, 64, 64),
     )
+
+
+def test_a_network_of_another_task_is_a_start(tmp_path: Path) -> None:
+    """Of it the backbone, under a new head with that head's own input; `arch=` says that it is meant."""
+    data = detection_set(tmp_path / "shapes", count=12)
+    start = str(saved(tmp_path / "maps.safetensors", "semantic_fpn", ("0", "1", "2")))
+    settings = [
+        "arch=mask_rcnn.uniformer_nano", "model.depths=[1, 1, 1, 1]", "model.dims=[16, 32, 64, 64]",
+        "model.head_dim=16", "model.overlap=0", "regions=8", "schedule.iterations=1", "data.workers=0",
+    ]  # fmt: skip
+    plan = plan_training(data, settings, checkpoint=start)
+    assert (plan.recipe.model.head, plan.recipe.model.num_classes) == ("mask_rcnn", 2)
+    assert isinstance(plan.recipe.input, Scaling)
+    assert (plan.recipe.input.by, plan.recipe.input.shortest) == (Scaling().by, 128)  # 64 pixels, as 480 at 800
+    run = uniformer.train(data, settings, checkpoint=start, out=tmp_path / "run", device="cpu")
+    of_both = {key: value for key, value in load_file(start).items() if key.startswith("backbone.")}
+    trained = load_file(run.paths["model"])
+    assert of_both
+    assert same(of_both, {key: trained[key] for key in of_both})  # it stood still
 
 
 @pytest.mark.parametrize("arch", ["semantic_fpn.uniformer_nano", "upernet.uniformer_base"])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +9,10 @@ from safetensors.numpy import load_file
 
 from tests.test_evaluate import make_videos, same_bits
 from tests.tiny import CLIPS, save_tiny
+from tests.training_processes import ended, places, said, start_command
 from uniformer.cli.main import main
 from uniformer.tasks.scores import Scores
 
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -38,10 +35,10 @@ def many(videos: Path) -> Path:
     return path
 
 
-def in_processes(count: int, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    command = [*torchrun, "-m", "uniformer.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD)
+def in_processes(count: int, arguments: list[str], folder: Path) -> tuple[int, str]:
+    """The status of a command in so many processes, as torchrun would start them, and what all of them said."""
+    children = [start_command(arguments, folder, **place) for place in places(count)]
+    return ended(*children), "".join(said(folder, rank) for rank in range(count))
 
 
 @pytest.mark.slow
@@ -50,9 +47,9 @@ def test_one_two_and_three_processes_give_the_same_digits(checkpoint: Path, many
     arguments += ["--missing", "skip", "--out"]
     assert main([*arguments, str(tmp_path / "1")]) == 0
     for count in (2, 3):
-        done = in_processes(count, [*arguments, str(tmp_path / str(count))])
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("95 % interval") == 1
+        status, words = in_processes(count, [*arguments, str(tmp_path / str(count))], tmp_path)
+        assert status == 0, words
+        assert words.count("95 % interval") == 1
         kept = list((tmp_path / str(count) / "answers").glob("rows-*.bin"))
         assert len(kept) == count
         # Each readable item once: its number, logits, probabilities, a checksum.
@@ -69,7 +66,8 @@ def test_one_two_and_three_processes_give_the_same_digits(checkpoint: Path, many
 def test_two_processes_write_the_same_features(checkpoint: Path, many: Path, tmp_path: Path) -> None:
     arguments = ["features", str(checkpoint), str(many), "--device", "cpu", "--stages", "4", "--out"]
     assert main([*arguments, str(tmp_path / "one")]) == 1  # a file is missing
-    assert in_processes(2, [*arguments, str(tmp_path / "two")]).returncode == 1
+    status, words = in_processes(2, [*arguments, str(tmp_path / "two")], tmp_path)
+    assert status == 1, words
     shards = sorted(path.name for path in (tmp_path / "one").glob("*.safetensors"))
     assert len(shards) == 2
     for name in shards:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,6 +95,14 @@ def test_lines_for_programs() -> None:
     }  # fmt: skip
     assert [line["event"] for line in lines] == ["start", "end", "start", "end"]
     assert lines[1]["end"] == 1.5
+
+
+def test_a_clip_that_begins_with_its_source_begins_at_0_and_not_below() -> None:
+    """A clip's length is taken from its end: what is left may be a rounding below 0."""
+    first = replace(answer(2, (0.9, 0.1, 0)), start=-1e-16)
+    (event, _) = told(Events((), smooth=0), [first])
+    for line in (to_json_line(first.to_dict()), to_json_line(event.to_dict())):
+        assert '"start": 0.0,' in line, line
 
 
 def test_levels_that_are_none_are_refused() -> None:

@@ -14,20 +14,22 @@ from torch import Tensor, nn
 
 import uniformer
 from tests import films
-from tests.command_line import Cli
+from tests.command_line import Cli, one_line
 from tests.dense_nets import make_nets
 from tests.odd_media import picture
 from tests.test_drawn_film import BEEP, beep_in, with_sound
 from tests.test_fusion import PARTS, SPARSE, contract
 from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
 from tests.tolerance import assert_close
+from uniformer.checkpoints.load import load_model
+from uniformer.checkpoints.records import BUNDLED
 from uniformer.explanations.explain import Explainer, token_places
 from uniformer.explanations.explanation import Explanation, Part, between
 from uniformer.explanations.maps import attention_relevance, carried, class_activation, class_attention, kept_tokens
 from uniformer.explanations.trace import Attended, Trace, traced
 from uniformer.network.model import UniFormer
 from uniformer.reading.video import open_video
-from uniformer.reports.explanation import explanation_sheet
+from uniformer.reports.explanation import explanation_sheet, save_explanation
 from uniformer.tasks.fusion import Fusion
 
 CLASSES = 7
@@ -307,13 +309,22 @@ def likeness(one: Explanation, other: Explanation, kind: str) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def test_another_class_and_random_weights_change_the_maps(bundled: Explainer) -> None:
+@pytest.fixture(scope="module")
+def in_parts() -> Explainer:
+    """The bundled network shown the whole, halves and quarters: seen whole, a short motion passes for standing."""
+    model, contract, _ = load_model(BUNDLED)
+    parts = [[0, 1], [0, 0.5], [0.25, 0.75], [0.5, 1], [0, 0.25], [0.25, 0.5], [0.5, 0.75], [0.75, 1]]
+    slow = {"static": [name for name in contract.classes if name not in ("static", "shake")]}
+    return Explainer((model.float(), replace(contract, details={"parts": parts, "slow": slow})), device="cpu")
+
+
+def test_another_class_and_random_weights_change_the_maps(in_parts: Explainer) -> None:
     frames = moving(32, 64)
-    found = bundled(frames, "pan_right", fps=24.0)
-    other = bundled(frames, "pull out", fps=24.0)
+    found = in_parts(frames, "pan_right", fps=24.0)
+    other = in_parts(frames, "pull out", fps=24.0)
     torch.manual_seed(0)
-    model = UniFormer(bundled.predictor.contract.config).eval()
-    random = Explainer((model, bundled.predictor.contract), device="cpu")(frames, "pan_right", fps=24.0)
+    model = UniFormer(in_parts.predictor.contract.config).eval()
+    random = Explainer((model, in_parts.predictor.contract), device="cpu")(frames, "pan_right", fps=24.0)
     assert found.parts[0].name == "pan_right" != other.parts[0].name
     for kind in found.kinds:
         assert likeness(found, found, kind) == pytest.approx(1)
@@ -322,8 +333,8 @@ def test_another_class_and_random_weights_change_the_maps(bundled: Explainer) ->
 
 
 @pytest.mark.parametrize(("begin", "end"), [(24, 48), (36, 60), (64, 88)])
-def test_the_bar_is_highest_where_the_motion_was_put(begin: int, end: int, bundled: Explainer) -> None:
-    found = bundled(moving(begin, end), "pan_right", fps=24.0)
+def test_the_bar_is_highest_where_the_motion_was_put(begin: int, end: int, in_parts: Explainer) -> None:
+    found = in_parts(moving(begin, end), "pan_right", fps=24.0)
     assert begin <= int(found.over_time("stage4").argmax()) < end
 
 
@@ -439,8 +450,10 @@ def test_frames_of_a_video_by_a_network_of_pictures(nets: dict[str, Path], tmp_p
     assert not bar[[1, 2, 3, 5, 6, 7]].any()
     assert found.seconds is not None
     assert np.allclose(found.seconds.ravel(), [0, 0.4, 0.8])
-    with refused("expected a frame with something to explain, found none: frame 0: expected classes"):
+    with refused("expected classes of the checkpoint, got 'castle'"):
         Explainer(nets["segmentation"], device="cpu").frames(film, "castle")
+    with refused("expected a frame with something to explain, found none: frame 0: .* a number other than 1"):
+        Explainer(nets["segmentation"], device="cpu").frames(film, number=2)
 
 
 def test_a_timeline_is_explained_window_by_window(bundled: Explainer, tmp_path: Path) -> None:
@@ -480,8 +493,8 @@ def test_a_video_becomes_a_sheet_arrays_and_a_film(cli: Cli, tmp_path: Path) -> 
         assert (other.info.width, other.info.height) == (96, 64 + 58)
     assert beep_in(out / "my film.explained.mp4") == pytest.approx(BEEP - 0.4, abs=0.03)
     with np.load(out / "my film.explained.npz") as arrays:
-        assert arrays["stage4"].shape == (8, 8, 96, 96)
-        assert arrays["frames"].shape == (8, 8)
+        assert arrays["stage4"].shape == (1, 16, 96, 96)
+        assert arrays["frames"].shape == (1, 16)
         assert arrays["over_time_stage4"].shape == (50,)
         assert arrays["name"].tolist() == ["pan_right"]
     with Image.open(out / "my film.explained.png") as sheet:
@@ -490,6 +503,18 @@ def test_a_video_becomes_a_sheet_arrays_and_a_film(cli: Cli, tmp_path: Path) -> 
     assert again.status == 2
     assert "is there already" in again.err
     assert len(again.err.splitlines()) == 1
+
+
+def test_what_cannot_be_explained_is_said_before_the_work_and_counted(cli: Cli, tmp_path: Path) -> None:
+    films.write(tmp_path / "a.mp4", films.pan(0, 24))
+    (tmp_path / "empty").mkdir()
+    ended = cli("explain", tmp_path / "a.mp4", tmp_path / "empty", "--class", "pan rihgt", "--out", tmp_path / "out")
+    one_line(ended, "expected classes of the checkpoint, got 'pan rihgt' (did you mean 'pan_right'?)")
+    with refused("expected classes of the checkpoint, got 'pan rihgt'"):  # not the file that is none
+        Explainer().timeline(tmp_path / "none.mp4", "pan rihgt")
+    ended = cli("explain", tmp_path / "a.mp4", tmp_path / "empty", "--out", tmp_path / "out")
+    assert ended.status == 1
+    assert ended.err.endswith("\n1 failed, 1 explained\n")
 
 
 def test_a_picture_becomes_a_sheet_and_arrays(cli: Cli, nets: dict[str, Path], tmp_path: Path) -> None:
@@ -501,6 +526,25 @@ def test_a_picture_becomes_a_sheet_and_arrays(cli: Cli, nets: dict[str, Path], t
     refusal = cli("explain", tmp_path / "a.jpg", "--timeline", *options)
     assert (refusal.status, len(refusal.err.splitlines())) == (2, 1)
     assert not list((tmp_path / "out").glob("*.mp4"))
+
+
+def test_sheets_and_films_write_names_in_words(tmp_path: Path) -> None:
+    film = films.write(tmp_path / "a.mp4", films.pan(0, 4))
+    files = {"arrays": tmp_path / "b.npz", "sheet": tmp_path / "b.png", "film": tmp_path / "b.mp4"}
+    with open_video(film) as reader:
+        height, width = reader.info.height, reader.info.width
+    drawn = list[list[np.ndarray]]()
+    for name in ("pan_right", "pan right"):
+        found = Explanation(
+            source="a.mp4", checkpoint="", parts=(Part(name, 1.0, views=1),),
+            maps={"stage4": np.ones((1, 4, 1, 1), np.float32)}, places={"stage4": (np.zeros(1, np.float32),) * 2},
+            size=(height, width), boxes=((0.0, 0.0, height, width),), height=height, width=width,
+            frames=np.arange(4)[None], num_frames=4,
+        )  # fmt: skip
+        save_explanation(found, film, files)
+        with open_video(files["film"]) as reader, Image.open(files["sheet"]) as sheet:
+            drawn.append([np.asarray(sheet), *(pixels for _, pixels in reader.each(range(4)))])
+    assert all(map(np.array_equal, *drawn))
 
 
 def test_the_sheet_shows_the_map_where_it_lies(nets: dict[str, Path]) -> None:

@@ -19,6 +19,7 @@ import torch
 
 import uniformer
 from tests import odd_media
+from tests.command_line import Ended
 from tests.test_doc_examples import DOCS
 from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
 from tests.tolerance import assert_close, rounding, terms_of
@@ -27,8 +28,8 @@ from uniformer.checkpoints.records import BUNDLED
 from uniformer.cli.main import main
 from uniformer.errors import InputError
 from uniformer.inference.predictor import Predictor
-from uniformer.speed.export import write_graph
-from uniformer.speed.runtimes import open_exported
+from uniformer.speed.export import save_openvino, write_graph
+from uniformer.speed.runtimes import METADATA, open_exported
 from uniformer.tasks.classification import Prediction
 from uniformer.tasks.task import Failure
 
@@ -118,8 +119,7 @@ def test_prediction_from_a_checkpoint_imports_torch_and_nothing_slow_besides(che
 
 
 ALONE = """
-import importlib.util, site, sys
-from pathlib import Path
+import contextlib, importlib.util, io, json, sys
 
 class OnlyThese:  # the packages of an installation without torch, as docs/speed.md lists them, and what they need
     def find_spec(self, name, path=None, target=None):
@@ -137,8 +137,19 @@ class OnlyThese:  # the packages of an installation without torch, as docs/speed
 
 sys.meta_path.insert(0, OnlyThese())
 from uniformer.cli.main import main
-sys.exit(main(sys.argv[2:]))
+for command in json.loads(sys.argv[2]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(command)
+    print(json.dumps([status, out.getvalue(), err.getvalue()]))
 """
+
+
+def run_alone(allowed: str, *commands: tuple[object, ...]) -> list[Ended]:
+    """Commands, one after the other, in a process that has these packages only."""
+    done = run_python(ALONE, allowed, json.dumps([[str(word) for word in command] for command in commands]))
+    assert done.returncode == 0, done.stderr
+    return [Ended(*json.loads(line)) for line in done.stdout.splitlines()]
 
 
 @pytest.mark.parametrize(("form", "runtime"), [(".onnx", "onnxruntime,flatbuffers,google"), (".xml", "openvino")])
@@ -149,18 +160,19 @@ def test_an_installation_without_torch(form: str, runtime: str, folder: Path, tm
     names = {"pillow": "PIL", "rich": "rich,markdown_it,mdurl,pygments"}
     allowed = ",".join(["uniformer", runtime, *(names.get(name, name) for name in listed[1].split())])
     network, video = folder / f"clips{form}", folder / "h264.mp4"
-    done = run_python(ALONE, allowed, "predict", str(video), "--checkpoint", str(network), "--format", "jsonl")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["labels"][0]["name"].startswith("class of number")
-    assert run_python(ALONE, allowed, "models", "*k400*").returncode == 0
-    for command in (
-        ("predict", str(video), "--checkpoint", str(folder / "clips.safetensors")),
-        ("verify", str(folder / "clips.safetensors")),
-        ("demo", "--out", str(tmp_path / "page.html")),
-    ):
-        done = run_python(ALONE, allowed, *command)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == "uniformer: this needs the package 'torch', which is not installed: pip install torch\n"
+    predicted, models, *without = run_alone(
+        allowed,
+        ("predict", video, "--checkpoint", network, "--format", "jsonl"),
+        ("models", "*k400*"),
+        ("predict", video, "--checkpoint", folder / "clips.safetensors"),
+        ("verify", folder / "clips.safetensors"),
+        ("demo", "--out", tmp_path / "page.html"),
+    )
+    assert predicted.status == 0, predicted.err
+    assert json.loads(predicted.out)["labels"][0]["name"].startswith("class of number")
+    assert models.status == 0
+    missing = "uniformer: this needs the package 'torch', which is not installed: pip install torch\n"
+    assert without == [Ended(2, "", missing)] * 3
 
 
 def test_help_needs_neither_torch_nor_numpy() -> None:
@@ -377,20 +389,33 @@ def test_a_graph_is_for_the_frames_and_size_of_its_example(folder: Path, tmp_pat
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_an_exported_network_that_is_not_what_it_says_is_one_line(form: str, tmp_path: Path) -> None:
+def test_an_exported_network_that_is_not_what_it_says_is_one_line(form: str, folder: Path, tmp_path: Path) -> None:
     """Its description is compared with its graph when it is opened, and its logits with its classes when it runs."""
-    model = tiny_model(ndim=3)
+    import onnx
+    import openvino
 
-    def written(contract: Contract) -> Path:
-        write_graph(model, (3, 4, 64, 64), tmp_path / f"network{form}", contract)
-        return tmp_path / f"network{form}"
+    config = tiny_model(ndim=3).config
+    graph: Any = (
+        openvino.Core().read_model(folder / "clips.xml") if form == ".xml" else onnx.load(folder / "clips.onnx")
+    )
+
+    def described(contract: Contract) -> Path:
+        """The graph with another description."""
+        path = tmp_path / f"network{form}"
+        if form == ".xml":
+            graph.set_rt_info(contract.to_json(), [METADATA])
+            save_openvino(graph, path)
+        else:
+            onnx.helper.set_model_props(graph, {METADATA: contract.to_json()})
+            onnx.save(graph, path)
+        return path
 
     with refused("network.* expected views of .3, 400, 64, 64., as its description says, found .3, 4, 64, 64."):
-        Predictor(written(Contract(model.config, input=replace(CLIPS, frames=400))))
-    network = open_exported(written(Contract(replace(model.config, num_classes=9), input=CLIPS)))
+        Predictor(described(Contract(config, input=replace(CLIPS, frames=400))))
+    network = open_exported(described(Contract(replace(config, num_classes=9), input=CLIPS)))
     with refused("network.* expected logits of shape .2, 9., as it says, got .2, 7."):
         network(np.zeros((2, 3, 4, 64, 64), np.float32), 2)
-    network = open_exported(written(Contract(model.config)))
+    network = open_exported(described(Contract(config)))
     with refused("network.* cannot compute views of .3, 5, 64, 64.: "):
         network(np.zeros((2, 3, 5, 64, 64), np.float32), 2)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,23 +15,31 @@ from tests.patience import PATIENCE
 HERE = Path(__file__).parent
 
 
-def counts_of(program: str, count: int) -> dict[str, int]:
+@pytest.fixture(autouse=True)
+def _neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are programs: their neighbours are found beside them."""
+    monkeypatch.syspath_prepend(HERE)
+
+
+def counts_of(program: str, count: int, capsys: pytest.CaptureFixture[str]) -> dict[str, int]:
     """How many of so many damaged files ended how; none of them in a way that is not allowed."""
-    command = [sys.executable, str(HERE / program), "--count", str(count), "--seed", "7"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return {kind: int(number) for kind, number, *_ in map(str.split, done.stdout.splitlines())}
+    fuzz_reader, module = map(importlib.import_module, ("fuzz_reader", program))
+    kinds = (module.__doc__, module.cases, module.use, module.ALLOWED)
+    status = fuzz_reader.main(["--count", str(count), "--seed", "7"], *kinds)
+    said = capsys.readouterr().out
+    assert status == 0, said
+    return {kind: int(number) for kind, number, *_ in map(str.split, said.splitlines())}
 
 
-def test_damaged_files_give_frames_or_one_line() -> None:
-    counts = counts_of("fuzz_reader.py", 66)
+def test_damaged_files_give_frames_or_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    counts = counts_of("fuzz_reader", 66, capsys)
     assert counts["frames"] + counts["InputError"] == counts["all"] == 66
     assert counts["frames"] > 10
     assert counts["InputError"] > 5
 
 
-def test_damaged_checkpoints_compute_or_give_one_line() -> None:
-    counts = counts_of("fuzz_checkpoints.py", 70)
+def test_damaged_checkpoints_compute_or_give_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    counts = counts_of("fuzz_checkpoints", 70, capsys)
     assert counts["computes"] + counts["InputError"] == counts["all"] == 70
     assert counts["computes"] > 1
     assert counts["InputError"] > 30
@@ -53,15 +60,13 @@ def misbehave(path: Path) -> str:
     return "frames"
 
 
-def test_a_crash_a_hang_and_a_glut_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(HERE)  # it is a program: its neighbours are found beside it
+def test_a_crash_a_hang_and_a_glut_are_noticed(tmp_path: Path) -> None:
     names = ["good", "crash", "good", "spin", "memory", "good"]
     assert outcomes(names, tmp_path, seconds=5) == ["frames", "crash", "frames", "hang", "memory", "frames"]
 
 
-def test_one_that_waits_for_ever_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_waits_for_ever_is_noticed(tmp_path: Path) -> None:
     """Alone: it never answers, while others might only be slow."""
-    monkeypatch.syspath_prepend(HERE)
     assert outcomes(["sleep"], tmp_path, patience=1) == ["hang"]
 
 

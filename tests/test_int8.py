@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.command_line import Cli, one_line
 from tests.test_doc_examples import DOCS
-from tests.test_export import ALONE, run_python
+from tests.test_export import run_alone, run_python
 from tests.tiny import IMAGES, refused, save_tiny
 from uniformer.checkpoints.load import load_model
 from uniformer.inference.predictor import Predictor
@@ -166,9 +166,9 @@ def test_an_installation_without_torch_answers_in_8_bits(
     assert listed is not None
     allowed = f"uniformer,{runtime},PIL,rich,markdown_it,mdurl,pygments,{listed[1].replace(' ', ',')}"
     source = data / "val" / "class of number 2" / "0.png"
-    done = run_python(ALONE, allowed, "predict", str(source), "--checkpoint", str(files[form][0]), "--format", "jsonl")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["labels"][0]["name"] == Predictor(files[form][0])(source).labels[0].name
+    (done,) = run_alone(allowed, ("predict", source, "--checkpoint", files[form][0], "--format", "jsonl"))
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["labels"][0]["name"] == Predictor(files[form][0])(source).labels[0].name
 
 
 # ---- what it is calibrated on, and judged by -------------------------------------------------------------------------

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
 
-from tests.kill_anywhere import VERBS, difference, results
+from tests.kill_anywhere import VERBS, difference, main, results
 
 
-def test_every_verb_goes_on_after_a_kill() -> None:
-    program = Path(__file__).with_name("kill_anywhere.py")
-    done = subprocess.run(
-        [sys.executable, str(program), "--count", "1", "--seed", "3"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()[:-1]] == list(VERBS)
+def test_every_verb_goes_on_after_a_kill(capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(["--count", "1", "--seed", "3"])
+    said = capsys.readouterr().out
+    assert status == 0, said
+    assert [line.split()[0] for line in said.splitlines()[:-1]] == list(VERBS)
 
 
 def test_what_is_lost_left_or_different_is_noticed(tmp_path: Path) -> None:

@@ -50,6 +50,14 @@ def shots_of(rate: float) -> list[tuple[int, int]]:
     return [(round(start * rate), round(end * rate)) for start, end in ((0, 8), (8, 61), (62, 4000))]
 
 
+def test_a_film_without_a_frame_to_mark_is_one_line() -> None:
+    """Five frames at a thousand a second are over before one of sixty is."""
+    short = Timeline("film.mp4", "tiny", (), 0.005, 1000.0, (Segment(1, 0.0, 0.005, "", None),), ())
+    for form in (to_edl, to_fcpxml, to_otio):
+        with refused("film.mp4: expected a frame at 60 a second to set markers in, found 0.005 s"):
+            form(short)
+
+
 # ---- frames and time code --------------------------------------------------------------------------------------------
 
 

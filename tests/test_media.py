@@ -398,3 +398,40 @@ def test_the_command_line_takes_addresses(cli: Cli, media: Path, server: MediaSe
     assert ended.status == 1
     assert f"{server.url}/gone: expected an image or a video, the server answers 410" in ended.err
     assert {row["source"] for row in csv.DictReader(ended.out.splitlines())} >= {addresses[0], f"{server.url}/clip.mp4"}
+
+
+def test_what_is_made_of_an_address_has_the_files_name(
+    cli: Cli, media: Path, server: MediaServer, tmp_path: Path
+) -> None:
+    """And not what is asked of the server, which may be secret."""
+    asked, net = f"{server.url}/clip.mp4?key=a/b.c&x=1.5#t", ("--checkpoint", media / "clips.safetensors", "--quiet")
+    for command in (
+        ("predict", asked, asked[:-2], "--draw", tmp_path / "drawn", "--show-sampling", tmp_path / "fed"),
+        ("demo", asked, asked[:-2], "--out", tmp_path / "report"),
+        ("explain", asked, "--out", tmp_path / "why"),
+    ):
+        assert cli(*command, *net).status == 0
+    made = {path.name for path in tmp_path.glob("*/*")}
+    assert made == {
+        "clip.mp4", "clip.2.mp4", "clip.mp4.sampling.png", "clip.mp4.2.sampling.png", "clip.mp4.2",
+        "clip.explained.png", "clip.explained.npz", "clip.explained.mp4",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["predict", "explain"])
+def test_an_address_that_is_none_is_one_line(command: str, cli: Cli, media: Path, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "out") if command == "explain" else ()
+    ended = cli(command, "http://[::1/a.jpg", media / "photos", "--checkpoint", media / "images.safetensors", *out)
+    assert ended.status == 1
+    assert "http://[::1/a.jpg: cannot be fetched: invalid ipv6 url" in ended.err
+
+
+def test_a_name_that_is_too_long_costs_the_others_nothing(cli: Cli, media: Path, tmp_path: Path) -> None:
+    """The file has the longest name there is, so what is made of it has none."""
+    film, net = tmp_path / f"{'l' * 250}.mp4", ("--checkpoint", media / "clips.safetensors")
+    film.write_bytes((media / "videos/h264.mp4").read_bytes())
+    for option in ("--draw", "--show-sampling"):
+        ended = cli("predict", film, media / "videos/h264.mp4", *net, option, tmp_path / option)
+        assert ended.status == 1
+        assert ended.err.count("File name too long") == 1
+        assert [path.name[:8] for path in (tmp_path / option).iterdir()] == ["h264.mp4"]

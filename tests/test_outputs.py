@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,8 +16,9 @@ import torch
 from PIL import Image
 
 from tests import odd_media
-from tests.command_line import COMMAND, Cli, Ended, one_line
+from tests.command_line import Cli, Ended, one_line
 from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
+from tests.training_processes import ended, said, start_command
 from uniformer.checkpoints.keys import to_reference
 from uniformer.checkpoints.save import convert
 from uniformer.support.files import as_given, atomic_path, check_outputs, clear_away, distinct_names
@@ -276,11 +276,11 @@ def test_two_runs_into_one_file(place: Path) -> None:
     (place / "many").mkdir()
     for number in range(150):
         os.link(place / "v/a/a.mp4", place / "many" / f"{number:03}.mp4")
-    command = [*COMMAND, "predict", "many", *CLIP, "--out", "same.jsonl"]
-    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [run.communicate() for run in runs]
-    assert sorted(run.returncode for run in runs) == [0, 2]
-    refusal = next(err for run, (_, err) in zip(runs, said, strict=True) if run.returncode == 2)
+    command = ["predict", "many", *CLIP, "--out", "same.jsonl"]
+    outputs = [place.with_name(name) for name in ("one", "other")]
+    statuses = list(map(ended, [start_command(command, place, says=out) for out in outputs]))
+    assert sorted(statuses) == [0, 2]
+    refusal = said(outputs[statuses.index(2)])
     assert refusal.startswith("uniformer: ")
     assert refusal.count("\n") == 1
     assert "same.jsonl is in use by " in refusal or "same.jsonl: it is there already" in refusal

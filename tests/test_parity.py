@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tests.golden import (
     digest,
     golden_input,
     golden_model,
+    latest_state,
     normals,
     reference_state,
     run_with_features,
@@ -26,10 +28,18 @@ from uniformer.checkpoints.keys import from_reference, reference_key, to_referen
 from uniformer.checkpoints.load import load_tensors
 from uniformer.network.model import UniFormer
 
-FORWARD = [name for name, case in CASES.items() if case["mode"] == "eval"]
-TRAIN = [name for name, case in CASES.items() if case["mode"] == "train"]
+FORWARD, TRAIN = (
+    sorted((name for name, case in CASES.items() if case["mode"] == mode), key=lambda name: CASES[name]["manifest"])
+    for mode in ("eval", "train")
+)
 INFLATE = [name for name, case in CASES.items() if case["mode"] == "inflate"]
 FLOAT64 = 1e-9
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _weights_go_with_the_last_test() -> Iterator[None]:
+    yield
+    latest_state.cache_clear()
 
 
 def named_outputs(case: dict[str, Any], y: Any) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.dense_nets import SMALL
 from tests.tiny import refused
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.load import create_model
@@ -201,7 +202,7 @@ def test_a_pose_network_looks_where_the_file_says(tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "c.png"):
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 100, 3), np.uint8)).save(tmp_path / name)
     people = read(tmp_path, "a.png,1,2,30,40\na.png,50,2,90,60\nc.png,0,0,100,60\n", "people.csv")
-    model = create_model("topdown.uniformer_nano", depths=(1, 1, 1, 1), dims=(16, 32, 64, 64))
+    model = create_model("topdown.uniformer_nano", **SMALL)
     contract = Contract(model.config, input=PersonCrop((64, 64)), details=load_details("COCO 2017 keypoints"))
     predictor = Predictor((model, contract), people=people, alike=1.0)
     first, second, third = predictor.run([str(tmp_path / name) for name in ("a.png", "b.png", "c.png")])

@@ -16,13 +16,12 @@ from PIL import Image
 
 import uniformer
 from tests import odd_media
-from tests.memory import at_most_more
+from tests.memory import alone, at_most_more
 from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
 from tests.tolerance import assert_close, layers_of, terms_of
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.save import save_checkpoint
 from uniformer.inference.predictor import Predictor
-from uniformer.network.model import UniFormer
 from uniformer.reading.sampling import clip_indices
 from uniformer.reading.video import open_video
 from uniformer.tasks.classification import Prediction
@@ -346,19 +345,21 @@ def test_probabilities_may_be_averaged_instead_of_logits(folder: Path) -> None:
 # ---- memory that runs out --------------------------------------------------------------------------------------------
 
 
-def test_a_batch_that_asks_for_too_much_memory_is_tried_one_by_one(one_thread: None) -> None:
-    found = predicted(tiny_model(dims=(256, 32, 64, 64)), 320, count=16, megabytes=200)
+def test_a_batch_that_asks_for_too_much_memory_is_tried_one_by_one() -> None:
+    found = alone(predicted, 320, 16, 200)
     assert [type(result) for result in found] == [Prediction] * 16
 
 
-def test_views_that_ask_for_too_much_memory_fail_and_the_run_goes_on(one_thread: None) -> None:
-    found = predicted(tiny_model(dims=(256, 32, 64, 64)), 1024, count=2, megabytes=120)
+def test_views_that_ask_for_too_much_memory_fail_and_the_run_goes_on() -> None:
+    found = alone(predicted, 1024, 2, 120)
     assert len(found) == 2
     assert all(isinstance(result, Failure) and ": out of memory: " in result.error for result in found)
 
 
-def predicted(model: UniFormer, side: int, count: int, megabytes: int) -> list[Prediction | Failure]:
+def predicted(side: int, count: int, megabytes: int) -> list[Prediction | Failure]:
     """Of so many pictures in one batch, with so much memory beyond what there is."""
+    torch.set_num_threads(1)
+    model = tiny_model(dims=(256, 32, 64, 64))
     spec = replace(IMAGES, size=(side, side), resize=side)
     predictor = Predictor((model, Contract(model.config, input=spec)), batch_size=count, workers=1)
     pictures = [np.full((side, side, 3), 10 * shade, np.uint8) for shade in range(count)]

@@ -198,6 +198,18 @@ def test_a_folder_in_the_way_is_told_before_anything_is_written(tmp_path: Path) 
     assert [file.name for file in out.iterdir()] == ["README.md"]
 
 
+def test_a_file_in_the_way_of_the_folder_stays(tmp_path: Path) -> None:
+    model, other = load_model(save_tiny(tmp_path / "a.safetensors", IMAGES))[0], tmp_path / "b.safetensors"
+    before = save_tiny(other, IMAGES, seed=1).read_bytes()
+    for write in (
+        lambda: push(tmp_path / "a.safetensors", "me/model", dry_run=True, out=other, force=True),
+        lambda: save_pretrained(model, other, force=True),
+    ):
+        with refused("cannot write .*b.safetensors: it is there already, expected a folder or none"):
+            write()
+        assert other.read_bytes() == before
+
+
 def test_exports_and_receipts_go_beside_the_weights(hub: Hub, client: Client, tmp_path: Path) -> None:
     path = save_tiny(tmp_path / "a.safetensors", IMAGES)
     for name in ("small.xml", "small.bin", "small.json", "config.json"):

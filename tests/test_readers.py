@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,11 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.command_line import COMMAND
+from tests.command_line import Cli, spawn
 from tests.patience import PATIENCE, wait_until
 from tests.tiny import CLIPS, refused, save_tiny
-from tests.training_processes import ended, said, start_several
+from tests.training_processes import ended, said, start_several, start_work
 from tests.training_runs import losses, make_images, recipe_file
+from uniformer.cli.main import main
 from uniformer.errors import InputError
 from uniformer.support.jobs import run_parallel
 from uniformer.support.readers import read_in_order
@@ -177,25 +180,32 @@ def listed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def evaluated(folder: Path, before: list[str]) -> subprocess.CompletedProcess[str]:
-    command = [*COMMAND, "eval", str(folder / "net.safetensors"), str(folder / "list.csv"), "--workers", "2"]
-    return subprocess.run([*before, *command], text=True, capture_output=True, check=False)
+def evaluation(folder: Path) -> list[str]:
+    return ["eval", str(folder / "net.safetensors"), str(folder / "list.csv"), "--workers", "2"]
 
 
-def test_shared_memory_may_be_small(listed: Path) -> None:
+@pytest.mark.usefixtures("one_thread")
+def test_shared_memory_may_be_small(listed: Path, cli: Cli) -> None:
     unshared = ["unshare", "-m", "sh", "-c", SMALL, "sh"]
     if subprocess.run([*unshared, "true"], capture_output=True, check=False).returncode:
         pytest.skip("not allowed to mount a small /dev/shm here")
-    small, usual = evaluated(listed, unshared), evaluated(listed, [])
-    assert (small.returncode, usual.returncode) == (0, 0), small.stderr
-    assert small.stdout == usual.stdout
+    small, usual = spawn(*evaluation(listed), shell=shlex.join(unshared) + ' "$@"'), cli(*evaluation(listed))
+    assert (small.status, usual.status) == (0, 0), small.err
+    assert small.out == usual.out
 
 
-def test_files_may_be_few(listed: Path) -> None:
+def evaluate_within(folder: Path, kind: int, most: int) -> None:
+    """In a process that may have no more than so much of something."""
+    resource.setrlimit(kind, (most, most))
+    sys.exit(main(evaluation(folder)))
+
+
+@pytest.mark.parametrize(("kind", "most"), [(resource.RLIMIT_NOFILE, 40), (resource.RLIMIT_FSIZE, 20_000)])
+def test_files_may_be_few(kind: int, most: int, listed: Path, tmp_path: Path) -> None:
     """Few that may be open, and none that may be long: then answers come through the socket."""
-    for limit in ("ulimit -n 40", "ulimit -f 40"):
-        done = evaluated(listed, ["sh", "-c", f'{limit}; exec "$@"', "sh"])
-        assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    out = tmp_path / "out"
+    assert ended(start_work(out, evaluate_within, listed, kind, most)) == 0, said(out)
+    assert "Traceback" not in said(out)
 
 
 def test_reading_after_work_with_two_threads(listed: Path) -> None:

@@ -317,6 +317,20 @@ def test_a_map_of_few_classes_keeps_pixels_without_one(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(image), np.where(labels == 1, 1, 255))
 
 
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        lambda name: detections(1, names=(name,)).draw(ground()),
+        lambda name: segmentation(classes=(name,) * 150).draw(ground()),
+        lambda name: drawing.captioned(ground(), [drawing.Entry(name, 0.5, (9, 9, 9))]),
+    ],
+)
+def test_names_are_drawn_in_words(drawn: Callable[[str], Image.Image]) -> None:
+    """As the pages write them; files keep the spelling of the classes."""
+    assert np.array_equal(np.asarray(drawn("pan_right")), np.asarray(drawn("pan right")))
+    assert detections(1, names=("pan_right",)).rows()[0][0] == "pan_right"
+
+
 def test_people_have_sides() -> None:
     pixels = np.asarray(poses(1).draw(ground()))
     assert tuple(pixels[20, 20]) == drawing.LEFT

@@ -20,6 +20,7 @@ from PIL import Image
 from tests.command_line import COMMAND, Cli, one_line, predict
 from tests.patience import wait_until
 from tests.tiny import IMAGES, save_tiny
+from tests.training_processes import ended, said, start_command
 from uniformer.inference.results import Answers
 from uniformer.support.files import changed_at
 from uniformer.support.resume import Records
@@ -45,11 +46,10 @@ def results(path: Path) -> dict[str, int]:
 # ---- every verb that goes on -----------------------------------------------------------------------------------------
 
 CLIPS = 120
-VERBS = {  # arguments, and what is compared of the output; other forms may be computed otherwise by another process
+VERBS = {  # arguments, and what is compared of the output; other forms may be computed otherwise by another process.
+    # Evaluation, features and training are killed by test_kill_anywhere.py.
     "predict to jsonl": ("predict {many} --checkpoint {net} --compute plain --resume --out {out}.jsonl", "out.jsonl"),
     "predict to csv": ("predict {many} --checkpoint {net} --compute plain --resume --out {out}.csv", "out.csv"),
-    "eval": ("eval {net} {listed} --workers 1 --plain --out {out}", "out/answers/rows-0.bin"),
-    "features": ("features {net} {listed} --workers 0 --stages 4 --plain --out {out}", "out/*.safetensors"),
     "scan": ("data scan {listed} --workers 0 --out {out}", "out/*.manifest"),
     "prepare": ("data prepare {listed} --workers 0 --short-side 32 --out {out}", "out/*.mp4"),
 }
@@ -67,27 +67,24 @@ def made(folder: Path, pattern: str) -> dict[str, object]:
 
 
 def _content(data: bytes, suffix: str) -> object:
-    if suffix not in (".safetensors", ".manifest"):
+    if suffix != ".manifest":
         return re.sub(rb'"timings": {.*?}', b"", data)
     end = 8 + int.from_bytes(data[:8], "little")
     return json.loads(data[8:end]), data[end:]
 
 
 def pieces(folder: Path) -> int:
-    """How many lines and rows there are, while another process writes and moves files."""
+    """How many lines there are, while another process writes and moves files."""
     total = 0
     for root, _, names in os.walk(folder):  # leaves out folders that are gone meanwhile
         for path in (Path(root, name) for name in names if not name.startswith(".")):
             with suppress(FileNotFoundError):
-                total += path.stat().st_size // ROW if path.suffix == ".bin" else path.read_bytes().count(b"\n")
+                total += path.read_bytes().count(b"\n")
     return total
 
 
-# Bytes of a kept answer of seven classes: the sum of its file, its number, logits, probabilities, a checksum.
-ROW = 8 + 8 + 2 * 4 * 7 + 4
-
-
 @pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.usefixtures("one_thread")
 def test_a_run_that_is_killed_at_a_random_moment_goes_on(
     verb: str, cli: Cli, media: Path, many: Path, listed: Path, tmp_path: Path
 ) -> None:
@@ -97,11 +94,11 @@ def test_a_run_that_is_killed_at_a_random_moment_goes_on(
     for folder in (cut, whole):
         folder.mkdir()
     arguments = command.format(**places, out=cut / "out").split()
-    child = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     moment = random.randrange(1, CLIPS // 2)
-    wait_until(lambda: pieces(cut) >= moment, lambda: child.poll() is None)
+    child = start_command(arguments, tmp_path)
+    wait_until(lambda: pieces(cut) >= moment, child.is_alive)
     child.kill()
-    assert child.wait() == -signal.SIGKILL, f"the run ended before it had {moment} pieces"
+    assert ended(child) == -signal.SIGKILL, f"the run ended before it had {moment} pieces: {said(tmp_path)}"
     assert pieces(cut) >= moment
     assert cli(*arguments).status == cli(*command.format(**places, out=whole / "out").split()).status == 0
     assert made(cut, pattern) == made(whole, pattern) != {}, f"killed after {moment} pieces"

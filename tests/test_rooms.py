@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.command_line import COMMAND, one_line, spawn
-from tests.patience import wait_until
+from tests.command_line import Cli, one_line
+from tests.training_processes import ended, kill, said, start_command
 from uniformer.datasets.annotated import annotated_kind, open_annotated
 from uniformer.doom import coco, views
 from uniformer.doom.game import LEVELS
@@ -26,7 +25,7 @@ from uniformer.reading.run_lengths import decode_mask
 needs_vizdoom = pytest.mark.skipif(importlib.util.find_spec("vizdoom") is None, reason="needs vizdoom")
 
 FEW = {"pictures": 24, "size": "320x240"}
-ARGUMENTS = ("--pictures", 24, "--size", "320x240", "--workers", 1)
+ARGUMENTS = ("--pictures", "24", "--size", "320x240", "--workers", "1")
 
 
 @pytest.fixture(scope="module")
@@ -174,15 +173,12 @@ def test_a_camera_sees_over_no_wall_and_has_room() -> None:
 @needs_vizdoom
 def test_a_killed_run_goes_on_in_the_same_bytes(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "set"
-    process = subprocess.Popen([*COMMAND, *map(str, ("data", "make", "rooms", out, *ARGUMENTS))])
-    wait_until(lambda: (out / "images/train/000002.jpg").exists(), lambda: process.poll() is None)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    command = ["data", "make", "rooms", str(out), *ARGUMENTS]
+    assert kill(start_command(command, tmp_path, says=out), (out / "images/train/000002.jpg").exists), said(out)
     assert not (out / "annotations").exists()
     (out / "labels/train/.000001.png.0a1b2c3d.png").write_bytes(b"half a file")
-    done = spawn("data", "make", "rooms", out, *ARGUMENTS)
-    assert done.status == 0, done.err
-    assert done.out.startswith("train: monster ")
+    assert ended(start_command(command, tmp_path, says=out)) == 0, said(out)
+    assert re.search("^train: monster ", said(out), re.M)
     assert files(out) == files(made)
 
 
@@ -203,13 +199,13 @@ def test_what_is_there_is_not_made_again(made: Path, tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------- bad input
 
 
-def test_bad_input_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input_is_one_line(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = tmp_path / "own"
     own.mkdir()
     (own / "notes.txt").write_text("mine")
-    one_line(spawn("data", "make", "rooms", own), "expected a new folder or a set to go on with, found 'notes.txt'")
-    one_line(spawn("data", "make", "rooms", own / "notes.txt"), "expected a folder to write to")
-    one_line(spawn("data", "make", "room", own), "invalid choice: 'room'")
+    one_line(cli("data", "make", "rooms", own), "expected a new folder or a set to go on with, found 'notes.txt'")
+    one_line(cli("data", "make", "rooms", own / "notes.txt"), "expected a folder to write to")
+    one_line(cli("data", "make", "room", own), "invalid choice: 'room'")
     for arguments, message in (
         ({"pictures": 1}, "expected at least 2 pictures, one to train and one to validate, got 1"),
         ({"seed": -3}, "expected a seed from 0 up, got -3"),

@@ -18,7 +18,7 @@ from PIL import Image
 from tests import odd_media
 from tests.dense_nets import make_nets
 from tests.patience import PATIENCE
-from tests.served import Served, error_of, make_served, post, same, served
+from tests.served import Served, error_of, get, make_served, post, same, served
 from tests.test_vocabulary import save_namer
 from tests.tiny import tiny_model
 from tests.tolerance import assert_close, rounding, terms_of
@@ -67,6 +67,30 @@ def test_answers_are_those_of_python(folder: Path) -> None:
             one.post("predict", folder / "picture.png").json(), one.service.predictor(folder / "picture.png").to_dict()
         )
         assert "a network of clips" in error_of(one.post("timeline", film), 422)
+
+
+def test_openapi_tells_what_there_is(folder: Path) -> None:
+    """Options in the address and in the form, each task's own, and what comes back."""
+    wanted = {
+        "clips": {"start", "end", "clips", "crops", "follow_seconds", "top_k", "vocabulary"},
+        "detection": {"score", "most", "keep", "every"},
+        "segmentation": {"keep", "mode", "tile", "flip", "every"},
+    }
+    for net, options in wanted.items():
+        with served(Predictor(folder / f"{net}.safetensors")) as one:
+            paths = get(f"{one.url}/openapi.json").json()["paths"]
+            told = paths["/predict"]["post"]
+            asked = {each["name"]: each["schema"] for each in told["parameters"]}
+            form = told["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+            assert set(asked) == options
+            assert form == {**asked, "file": {"type": "string", "format": "binary"}}
+            answers = {"application/json"} | ({"image/png"} if net != "clips" else set())
+            assert set(told["responses"]["200"]["content"]) == answers
+            assert "error" in told["responses"]["default"]["description"]
+            (kind,) = paths["/metrics"]["get"]["responses"]["200"]["content"]
+            assert get(f"{one.url}/metrics").headers["content-type"].startswith(kind)
+            if net == "clips":
+                assert asked["crops"] == {"type": "integer", "enum": [1, 3]}
 
 
 def test_a_request_may_name_motions_in_others_words(folder: Path) -> None:

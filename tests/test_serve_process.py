@@ -41,8 +41,8 @@ def test_the_command_refuses_in_one_line(
 ) -> None:
     arguments = ["serve", "--checkpoint", folder / "clips.safetensors"]
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        one_line(
-            cli(*arguments, "--port", taken.getsockname()[1]),
+        one_line(  # before anything is loaded, or fetched
+            cli("serve", "--checkpoint", tmp_path / "none.safetensors", "--port", taken.getsockname()[1]),
             "cannot listen on 127.0.0.1", "address already in use; give another --port",
         )  # fmt: skip
         others = cli(*arguments, "--host", "0.0.0.0", "--port", taken.getsockname()[1]).err.splitlines()
@@ -56,9 +56,11 @@ def test_the_command_refuses_in_one_line(
         changed.setattr("tempfile.tempdir", str(tmp_path / "gone"))
         one_line(cli(*arguments, "--port", 0), "expected a folder for temporary files", "no such file")
     assert is_given_back()  # what does not serve leaves the process as it was
+    for server in ("app", "serve"):
+        one_line(cli(server, "--host", ""), "expected a host to listen at, such as 127.0.0.1, got none")
     (tmp_path / "token").write_text("two words")
     one_line(cli(*arguments, "--token-file", tmp_path / "token"), "expected a token")
-    one_line(cli(*arguments, "--workers", 0), "expected workers of at least 1")
+    one_line(cli(*arguments, "--port", 0, "--workers", 0), "expected workers of at least 1")
     monkeypatch.setenv("UNIFORMER_TOKEN", "")
     one_line(cli(*arguments), "UNIFORMER_TOKEN: expected a token")
     monkeypatch.delenv("UNIFORMER_TOKEN")
@@ -93,12 +95,12 @@ def test_memory_is_not_given_back_and_asked_for_again() -> None:
     assert is_kept == "False" or 5 * int(kept) < int(usual)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.1", "127.0.0.9"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.1", "127.0.0.9", ""])
 def test_this_machine_alone(host: str) -> None:
     assert not reaches_others(host)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "0", "", "::", "192.0.2.1", "10.127.0.1"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "0", "::", "192.0.2.1", "10.127.0.1"])
 def test_others_too(host: str) -> None:
     assert reaches_others(host)
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +12,15 @@ import torch
 from PIL import Image
 
 import uniformer
-from tests.patience import wait_until
 from tests.tiny import refused, same
 from tests.tolerance import assert_close, rounding, terms_of
-from tests.toy_task import Number, Redness
+from tests.toy_task import Number, Redness, evaluate, train
+from tests.training_processes import ended, kill, places, said, start_work
 from tests.training_runs import STILL, TINY, recipe_file
 from uniformer.checkpoints.contract import Contract
 from uniformer.checkpoints.load import load_model
 
 LEVELS = ("0.1", "0.5", "0.9")
-ROOT = Path(__file__).parents[1]
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 SETTINGS = {
     "model": {**TINY, "num_classes": 1},
     "batch_size": 24,  # all samples: batch norms take away what is common to a batch
@@ -75,21 +70,19 @@ def test_it_predicts(folder: Path) -> None:
 
 
 def test_it_is_evaluated_by_one_and_by_two_processes(folder: Path, tmp_path: Path) -> None:
-    words = [str(folder / "run" / "model.safetensors"), str(folder / "data")]
-    alone = uniformer.evaluate(*words, out=tmp_path / "one", device="cpu", workers=0, task=Redness)
+    given = folder / "run" / "model.safetensors", folder / "data"
+    alone = uniformer.evaluate(*given, out=tmp_path / "one", device="cpu", workers=0, task=Redness)
     trained = uniformer.train(folder / "recipe.toml", out=folder / "run", device="cpu", task=Redness)
-    sums = terms_of(load_model(words[0])[0])  # in other batches
+    sums = terms_of(load_model(given[0])[0])  # in other batches
     assert alone.metrics["loss"] == pytest.approx(trained.metrics["val_loss"], abs=rounding(torch.float32, sums))
     assert "largest error" in json.loads((tmp_path / "one" / "metrics.json").read_text())
     assert "<svg" not in (tmp_path / "one" / "report.html").read_text()
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "-m", "tests.toy_task", "eval", *words, str(tmp_path / "two")]
-    done = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "two" / "answers").glob("rows-*.bin"))) == 2
+    out = tmp_path / "two"
+    assert ended(*(start_work(out, evaluate, *given, out, **place) for place in places(2))) == 0, said(out)
+    assert len(list((out / "answers").glob("rows-*.bin"))) == 2
     one, two = (np.load(tmp_path / name / "scores.npz") for name in ("one", "two"))
     assert one["said"].tobytes() == two["said"].tobytes()
-    assert json.loads((tmp_path / "two" / "found.json").read_text()) == alone.metrics
+    assert json.loads((out / "found.json").read_text()) == alone.metrics
 
 
 def test_its_evaluation_goes_on(folder: Path, tmp_path: Path) -> None:
@@ -109,11 +102,8 @@ def test_its_evaluation_goes_on(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_its_training_goes_on_after_a_kill(folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.toy_task", "train", str(folder / "recipe.toml"), str(tmp_path)]
-    process = subprocess.Popen(command, env=ONE_THREAD, cwd=ROOT, stdout=subprocess.DEVNULL)
-    wait_until((tmp_path / "best.safetensors").exists, lambda: process.poll() is None)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    child = start_work(tmp_path, train, folder / "recipe.toml", tmp_path)
+    assert kill(child, (tmp_path / "best.safetensors").exists), said(tmp_path)
     uniformer.train(folder / "recipe.toml", out=tmp_path, device="cpu", task=Redness)
     once, killed = (load_model(path / "model.safetensors")[0].state_dict() for path in (folder / "run", tmp_path))
     assert same(once, killed)

@@ -77,12 +77,16 @@ def test_videos_get_the_predictors_answers(clips: Path, videos: list[str]) -> No
         classify(videos[0], num_frames=8)
 
 
-def test_what_a_checkpoint_knows_of_parts_and_priors_is_heeded(videos: list[str], tmp_path: Path) -> None:
-    """The bundled network sees a window in parts: their plain mean would be another answer."""
+@pytest.mark.parametrize("parts", [[[0, 1]], [[0, 1], [0, 0.5], [0.5, 1]]], ids=["whole", "parts"])
+def test_what_a_checkpoint_knows_of_parts_and_priors_is_heeded(
+    parts: list[list[float]], videos: list[str], tmp_path: Path
+) -> None:
+    """Neither the plain mean of the parts nor what the network says of the whole would be the same answer."""
     model, contract, _ = uniformer.load_model("uniformer_nano_video.camera_motion")
+    contract = replace(contract, details={"parts": parts, "temperature": 0.6, "prior": {"static": 2.5}})
     uniformer.save_checkpoint(model, tmp_path / "motion", contract)
     classify = transformers.pipeline("video-classification", model=str(tmp_path / "motion"), device="cpu")
-    predictor = uniformer.Predictor("uniformer_nano_video.camera_motion", device="cpu", top_k=20)
+    predictor = uniformer.Predictor(str(tmp_path / "motion"), device="cpu", top_k=20)
     for video in videos[:2]:
         agree(classify(video, top_k=20), predictor(video))
     model = transformers.AutoModelForVideoClassification.from_pretrained(

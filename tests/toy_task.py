@@ -1,13 +1,12 @@
 """A second task for the seam: one number per clip or picture, such as how red it is. All that it needs is here.
 
-The names of the data set's classes are the numbers. `python -m tests.toy_task train|eval ...` runs it in processes.
+The names of the data set's classes are the numbers.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,12 +117,14 @@ class Redness(Task):
         return NumberMetric(manifest)
 
 
-if __name__ == "__main__":
-    verb, *words = sys.argv[1:]
-    torch.set_num_threads(1)
-    if verb == "train":
-        uniformer.train(words[0], out=words[1], device="cpu", task=Redness)
-    else:
-        found = uniformer.evaluate(words[0], words[1], out=words[2], device="cpu", workers=1, task=Redness)
-        if found.is_main:
-            Path(words[2], "found.json").write_text(json.dumps(found.metrics))
+# ---- in processes ----------------------------------------------------------------------------------------------------
+
+
+def train(recipe: Path, out: Path) -> None:
+    uniformer.train(recipe, out=out, device="cpu", task=Redness)
+
+
+def evaluate(net: Path, data: Path, out: Path) -> None:
+    found = uniformer.evaluate(net, data, out=out, device="cpu", workers=1, task=Redness)
+    if found.is_main:
+        Path(out, "found.json").write_text(json.dumps(found.metrics))

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -26,18 +26,26 @@ from uniformer.training.state import read_state
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["uniformer.cli.train", "uniformer.training.loop", "torch._dynamo", "tests.training_runs"]
-)
+    ["uniformer.cli.train", "uniformer.training.loop", "uniformer.training.fit_head", "uniformer.datasets.prepare",
+     "jinja2", "torch._dynamo", "torchvision", "onnxruntime", "onnxscript", "skimage.data", "tests.training_runs"]
+)  # fmt: skip
 
 Child = multiprocessing.process.BaseProcess
 
 
-def _main(arguments: list[str], said: Path, most_bytes: int | None, fatal: bool, variables: dict[str, str]) -> None:
-    """The command line in a new process, its output in the file `said`."""
+@contextlib.contextmanager
+def _settled(said: Path, variables: dict[str, str]) -> Iterator[None]:
+    """In a new process: as one from a shell with these variables, its output in the file `said`."""
     os.environ.update(variables)
-    multiprocessing.set_start_method("fork", force=True)  # of validation's loading processes, as from a shell
+    multiprocessing.set_start_method("fork", force=True)  # of loading processes
     torch.set_num_threads(1)
     with open(said, "w", buffering=1) as f, contextlib.redirect_stdout(f), contextlib.redirect_stderr(f):
+        yield
+
+
+def _main(arguments: list[str], said: Path, most_bytes: int | None, fatal: bool, variables: dict[str, str]) -> None:
+    """The command line in a new process."""
+    with _settled(said, variables):
         if most_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
             if fatal:
@@ -60,23 +68,38 @@ def start(
     A write beyond `most_bytes` fails as on a full disk; or, if that is `fatal`, the kernel kills the process in it.
     """
     arguments = ["train", str(recipe), "--out", str(out), "--device", "cpu"]
-    said = (says or out).with_name(f"{(says or out).name}.{variables.get('RANK', 0)}.said")
+    said = _beside(says or out, variables)
     child = SERVER.Process(target=_main, args=(arguments, said, most_bytes, fatal, variables))
     child.start()
     return child
 
 
-def start_command(arguments: list[str], folder: Path, **variables: str) -> Child:
-    """A command run in a folder, its output in the file `said` beside that."""
-    child = SERVER.Process(target=_command, args=(arguments, folder, variables))
+def start_command(arguments: list[str], folder: Path, *, says: Path | None = None, **variables: str) -> Child:
+    """A command run in a folder, its output in the file `says`, by default one beside it."""
+    child = SERVER.Process(target=_command, args=(arguments, folder, _beside(says or folder, variables), variables))
     child.start()
     return child
 
 
-def _command(arguments: list[str], folder: Path, variables: dict[str, str]) -> None:
+def _command(arguments: list[str], folder: Path, said: Path, variables: dict[str, str]) -> None:
     os.chdir(folder)
-    said = folder.with_name(f"{folder.name}.{variables.get('RANK', 0)}.said")
     _main(arguments, said, None, False, variables)
+
+
+def start_work(folder: Path, work: Callable[..., object], *given: object, **variables: str) -> Child:
+    """A function of a module in a process of its own, its output in a file beside the folder."""
+    child = SERVER.Process(target=_work, args=(work, given, _beside(folder, variables), variables))
+    child.start()
+    return child
+
+
+def _work(work: Callable[..., object], given: tuple[object, ...], said: Path, variables: dict[str, str]) -> None:
+    with _settled(said, variables):
+        work(*given)
+
+
+def _beside(out: Path, variables: dict[str, str]) -> Path:
+    return out.with_name(f"{out.name}.{variables.get('RANK', 0)}.said")
 
 
 def start_several(
@@ -117,7 +140,7 @@ def ended(*children: Child) -> int:
 
 
 def said(out: Path, rank: int = 0) -> str:
-    return out.with_name(f"{out.name}.{rank}.said").read_text()
+    return _beside(out, {"RANK": str(rank)}).read_text()
 
 
 def finish(recipe: Path, out: Path) -> None:

@@ -168,6 +168,11 @@ def words(name: str) -> list[str]:
     return re.sub(r"\b(?:(counter|anti) (?=clockwise)|(left|right) (?=hand(ed)?\b))", r"\1\2", spaced).split()
 
 
+def plain_name(name: str) -> str:
+    """A class as people are shown it, in pictures, films and pages: in words, on one line that subtitles can have."""
+    return " ".join(name.replace("_", " ").replace("-->", "->").split())
+
+
 _WHOLE = re.compile(r"[+-]?\d{1,1000}(?:\.0*)?", re.ASCII)  # Python refuses to convert much longer ones
 _SIGNS = "#%&*@"  # what Unicode counts as punctuation, and names mean something by: C# is not C
 

@@ -134,6 +134,8 @@ def fetch_repo(
 ) -> Path:
     """A folder with `config.json` and `model.safetensors`: `source` itself, or a copy of the hub repository it names.
 
+    Behind the name '@' and a revision may stand, which goes before the argument.
+
     A repository may change, so the hub is asked each time; without a network its last copy in the cache serves.
     Both files are of one commit. Raises `InputError` when a file is missing or cannot be fetched.
     """
@@ -146,18 +148,19 @@ def fetch_repo(
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
-    repo, how = str(source), _How(cache_dir, progress, offline)
+    repo, _, told = str(source).partition("@")
+    revision, how = told or revision, _How(cache_dir, progress, offline)
     try:
         validate_repo_id(repo)
     except HFValidationError:
-        raise InputError(f"expected a folder or a hub repository 'owner/name', got {repo!r}") from None
+        raise InputError(f"expected a folder or a hub repository 'owner/name', got {str(source)!r}") from None
     commit, path = revision, folder
     for name in REPO_FILES:
         try:
             path = _from_hub(repo, name, commit, how)
         except _Failed as failed:
             raise InputError(
-                f"cannot fetch {name} of {repo} (a hub repository, as no such folder is here): {failed}"
+                f"cannot fetch {name} of {_at(repo, revision)} (a hub repository, as no such folder is here): {failed}"
             ) from None
         commit = path.parent.name  # the cache keeps a folder per commit: the files that follow are of the same one
     return path.parent
@@ -168,7 +171,11 @@ def fetch_file(repo: str, name: str, *, revision: str = "main", cache_dir: str |
     try:
         return _from_hub(repo, name, revision, _How(cache_dir, True, None), frozen=True)
     except _Failed as failed:
-        raise InputError(f"cannot fetch {name} of {repo}: {failed}") from None
+        raise InputError(f"cannot fetch {name} of {_at(repo, revision)}: {failed}") from None
+
+
+def _at(repo: str, revision: str) -> str:
+    return repo if revision == "main" else f"{repo}@{revision}"
 
 
 def _address(file: PublishedFile) -> str:
@@ -204,11 +211,31 @@ def _from_hub(repo: str, name: str, revision: str, how: _How, *, frozen: bool = 
         if not isinstance(cached, str):
             _probe(repo, name, revision)
         bar = None if how.progress else _silent()
-        return Path(hf_hub_download(repo, name, revision=revision, cache_dir=how.cache_dir, tqdm_class=bar))
+        path = hf_hub_download(repo, name, revision=revision, cache_dir=how.cache_dir, tqdm_class=bar)
     except Exception as error:
         if not isinstance(error, OSError) and not is_transport(error):
             raise
         raise _explained(error) from None
+    if path != cached:
+        _check_sum(Path(path))
+    return Path(path)
+
+
+def _check_sum(path: Path) -> None:
+    """Whether a file of the hub's cache, which keeps large ones under the SHA-256 that the hub tells, is what the hub
+    has: huggingface_hub compares its size alone. One that is not is taken away.
+
+    What has that name may be a link itself, to what repositories share, which is named otherwise."""
+    if not path.is_symlink():  # small, or on a file system without links: nothing is known
+        return
+    blob = path.parent / path.readlink()
+    if re.fullmatch("[0-9a-f]{64}", blob.name):
+        with blob.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != blob.name:
+            for place in {path, blob, blob.resolve()}:
+                place.unlink(missing_ok=True)
+            raise _Failed(f"it did not arrive whole: expected SHA-256 {blob.name}, got {found}")
 
 
 def _probe(repo: str, name: str, revision: str) -> None:
@@ -240,12 +267,15 @@ def _explained(error: Exception) -> _Failed:
         GatedRepoError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
 
     if isinstance(error, GatedRepoError):
         return _Failed("the repository wants a login: run `hf auth login`")
     if isinstance(error, RepositoryNotFoundError):
         return _Failed("no such repository, or one that wants a login (`hf auth login`)", absent=True)
+    if isinstance(error, RevisionNotFoundError):
+        return _Failed("the repository has no such revision")
     if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
         return _Failed("the repository has no such file", absent=True)
     cause = (isinstance(error, LocalEntryNotFoundError) and error.__cause__) or error  # it wraps what went wrong before

@@ -179,22 +179,27 @@ def attention_in_words(window: int | None = None, global_every: int | None = Non
 
 
 def resolve(source: str | os.PathLike[str]) -> Path:
-    """The file or folder behind a published id, a path, a hub repository, or a file in one of the authors'."""
-    from uniformer.checkpoints.fetch import fetch, fetch_repo, is_path
+    """The file or folder behind a published id, a path, a hub repository, or a file in one of the authors'.
+
+    After a name on the hub '@' and a branch, tag or commit may follow.
+    """
+    from uniformer.checkpoints.fetch import fetch, fetch_file, fetch_repo, is_path
 
     path, name = Path(source).expanduser(), os.fspath(source)
+    hub_name, _, revision = name.partition("@")
     if not os.path.exists(path) and (record := published_at(name)):
-        return fetch(record)
+        repo, _, file = hub_name.rpartition("/")
+        return fetch_file(repo, file, revision=revision) if revision else fetch(record)
     if is_path(path):
         return path  # reading it says what is wrong when there is nothing
-    return fetch_repo(name) if name.count("/") == 1 else fetch(get_checkpoint(name))
+    return fetch_repo(name) if hub_name.count("/") == 1 else fetch(get_checkpoint(name))
 
 
 def _record_of(source: str | os.PathLike[str]) -> Checkpoint | None:
     if os.fspath(source) in list_checkpoints():
         return get_checkpoint(os.fspath(source))
     records = map(get_checkpoint, list_checkpoints())
-    name = Path(source).name
+    name = Path(source).name.partition("@")[0]
     return next((r for r in records if r.file and name in (r.file.name, Path(r.file.converted_url or "").name)), None)
 
 

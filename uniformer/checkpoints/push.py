@@ -29,7 +29,7 @@ from uniformer.errors import InputError, first_line
 from uniformer.heads.pyramid import DenseNetwork
 from uniformer.labels import names_file
 from uniformer.network.model import UniFormer
-from uniformer.support.files import atomic_path, check_outputs, system_folder, write_whole
+from uniformer.support.files import atomic_path, check_outputs, folder_to_fill, system_folder, write_whole
 from uniformer.support.texts import check_file, read_whole
 
 if TYPE_CHECKING:
@@ -58,13 +58,12 @@ def save_pretrained(
     page = Path(folder, CARD)
     if page.is_file() and not force and MARK.encode() not in page.read_bytes():
         raise InputError(f"cannot write {page}: it was not written by uniformer; give another folder")
-    with contextlib.suppress(OSError):  # says the next line; "model-1.0" is a folder too
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    contract = save_checkpoint(model, folder, contract)
-    for name, file in more.items():
-        with atomic_path(Path(folder, name)) as temporary:
-            shutil.copyfile(file, temporary)
-    write_whole(page, model_card(contract, repo or os.fspath(folder), more))
+    with folder_to_fill(folder):  # first, as `save_checkpoint` would replace a file of that name
+        contract = save_checkpoint(model, folder, contract)
+        for name, file in more.items():
+            with atomic_path(Path(folder, name)) as temporary:
+                shutil.copyfile(file, temporary)
+        write_whole(page, model_card(contract, repo or os.fspath(folder), more))
     return contract
 
 
@@ -87,8 +86,10 @@ def from_pretrained(source: str | os.PathLike[str], *, revision: str = "main") -
     or read.
     """
     name = os.fspath(source)
-    if revision != "main" or not published_at(name):
+    if not published_at(name):
         name = os.fspath(fetch_repo(name, revision=revision))
+    elif revision != "main":
+        name = f"{name}@{revision}"
     model, contract, _ = load_model(name)
     return model, contract
 

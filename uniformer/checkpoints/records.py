@@ -144,11 +144,12 @@ def default_checkpoint(arch: str) -> str:
 
 
 def published_at(name: str) -> Checkpoint | None:
-    """The record of a file in one of the authors' hub repositories, 'owner/name/file'; None of any other name.
+    """The record of a file in one of the authors' hub repositories, 'owner/name/file', at any revision; None of any
+    other name.
 
     Raises `InputError` for such a repository without a file, and for a file that no record knows.
     """
-    owner, repo, file = [*name.split("/", 2), "", ""][:3]
+    owner, repo, file = [*name.partition("@")[0].split("/", 2), "", ""][:3]
     known = {r.file.name: r for r in _records().values() if r.file and r.file.hub_repo == f"{owner}/{repo}"}
     if known and file not in known:
         names = ", ".join(f"{owner}/{repo}/{file}" for file in known)

@@ -44,11 +44,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     split = tasks.add_parser("split", help="divide a data set by groups, with each class in proportion")
     _add_source(split)
     split.add_argument(
-        "--fractions",
-        metavar="NAME=SHARE,...",
-        default="train=0.8,val=0.2",
+        "--fractions", metavar="NAME=SHARE,...", default="train=0.8,val=0.2",
         help="the parts, which add up to 1 (default: train=0.8,val=0.2)",
-    )
+    )  # fmt: skip
     split.add_argument(
         "--seed", type=whole(0), default=0, metavar="N", help="another division of the same data (default: 0)"
     )
@@ -60,19 +58,13 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     _add_source(prepare)
     prepare.add_argument("--out", metavar="DIR", required=True, help="folder of the new files and their manifest")
     prepare.add_argument(
-        "--short-side",
-        type=whole(2, 100_000),
-        default=256,
-        metavar="PIXELS",
+        "--short-side", type=whole(2, 100_000), default=256, metavar="PIXELS",
         help="smaller videos keep their size (default: 256)",
-    )
+    )  # fmt: skip
     prepare.add_argument(
-        "--gop",
-        type=whole(1, 1_000_000),
-        default=16,
-        metavar="FRAMES",
+        "--gop", type=whole(1, 1_000_000), default=16, metavar="FRAMES",
         help="from one keyframe to the next (default: 16)",
-    )
+    )  # fmt: skip
     prepare.add_argument("--overwrite", action="store_true", help="replace files that no earlier run wrote")
     prepare.add_argument(
         "--codec", default="h264", metavar="NAME", help="h264 (default), or mjpeg: larger, and quickest to read"
@@ -91,23 +83,18 @@ def _add_benchmarks(make: argparse.ArgumentParser) -> None:
     for part, count in (("train", 10_000), ("val", 1_000), ("test", 2_000)):
         motion.add_argument(f"--{part}", type=whole(0, 10**8), default=count, metavar="CLIPS", help=f"default: {count}")
     motion.add_argument(
-        "--worlds",
-        default="doom,photos",
-        metavar="NAME,...",
+        "--worlds", default="doom,photos", metavar="NAME,...",
         help="where it is filmed, in turns (default: doom,photos)",
-    )
+    )  # fmt: skip
     motion.add_argument("--photos", metavar="DIR", help="photographs to use besides scikit-image's")
     motion.set_defaults(action=_make_camera_motion)
 
     rooms = names.add_parser("rooms", help="pictures of rooms with boxes, instance masks and label maps")
     rooms.add_argument("out", metavar="OUT", help="folder to write to")
     rooms.add_argument(
-        "--pictures",
-        type=whole(2, 10**7),
-        default=3600,
-        metavar="N",
+        "--pictures", type=whole(2, 10**7), default=3600, metavar="N",
         help="of which every sixth is to validate (default: 3600)",
-    )
+    )  # fmt: skip
     rooms.add_argument("--size", default="640x480", metavar="WxH", help="of the pictures (default: 640x480)")
     rooms.set_defaults(action=_make_rooms)
 

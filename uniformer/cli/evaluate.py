@@ -17,7 +17,7 @@ from uniformer.cli.options import (
     whole,
 )
 from uniformer.cli.picture_options import add_ways_to_see
-from uniformer.cli.tables import print_table, say
+from uniformer.cli.tables import print_table, say, say_failed
 from uniformer.errors import InputError
 from uniformer.support.progress import Pace, progress_bar
 
@@ -33,29 +33,23 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     add_told(p, but=["classes"])  # there, those of the data
     add_quiet(p)
     p.add_argument(
-        "--missing",
-        default="error",
-        choices=("error", "skip"),
+        "--missing", default="error", choices=("error", "skip"),
         help="files without an answer: wrong (default: error), or left out",
-    )
+    )  # fmt: skip
     p.add_argument(
-        "--class-order",
-        default="names",
-        choices=("names", "numbers", "fix"),
+        "--class-order", default="names", choices=("names", "numbers", "fix"),
         help="what labels mean: matched by name where data and checkpoint have names (default), rows of the "
         "classifier as they are, or read in the usual order of these classes that fits the answers",
-    )
+    )  # fmt: skip
     p.add_argument(
-        "--boxes",
-        metavar="FILE",
+        "--boxes", metavar="FILE",
         help="of a pose network: where people are, as a detector's COCO JSON (default: where they are annotated)",
-    )
+    )  # fmt: skip
     add_ways_to_see(p)
     p.add_argument(
-        "--out",
-        metavar="DIR",
+        "--out", metavar="DIR",
         help="write scores, metrics.json, report.html and the answers of dense networks there; also resumes from it",
-    )
+    )  # fmt: skip
     p.add_argument("--overwrite", action="store_true", help="replace files of these names of another origin")
     p.add_argument("--form", default="npz", choices=("npz", "parquet"), help="of the scores (default: npz)")
     p.add_argument("--probe", choices=("linear", "knn"), help="test a plain classifier on the checkpoint's features")
@@ -65,12 +59,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "--temperature", type=number(0, 1e6), default=0.07, metavar="T", help="of --probe knn (default: 0.07)"
     )
     p.add_argument(
-        "--c",
-        type=number(0, 1e9),
-        default=1.0,
-        metavar="C",
+        "--c", type=number(0, 1e9), default=1.0, metavar="C",
         help="of --probe linear: larger is less regularised (default: 1)",
-    )
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,14 +78,14 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if pace.samples:
         say(pace.verdict("clips" if result.spec.is_video else "images"), file=sys.stderr)
-    _show(result)
+    _show(result, args.data)
     if args.out:
         more = " and the answers" if len(result.paths) > 3 else ""
         say(f"wrote scores, metrics.json and report.html{more} to {args.out}")
     return 1 if args.missing == "error" and not result.scores.ok.all() else 0
 
 
-def _show(result: Evaluation) -> None:
+def _show(result: Evaluation, data: str) -> None:
     from uniformer.reports.measures import figures
 
     about = result.about
@@ -106,5 +97,4 @@ def _show(result: Evaluation) -> None:
         say(f"  {about.known}")
     for note in about.notes:
         say(f"note: {note}")
-    for row, why in result.scores.errors.items():
-        say(f"uniformer: row {row + 1}: {why}", file=sys.stderr)
+    say_failed(result.scores.errors, data)

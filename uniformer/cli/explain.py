@@ -38,10 +38,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "--boxes", metavar="FILE|CHECKPOINT", help="of poses: where people are, or a detector that finds them"
     )
     p.add_argument(
-        "--map",
-        choices=("stage4", "stage3", "stage2", "stage1", "attention", "kept"),
+        "--map", choices=("stage4", "stage3", "stage2", "stage1", "attention", "kept"),
         help="that films show (default: stage4, of pixels and key points stage2, of boxes by their size)",
-    )
+    )  # fmt: skip
     p.add_argument("--timeline", action="store_true", help="of clips: see a long video through windows, as `demo` does")
     p.add_argument(
         "--every", type=whole(1), default=1, metavar="N", help="of pictures' networks: every Nth frame (default: 1)"
@@ -65,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     is_of_clips = explainer.predictor.spec is not None and explainer.predictor.spec.is_video
     if args.timeline and not is_of_clips:
         raise InputError("--timeline is for networks of clips, got one of pictures: it explains each frame of a video")
-    failed = list[str]()
+    explainer.check_target(args.target)
+    failed, explained = list[str](), 0
     given = expand(args.paths, clips=is_of_clips, on_error=lambda _, why: failed.append(str(why)))
     sources = list(dict.fromkeys(given))
     if len(failed) == 1 and not sources:
@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
                 for line in (*found.notes, *filter(None, [note])):
                     bar.say(_said(source, line))
                 say(_line(found, source, files))
+                explained += 1
             except InputError as error:
                 line = _said(source, str(error))
                 if len(sources) == 1:
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
                 bar.say(f"uniformer: {line}")
             bar(number, len(sources))
     if failed:
-        say(f"{len(failed)} failed, {max(0, len(sources) - len(failed))} explained", file=sys.stderr)
+        say(f"{len(failed)} failed, {explained} explained", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -114,14 +115,15 @@ def _explained(args: argparse.Namespace, explainer: Explainer, source: str, is_o
 def _places(out: str, sources: list[str]) -> dict[str, dict[str, Path]]:
     """The files of each source."""
     from uniformer.cli.predict_pictures import is_film
+    from uniformer.reading.sources import path_of
     from uniformer.tasks.drawn_film import FILMS
 
     found: dict[str, dict[str, Path]] = {}
-    stems = distinct_names([os.path.splitext(source)[0] for source in sources])
+    stems = distinct_names([os.path.splitext(path_of(source))[0] for source in sources])
     for source, stem in zip(sources, stems, strict=True):
         found[source] = {"sheet": Path(out, f"{stem}.explained.png"), "arrays": Path(out, f"{stem}.explained.npz")}
         if is_film(source) and not os.path.isdir(source):
-            ending = os.path.splitext(source)[1].lower()
+            ending = os.path.splitext(path_of(source))[1].lower()
             found[source]["film"] = Path(out, f"{stem}.explained{ending if ending in FILMS else '.mp4'}")
     return found
 

@@ -28,16 +28,14 @@ HELP = "write a network for OpenVINO, ONNX Runtime, browsers, phones"
 def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("checkpoint", metavar="CHECKPOINT", help="published id, file, folder or hub repository")
     p.add_argument(
-        "out",
-        metavar="OUT",
+        "out", metavar="OUT",
         help="name.xml (OpenVINO; the weights go to name.bin), name.onnx (ONNX Runtime, browsers), name.pt2 "
         "(torch.export), name.pte (ExecuTorch with XNNPACK) or name.tflite (LiteRT)",
-    )
+    )  # fmt: skip
     p.add_argument(
-        "--conv3d",
-        choices=("2d", "3d"),
+        "--conv3d", choices=("2d", "3d"),
         help="2d: of clips no 3D convolution and no tensor of five dimensions (default where the runtime has none)",
-    )
+    )  # fmt: skip
     p.add_argument("--size", metavar="HxW", help="of the pictures that a segmenter is written for, such as 512x683")
     add_int8(p, "--int8: ")
     p.add_argument("--int8", action="store_true", help="a classifier in 8-bit integers, for OpenVINO or ONNX Runtime")

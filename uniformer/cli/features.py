@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from uniformer.cli.options import add_checkpoint_and_data, add_quiet, add_reading, add_told, call, told
-from uniformer.cli.tables import say
+from uniformer.cli.tables import say, say_failed
 from uniformer.errors import counted
 from uniformer.support.progress import progress_bar
 
@@ -39,6 +38,5 @@ def run(args: argparse.Namespace) -> int:
             say(f"note: {written.note}")
         count = len(written.manifest) - len(written.errors)
         say(f"wrote features of {counted(count, 'item')} to {args.out}")
-        for row, why in written.errors.items():
-            say(f"uniformer: row {row + 1}: {why}", file=sys.stderr)
+        say_failed(written.errors, args.data)
     return 1 if written.errors else 0

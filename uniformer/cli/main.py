@@ -40,28 +40,17 @@ from uniformer.cli.unforeseen import unforeseen
 from uniformer.errors import InputError, first_line, is_out_of_memory, shown
 
 COMMANDS = {
-    "demo": demo,
-    "predict": predict,
-    "motion": motion,
-    "stream": stream,
-    "serve": serve,
-    "app": app,
-    "explain": explain,
-    "train": train,
-    "eval": evaluate,
-    "features": features,
-    "recipes": recipes,
-    "data": data,
-    "models": models,
-    "verify": verify,
-    "convert": convert,
-    "push": push,
-    "export": export,
-    "bench": bench,
-    "doctor": doctor,
-    "completion": completion,
-}
+    "demo": demo, "predict": predict, "motion": motion, "stream": stream, "serve": serve, "app": app,
+    "explain": explain, "train": train, "eval": evaluate, "features": features, "recipes": recipes, "data": data,
+    "models": models, "verify": verify, "convert": convert, "push": push, "export": export, "bench": bench,
+    "doctor": doctor, "completion": completion,
+}  # fmt: skip
 BAD_INPUT, UNFORESEEN, INTERRUPTED = 2, 3, 130
+
+#: Commands that end when the reader of their output goes, as in `uniformer models | head`: printing is all they do,
+#: unless they were given a place for files.
+PRINTING = (None, "demo", "predict", "motion", "stream", "eval", "recipes", "models", "verify", "doctor", "completion")
+PLACES = ("out", "draw", "maps", "show_sampling")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,19 +63,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parsed(argv)
         if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to stop
             sys.stdout.reconfigure(errors="backslashreplace")
-        with _warnings_in_one_line():
+        only_prints = args.command in PRINTING and not any(getattr(args, place, None) for place in PLACES)
+        out, err = _output(sys.stdout, only_prints), _output(sys.stderr, False)
+        with _warnings_in_one_line(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             status: int = args.run(args)
-        sys.stdout.flush()
+            sys.stdout.flush()
         return status
-    except BrokenPipeError:  # the reader of our output has gone, as in `uniformer models | head`
-        _drop_output()
+    except BrokenPipeError:
         return 0
     except KeyboardInterrupt:
         return _ended("interrupted", INTERRUPTED)
     except InputError as error:
         return _ended(str(error), BAD_INPUT)
     except OSError as error:  # a full disk behind standard output, a file system that fails
-        _drop_output()
         place = f"{shown(error.filename, 500)}: " if error.filename else ""
         return _ended(f"{place}{shown(error.strerror or first_line(error), 500)}", BAD_INPUT)
     except Exception as error:
@@ -148,12 +137,30 @@ def _warnings_in_one_line() -> Iterator[None]:
         warnings.showwarning = others
 
 
-def _drop_output() -> None:
-    """Let what cannot be written go nowhere, or the flush at exit would fail once more."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+class _Output(io.FileIO):
+    """Standard output or error. From when it cannot be written on, what follows goes nowhere; that its reader has gone
+    `ends` the work, or is no matter."""
+
+    def __init__(self, number: int, ends: bool):
+        super().__init__(number, "w", closefd=False)
+        self._ends = ends
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            if self._ends or not isinstance(error, BrokenPipeError):
+                raise
+            return len(data)
+
+
+def _output(old: TextIO, ends: bool) -> TextIO:
+    if type(old) is not io.TextIOWrapper:  # what a caller from Python has put in its place
+        return old
+    old.flush()
+    raw = io.BufferedWriter(_Output(old.fileno(), ends))
+    return io.TextIOWrapper(raw, old.encoding, old.errors, line_buffering=True)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uniformer.cli.options import add_device, add_quiet, add_timeline, add_told, add_vocabulary, call, number, told
-from uniformer.cli.tables import say
+from uniformer.cli.tables import say, say_failed
 from uniformer.errors import InputError, counted
+from uniformer.labels import plain_name
 from uniformer.support.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -21,27 +22,20 @@ HELP = "name the camera's motion in each of many clips, and choose clips by it"
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
-        "clips",
-        nargs="+",
-        metavar="TABLE|VIDEO",
+        "clips", nargs="+", metavar="TABLE|VIDEO",
         help="a table of clips (.csv, .tsv, .jsonl, .json, .parquet) with a column path; or files, folders, patterns",
-    )
+    )  # fmt: skip
     p.add_argument("--out", metavar="FILE", help="a table of all rows: .csv, .jsonl or .parquet; a run goes on there")
     p.add_argument("--overwrite", action="store_true", help="replace what is at --out")
     p.add_argument("--root", metavar="DIR", help="where the paths of a table begin (default: its own folder)")
     p.add_argument(
-        "--expect",
-        nargs="+",
-        metavar="MOTION",
-        default=[],
+        "--expect", nargs="+", metavar="MOTION", default=[],
         help="such as push-in: without --out print the clips that have it; exit status 1 where one has not",
-    )
+    )  # fmt: skip
     p.add_argument(
-        "--static-from",
-        type=number(0, 1, above=False),
-        metavar="P",
-        help="probability of standing from which a clip counts as static (default: 0.2, calibrated)",
-    )
+        "--static-from", type=number(0, 1, above=False), metavar="P",
+        help="probability of standing from which a clip counts as static (default: 0.3, calibrated)",
+    )  # fmt: skip
     add_timeline(p, "clip", "seen at once")
     add_vocabulary(p)
     add_quiet(p)
@@ -65,7 +59,11 @@ def _table(args: argparse.Namespace) -> ClipTable:
 
     tables = [path for path in args.clips if Path(path).suffix.lower() in TABLES]
     if not tables:
-        return clips_of_paths(list(expand(args.clips, clips=True)))
+        paths = list[str]()  # of several arguments one with nothing behind it stands for itself: its answer says so
+        on_error = None if len(args.clips) == 1 else lambda argument, _: paths.append(argument)
+        for path in expand(args.clips, clips=True, on_error=on_error):
+            paths.append(path)
+        return clips_of_paths(paths)
     if len(args.clips) > 1:
         raise InputError(f"expected one table of clips, or files alone, got {tables[0]} and more")
     return open_clips(Path(tables[0]), args.root)
@@ -83,8 +81,7 @@ def _write(args: argparse.Namespace, table: ClipTable, asked: Asked) -> int:
             say(f"note: {found.note}", file=sys.stderr)
         unexpected = f", {found.unexpected} not as expected" * bool(asked.expect)
         say(f"wrote {counted(found.clips, 'clip')} to {args.out}{unexpected}")
-        for row, why in found.errors.items():
-            say(f"uniformer: row {row + 1}: {why}", file=sys.stderr)
+        say_failed(found.errors, args.clips[0])
         if found.failed:
             say(f"{found.failed} of {counted(found.clips, 'clip')} failed", file=sys.stderr)
     return 1 if found.failed or found.unexpected else 0
@@ -118,7 +115,7 @@ def _print(args: argparse.Namespace, table: ClipTable, asked: Asked) -> int:
 
 
 def _in_words(said: dict[str, Any]) -> str:
-    from uniformer.timelines.rows import TOO_SHORT, plain_name
+    from uniformer.timelines.rows import TOO_SHORT
 
     if not said["motion"]:
         return TOO_SHORT

@@ -91,18 +91,13 @@ def add_data(p: argparse.ArgumentParser, split: str) -> None:
     p.add_argument("--classes", metavar="FILE|NAME", help="names of DATA's labels: a file, or such as Kinetics-400")
     p.add_argument("--root", metavar="DIR", help="where the paths of a list begin")
     p.add_argument(
-        "--separator",
-        default="auto",
-        choices=("auto", "comma", "tab", "semicolon", "space"),
+        "--separator", default="auto", choices=("auto", "comma", "tab", "semicolon", "space"),
         help="between the columns of a list (default: auto, by looking)",
-    )
+    )  # fmt: skip
     p.add_argument(
-        "--label-base",
-        type=whole(-(2**31)),
-        default=0,
-        metavar="N",
+        "--label-base", type=whole(-(2**31)), default=0, metavar="N",
         help="the first label of a list, such as 1 (default: 0)",
-    )
+    )  # fmt: skip
     p.add_argument("--allow-duplicates", action="store_true", help="keep rows that name the same part of a file twice")
 
 
@@ -110,11 +105,9 @@ def add_int8(p: argparse.ArgumentParser, of: str = "") -> None:
     """How a network in 8 bits is made and judged."""
     p.add_argument("--calibrate", metavar="DATA", help=f"{of}folder or list of labelled clips or images")
     p.add_argument(
-        "--max-loss",
-        type=number(0, 100, above=False),
-        metavar="POINTS",
+        "--max-loss", type=number(0, 100, above=False), metavar="POINTS",
         help=f"{of}of accuracy that it may lose on items held out (default: 0.5)",
-    )
+    )  # fmt: skip
 
 
 def add_quiet(p: argparse.ArgumentParser) -> None:
@@ -146,18 +139,15 @@ def add_timeline(p: argparse.ArgumentParser, what: str, window: str) -> None:
     )
     p.add_argument("--window", type=number(0, 86_400), metavar="SECONDS", help=f"{window} (default: about 2)")
     p.add_argument(
-        "--min-confidence",
-        type=number(0, 1, above=False),
-        metavar="SHARE",
+        "--min-confidence", type=number(0, 1, above=False), metavar="SHARE",
         help="what is less probable is called unsure: the direction, or else the kind of motion (default: 0.5 for the "
         "network in the package)",
-    )
+    )  # fmt: skip
     p.add_argument(
-        "--amounts",
-        action=argparse.BooleanOptionalAction,
+        "--amounts", action=argparse.BooleanOptionalAction,
         help="measure how far the camera goes, and let that count beside the network's word; needs OpenCV (default: "
         "with the network in the package, where OpenCV is installed)",
-    )
+    )  # fmt: skip
     p.add_argument("--no-cuts", action="store_true", help=f"take each {what} for one shot")
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,9 @@ TOP_K = 5  #: labels of a file
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
-        "paths",
-        nargs="+",
-        metavar="PATH",
+        "paths", nargs="+", metavar="PATH",
         help="image, video, http(s) address, folder, folder of frames, pattern, .txt list, or - (list on stdin)",
-    )
+    )  # fmt: skip
     p.add_argument(
         "--checkpoint", metavar="ID|FILE|REPO", help="published id (see `uniformer models`), file or hub repository"
     )
@@ -40,10 +39,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     add_reading(p)
     add_told(p)
     p.add_argument(
-        "--format",
-        choices=("table", "jsonl", "csv", "coco"),
+        "--format", choices=("table", "jsonl", "csv", "coco"),
         help="default: table, or by the name given with --out; coco: one file of results, not of classifiers",
-    )
+    )  # fmt: skip
     p.add_argument("--out", metavar="FILE", help="write results there instead of to standard output")
     p.add_argument("--resume", action="store_true", help="with --out: leave out files that have a result there already")
     p.add_argument("--overwrite", action="store_true", help="replace what is at --out, --draw and --show-sampling")
@@ -91,14 +89,14 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
     for folder in {path.parent for path in drawn.values()}:
         make_folder(folder)
     with progress_bar("files", shown=len(sources) > 1 and not args.quiet) as bar, work.begun(bar):
-        results = predictor.run(sources, on_views=_sampling_pictures(sheets, predictor))
+        results = predictor.run(sources, on_views=_sampling_pictures(sheets, predictor, work))
         for number, result in enumerate(results, start=1):
             if isinstance(result, Failure):
                 work.fail(result)
             if result.source not in work.done:
                 work.keep(result)
             if isinstance(result, Prediction) and result.source in drawn:
-                _draw(result, drawn[result.source], work)
+                _made(work, result.source, partial(result.save, drawn[result.source]))
             bar(number, len(sources))
     return work.ended(sum(source in work.done for source in work.sources))
 
@@ -112,13 +110,14 @@ def _drawn(where: str | None, sources: list[str], predictor: Any) -> dict[str, P
     return Places(where, None, sources, films=lambda _: predictor.spec.is_video).drawn
 
 
-def _draw(result: Any, path: Path, work: Work) -> None:
+def _made(work: Work, source: str, make: Callable[[], None]) -> None:
+    """What cannot be written of one source does not end the others."""
     from uniformer.tasks.task import Failure
 
     try:
-        result.save(path)
+        make()
     except InputError as error:
-        work.fail(Failure(result.source, str(error)))
+        work.fail(Failure(source, str(error)))
 
 
 def _form_to_go_on(args: argparse.Namespace, out: str | None) -> str | None:
@@ -194,13 +193,15 @@ def _sheets(where: str | None, sources: list[str]) -> dict[str, Path]:
         return {}
     if len(sources) == 1 and Path(where).suffix:
         return {sources[0]: Path(where)}
+    from uniformer.reading.sources import path_of
+
     return {
         source: Path(where, f"{name}.sampling.png")
-        for source, name in zip(sources, distinct_names(sources), strict=True)
+        for source, name in zip(sources, distinct_names(map(path_of, sources)), strict=True)
     }
 
 
-def _sampling_pictures(sheets: dict[str, Path], predictor: Any) -> Callable[[Any, Any], None] | None:
+def _sampling_pictures(sheets: dict[str, Path], predictor: Any, work: Work) -> Callable[[Any, Any], None] | None:
     """What draws the sampling sheet of each source."""
     if not sheets:
         return None
@@ -208,4 +209,6 @@ def _sampling_pictures(sheets: dict[str, Path], predictor: Any) -> Callable[[Any
 
     for folder in {path.parent for path in sheets.values()}:
         make_folder(folder)
-    return lambda source, views: save_sheet(sampling_sheet(views, predictor.spec, source), sheets[source])
+    return lambda source, views: _made(
+        work, source, lambda: save_sheet(sampling_sheet(views, predictor.spec, source), sheets[source])
+    )

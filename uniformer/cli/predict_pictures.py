@@ -10,7 +10,6 @@ from contextlib import nullcontext
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from uniformer.cli.answers import Work, check_answers
 from uniformer.cli.picture_options import names
@@ -22,7 +21,7 @@ from uniformer.inference.predictor import Predictor
 from uniformer.inference.recorded import Recorded
 from uniformer.reading.frames import VIDEO_SUFFIXES, VideoReader
 from uniformer.reading.moments import count_of
-from uniformer.reading.sources import is_url
+from uniformer.reading.sources import path_of
 from uniformer.reading.video import open_video
 from uniformer.support.files import distinct_names, make_folder
 from uniformer.support.progress import Bar, progress_bar
@@ -110,7 +109,7 @@ class Places:
         self, draw: str | None, maps: str | None, sources: Sequence[str], films: Callable[[str], bool] | None = None
     ):
         self._is_film = films or is_film
-        stems = distinct_names([os.path.splitext(source)[0] for source in sources])
+        stems = distinct_names([os.path.splitext(path_of(source))[0] for source in sources])
         self.drawn: dict[str, Path] = {}
         if draw is not None:
             self.drawn = {
@@ -126,7 +125,7 @@ class Places:
 
     def _name(self, source: str, stem: str) -> str:
         """Of the same ending, where such files are written."""
-        ending = os.path.splitext(source)[1].lower()
+        ending = os.path.splitext(path_of(source))[1].lower()
         known, usual = (FILMS, ".mp4") if self._is_film(source) else (DRAWN, ".jpg")
         return stem + (ending if ending in known else usual)
 
@@ -148,8 +147,7 @@ class Places:
 
 def is_film(source: str) -> bool:
     """Whether a source is a video, by its name; what cannot be told is a picture."""
-    name = urlsplit(source).path if is_url(source) else source
-    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+    return os.path.splitext(path_of(source))[1].lower() in VIDEO_SUFFIXES
 
 
 def source_of(key: Any) -> str:

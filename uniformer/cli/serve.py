@@ -56,21 +56,26 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from uniformer.checkpoints.records import BUNDLED
     from uniformer.inference.predictor import Predictor
+    from uniformer.web.listening import listening_at
     from uniformer.web.server import serve
     from uniformer.web.service import Limits
 
     token = _token(args.token_file)
-    predictor = call(Predictor, args, model=args.checkpoint or BUNDLED, vocabulary=args.vocabulary, **told(args))
     limits = Limits(round(1e6 * args.max_size), args.timeout, args.max_seconds, args.max_requests)
     if token is None:
         warn_of_others(args.host, "no token")
-    name = predictor.contract.id or predictor.contract.arch
+    with listening_at(args.host, args.port) as listening:  # a network may take long to load, or to be fetched
+        predictor = call(Predictor, args, model=args.checkpoint or BUNDLED, vocabulary=args.vocabulary, **told(args))
+        name = predictor.contract.id or predictor.contract.arch
 
-    def ready(address: str) -> None:
-        keep_memory()  # there is no way back: not before this process is one that serves
-        say(f"{name} at {address}", flush=True)
+        def ready(address: str) -> None:
+            keep_memory()  # there is no way back: not before this process is one that serves
+            say(f"{name} at {address}", flush=True)
 
-    serve(predictor, host=args.host, port=args.port, token=token, limits=limits, wait=args.wait / 1000, ready=ready)
+        serve(
+            predictor, host=args.host, listening=listening, token=token, limits=limits, wait=args.wait / 1000,
+            ready=ready,
+        )  # fmt: skip
     return 0
 
 

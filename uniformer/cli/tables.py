@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, TextIO
 
 from uniformer.errors import visible
+from uniformer.support.files import as_given
 
 GAP = 2  # columns between two of a table
 
@@ -14,6 +16,12 @@ GAP = 2  # columns between two of a table
 def say(text: object = "", *, file: TextIO | None = None, flush: bool = False) -> None:
     """Print lines that may hold names from files: what a terminal would act on, but for ends of lines, is escaped."""
     print(visible(text, keep="\n"), file=file, flush=flush)
+
+
+def say_failed(errors: Mapping[int, str], data: str) -> None:
+    """The rows of `data` without an answer, from 1, and why, where files are called as the user calls them."""
+    for row, why in errors.items():
+        say(as_given(f"uniformer: row {row + 1}: {why}", data), file=sys.stderr)
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[int] = ()) -> None:
@@ -27,7 +35,8 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: 
     from rich.text import Text
 
     rows, is_terminal = [tuple(map(visible, row)) for row in rows], sys.stdout.isatty()
-    console = Console(force_terminal=is_terminal, force_jupyter=False)
+    shown = io.StringIO()  # at standard output rich would end the process where its reader has gone
+    console = Console(file=shown, force_terminal=is_terminal, force_jupyter=False)
     table = Table(box=None, pad_edge=False, header_style="bold", show_header=bool(header))
     columns = list(zip(*([tuple(map(visible, header))] if header else []), *rows, strict=True))
     fixed = {0, *right}
@@ -38,9 +47,8 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: 
     for row in rows:
         table.add_row(*map(Text, row))
     console.width = sum(widths) + GAP * len(widths)
-    with console.capture() as shown:
-        console.print(table)
-    for line in shown.get().removesuffix("\n").split("\n"):
+    console.print(table)
+    for line in shown.getvalue().removesuffix("\n").split("\n"):
         print(line.rstrip())
 
 

@@ -200,15 +200,16 @@ def _write_parquet(path: Path, table: ClipTable, added: Mapping[str, type], rows
     """Columns that came from Parquet keep their types; others are texts, as their file has them."""
     arrow, parquet = load_pyarrow()
     types = {str: arrow.string(), float: arrow.float64(), int: arrow.int64(), bool: arrow.bool_()}
-    own = table.schema or arrow.schema([(name, arrow.string()) for name in table.columns])
+    names = {name: name.encode("utf-8", "backslashreplace").decode() for name in (*table.columns, *added)}
+    own = table.schema or arrow.schema([(names[name], arrow.string()) for name in table.columns])
     schema = arrow.schema([*own, *(arrow.field(name, types[kind]) for name, kind in added.items())])
     texts = () if table.schema is not None else table.columns
 
     def fit(row: Row) -> Row:
         """As the schema has it. Parquet holds UTF-8 only."""
-        values = {name: row.get(name) for name in schema.names}
+        values = {name: row.get(name) for name in names}
         values |= {name: str(_cell(values[name])) for name in texts if values[name] is not None}
-        return {n: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for n, v in values.items()}
+        return {names[n]: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for n, v in values.items()}
 
     with parquet.ParquetWriter(path, schema) as writer:
         waiting = iter(rows)

@@ -249,7 +249,8 @@ class _Test:
         both, parts = both_figures(tested.scores, learnt, contract, missing)
         name = contract.id or contract.arch or "model"
         kind, known, in_words = tested.known or ("", {}, "")
-        fed = input_in_words(tested.fed, contract.details.get(EXPORTED_SIZE))
+        answers = [f"{name}={value}" for name, value in self.answers.items() if not callable(value)]
+        fed = ", ".join([input_in_words(tested.fed, contract.details.get(EXPORTED_SIZE)), *answers])
         about = About(
             title=f"{f'{probe} probe of ' if probe else ''}{name} on {Path(_name(self.data.source)).name}",
             lines=(f"checkpoint {_name(self.checkpoint)}", manifest.origin, f"{fed}, {self.reading.precision}"),

@@ -26,6 +26,7 @@ from uniformer.reading.sources import Media, name_of_source
 from uniformer.reading.transforms import Floats
 from uniformer.reading.video import open_video
 from uniformer.reading.views import Source, Views, load_views
+from uniformer.tasks.pictured import label_named
 from uniformer.tasks.task import Evidence
 from uniformer.timelines.timeline import Timeline, Window, timeline
 
@@ -72,7 +73,7 @@ class Explainer:
 
         Raises `InputError` where there is no such thing in the answer, and for a source that cannot be read.
         """
-        self.predictor.task.check()
+        self.check_target(target)
         name = name_of_source(source)
         try:
             views = self.predictor.views(source, fps=fps)
@@ -81,6 +82,12 @@ class Explainer:
         except Exception as error:  # a decoder's or a file system's own
             raise InputError(f"{name}: cannot be read: {type(error).__name__}: {first_line(error)}") from None
         return self._explained(views, name, target, number)
+
+    def check_target(self, target: str | None) -> None:
+        """Raises `InputError` where no class or key point has that name: said before hours of work."""
+        self.predictor.task.check()
+        if target is not None:
+            label_named(target, self.predictor.contract)
 
     def timeline(
         self,
@@ -96,6 +103,7 @@ class Explainer:
         `progress` is told the seconds done and all seconds, twice: as the video is seen, and as it is explained. Other
         arguments and errors as for `uniformer.timeline`.
         """
+        self.check_target(target)
         found = timeline(source, self.predictor, window=window, cuts=cuts, progress=progress)
         return self.windows(source, found, target, progress=progress)
 
@@ -134,7 +142,7 @@ class Explainer:
         """
         if self.predictor.spec is not None and self.predictor.spec.is_video:
             raise InputError("expected a network of pictures to explain each frame of a video, got one of clips")
-        self.predictor.task.check()
+        self.check_target(target)
         parts, why = list[Explanation](), list[str]()
         with open_video(source, backend=self.predictor.backend) as reader:
             info = reader.info

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from uniformer.errors import InputError
-from uniformer.inference.stream import Answer
+from uniformer.inference.stream import Answer, told_time
 from uniformer.reading.transforms import Floats
 
 
@@ -34,8 +34,8 @@ class Event:
         kind = "start" if self.end is None else "end"
         return {
             "event": kind, "source": self.source, "name": self.name, "index": self.index,
-            "start": round(self.start, 3), "end": self.end if self.end is None else round(self.end, 3),
-            "score": round(self.score, 4), "told": round(self.told, 3),
+            "start": told_time(self.start), "end": self.end if self.end is None else told_time(self.end),
+            "score": round(self.score, 4), "told": told_time(self.told),
         }  # fmt: skip
 
 

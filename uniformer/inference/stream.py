@@ -35,6 +35,11 @@ FINEST = 8  # frames kept within the time of one: what comes faster is left out,
 EPSILON = 1e-6  # seconds, or frames, by which times may be off
 
 
+def told_time(seconds: float) -> float:
+    """To the millisecond; 0 where rounding leaves -0."""
+    return round(seconds, 3) + 0.0
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a network says of a clip."""
@@ -55,10 +60,10 @@ class Answer:
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; times in seconds, to the millisecond."""
         labels = [{"name": label.name, "score": round(label.score, 6), "index": label.index} for label in self.labels]
-        times = [round(time, 3) for time in self.times]
+        start, end, *times = map(told_time, (self.start, self.end, *self.times))
         return {
-            "answer": labels, "source": self.source, "start": round(self.start, 3), "end": round(self.end, 3),
-            "times": times, "latency": round(self.latency, 4),
+            "answer": labels, "source": self.source, "start": start, "end": end, "times": times,
+            "latency": round(self.latency, 4),
         }  # fmt: skip
 
 

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeGuard
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from PIL import ExifTags, Image, ImageFile
 
 from uniformer.errors import InputError, first_line
 from uniformer.reading.limits import MAX_PIXELS, check_pixels, most_passes
-from uniformer.reading.sources import Media, encoded, head, is_media, is_url, name_of_source
+from uniformer.reading.sources import Media, encoded, head, is_media, name_of_source, path_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +57,7 @@ def is_image(source: Any) -> bool:
     if isinstance(source, np.ndarray) or is_tensor(source):
         return source.ndim in (2, 3)
     if isinstance(source, str | os.PathLike):
-        name = urlsplit(source).path if is_url(source) else os.fspath(source)
+        name = path_of(os.fspath(source))
         return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
     return isinstance(source, Image.Image) or starts_as_image(head(source))
 

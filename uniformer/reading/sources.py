@@ -121,6 +121,11 @@ def is_url(source: object) -> TypeGuard[str]:
     return isinstance(source, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source) is not None
 
 
+def path_of(source: str) -> str:
+    """A path as it is; an address without its query: what its file is called."""
+    return re.sub(r"[?#].*", "", source, flags=re.DOTALL) if is_url(source) else source
+
+
 def name_of_source(source: object) -> str:
     """What messages and results call a source: a path or address itself, a file's own name, else its type."""
     if isinstance(source, str | os.PathLike):

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from uniformer.explanations.explanation import Explanation
+from uniformer.labels import plain_name
 from uniformer.reading.moments import moments_of
 from uniformer.reading.pictures import Pixels, open_picture, to_pixels
 from uniformer.reading.sources import Media
@@ -111,7 +112,7 @@ def _tile(found: Explanation, longest: int) -> tuple[int, int]:
 
 
 def _title(found: Explanation) -> str:
-    names = list(dict.fromkeys(part.name for part in found.parts))
+    names = list(dict.fromkeys(plain_name(part.name) for part in found.parts))
     what = f"{names[0]} ({found.parts[0].value:.2f})" if len(found.parts) == 1 else ", ".join(names)
     by = f", by {found.checkpoint}" if found.checkpoint else ""
     return f"{os.path.basename(found.source) or found.source}: {what}{by}"
@@ -203,7 +204,7 @@ def save_film(found: Explanation, source: Media, path: Path, kind: str | None = 
             here = bar.copy()
             part, is_fed = found.part_at(number), number in found.fed
             _mark(here, found, number, PANEL_INK if is_fed else PANEL_FAINT)
-            said = f"{'fed' if is_fed else 'between'}: {part.name} ({part.value:.2f}), {kind}"
+            said = f"{'fed' if is_fed else 'between'}: {plain_name(part.name)} ({part.value:.2f}), {kind}"
             words = _text(found.width, said, PANEL_INK if is_fed else PANEL_FAINT)
             image = Image.new("RGB", (found.width, found.height + height), PANEL)
             image.paste(heated(found, kind, number, picture(), peak), (0, 0))

@@ -44,7 +44,7 @@ def of_objects(scores: ObjectScores, manifest: AnnotatedSet, metrics: Mapping[st
         "kinds": tuple(KINDS[kind] for kind in scores.kinds),
         "precisions": tuple(f"AP of {KINDS[kind]}" for kind in scores.kinds),
         "coco": _figures(scores, metrics),
-        "charts": [_chart(scores, kind) for kind in scores.kinds],
+        "charts": [_chart(scores, kind) for kind in scores.kinds if scores.measured[kind].figures],
         **(_classes(scores) if len(scores.classes) > 1 else {}),
         **_mistakes(scores, matches),
         "galleries": list(_galleries(scores, manifest, matches)),

@@ -31,7 +31,7 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
     untouched.
     """
     path = _target(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # of a name that is too long, too, which is refused below
         raise is_folder(path)
     try:
         with folder_to_fill(path.parent), temporary_folder(path) as folder:
@@ -98,6 +98,8 @@ def make_folder(path: StrPath) -> None:
     """With those above it. Raises `InputError` where that cannot be."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise is_no_folder(path) from None
     except OSError as error:
         raise cannot_write(path, error) from None
 
@@ -212,6 +214,11 @@ def check_outputs(
 def is_folder(path: StrPath) -> InputError:
     """The refusal to write a file of that name."""
     return InputError(f"cannot write {path}: it is a folder, expected a file name")
+
+
+def is_no_folder(path: StrPath) -> InputError:
+    """The refusal to write into what is there and is none."""
+    return InputError(f"cannot write {path}: it is there already, expected a folder or none")
 
 
 def as_given(text: object, given: StrPath = "") -> str:

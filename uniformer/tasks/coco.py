@@ -110,9 +110,11 @@ class Figures:
         return np.where(has, self.precision.mean(axis=(0, 1)), np.nan)
 
     def curve(self, overlap: float, label: int | None = None) -> npt.NDArray[np.float64]:
-        """Precision at each of `RECALLS`, (101,): of a class, or the mean over those that have objects."""
+        """Precision at each of `RECALLS`, (101,): of a class, or the mean over those that have objects; NaN without."""
         found = self.precision[np.abs(OVERLAPS - overlap).argmin()]  # (101, K)
-        return found[:, label] if label is not None else found[:, (found > -1).any(axis=0)].mean(axis=1)
+        found = found if label is None else found[:, [label]]
+        there = (found > -1).any(axis=0)
+        return found[:, there].mean(axis=1) if there.any() else np.full(len(found), np.nan)
 
 
 def measure(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from uniformer.errors import shown
+from uniformer.labels import plain_name
 from uniformer.reading.pictures import Pixels
 from uniformer.reading.run_lengths import Mask, RunLengths, decode_mask
 
@@ -84,7 +85,7 @@ def draw_things(pixels: Pixels, things: Sequence[Thing]) -> Image.Image:
         _rectangle(draw, thing.box, thing.colour, pen.line)
     texts = _Texts(image.size)
     for thing in things:  # the most important choose their place first
-        texts.place(thing.text, thing.box, thing.colour, pen)
+        texts.place(plain_name(thing.text), thing.box, thing.colour, pen)
     texts.draw(draw)
     return image
 
@@ -215,7 +216,7 @@ def draw_map(
         band[labelled] = _mixed(band[labelled], paint(here, palette)[labelled], MAP)
     size = max(11, min(Pen.of(height, width).text, height // 8))
     font = ImageFont.load_default(size)
-    longest = max((font.getlength(shown(name, 200)) for name in names), default=0)
+    longest = max((font.getlength(shown(plain_name(name), 200)) for name in names), default=0)
     margin, share_width = size // 2, round(font.getlength(" 100 %"))
     inner = min(round(longest), max(width // 2, 5 * size))
     panel = Image.new("RGB", (size + inner + share_width + 4 * margin, height), PANEL)
@@ -237,7 +238,7 @@ def _fill_legend(panel: Image.Image, entries: Sequence[Entry], inner: int, size:
         draw.text(
             (right, middle), _percent(entry.share), fill=PANEL_FAINT, font=ImageFont.load_default(size), anchor="rm"
         )
-        if (found := fitted(entry.text, inner, size)) is not None:
+        if (found := fitted(plain_name(entry.text), inner, size)) is not None:
             draw.text((2 * margin + size, middle), found[0], fill=PANEL_INK, font=found[1], anchor="lm")
     if more := len(entries) - len(shown_entries):
         middle = margin + (len(shown_entries) + 0.5) * row
@@ -270,7 +271,7 @@ def _caption(size: tuple[int, int], entries: tuple[Entry, ...]) -> tuple[Image.I
     entries = entries[: max(1, (size[1] - 2 * margin) // row)]
     font = ImageFont.load_default(text)
     share_width = round(font.getlength(" 100 %"))
-    longest = max(round(font.getlength(shown(entry.text, 200))) for entry in entries)
+    longest = max(round(font.getlength(shown(plain_name(entry.text), 200))) for entry in entries)
     inner = max(1, min(max(longest + share_width, 10 * text), size[0] - 4 * margin))
     panel = Image.new("RGBA", (inner + 2 * margin, row * len(entries) + margin), (*PANEL, VEIL))
     draw = ImageDraw.Draw(panel)
@@ -280,7 +281,7 @@ def _caption(size: tuple[int, int], entries: tuple[Entry, ...]) -> tuple[Image.I
         draw.rectangle(line, fill=PANEL_DARK)
         draw.rectangle((*line[:2], margin + round(entry.share * inner), line[3]), fill=entry.colour)
         draw.text((margin + inner, top + text / 2), _percent(entry.share), fill=PANEL_INK, font=font, anchor="rm")
-        if (found := fitted(entry.text, inner - share_width, text)) is not None:
+        if (found := fitted(plain_name(entry.text), inner - share_width, text)) is not None:
             draw.text((margin, top + text / 2), found[0], fill=PANEL_INK, font=found[1], anchor="lm")
     return panel, margin
 

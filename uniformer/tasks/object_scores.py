@@ -117,6 +117,7 @@ class ObjectScores:
         curves = {
             kind: {f"{overlap:g}": np.round(of.curve(overlap), 6).tolist() for overlap in CURVES}
             for kind, of in self.measured.items()
+            if of.figures
         }
         facts: dict[str, Any] = {"precision_at_recall": curves}  # at 0, 0.01 ... 1
         if len(self.classes) > 1:

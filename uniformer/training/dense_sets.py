@@ -12,6 +12,7 @@ from uniformer.config import DenseTask
 from uniformer.datasets.annotated import AnnotatedSet, annotated_kind, find_annotated_splits, open_annotated
 from uniformer.datasets.annotated_open import annotated_for_evaluation, annotated_for_training
 from uniformer.datasets.open import training_split
+from uniformer.datasets.statement import oddities, statement
 from uniformer.datasets.tables import film_or_picture_of
 from uniformer.errors import InputError, counted
 from uniformer.support.files import as_given
@@ -29,11 +30,11 @@ def own_sets(
     `open_annotated` does, and where there is too little to hold out.
     """
     train_set, val_set, left = annotated_for_training(source, val, split, task=task, classes=classes)
-    said, usable = statement("train", train_set), _usable(train_set, "learn from")
+    said, usable = _said("train", train_set, whole=True), _usable(train_set, "learn from")
     if val_set is None:
         usable, val_set, how = _divided(usable, seed)
         return _with_something(usable), val_set, [*said, how, *left]
-    return _with_something(usable), _usable(val_set, "validate on"), [*said, *statement("val", val_set), *left]
+    return _with_something(usable), _usable(val_set, "validate on"), [*said, *_said("val", val_set, whole=True), *left]
 
 
 def recipe_sets(recipe: Recipe) -> tuple[AnnotatedSet, AnnotatedSet | None, list[str]]:
@@ -50,12 +51,12 @@ def recipe_sets(recipe: Recipe) -> tuple[AnnotatedSet, AnnotatedSet | None, list
     wanted: Any = task
     part = training_split(train, find_annotated_splits(train, task=wanted))
     train_set = open_annotated(train, split=part, task=wanted)
-    said, usable = oddities("train", train_set), _with_something(_usable(train_set, "learn from"))
+    said, usable = _said("train", train_set, whole=False), _with_something(_usable(train_set, "learn from"))
     if data.val is None:
         return usable, None, said
     val = str(Path(data.root or "", data.val))
     val_set = annotated_for_evaluation(val, task=wanted, classes=train_set.classes)
-    return usable, _usable(val_set, "validate on"), [*said, *oddities("val", val_set)]
+    return usable, _usable(val_set, "validate on"), [*said, *_said("val", val_set, whole=False)]
 
 
 def _usable(data: AnnotatedSet, purpose: str) -> AnnotatedSet:
@@ -111,14 +112,9 @@ def _units(sources: Sequence[str]) -> list[list[int]]:
     return list(units.values())
 
 
-def statement(name: str, data: AnnotatedSet) -> list[str]:
-    """How a set was understood, and what is odd in it, in sentences."""
-    return [f"{name}: {data.origin}", *oddities(name, data)]
-
-
-def oddities(name: str, data: AnnotatedSet) -> list[str]:
-    """What is odd in a set, and how many of its pictures are left out, in sentences."""
-    lines = [finding.text for finding in data.findings if finding.level != "note"]
+def _said(name: str, data: AnnotatedSet, *, whole: bool) -> list[str]:
+    """What is odd in a set and how many of its pictures are left out, in sentences; `whole`: how it was understood."""
+    lines = [*(statement if whole else oddities)({name: data})]
     if left_out := len(data) - len(data.usable()):
-        lines.append(f"pictures of no use, left out: {left_out}")
-    return [f"{name}: {line}" for line in lines]
+        lines.append(f"{name}: pictures of no use, left out: {left_out}")
+    return lines

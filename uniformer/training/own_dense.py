@@ -81,7 +81,7 @@ def own_dense_recipe(
 ) -> tuple[Recipe, list[str]]:
     """The recipe for one's own annotated pictures, starting from `checkpoint` with its `contract`, and why it is so.
 
-    Raises `InputError` where the checkpoint is of another task or of clips, and as `recipe_from`.
+    Raises `InputError` where the checkpoint is of clips, and as `recipe_from`.
     """
     preset = next(preset for preset in PRESETS if len(train_set) < preset.below)
     arch, model = _network(train_set, contract, checkpoint, asked(overrides))
@@ -116,14 +116,12 @@ def _network(
 ) -> tuple[str, dict[str, Any]]:
     """The architecture, and how the network differs from it."""
     config, task = contract.config, train_set.task
-    if config.is_video or config.task not in ("classification", task):
-        kind = "clips" if config.is_video else f"the task {config.task}"
-        raise InputError(
-            f"expected a checkpoint for {task}, or of a classifier of images, got one of {kind}: {checkpoint}"
-        )
+    if config.is_video:
+        raise InputError(f"expected a checkpoint of pictures for {task}, got one of clips: {checkpoint}")
     classes = len(train_set.classes)
     named = settings.get("arch")
-    head = section(settings, "model").get("head", config.head or HEADS[task])
+    told = config.head if config.task == task else None  # of another task the backbone is what helps
+    head = section(settings, "model").get("head", told or HEADS[task])
     if isinstance(named, str) or head not in TASKS or TASKS[head] != task:
         arch = (
             named if isinstance(named, str) else f"{head}.uniformer_small"
@@ -168,7 +166,7 @@ def _length(train_set: AnnotatedSet, batch: int, overrides: Sequence[str]) -> Ta
 
 def _sizes(train_set: AnnotatedSet, contract: Contract, config: Config) -> tuple[Table, Table, list[str]]:
     """What the network is fed and how pictures are augmented, by the pictures' sizes; why."""
-    spec = contract.input
+    spec = contract.input if contract.config.task == config.task else None
     if config.task == "pose":
         spec = spec if isinstance(spec, PersonCrop) else dense_input(config)
         return to_dict(spec), *_of_people(train_set)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from uniformer.config import InputSpec
+from uniformer.config import WHOLE, InputSpec
 from uniformer.tasks.fusion import Fusion
 from uniformer.transformers.model import Model
 
@@ -24,6 +24,8 @@ class _Classifier(Model):
         logits = self.network(pixel_values.flatten(0, 1) if views else pixel_values)
         if views:
             logits = self._averaged(logits.unflatten(0, pixel_values.shape[:2]))
+        elif self._fusion is not None and not self._fusion.is_plain and self._fusion.spec.parts == WHOLE:
+            logits = self._averaged(logits[:, None])
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         output = ImageClassifierOutput(loss=loss, logits=logits)
         return output.to_tuple() if return_dict is False else output

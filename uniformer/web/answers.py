@@ -22,6 +22,7 @@ from uniformer.explanations.explain import Explainer
 from uniformer.inference.frames import see_frames
 from uniformer.inference.predictor import Predictor
 from uniformer.inference.results import Answers
+from uniformer.labels import plain_name
 from uniformer.reading.moments import count_of
 from uniformer.reading.pictures import is_image
 from uniformer.reading.transforms import denormalise
@@ -37,7 +38,7 @@ from uniformer.tasks.classification import Prediction
 from uniformer.tasks.drawn_film import film_of
 from uniformer.tasks.pictured import PictureResult
 from uniformer.tasks.task import Failure, Result
-from uniformer.timelines.timeline import Timeline, plain_name, timeline
+from uniformer.timelines.timeline import Timeline, timeline
 
 Progress = Callable[[float, float, str], None]  #: how much is done, of how much, and what that is
 
@@ -90,7 +91,8 @@ def look(predictor: Predictor, path: Path, out: Path, *, every: int, progress: P
     table.add(result, path.name)
     if isinstance(result, PictureResult):
         player = _picture(np.asarray(result.plot()))
-        return Shown(player, html("found.html", header=result.COLUMNS, rows=result.rows()[:ROWS]), table.text)
+        rows = [[plain_name(x) if isinstance(x, str) else x for x in row] for row in result.rows()[:ROWS]]
+        return Shown(player, html("found.html", header=result.COLUMNS, rows=rows), table.text)
     player = _film(path) if result.frames else _picture(middle_pixels(str(path), "image"))
     bars = [(plain_name(label.name), label.score, f"{100 * label.score:.1f} %") for label in result.labels]
     return Shown(player, html("labels.html", bars=bars), table.text, _fed(predictor, fed[0]), result.notes)
@@ -179,7 +181,7 @@ def _drawn_film(predictor: Predictor, path: Path, out: Path, every: int, progres
                     lost += 1
                 else:
                     film.add(seen.answer.draw(seen.picture()), time)
-                    _extend(rows, time, time + every / rate, seen.answer.in_short())
+                    _extend(rows, time, time + every / rate, plain_name(seen.answer.in_short()))
                 if seen.answer is not None:
                     table.add(seen.answer, path.name)
                 progress(number, total, "frames")

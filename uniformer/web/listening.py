@@ -16,6 +16,8 @@ LOOPBACK = "127.0.0.1"  #: nobody but this machine reaches it
 
 def listening_at(host: str, port: int) -> socket.socket:
     """A socket that listens there, for 0 at a free port. Raises `InputError` where that cannot be."""
+    if not host:  # would be everywhere: a variable of a shell that is not set
+        raise InputError(f"expected a host to listen at, such as {LOOPBACK}, got none")
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
@@ -26,6 +28,8 @@ def listening_at(host: str, port: int) -> socket.socket:
 
 def reaches_others(host: str) -> bool:
     """Whether others than this machine may reach what listens there, as far as it can be told."""
+    if not host:
+        return False  # nothing can
     try:
         found = socket.getaddrinfo(host, None)
     except (OSError, UnicodeError):

@@ -53,12 +53,15 @@ def build_page(visit: Visit) -> gr.Blocks:
             why = gr.Button("Where did it look?", min_width=160, elem_id="explain")
         explained = part(elem_id="explained")
 
+        parts = [said, player, answer, rows, below, tables, explained, why_then, looked]
         looks = {
-            "fn": visit.look, "inputs": [given, network, every],
-            "outputs": [said, player, answer, rows, below, tables, explained, why_then, looked],
+            "fn": visit.look, "inputs": [given, network, every], "outputs": parts,
             "show_progress_on": [said], "concurrency_id": "network", "api_visibility": "private",
         }  # fmt: skip
         seen = gr.on([given.upload, again.click], **looks)
+        given.clear(
+            visit.take_away, None, parts, show_progress="hidden", concurrency_id="network", api_visibility="private"
+        )
         recorded = taken.upload(lambda file: ([file], None), taken, [given, taken], api_visibility="private")
         for before in (seen, recorded.then(**looks)):
             before.then(
@@ -103,7 +106,7 @@ class Server(uvicorn.Server):
         app, theme = FastAPI(openapi_url=None), gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"])
         gr.mount_gradio_app(
             app, page, "/", theme=theme, css=_asset("parts.css", "uniformer.reports") + _asset("app.css"),
-            js=_asset("app.js"),
+            js=_asset("app.js"), i18n=gr.I18n(en={"common.upload": "More files"}),  # Gradio itself has no words for it
             max_file_size=size,
             footer_links=[], run_history=False, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False,
         )  # fmt: skip

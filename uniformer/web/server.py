@@ -26,9 +26,11 @@ from uniformer import __version__
 from uniformer.errors import InputError, MissingExtra
 from uniformer.inference.predictor import Predictor
 from uniformer.support.files import system_folder
+from uniformer.tasks import option_names
+from uniformer.tasks.task import Task
 from uniformer.web.batching import NetworkFailed, OutOfTime
 from uniformer.web.listening import LOOPBACK, address_of, listening_at, told_from
-from uniformer.web.service import JSON, PNG, Answer, Limits, Service, as_json, parsed
+from uniformer.web.service import JSON, PNG, Answer, Limits, PictureOptions, Service, as_json, parsed
 
 try:
     import h11
@@ -40,6 +42,7 @@ try:
     from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
     from starlette.exceptions import HTTPException as AnyHTTPException
     from starlette.requests import HTTPConnection
+    from starlette.responses import PlainTextResponse
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from uvicorn.protocols.http.h11_impl import H11Protocol
 except ModuleNotFoundError as error:
@@ -157,8 +160,13 @@ def make_app(
         (timeline, "What happens when in a video"),
         (embed, "Pooled features"),
     ):
-        described = _described(service.verbs[function.__name__][1])
-        app.post(f"/{function.__name__}", summary=summary, dependencies=guard, openapi_extra=described)(function)
+        options = service.verbs[function.__name__][1]
+        answers: dict[int | str, Any] = {"default": {"description": 'Why there is none: {"error": "one line"}'}}
+        answers |= {200: {"content": {PNG: {}}}} if options is PictureOptions else {}
+        app.post(
+            f"/{function.__name__}", summary=summary, dependencies=guard, responses=answers,
+            openapi_extra=_described(options, service.predictor.task),
+        )(function)  # fmt: skip
 
     @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", summary="Whether requests are taken")
@@ -167,7 +175,7 @@ def make_app(
         status = "stopping" if door.is_closed else "ok"
         return {"status": status, "checkpoint": contract.id or contract.arch, "task": contract.task}
 
-    @app.get("/metrics", summary="For Prometheus", dependencies=guard)
+    @app.get("/metrics", summary="For Prometheus", dependencies=guard, response_class=PlainTextResponse)
     async def tell_metrics() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
@@ -181,17 +189,22 @@ def make_app(
     return app, door
 
 
-def _described(kind: type[Any]) -> dict[str, Any]:
-    """What OpenAPI is told of a request: the file, and options by a dataclass of them."""
+def _described(kind: type[Any], task: Task) -> dict[str, Any]:
+    """What OpenAPI is told of a request: the file, and options, in the address or beside it, by a dataclass of them;
+    not those of other tasks."""
+    own = [] if task.options_type is None else [field.name for field in fields(task.options_type)]
+    lacking = set(option_names()).difference(own)
     names = {int: "integer", float: "number", bool: "boolean", str: "string"}
     hints = get_type_hints(kind)
-    types = {field.name: next(iter(get_args(hints[field.name])), hints[field.name]) for field in fields(kind)}
-    options = [
-        {"name": name, "in": "query", "required": False, "schema": {"type": names.get(hint, "integer")}}
+    kinds = {name: hints[name] for name in (field.name for field in fields(kind)) if name not in lacking}
+    types = {name: next(iter(get_args(hint)), hint) for name, hint in kinds.items()}
+    schemas = {
+        name: {"type": names[hint]} if hint in names else {"type": "integer", "enum": list(get_args(hint))}
         for name, hint in types.items()
-    ]
+    }
+    options = [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in schemas.items()]
     binary = {"type": "string", "format": "binary"}
-    form = {"type": "object", "properties": {"file": binary}, "required": ["file"]}
+    form = {"type": "object", "properties": {"file": binary, **schemas}, "required": ["file"]}
     content = {"multipart/form-data": {"schema": form}, "application/octet-stream": {"schema": binary}}
     return {"parameters": options, "requestBody": {"required": True, "content": content}}
 
@@ -327,6 +340,7 @@ def serve(
     *,
     host: str = LOOPBACK,
     port: int = 8000,
+    listening: socket.socket | None = None,
     token: str | None = None,
     limits: Limits | None = None,
     wait: float = 0.005,
@@ -334,10 +348,11 @@ def serve(
 ) -> None:
     """Answer requests until a signal (SIGINT or SIGTERM) says to stop; what was asked by then is answered.
 
-    `port` 0 takes a free one; `ready` is told the address. Raises `InputError` where it cannot listen there.
+    `port` 0 takes a free one; who wants to know whether it can be had before a network is loaded gives what is
+    `listening` there already. `ready` is told the address. Raises `InputError` where it cannot listen there.
     """
     metrics = Metrics()
-    with closing(listening_at(host, port)) as listening, system_folder("serve") as folder:
+    with closing(listening or listening_at(host, port)) as listening, system_folder("serve") as folder:
         service = Service(predictor, limits or Limits(), wait=wait, seen=metrics.views.observe)
         app, door = make_app(service, metrics, token=token, folder=folder)
         server = Server(app, door, lambda: ready(address_of(listening, host)))

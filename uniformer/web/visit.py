@@ -67,12 +67,17 @@ class Visit:
 
         answer, said = self._done(work, paths, request)
         if answer is None:
-            return said, "", "", "", "", "", "", gr.update(visible=False), None
+            return _nothing_but(said)
         shown, tables = answer
         said = html("said.html", errors=(), notes=shown.notes)
         looked = Looked(paths[0], out, network) if len(paths) == 1 else None
         over_time = looked is not None and has_moments(predictor, looked.path)
         return said, shown.player, shown.answer, "", shown.below, tables, "", gr.update(visible=over_time), looked
+
+    def take_away(self, request: gr.Request) -> tuple[Any, ...]:
+        """All files were taken away, and what was said of them goes along: for the same parts as `look`."""
+        self._uploads.keep(request.session_hash, ())
+        return _nothing_but("")
 
     def moments(
         self,
@@ -152,6 +157,11 @@ class Visit:
         for path in paths:
             line = line.replace(str(path), path.name)
         return None, html("said.html", errors=[line], notes=())
+
+
+def _nothing_but(said: str) -> tuple[Any, ...]:
+    """What `look` shows where there is no answer."""
+    return said, "", "", "", "", "", "", gr.update(visible=False), None
 
 
 def _tables(out: Path, texts: Mapping[str, str]) -> str:
