@@ -28,6 +28,7 @@ from uniformer.speed.products import (
     NAMES,
     By,
     Library,
+    _pays,
     add_product_,
     attention,
     fastest,
@@ -188,6 +189,27 @@ def test_the_choice_is_made_once_and_has_a_name() -> None:
             By.parsed(wrong)
     form = inference_form(tiny_model(), "fast by onednn/torch", (3, 64, 64), torch.float32)
     assert form.by == By("onednn", "torch")
+
+
+def test_the_choice_is_tried_on_one_thread() -> None:
+    """Two that wait for each other beside other work spend their time alike in whatever they compute."""
+    before, seen = torch.get_num_threads(), set[int]()
+    torch.set_num_threads(before + 1)
+
+    def run(by: Library) -> Tensor:
+        seen.add(torch.get_num_threads())
+        return torch.full((600_000 if by == "torch" else 1,), 2.0).exp()
+
+    def fail(by: Library) -> Tensor:
+        raise ValueError(by)
+
+    try:
+        assert _pays(run)
+        with pytest.raises(ValueError, match="torch"):
+            _pays(fail)
+        assert (seen, torch.get_num_threads()) == ({1}, before + 1)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture

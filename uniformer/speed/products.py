@@ -199,13 +199,19 @@ def fastest(dtype: torch.dtype) -> By:
 
 
 def _pays(run: Callable[[Library], Tensor], tries: int = 8) -> bool:
-    """By processor time: beside other work the clock would choose now this, now that."""
+    """By one thread's processor time: beside other work the clock would choose now this, now that, and threads that wait
+    for each other seem to compute."""
     best: dict[Library, float] = {}
     ways: tuple[Library, ...] = ("torch", "onednn")
-    for turn in range(tries + 1):
-        for by in ways:
-            begin = time.process_time()
-            run(by)
-            if turn:  # the first warms up
-                best[by] = min(best.get(by, float("inf")), time.process_time() - begin)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for turn in range(tries + 1):
+            for by in ways:
+                begin = time.thread_time()
+                run(by)
+                if turn:  # the first warms up
+                    best[by] = min(best.get(by, float("inf")), time.thread_time() - begin)
+    finally:
+        torch.set_num_threads(threads)
     return best["torch"] > PAYS * best["onednn"]
