@@ -199,8 +199,8 @@ def fastest(dtype: torch.dtype) -> By:
 
 
 def _pays(run: Callable[[Library], Tensor], tries: int = 8) -> bool:
-    """By one thread's processor time: beside other work the clock would choose now this, now that, and threads that wait
-    for each other seem to compute."""
+    """By one thread's processor time: the clock tells of other work too, and threads that wait for each other beside it
+    seem to compute."""
     best: dict[Library, float] = {}
     ways: tuple[Library, ...] = ("torch", "onednn")
     threads = torch.get_num_threads()
