@@ -317,7 +317,7 @@ def test_a_full_disk_is_one_line(cli: Cli, media: Path, tmp_path: Path) -> None:
 
 def test_closed_streams_are_no_error(cli: Cli, media: Path, tmp_path: Path) -> None:
     """As services start commands; and nothing that is printed comes into a file that is written."""
-    args = ("predict", media / "photos", "--checkpoint", media / "images.safetensors", "--format", "csv")
+    args = ("predict", media / "photos", "--checkpoint", media / "images.safetensors", "--format", "csv", "--plain")
     plain = cli(*args)
     assert spawn(*args, shell='"$@" 2>&-', cwd=tmp_path) == plain._replace(err="")
     assert spawn(*args, shell='"$@" >&-', cwd=tmp_path) == plain._replace(out="")
@@ -328,7 +328,7 @@ def test_closed_streams_are_no_error(cli: Cli, media: Path, tmp_path: Path) -> N
 
 
 def test_results_go_into_a_pipe_by_its_name(cli: Cli, media: Path) -> None:
-    args = ("predict", media / "photos", "--checkpoint", media / "images.safetensors", "--format", "csv")
+    args = ("predict", media / "photos", "--checkpoint", media / "images.safetensors", "--format", "csv", "--plain")
     plain = cli(*args)
     assert plain.out.count("\n") > 3
     assert spawn(*args, "--out", "/dev/stdout", shell='"$@" | cat') == plain

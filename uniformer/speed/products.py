@@ -190,6 +190,7 @@ def fastest(dtype: torch.dtype) -> By:
     """What is the faster on this CPU, by trying both for some milliseconds, once per process."""
     if not has_onednn(dtype):
         return By()
+    torch.empty(1 << 22)  # 16 MB, given back: what is smaller stays with the process now, as in longer work
     rows, weight = torch.ones(196, 320, dtype=dtype), torch.ones(640, 320, dtype=dtype)
     heads = torch.ones(3, 1, 2, 512, 64, dtype=dtype).unbind()
     with torch.inference_mode():
@@ -198,20 +199,15 @@ def fastest(dtype: torch.dtype) -> By:
     return By("onednn" if products else "torch", "onednn" if attends else "torch")
 
 
-def _pays(run: Callable[[Library], Tensor], tries: int = 8) -> bool:
-    """By one thread's processor time: the clock tells of other work too, and threads that wait for each other beside it
-    seem to compute."""
-    best: dict[Library, float] = {}
-    ways: tuple[Library, ...] = ("torch", "onednn")
-    threads = torch.get_num_threads()
+def _pays(run: Callable[[Library], Tensor], tries: int = 10) -> bool:
+    """By the processor time of one thread: neither other work counts nor threads that wait for each other."""
+    best, threads = dict.fromkeys(get_args(Library), float("inf")), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for turn in range(tries + 1):
-            for by in ways:
-                begin = time.thread_time()
-                run(by)
-                if turn:  # the first warms up
-                    best[by] = min(best.get(by, float("inf")), time.thread_time() - begin)
+        for by in (*best,) * tries:
+            begin = time.thread_time()
+            run(by)
+            best[by] = min(best[by], time.thread_time() - begin)
     finally:
         torch.set_num_threads(threads)
     return best["torch"] > PAYS * best["onednn"]
