@@ -11,7 +11,6 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from uniformer.camera_motion.classes import CLASSES, LOOK_ALIKES
@@ -19,6 +18,7 @@ from uniformer.camera_motion.footage import FPS, as_footage, level_light, write_
 from uniformer.camera_motion.paths import draw_path
 from uniformer.camera_motion.photos import Photo, build_scene, film_scene, load_photo
 from uniformer.camera_motion.visibility import shows_something
+from uniformer.support.jobs import one_thread
 from uniformer.timelines.timeline import Segment, Timeline
 
 SHOTS = 10  #: of the film, each with another motion
@@ -63,12 +63,9 @@ def make_film(path: Path, seed: int = 0) -> tuple[Take, ...]:
     """
     rng = np.random.default_rng(seed)
     motions = [str(name) for name in rng.permutation(list(CLASSES))[:SHOTS]]
-    photos, threads = _photos(), torch.get_num_threads()
-    torch.set_num_threads(1)  # more would wait for each other: it is many small steps
-    try:
+    photos = _photos()
+    with one_thread():  # more would wait for each other: it is many small steps
         shots = [_shot(motion, photos, rng) for motion in motions]
-    finally:
-        torch.set_num_threads(threads)
     write_clip(path, np.concatenate(shots), rng)
     length = FRAMES / FPS
     return tuple(Take(motion, number * length, (number + 1) * length) for number, motion in enumerate(motions))

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from uniformer.camera_motion import doom, photos
@@ -26,7 +25,7 @@ from uniformer.config import did_you_mean
 from uniformer.doom.game import level_name, require_vizdoom
 from uniformer.errors import InputError
 from uniformer.support.files import atomic_path, write_whole
-from uniformer.support.jobs import run_parallel
+from uniformer.support.jobs import one_thread, run_parallel
 from uniformer.support.progress import OnProgress
 from uniformer.support.resume import open_journal
 from uniformer.support.texts import parse_json, read_whole
@@ -234,17 +233,9 @@ _Shot = tuple[Tensor, Array, dict[str, Any]]
 _Camera = Callable[[CameraPath, np.random.Generator], _Shot | None]
 
 
+@one_thread()
 def make_chunk(chunk: Chunk, *, out: Path, recipe: Request, pictures: Pictures) -> list[dict[str, Any]]:
     """Make a chunk's clips and return their entries for the record. Depends on the arguments alone."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return _make_chunk(chunk, out, recipe, pictures)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _make_chunk(chunk: Chunk, out: Path, recipe: Request, pictures: Pictures) -> list[dict[str, Any]]:
     entries: dict[str, dict[str, Any]] = {}
     tries: Counter[str] = Counter()
     # One for all classes and tries, so that what is blocked more often, as large moves are, does not become rarer;

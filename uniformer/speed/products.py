@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from uniformer.errors import InputError
 from uniformer.network import ops
 from uniformer.speed.depthwise import trains_in_float32
+from uniformer.support.jobs import one_thread
 
 Library = Literal["torch", "onednn"]
 
@@ -201,13 +202,10 @@ def fastest(dtype: torch.dtype) -> By:
 
 def _pays(run: Callable[[Library], Tensor], tries: int = 10) -> bool:
     """By the processor time of one thread: neither other work counts nor threads that wait for each other."""
-    best, threads = dict.fromkeys(get_args(Library), float("inf")), torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    best: dict[Library, float] = dict.fromkeys(get_args(Library), float("inf"))
+    with one_thread():
         for by in (*best,) * tries:
             begin = time.thread_time()
             run(by)
             best[by] = min(best[by], time.thread_time() - begin)
-    finally:
-        torch.set_num_threads(threads)
     return best["torch"] > PAYS * best["onednn"]

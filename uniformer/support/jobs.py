@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
@@ -22,6 +23,19 @@ Answer = TypeVar("Answer")
 
 _CLEANING = 3  # seconds that a job has to clean up
 _AHEAD = 4  # jobs handed out per process: enough to keep it busy, few to repeat after a crash
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """In here torch computes with one thread, as a job among others does, and then with as many as before."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def run_parallel(
