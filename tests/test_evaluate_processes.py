@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from tests.patience import PATIENCE
 from tests.test_evaluate import make_videos, same_bits
 from tests.tiny import CLIPS, save_tiny
-from tests.training_processes import ended, places, said, start_command
+from tests.training_processes import ended, places, said, start_command, torchrun
 from uniformer.cli.main import main
 from uniformer.tasks.scores import Scores
 
@@ -41,13 +42,19 @@ def in_processes(count: int, arguments: list[str], folder: Path) -> tuple[int, s
     return ended(*children), "".join(said(folder, rank) for rank in range(count))
 
 
+def by_torchrun(count: int, arguments: list[str], folder: Path) -> tuple[int, str]:
+    """The same, started by torchrun itself."""
+    child = torchrun(["--standalone", f"--nproc-per-node={count}"], arguments, folder / "said")
+    return child.wait(PATIENCE), (folder / "said").read_text()
+
+
 @pytest.mark.slow
 def test_one_two_and_three_processes_give_the_same_digits(checkpoint: Path, many: Path, tmp_path: Path) -> None:
     arguments = ["eval", str(checkpoint), str(many), "--device", "cpu", "--workers", "1", "--batch-size", "4"]
     arguments += ["--missing", "skip", "--out"]
     assert main([*arguments, str(tmp_path / "1")]) == 0
-    for count in (2, 3):
-        status, words = in_processes(count, [*arguments, str(tmp_path / str(count))], tmp_path)
+    for count, run in ((2, by_torchrun), (3, in_processes)):
+        status, words = run(count, [*arguments, str(tmp_path / str(count))], tmp_path)
         assert status == 0, words
         assert words.count("95 % interval") == 1
         kept = list((tmp_path / str(count) / "answers").glob("rows-*.bin"))

@@ -289,6 +289,27 @@ def test_two_runs_into_one_file(place: Path) -> None:
     assert not list(place.glob(".same*"))
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["demo", "bad.mp4", *CLIP, "--out", "made/deep", "--draw", "drawn"],
+        ["demo", "bad.mp4", "worse.mp4", *CLIP, "--out", "made"],
+        ["demo", "bad.mp4", *CLIP, "--out", "made/deep/page.html"],
+        ["predict", "bad.mp4", *CLIP, "--draw", "made/drawn", "--show-sampling", "made/sheets"],
+        ["explain", "bad.mp4", *CLIP, "--out", "made/deep"],
+    ],
+)
+def test_who_fails_leaves_no_empty_folders(place: Path, cli: Cli, command: list[str]) -> None:
+    for name in ("bad.mp4", "worse.mp4"):
+        (place / name).write_bytes(b"no video")
+    before = contents(place)
+    ended = cli(*command)
+    assert ended.status in (1, 2)
+    assert "bad.mp4" in ended.err
+    assert contents(place) == before
+    assert not [name for name in ("made", "drawn") if (place / name).exists()]
+
+
 # ---- the rule itself -------------------------------------------------------------------------------------------------
 
 
@@ -301,6 +322,8 @@ def test_the_rule(place: Path) -> None:
         check_outputs(["new", "list.txt"], ["photos"])
     with refused(r"cannot write w/a/a.mp4: it would replace the input v; give another name"):
         check_outputs(["w/a/a.mp4"], ["v"], overwrite=True)
+    with refused(r"cannot write 'a\\x00b.json': a name holds no NUL"), atomic_path("a\0b.json"):
+        pass
 
 
 def test_files_are_called_as_they_were_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

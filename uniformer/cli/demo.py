@@ -21,7 +21,14 @@ from uniformer.cli.tables import print_table, say
 from uniformer.errors import InputError, counted
 from uniformer.labels import names_file, plain_name
 from uniformer.reading.sources import is_url, path_of
-from uniformer.support.files import check_outputs, distinct_names, is_no_folder, make_folder, system_folder, write_whole
+from uniformer.support.files import (
+    check_outputs,
+    distinct_names,
+    folder_to_fill,
+    is_no_folder,
+    system_folder,
+    write_whole,
+)
 from uniformer.support.progress import progress_bar
 from uniformer.tasks.vocabulary import load_vocabulary
 
@@ -93,7 +100,11 @@ def run(args: argparse.Namespace) -> int:
     files += drawn.values()
     check_outputs(files, [*args.videos, args.checkpoint, names_file(args.classes)], overwrite=args.overwrite)
     predictor = Predictor(args.checkpoint or BUNDLED, device=args.device, vocabulary=args.vocabulary, **told(args))
-    return _own_videos(args, predictor, places, drawn, unfound) if is_own else _made_film(args, predictor, page)
+    if not is_own:
+        return _made_film(args, predictor, page)
+    outs = () if args.out is None else (page.parent if _is_page(page) else page,)
+    with folder_to_fill(*outs, *(film.parent for film in drawn.values())):  # else said after hours
+        return _own_videos(args, predictor, places, drawn, unfound)
 
 
 # ---- the film made on the spot ---------------------------------------------------------------------------------------
@@ -112,8 +123,7 @@ def _made_film(args: argparse.Namespace, predictor: Predictor, page: Path) -> in
 
     seed = args.seed or 0
     _check_names(predictor)
-    make_folder(page.parent)
-    with system_folder("demo") as folder:
+    with folder_to_fill(page.parent), system_folder("demo") as folder:
         film = folder / "film.mp4"
         begin = time.perf_counter()
         takes = make_film(film, seed)
@@ -176,11 +186,6 @@ def _own_videos(
     unfound: Sequence[InputError],
 ) -> int:  # fmt: skip
     """`drawn`: where films go, `unfound`: the arguments with nothing behind them."""
-    if args.out is not None:
-        out = Path(args.out)
-        make_folder(out.parent if _is_page(out) else out)  # what cannot be written to is said before hours of work
-    for film in drawn.values():
-        make_folder(film.parent)
     asked = len(unfound) + len(args.videos)
     for why in unfound:
         say(f"uniformer: {why}", file=sys.stderr)

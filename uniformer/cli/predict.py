@@ -16,7 +16,7 @@ from uniformer.cli.options import add_quiet, add_reading, add_told, add_vocabula
 from uniformer.cli.picture_options import add_picture_options, check_options
 from uniformer.cli.tables import say
 from uniformer.errors import InputError
-from uniformer.support.files import distinct_names, locked, make_folder
+from uniformer.support.files import distinct_names, folder_to_fill, locked
 from uniformer.support.progress import progress_bar
 
 HELP = "label images and videos, find and segment things in them, find people's key points"
@@ -86,9 +86,8 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
     sources = [source for source in work.sources if source not in work.done or source in undrawn]
     sheets = _sheets(args.show_sampling, sources)
     check_answers(args, [*filter(None, [args.out]), *sheets.values(), *drawn.values()], sources)
-    for folder in {path.parent for path in drawn.values()}:
-        make_folder(folder)
-    with progress_bar("files", shown=len(sources) > 1 and not args.quiet) as bar, work.begun(bar):
+    shown, places = len(sources) > 1 and not args.quiet, {path.parent for path in (*sheets.values(), *drawn.values())}
+    with folder_to_fill(*places), progress_bar("files", shown=shown) as bar, work.begun(bar):
         results = predictor.run(sources, on_views=_sampling_pictures(sheets, predictor, work))
         for number, result in enumerate(results, start=1):
             if isinstance(result, Failure):
@@ -207,8 +206,6 @@ def _sampling_pictures(sheets: dict[str, Path], predictor: Any, work: Work) -> C
         return None
     from uniformer.reports.sampling import sampling_sheet, save_sheet
 
-    for folder in {path.parent for path in sheets.values()}:
-        make_folder(folder)
     return lambda source, views: _made(
         work, source, lambda: save_sheet(sampling_sheet(views, predictor.spec, source), sheets[source])
     )

@@ -23,7 +23,7 @@ from uniformer.reading.frames import VIDEO_SUFFIXES, VideoReader
 from uniformer.reading.moments import count_of
 from uniformer.reading.sources import path_of
 from uniformer.reading.video import open_video
-from uniformer.support.files import distinct_names, make_folder
+from uniformer.support.files import distinct_names, folder_to_fill
 from uniformer.support.progress import Bar, progress_bar
 from uniformer.tasks.coco_results import image_ids, write_results
 from uniformer.tasks.drawn_film import FILMS, USUAL_RATE, film_of
@@ -70,7 +70,7 @@ def predict_pictures(args: argparse.Namespace, form: str, predictor: Predictor) 
         )
     for line in finder.unmatched(work.sources) if finder else ():
         say(line, file=sys.stderr)
-    with Run(args, predictor, work, places) as run:
+    with folder_to_fill(*{path.parent for path in places.all()}), Run(args, predictor, work, places) as run:
         run.go()
     if form == "coco":
         _write_coco(Path(args.out), Path(str(journal)), predictor, set(work.sources))
@@ -166,8 +166,6 @@ class Run:
         self._bar = Bar(None, say)
 
     def __enter__(self) -> Self:
-        for folder in {path.parent for path in self._places.all()}:
-            make_folder(folder)
         if self._work.done and self._work.records and self._places.all():
             self._recorded = Recorded(self._work.records.path, self._predictor.task.result, self._predictor.contract)  # type: ignore[arg-type]
         return self

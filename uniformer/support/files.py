@@ -105,17 +105,18 @@ def make_folder(path: StrPath) -> None:
 
 
 @contextlib.contextmanager
-def folder_to_fill(path: StrPath) -> Iterator[None]:
-    """Make a folder with those above it; of those that were made, the ones that stayed empty go again at the end.
+def folder_to_fill(*paths: StrPath) -> Iterator[None]:
+    """Make folders with those above them; of those that were made, the ones that stayed empty go again at the end.
 
     Raises `InputError` where that cannot be.
     """
-    missing = [folder for folder in (Path(path), *Path(path).parents) if not folder.exists()]
-    make_folder(path)
+    missing = {folder for path in map(Path, paths) for folder in (path, *path.parents) if not folder.exists()}
     try:
+        for path in paths:
+            make_folder(path)
         yield
     finally:
-        for folder in missing:  # the deepest first
+        for folder in sorted(missing, reverse=True):  # the deepest first
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
@@ -135,6 +136,8 @@ def clear_away(paths: Iterable[StrPath]) -> None:
 
 def _target(path: StrPath) -> Path:
     """What is written under a name: of a link, what it points to, there or not yet; the link stays."""
+    if "\0" in str(path):
+        raise InputError(f"cannot write {str(path)!r}: a name holds no NUL")
     return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
 
 
