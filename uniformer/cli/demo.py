@@ -100,11 +100,9 @@ def run(args: argparse.Namespace) -> int:
     files += drawn.values()
     check_outputs(files, [*args.videos, args.checkpoint, names_file(args.classes)], overwrite=args.overwrite)
     predictor = Predictor(args.checkpoint or BUNDLED, device=args.device, vocabulary=args.vocabulary, **told(args))
-    if not is_own:
-        return _made_film(args, predictor, page)
-    outs = () if args.out is None else (page.parent if _is_page(page) else page,)
-    with folder_to_fill(*outs, *(film.parent for film in drawn.values())):  # else said after hours
-        return _own_videos(args, predictor, places, drawn, unfound)
+    top = page if is_own and args.out and not _is_page(page) else page.parent
+    with folder_to_fill(top, *(film.parent for film in drawn.values())):  # what cannot be is said before hours of work
+        return _own_videos(args, predictor, places, drawn, unfound) if is_own else _made_film(args, predictor, page)
 
 
 # ---- the film made on the spot ---------------------------------------------------------------------------------------
@@ -123,7 +121,7 @@ def _made_film(args: argparse.Namespace, predictor: Predictor, page: Path) -> in
 
     seed = args.seed or 0
     _check_names(predictor)
-    with folder_to_fill(page.parent), system_folder("demo") as folder:
+    with system_folder("demo") as folder:
         film = folder / "film.mp4"
         begin = time.perf_counter()
         takes = make_film(film, seed)
