@@ -21,7 +21,7 @@ from tests.tiny import CLIPS, IMAGES, refused, save_tiny, tiny_model
 from tests.training_processes import ended, said, start_command
 from uniformer.checkpoints.keys import to_reference
 from uniformer.checkpoints.save import convert
-from uniformer.support.files import as_given, atomic_path, check_outputs, clear_away, distinct_names
+from uniformer.support.files import as_given, atomic_path, check_outputs, clear_away, distinct_names, folder_to_fill
 
 
 @pytest.fixture(scope="module")
@@ -324,6 +324,9 @@ def test_the_rule(place: Path) -> None:
         check_outputs(["w/a/a.mp4"], ["v"], overwrite=True)
     with refused(r"cannot write 'a\\x00b.json': a name holds no NUL"), atomic_path("a\0b.json"):
         pass
+    with refused("cannot write x+/deep: File name too long"), folder_to_fill("new/folder", f"{'x' * 300}/deep"):
+        pass
+    assert not os.path.lexists("new")
 
 
 def test_files_are_called_as_they_were_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

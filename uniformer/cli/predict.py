@@ -86,8 +86,8 @@ def _predict(args: argparse.Namespace, form: Any) -> int:
     sources = [source for source in work.sources if source not in work.done or source in undrawn]
     sheets = _sheets(args.show_sampling, sources)
     check_answers(args, [*filter(None, [args.out]), *sheets.values(), *drawn.values()], sources)
-    shown, places = len(sources) > 1 and not args.quiet, {path.parent for path in (*sheets.values(), *drawn.values())}
-    with folder_to_fill(*places), progress_bar("files", shown=shown) as bar, work.begun(bar):
+    folders = folder_to_fill(*{path.parent for path in (*sheets.values(), *drawn.values())})
+    with folders, progress_bar("files", shown=len(sources) > 1 and not args.quiet) as bar, work.begun(bar):
         results = predictor.run(sources, on_views=_sampling_pictures(sheets, predictor, work))
         for number, result in enumerate(results, start=1):
             if isinstance(result, Failure):

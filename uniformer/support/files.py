@@ -110,7 +110,7 @@ def folder_to_fill(*paths: StrPath) -> Iterator[None]:
 
     Raises `InputError` where that cannot be.
     """
-    missing = {folder for path in map(Path, paths) for folder in (path, *path.parents) if not folder.exists()}
+    missing = {folder for path in map(Path, paths) for folder in (path, *path.parents) if not os.path.exists(folder)}
     try:
         for path in paths:
             make_folder(path)
